@@ -229,21 +229,21 @@ class _CallParts:
         self.arguments: list[str] = []
         self.has_index = False
 
-    def starts_new_call(self, delta: ToolCallDelta, *, shares_chunk: bool) -> bool:
+    def starts_new_call(self, delta: ToolCallDelta, position: int) -> bool:
         """Whether a delta with a name, and with this call's index or none, starts a new call.
 
         Some servers reuse indexes, or send none. A different id is not enough: some send a new one with every delta.
 
         Args:
             delta: The delta.
-            shares_chunk: Whether it follows another one in the same chunk.
+            position: Its position among the deltas of its chunk.
         """
         function = delta.function
         if self.name is None or function is None:
             return False
         if delta.id and self.id:
             return delta.id != self.id
-        if shares_chunk and delta.index is None:
+        if position > 0 and delta.index is None:
             return True
         return function.name != self.name and bool(function.arguments) and is_json_object(join_text(self.arguments))
 
@@ -329,8 +329,8 @@ class _ChoiceParts(ChoiceParts):
             self.refusal.append(delta.refusal)
         if delta.role and self.role is None:
             self.role = delta.role
-        if delta.tool_calls:
-            self.add_calls(delta.tool_calls)
+        for position, call in enumerate(delta.tool_calls or ()):
+            self.add_call(call, position)
         if choice.logprobs is not None and choice.logprobs.content:
             self.logprobs.extend(choice.logprobs.content)
         if choice.finish_reason and choice.finish_reason != "null":  # some servers send the string "null"
@@ -376,20 +376,15 @@ class _ChoiceParts(ChoiceParts):
         self._from_messages[name] = from_messages + bool(rest)
         return rest
 
-    def add_calls(self, deltas: Sequence[ToolCallDelta]) -> list[_CallParts]:
-        """Adds the tool-call deltas of a chunk, and returns the call of each."""
-        if len(deltas) == 1:
-            return [self._add_call(deltas[0])]
-        return [self._add_call(delta, shares_chunk=position > 0) for position, delta in enumerate(deltas)]
-
-    def _add_call(self, delta: ToolCallDelta, *, shares_chunk: bool = False) -> _CallParts:
+    def add_call(self, delta: ToolCallDelta, position: int) -> _CallParts:
+        """Adds a tool-call delta, the position of which is that in its chunk, and returns its call."""
         calls = self.calls
         key: int | str | None = (delta.id or None) if delta.index is None else delta.index
         call = None if key is None else self._calls_by_key.get(key)
         if call is None and calls and _continues(delta, calls[-1]):
             call = calls[-1]
         is_named = delta.function is not None and delta.function.name
-        if call is None or (is_named and call.starts_new_call(delta, shares_chunk=shares_chunk)):
+        if call is None or (is_named and call.starts_new_call(delta, position)):
             call = _CallParts()
             calls.append(call)
         if key is not None:

@@ -134,7 +134,8 @@ class _DeliveredToolCalls(CompleteToolCalls):
         self._choice = collector.begin(0, ChatChunk())
 
     def _add(self, deltas: Sequence[ToolCallDelta]) -> None:
-        self._choice.add_calls(deltas)
+        for position, delta in enumerate(deltas):
+            self._choice.add_call(delta, position)
 
 
 class Run:

@@ -32,7 +32,7 @@ class ToolPieces:
 
     def add(self, deltas: Sequence[ToolCallDelta]) -> list[ToolPiece]:
         """Assigns the deltas of a chunk to their calls."""
-        return list(map(self._piece, deltas, self._choice.add_calls(deltas)))
+        return [self._piece(delta, self._choice.add_call(delta, position)) for position, delta in enumerate(deltas)]
 
     def _piece(self, delta: ToolCallDelta, call: Any) -> ToolPiece:
         index = self._choice.calls.index(call)

@@ -20,6 +20,7 @@ from friendli_async.responses.events import (
     OutputItemDone,
     OutputTextDelta,
     OutputTextDone,
+    ReasoningTextDelta,
     ResponseCompleted,
     ResponseCreated,
     ResponseEvent,
@@ -147,12 +148,15 @@ class Wording:
 
     def __init__(self, kind: Literal["output_text", "reasoning_text"]) -> None:
         self._kind = kind
+        self._delta = OutputTextDelta if kind == "output_text" else ReasoningTextDelta
         self._items = Items()
         self._given: list[str] = []
 
     def of(self, event: ResponseEvent) -> str:
         """Returns the text that an event adds; often ""."""
-        if isinstance(event, OutputItemDone):
+        if isinstance(event, self._delta):  # first: nearly all events are
+            _, text = self._items.append(event, self._kind, event.delta)
+        elif isinstance(event, OutputItemDone):
             text = self._rest_of(event)
         elif isinstance(event, OfResponse):
             is_last = isinstance(event, ResponseCompleted | ResponseIncomplete)

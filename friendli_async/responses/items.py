@@ -146,9 +146,9 @@ class Items:
         """Adds an event of an item or of a part, and returns the type of part and the text that it adds."""
         match event:
             case OutputTextDelta():
-                return self._append(event, "output_text", event.delta)
+                return self.append(event, "output_text", event.delta)
             case ReasoningTextDelta():
-                return self._append(event, "reasoning_text", event.delta)
+                return self.append(event, "reasoning_text", event.delta)
             case OutputTextDone():
                 return self._complete(event, "output_text", event.text)
             case ReasoningTextDone():
@@ -191,9 +191,10 @@ class Items:
             return _NOTHING
         index = data.get("summary_index", data.get("content_index"))
         part: OfPart = convert({**data, "type": OfPart.__struct_config__.tag, "content_index": index}, OfPart)
-        return self._append(part, kind, text) if stage == "delta" else self._complete(part, kind, text)
+        return self.append(part, kind, text) if stage == "delta" else self._complete(part, kind, text)
 
-    def _append(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:
+    def append(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:
+        """Adds a delta of a part; returns what ``add`` does."""
         self._of(event, _ITEM_TYPES[kind], continues=True).pieces(event.content_index, kind).append(text)
         return kind, text
 
