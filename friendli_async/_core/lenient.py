@@ -123,7 +123,7 @@ def _with_held(value: object) -> tuple[object, ...]:
 
 def _is_blank_usage(usage: object) -> bool:
     """Whether a usage, or details of one, have only zeros."""
-    if not isinstance(usage, msgspec.Struct) or getattr(usage, "total_tokens", 0):
+    if not isinstance(usage, msgspec.Struct) or getattr(usage, "total_tokens", False):
         return False
     counts = [getattr(usage, name) for name in usage.__struct_fields__ if name != "type"]
     return not any(count and not _is_blank_usage(count) for count in counts)
