@@ -66,7 +66,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
     else:
-        if has_blank_usage(reply):
+        if _is_blank_usage(getattr(reply, "usage", None)):
             _drop_unreported_usage(reply, as_object(json_or_none(data)))
         return reply
     try:
@@ -123,7 +123,7 @@ def _with_held(value: object) -> tuple[object, ...]:
 
 def _is_blank_usage(usage: object) -> bool:
     """Whether a usage, or details of one, have only zeros."""
-    if not isinstance(usage, msgspec.Struct):
+    if not isinstance(usage, msgspec.Struct) or getattr(usage, "total_tokens", False):
         return False
     counts = [getattr(usage, name) for name in usage.__struct_fields__ if name != "type"]
     return not any(count and not _is_blank_usage(count) for count in counts)
