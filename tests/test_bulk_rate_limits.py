@@ -324,6 +324,35 @@ async def test_server_that_is_down_ends_the_run_after_a_few_rows() -> None:
     assert 60.0 <= now() <= 95.0
 
 
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("code", [429, 503])
+@in_virtual_time
+async def test_server_that_rejects_all_calls_for_minutes_ends_the_run(code: int, adaptive: bool) -> None:
+    attempts: Counter[int] = Counter()
+
+    async def call(row: int) -> None:
+        attempts[row] += 1
+        raise InternalServerError("busy", status_code=code)
+
+    run = run_all(range(1_000_000), call, concurrency=Adaptive() if adaptive else 4)
+    with pytest.raises(RejectedError, match=f"the last with InternalServerError: {code} busy"):
+        await collect(run)
+    assert len(attempts) <= 4 * 4 + 10
+    assert Counter(attempts.values())[6] >= 10
+    assert 60.0 <= now() <= 1800.0
+
+
+@in_virtual_time
+async def test_progress_says_how_long_the_run_is_paused() -> None:
+    run = run_all(range(3), Calls(_0=[limited(600.0)]), concurrency=1)
+    assert run.progress.paused == 0.0
+    reading = asyncio.create_task(collect(run))
+    await asyncio.sleep(101.0)
+    assert run.progress.paused == pytest.approx(500.0)
+    await reading
+    assert run.progress.paused == 0.0
+
+
 async def test_bad_certificate_ends_the_run_without_sending_rows_again() -> None:
     attempts: Counter[int] = Counter()
 

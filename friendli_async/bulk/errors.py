@@ -35,6 +35,10 @@ class RejectedError(FriendliError):
 REJECTION_STATUSES: Final = frozenset({401, 402, 403, 404, 407})
 """Statuses caused by the token, the account, the endpoint, the model or a proxy."""
 
+RATE_LIMITED: Final = 429
+OVERLOAD_STATUSES: Final = frozenset({RATE_LIMITED, 503})
+"""Statuses of a server that has too much to do."""
+
 _NON_FINAL_STATUSES: Final = REJECTION_STATUSES | {408, 409, 423, 425, 429}
 """4xx statuses that the same request may not get again: with another token, later, or once the endpoint is up."""
 
@@ -47,6 +51,11 @@ def is_final_status(status: int) -> bool:
 def is_final(error: BaseException) -> bool:
     """Whether the same row would always fail in the same way."""
     return isinstance(error, APIStatusError) and is_final_status(error.status_code)
+
+
+def is_overload(error: BaseException | None) -> bool:
+    """Whether a call was rejected because of the server's load, before any content."""
+    return isinstance(error, APIStatusError) and error.status_code in OVERLOAD_STATUSES and error.partial is None
 
 
 def is_rejection(error: BaseException | None) -> bool:

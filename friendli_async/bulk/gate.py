@@ -41,6 +41,10 @@ class Gate:
         """The current maximum number of admitted callers."""
         return self._limit.limit
 
+    def pause(self, now: float) -> float:
+        """Returns the seconds until a caller may be admitted; see ``Adaptive.pause``."""
+        return self._limit.pause(now)
+
     async def acquire(self) -> None:
         """Waits for a permit; ``release`` returns it.
 

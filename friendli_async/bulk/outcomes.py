@@ -58,6 +58,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the run started."""
     limit: int = 0
     """The current maximum number of calls in flight."""
+    paused: float = 0.0
+    """Seconds until the next call may start, after rejections: up to an hour, if the server asks for it."""
 
     @property
     def tokens_per_second(self) -> float:

@@ -18,12 +18,12 @@ from typing import Any, Final, Generic, Self, TypeVar, overload
 from friendli_async._core.loops import wait_ended
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
-from friendli_async.bulk.errors import CheckpointInUseError, RejectedError, is_rejection
+from friendli_async.bulk.errors import CheckpointInUseError, RejectedError, is_overload, is_rejection
 from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
-from friendli_async.bulk.sending import RowSender
+from friendli_async.bulk.sending import RowSender, RunState
 from friendli_async.options import is_count
 
 __all__ = ["Run", "run_all"]
@@ -114,8 +114,9 @@ def run_all(
         reply_type: With a checkpoint, the type that recorded replies are restored to. Needed unless replies are JSON
             values, replies of this library (restored without ``meta``), or of the type that ``call`` is annotated to
             return. A parsed reply needs its whole type: ``ParsedCompletion[City]``.
-        max_rejections: End the run when this many calls in a row failed for a reason that no row can change: with 401,
-            402, 403, 404 or 407, a ``ConfigurationError``, or still no connection. None: never.
+        max_rejections: End the run when this many rows in a row failed for a reason that no row can change: with 401,
+            402, 403, 404 or 407, a ``ConfigurationError``, or, after all repetitions, still with 429, 503 or no
+            connection. None: never.
 
     Returns:
         The run, which starts when it is first iterated: use ``async for``, best inside ``async with``.
@@ -248,7 +249,8 @@ class Job(Generic[Row, R]):
         self._rejections = 0  # calls in a row
         self._probes = probes
         self._owns_rows = self._rows is not rows  # an iterator of the caller is not closed: it may be read further
-        self._sender = RowSender(call, self._gate)
+        self._state = RunState()
+        self._sender = RowSender(call, self._gate, self._state)
         self._ledger = ledger
         self._key = key
         self._on_progress = on_progress
@@ -259,7 +261,6 @@ class Job(Generic[Row, R]):
         self._is_taking = False
         self._calls: set[asyncio.Task[None]] = set()
         self._shutdown: asyncio.Task[None] | None = None
-        self._closed = self._stopped = False
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -270,7 +271,7 @@ class Job(Generic[Row, R]):
 
     def start(self) -> None:
         """Starts taking rows."""
-        if self._closed or self._stopped:
+        if self._state.closed or self._state.stopped:
             return
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
@@ -280,7 +281,7 @@ class Job(Generic[Row, R]):
 
     def is_finished(self) -> bool:
         """Whether no outcome is available, and none will be."""
-        return self._closed or not (self.ready or self._calls or self._is_taking)
+        return self._state.closed or not (self.ready or self._calls or self._is_taking)
 
     async def wait(self) -> None:
         """Waits for an outcome or the end."""
@@ -295,7 +296,7 @@ class Job(Generic[Row, R]):
 
     def progress(self) -> Progress:
         """Returns the progress so far."""
-        if self._loop is not None and not self._closed:
+        if self._loop is not None and not self._state.closed:
             self._seconds = self._loop.time() - self._started_at
         return Progress(
             done=self._done,
@@ -306,6 +307,7 @@ class Job(Generic[Row, R]):
             tokens=self._sender.tokens,
             seconds=self._seconds,
             limit=self._gate.limit,
+            paused=0.0 if self._loop is None or self._state.closed else self._gate.pause(self._loop.time()),
         )
 
     # --- taking rows ---
@@ -331,7 +333,7 @@ class Job(Generic[Row, R]):
         await asyncio.to_thread(ledger.open)
 
     async def _start_calls(self) -> None:
-        while not self._stopped:
+        while not self._state.stopped:
             while self._is_full():
                 self._has_room.clear()
                 await self._has_room.wait()
@@ -342,7 +344,7 @@ class Job(Generic[Row, R]):
                     row = await anext(self._rows)
                 except StopAsyncIteration:
                     return
-                if self._closed:  # the rows have suppressed the cancellation
+                if self._state.closed:  # the rows have suppressed the cancellation
                     return
                 index = self._rows_taken
                 key = index if self._key is None else self._key(row)
@@ -395,17 +397,17 @@ class Job(Generic[Row, R]):
         if not self._sender.gave_permit_back(call):
             self._gate.release()
         self._has_room.set()
-        self._after_task(call, self._closed)
+        self._after_task(call, self._state.closed)
 
     def _after_taking(self, taker: asyncio.Task[None]) -> None:
         self._is_taking = False
-        self._after_task(taker, self._stopped)
+        self._after_task(taker, self._state.stopped)
 
     def _after_task(self, task: asyncio.Task[None], was_ended: bool) -> None:
         # A cancellation comes from the rows or the call, or from code that cancels all tasks; another BaseException,
         # such as pytest's Failed, from the rows, their keys or the call. There is no outcome: the run must not go on.
         # Once the run is closed nobody would get the failure, but asyncio logs an exception that is not retrieved.
-        if not (was_ended if task.cancelled() else self._closed):
+        if not (was_ended if task.cancelled() else self._state.closed):
             try:
                 task.result()
             except BaseException as error:
@@ -423,8 +425,8 @@ class Job(Generic[Row, R]):
     def _judge(self, error: Exception | None) -> None:
         """Ends the run after too many rejections in a row, and the probing after a reply."""
         self._probes = 0 if error is None else max(0, self._probes - 1)
-        self._rejections = self._rejections + 1 if is_rejection(error) else 0
-        if self._rejections == self._max_rejections and not self._stopped:  # stopped rows do not wait
+        self._rejections = self._rejections + 1 if is_rejection(error) or is_overload(error) else 0
+        if self._rejections == self._max_rejections and not self._state.stopped:  # stopped rows do not wait
             failure = RejectedError(
                 f"{self._rejections} calls in a row were rejected, the last with {type(error).__name__}: {error}. "
                 "Another run sends their rows again; max_rejections=None never ends a run for this reason"
@@ -459,10 +461,10 @@ class Job(Generic[Row, R]):
 
     def stop(self) -> None:
         """Takes no more rows, and sends none again."""
-        if self._stopped:
+        if self._state.stopped:
             return  # another cancellation could interrupt the cleanup of the rows
-        self._stopped = True
-        self._sender.stop()
+        self._state.stopped = True
+        self._sender.end_waits()
         if self._row_taker is not None:
             self._row_taker.cancel()
 
@@ -495,9 +497,9 @@ class Job(Generic[Row, R]):
 
     def _start_shutdown(self) -> asyncio.Task[None] | None:
         """Returns the task that closes the run; None if it was never started."""
-        if not self._closed:
+        if not self._state.closed:
             self.progress()
-            self._closed = self._sender.closed = True
+            self._state.closed = True
             self.stop()
             if self._loop is not None:
                 self._changed.set()

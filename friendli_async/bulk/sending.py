@@ -14,19 +14,17 @@ from functools import partial
 from typing import Final, Generic, TypeVar
 
 from friendli_async._core.pacing import on_rejection
-from friendli_async.bulk.errors import is_unsent
+from friendli_async.bulk.errors import OVERLOAD_STATUSES, RATE_LIMITED, is_overload, is_unsent
 from friendli_async.bulk.gate import Gate
 from friendli_async.errors import APIStatusError, FriendliError, RateLimitError
 from friendli_async.replies import Meta, Reply, usage_of
 
-__all__ = ["RowSender"]
+__all__ = ["RowSender", "RunState"]
 
 Row = TypeVar("Row")
 R = TypeVar("R")
 
 _log: Final = logging.getLogger("friendli_async")
-_RATE_LIMITED: Final = 429
-_OVERLOAD_STATUSES: Final = frozenset({_RATE_LIMITED, 503})
 _MAX_RESENDS: Final = 5
 _MAX_RESEND_WAIT: Final = 3600.0
 """How often a row is sent again, and how many seconds it waits for that in all. The run does not pause for longer,
@@ -36,26 +34,38 @@ _BACKOFF_FACTOR: Final = 3.0
 """The waits of a row without a ``Retry-After``: just over a minute in all, since many limits are per minute."""
 
 
+class RunState:
+    """How far a run has ended. Its job changes this; others read it.
+
+    Attributes:
+        stopped: No more rows are taken, and none is sent again.
+        closed: The calls in flight are cancelled, too: a cancellation then ends a row, instead of its wait.
+    """
+
+    def __init__(self) -> None:
+        self.stopped: bool = False
+        self.closed: bool = False
+
+
 class RowSender(Generic[Row, R]):
     """Makes the call for each row, and makes it again if the server was overloaded or not reached.
 
     Args:
         call: See ``run_all``.
         gate: The run's gate. Whoever calls ``send`` has taken a permit.
+        state: The run's state.
 
     Attributes:
         refused: The rejections so far.
         tokens: The completion tokens so far.
-        closed: Whether the run is closed: a cancellation then ends a row, instead of its wait to be sent again.
     """
 
-    def __init__(self, call: Callable[[Row], Awaitable[R]], gate: Gate) -> None:
+    def __init__(self, call: Callable[[Row], Awaitable[R]], gate: Gate, state: RunState) -> None:
         self.refused: int = 0
         self.tokens: int = 0
-        self.closed: bool = False
         self._call = call
         self._gate = gate
-        self._stopped = False
+        self._state = state
         self._resending: set[asyncio.Task[None]] = set()  # tasks without a permit, which wait to send a row again
 
     async def send(self, row: Row) -> tuple[R | None, Exception | None, int]:
@@ -82,15 +92,14 @@ class RowSender(Generic[Row, R]):
                 resends, waited = resends + 1, waited + wait
                 reason = "no connection for" if is_unsent(error) else "a rate limit rejected"
                 _log.info("run_all: %s a row, which is sent again in %.1f s", reason, wait)
-                if self._stopped or not await self._wait_to_resend(wait):
+                if self._state.stopped or not await self._wait_to_resend(wait):
                     break
             return reply, error, max(1, attempts)
         finally:
             reply = error = None  # from 3.12 on an error's traceback has this frame: avoid a cycle
 
-    def stop(self) -> None:
-        """Sends no row again."""
-        self._stopped = True
+    def end_waits(self) -> None:
+        """Ends the waits of rows to be sent again, for a run that has been stopped."""
         for task in self._resending:
             task.cancel()
 
@@ -110,7 +119,7 @@ class RowSender(Generic[Row, R]):
             await asyncio.sleep(wait)
             await self._gate.acquire()
         except CancelledError:
-            if self.closed or not self._stopped:
+            if self._state.closed or not self._state.stopped:
                 raise
             return False
         self._resending.discard(task)
@@ -163,7 +172,7 @@ class RowSender(Generic[Row, R]):
         """Reports the rejections to the gate that are not reported yet: of streams, and without ``Pacing``."""
         attempts = () if meta is None else meta.attempts
         pause = _pause_after(error) if isinstance(error, APIStatusError) else None
-        if not attempts and isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES:
+        if not attempts and isinstance(error, APIStatusError) and error.status_code in OVERLOAD_STATUSES:
             if meta is not None:  # not sent: paused by a hold of the client, which an earlier rejection started
                 self._gate.hold(pause)
             else:  # raised by the user's own function
@@ -172,16 +181,16 @@ class RowSender(Generic[Row, R]):
         for position, attempt in enumerate(reversed(attempts)):
             ago += attempt.elapsed + attempt.wait
             # The response to a call that is rejected inside its stream has a good status.
-            status = _RATE_LIMITED if attempt.error == RateLimitError.__name__ else attempt.status
+            status = RATE_LIMITED if attempt.error == RateLimitError.__name__ else attempt.status
             if position == 0 and isinstance(error, APIStatusError):
                 status = error.status_code
-            if status in _OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
+            if status in OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
                 # The Retry-After of an earlier attempt has passed already.
                 self._refuse(0.0 if position else pause, ago, status)
 
     def _refuse(self, pause: float | None, ago: float | None, status: int | None) -> None:
         self.refused += 1
-        self._gate.refused(pause, ago=ago, is_rate_limit=status == _RATE_LIMITED)
+        self._gate.refused(pause, ago=ago, is_rate_limit=status == RATE_LIMITED)
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
@@ -189,7 +198,7 @@ def _resend_wait(error: Exception | None, resends: int) -> float | None:
 
     Rows are if the server rejected them because of its load, with no content, or if they cannot have reached it.
     """
-    if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
+    if isinstance(error, APIStatusError) and is_overload(error):
         retry_after = error.retry_after
     elif is_unsent(error) and not error.permanent:
         retry_after = None

@@ -3,8 +3,8 @@
 IN has one request per line: a line of OpenAI's batch format, or a prompt, as a JSON string or
 {"prompt": "..."}. OUT gets a line for each answer as it arrives, and doubles as the checkpoint: after
 any interruption, the same command resumes. Requests that have changed since are sent again, as are
-those rejected because of the token, account, model or endpoint, and those that could not be sent;
-ten of these in a row end the run.
+those rejected because of the token, account, model or endpoint, and those that could not be sent.
+Ten of these in a row end the run, as do ten that the server was too busy for (429, 503).
 
 Ctrl-C lets requests in flight finish; a second Ctrl-C cancels them.
 
@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help=f"continue after {_MAX_REJECTIONS} rejections in a row (401, 402, 403, 404, 407; no connection), "
-        "instead of stopping",
+        help=f"continue after {_MAX_REJECTIONS} rejections in a row (401, 402, 403, 404, 407; or repeatedly 429, 503 "
+        "or no connection), instead of stopping",
     )
 
 
@@ -297,10 +297,11 @@ class _Reporter:
             first, seconds = _Sample(0.0, 0, 0), progress.seconds or 1.0
         rate = (now.sent - first.sent) / seconds
         left = _time((self.total - progress.done) / rate) if rate > 0 else "?"
+        paused = [f"paused for {_time(progress.paused)}"] if progress.paused >= 1.0 else []
         parts = [f"{progress.done:,}/{self.total:,} rows", f"{(now.tokens - first.tokens) / seconds:,.0f} tokens/s"]
         if progress.failed:
             parts.append(f"{progress.failed:,} failed")
-        parts += [f"{progress.refused:,} refused", f"limit {progress.limit:,}", f"{left} left"]
+        parts += [f"{progress.refused:,} refused", f"limit {progress.limit:,}", *paused, f"{left} left"]
         return " | ".join(parts)
 
     def _write(self, text: str) -> None:
