@@ -34,7 +34,7 @@ from friendli_async._core.protocol import Accept, Deployment, Operation, Request
 from friendli_async._core.reporting import CallReporter, RunReporter, finish_reasons_of, parameters_of
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
-from friendli_async._core.secret import Secret, mask_token, token_of, without_token
+from friendli_async._core.secret import mask_token, token_of, without_token
 from friendli_async._core.settings import Settings
 from friendli_async._core.status_errors import status_error
 from friendli_async._core.timing import Stopwatch
@@ -129,7 +129,7 @@ class Call(Generic[T]):
         self._status: int | None = None
         self._headers = _NO_HEADERS
         self._elapsed = 0.0
-        self._request_headers: Mapping[str, str] = {}  # of the last attempt
+        self.request_headers: Mapping[str, str] = {}  # of the last attempt
         self._accepted = False  # whether the server may have accepted an attempt: ``sent`` of the last error
         self._reply_started = False  # the body of a plain reply is being read
         self._replaced = False  # a dead pooled connection has been replaced, which is done once per call
@@ -214,11 +214,6 @@ class Call(Generic[T]):
         self._interrupted_outcome = outcome
         self.clock.interrupt(error)
 
-    @property
-    def token(self) -> Secret:
-        """The token of the last attempt; "" if it had none."""
-        return token_of(self._request_headers)
-
     def meta(self) -> Meta:
         """Returns the call's metadata so far."""
         return Meta(
@@ -284,7 +279,7 @@ class Call(Generic[T]):
         authorization = builder.authorization or await builder.resolve_token()
         framing = await body.headers() if isinstance(body, Form) else None
         request = builder.build(self._operation, self._arguments, self._accept, authorization, framing)
-        self._request_headers = request.headers
+        self.request_headers = request.headers
         return request
 
     def _record_connection(self, dial: DialContext) -> None:
@@ -302,8 +297,9 @@ class Call(Generic[T]):
         """Records a failed attempt, and returns its completed error."""
         error.__context__ = None  # a CancelledError inside aiohttp, whose frames hold the headers
         error.__traceback__ = None  # its frames hold the response, which may quote the token
-        mask_token(error, self.token)
-        self._headers = without_token(self._headers, self.token)
+        token = token_of(self.request_headers)
+        mask_token(error, token)
+        self._headers = without_token(self._headers, token)
         if self.clock.interruption is not None:  # which error it causes depends on timing
             error = copy.copy(self.clock.interruption)
             if isinstance(error, APIConnectionError):

@@ -147,7 +147,7 @@ class StreamOpening(Generic[E, R, U]):
         )
         clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
         opened = OpenStream(
-            exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head, call.token
+            exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head, call.request_headers
         )
         self._call = None  # releases the request body
         return opened

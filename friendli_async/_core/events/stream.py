@@ -10,12 +10,12 @@ import msgspec
 
 from friendli_async._core.held import Held, reject_stop_iteration
 from friendli_async._core.loops import call_in_loop
-from friendli_async._core.secret import Secret, mask_token, without_token
+from friendli_async._core.secret import mask_token, token_of, without_token
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, usage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from friendli_async._core.events.reader import Collector, EventReader
     from friendli_async._core.net.clock import ReadClock
@@ -42,7 +42,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     Attributes:
         head: The bytes of the reads up to the one that completed the first event, until an event is consumed or the
             stream is closed; then b"". None if they were too many to keep.
-        token: The token of the request, which errors must not quote.
+        request_headers: The headers of the request, whose token errors must not quote.
         outcome: Its state.
         error: The error that ended it, without a traceback; None while it is open, or if it ended
             as ``done`` or ``stopped``.
@@ -59,7 +59,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     stopwatch: Stopwatch
     reporter: CallReporter | None
     head: bytes | bytearray | None
-    token: Secret
+    request_headers: Mapping[str, str]
     outcome: Outcome = "open"
     error: FriendliError | None = None
     was_interrupted: bool = False
@@ -302,8 +302,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             self.outcome = outcome
             self.stopwatch.stop()
         if error is not None:
-            mask_token(error, self.token)
-            headers = without_token(self._meta.headers, self.token)
+            token = token_of(self.request_headers)
+            mask_token(error, token)
+            headers = without_token(self._meta.headers, token)
             self._meta = msgspec.structs.replace(self._meta, headers=headers)
             error.meta = self.meta
             error.partial = self.collector.partial()
