@@ -40,7 +40,6 @@ from friendli_async import (
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.events.stream import OpenStream
 from friendli_async._core.net.clock import ReadClock
-from friendli_async._core.secret import Secret
 from friendli_async._core.timing import Stopwatch
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers, Meta
@@ -138,7 +137,7 @@ def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, An
     collector = ChatCollector()
     reader = EventReader(collector, 1 << 20, 200, Headers())
     clock = ReadClock(timeouts, None, exchange.loop, exchange.abort_with)
-    return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", Secret())
+    return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", {})
 
 
 async def test_compressed_body_is_decompressed() -> None:
