@@ -65,12 +65,12 @@ class ItemParts:
     """
 
     def __init__(self, item: OutputItem, index: int | None, *, announced: bool) -> None:
-        self.item = item
-        self.id = item.id
-        self.index = index
-        self.is_named = False
-        self.is_announced = announced
-        self.is_complete = False
+        self.item: OutputItem = item
+        self.id: str | None = item.id
+        self.index: int | None = index
+        self.is_named: bool = False
+        self.is_announced: bool = announced
+        self.is_complete: bool = False
         self.arguments: list[str] = []
         self.name: str | None = None
         self._streamed: dict[tuple[int, str], list[str]] = {}  # by index and type of part
