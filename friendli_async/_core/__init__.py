@@ -30,8 +30,9 @@ The path of a request
       with a success status. So a reply that cannot be decoded is a failed attempt.
    d. Evaluate: after a failed attempt, these are asked in this order.
 
-      1. ``Call._try_recovery``, if the deployment has a recovery, for an ``APIStatusError``, until it has succeeded
-         once: if it repairs the cause, the next attempt follows at once, outside of ``max_attempts`` and the budget.
+      1. ``Call._try_recovery``, if the deployment has a recovery and another attempt is possible
+         (``Call._can_go_on``), for an ``APIStatusError``, until it has succeeded once: if it repairs the cause, the
+         next attempt follows at once, outside of ``max_attempts`` and the budget.
       2. ``Call._can_go_on`` and ``retry.is_retryable``: whether another attempt is possible and allowed.
       3. ``retry.wait_after``: whether attempts and time are left, and the seconds until the next one: the server's
          Retry-After with jitter, or else a backoff of tenacity's.
@@ -56,7 +57,7 @@ From a byte to an event
    then calls ``AiohttpExchange.notify_readable``, which wakes the reader. A read of whole chunks that a reader waits
    for bypasses the parser (``AiohttpExchange.take_chunks``, ``net.framing``), if the parser is between chunks and the
    last chunk is not among them: it would pass on the same bytes and be in the same state afterwards.
-2. ``Exchange.take`` returns them without awaiting, at most 32 KiB at a time: the read that bypassed the parser, or what
+2. ``Exchange.take`` returns them without awaiting: the read that bypassed the parser, whole, or at most 32 KiB of what
    the ``StreamReader`` has. (Compressed replies, and connections of a session that was passed in, are read by awaiting
    ``StreamReader.readany`` instead; compressed ones are decompressed by ``net.compression``.)
 3. ``events.reader.EventReader.feed`` passes the bytes to ``events.sse.SSEDecoder``. The fast paths are ``single``, for
@@ -101,9 +102,10 @@ copy of the first error. Every ``FriendliError`` of an open stream has ``partial
                by the read after the last event                                         closing
 ``stopped``    ``stop()``; or the read after the       iteration has ended, also for a  closed before the call returns,
                event that satisfies the function of    pending reader; ``result()``     or as soon as that event has
-               ``stop_when()``, unless it is the       returns what had arrived; if     arrived
-               API's last event (``done``)             that is nothing, it raises
-                                                       StreamInterruptedError
+               ``stop_when()``, unless it is the       returns what had arrived; it     arrived
+               API's last event (``done``)             raises
+                                                       StreamInterruptedError if the
+                                                       stream was never open
 ``truncated``  the connection broke or the body ended  StreamInterruptedError; then     closed
                before that; the sentinel before any    iteration has ended, and
                part of an answer. (``failed`` if an    ``result()`` raises again

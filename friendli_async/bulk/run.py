@@ -100,8 +100,8 @@ def run_all(
             After a 429 or 503, or if there was no connection (an APIConnectionError with ``sent`` False), it is called
             again with the same row: up to five times, and unless the row's waits exceed an hour in all. The whole run
             pauses for the ``Retry-After``, up to an hour; without one, the row waits for 0.5 s, then longer each time,
-            about a minute in all. In an adaptive run, the client's own retries of a rejected call wait for the pause,
-            too; if it has more than a second left, the row is called again instead.
+            about a minute in all, and an adaptive run pauses briefly. There, the client's own retries of a rejected
+            call wait for the pause, too; if it has more than a second left, the row is called again instead.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that

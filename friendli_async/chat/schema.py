@@ -132,7 +132,7 @@ def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
         raise _undecodable(kind, f"a type or constraint of pydantic has no effect {where}")
     if not any(map(_is_of_pydantic, parts)) and not (models and has_model):
         return None
-    if any(isinstance(part, msgspec.Meta) for part in parts):
+    if any(isinstance(part, msgspec.Meta) for part in _parts_of(kind, (*_PYDANTIC_MARKS, "model_fields"), set())):
         raise _undecodable(kind, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field")
     return _create_adapter(kind, "a pydantic model" if has_model else "types of pydantic")
 
