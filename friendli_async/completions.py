@@ -290,6 +290,8 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, Usage]):
     """A stream of ``TextCompletionChunk`` events that are assembled into a ``TextCompletion``."""
 
+    __slots__ = ()
+
     @staticmethod
     def _text_of(event: TextCompletionChunk) -> str:
         return event.text

@@ -328,6 +328,14 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
         [[call(0, name="f", arguments="{}")], [call(0, name="g", arguments="{}")]],
         [("", "f", "{}"), ("", "g", "{}")],
     ),
+    "reused index with empty ids, one function": (
+        [[call(0, "", "f", '{"a":1}')], [call(0, "", "f", '{"a":2}')]],
+        [("", "f", '{"a":1}'), ("", "f", '{"a":2}')],
+    ),
+    "neither index nor id, two functions with empty arguments": (
+        [[call(name="f", arguments="")], [call(name="g", arguments="")]],
+        [("", "f", ""), ("", "g", "")],
+    ),
     "name in pieces": (
         [[call(0, "a", "get_")], [call(0, name="weather")], [call(0, name="", arguments="{}")]],
         [("a", "get_weather", "{}")],

@@ -182,6 +182,23 @@ def test_calls_are_spaced_after_a_rejection_of_fewer_than_were_accepted_before()
     assert 7 <= starts_within(adaptive, now, 10.0) <= 11
 
 
+def test_rejection_of_calls_that_a_pause_has_slowed_down_does_not_lower_the_rate_again() -> None:
+    adaptive = Adaptive()
+    now = rejected_at_few(adaptive)
+    for _ in range(4):  # a call in 30 seconds, although one may start every second
+        now += 30.0
+        assert adaptive.acquire(now)
+        adaptive.refused(None, now + 0.01, now)
+        adaptive.release()
+        now += 30.0
+        for _ in range(8):
+            assert adaptive.acquire(now)
+            adaptive.succeeded(None, 0.1, now + 0.1)
+            adaptive.release()
+            now += 1.5
+    assert 7 <= starts_within(adaptive, now, 10.0) <= 14
+
+
 def test_unavailable_server_does_not_space_the_calls_after_it_is_back() -> None:
     adaptive = Adaptive()
     now = rejected_at_few(adaptive, is_rate_limit=False)

@@ -485,6 +485,16 @@ async def test_upstream_error_event_is_relayed_as_last_event(server: FriendliSer
     assert data["error"]["message"] == "overloaded"
 
 
+async def test_token_that_an_upstream_error_quotes_is_not_relayed(server: FriendliServer) -> None:
+    token = "flp_0123456789abcdef"
+    server.enqueue(script(chunk("Once"), error_data({"message": f"{token} was revoked", "code": 400})))
+    async with AsyncFriendli(token, server_url=server.url) as client:
+        body = (await relay(client)).body
+    assert b"Once" in body
+    assert body.count(b"*** was revoked") == 2
+    assert token.encode() not in body
+
+
 async def test_lone_surrogates_of_an_upstream_error_are_replaced(
     server: FriendliServer, client: AsyncFriendli, caplog: pytest.LogCaptureFixture
 ) -> None:

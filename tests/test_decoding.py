@@ -112,11 +112,12 @@ def test_reasoning_details_of_another_shape_keep_their_text(details: object, tex
 
 
 def test_lists_as_objects_of_items_by_index_are_decoded() -> None:
-    calls = {"0": {"id": "a", "function": {"name": "f"}}, "1": {"id": "b", "function": {"name": "g"}}}
+    calls = {"10": {"id": "c", "function": {"name": "h"}}, "1": {"id": "b", "function": {"name": "g"}}}
+    calls["0"] = {"id": "a", "function": {"name": "f"}}
     choices = {"0": {"message": {"content": "hi", "tool_calls": calls}}, "1": {"message": {"content": "ho"}}}
     reply = decode(json.dumps({"choices": choices}).encode(), COMPLETION)
     assert [choice.message.content for choice in reply.choices] == ["hi", "ho"]
-    assert [call.function.name for call in reply.tool_calls] == ["f", "g"]
+    assert [call.function.name for call in reply.tool_calls] == ["f", "g", "h"]
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "tool_calls"])

@@ -52,7 +52,7 @@ def items_of(value: object) -> list[object]:
     """Returns the items of a JSON array, or of what may stand in its place: an object with them by index, or one."""
     fields = as_object(value)
     if fields and all(map(str.isdecimal, fields)):
-        return list(fields.values())
+        return [fields[index] for index in sorted(fields, key=int)]
     return as_list(value) or [value]
 
 

@@ -77,6 +77,11 @@ def without_token(headers: Headers, token: str) -> Headers:
     return Headers((name, _masked(value, token)) for name, value in headers.items())
 
 
+def without_token_bytes(data: bytes, token: str) -> bytes:
+    """Masks the token of the request in bytes of the response."""
+    return data.replace(token.encode(), _MASK.encode()) if token else data
+
+
 def _masked(text: str, token: str) -> str:
     """Masks a token in a text, also one that JSON escapes, and one that is cut off at the end of an excerpt."""
     for spelling in (token, token.replace("/", "\\/")):

@@ -192,7 +192,7 @@ class SSEResponse:
                 await sender.answer(self._head(content_type))
             async for item in items:
                 if data := conversion.feed(item):
-                    await sender.send(data)
+                    await sender.send(self._masked(data))
             self._stream._check_complete()  # pyright: ignore[reportPrivateUsage] - nothing public
             if data := conversion.finish() + self._end:
                 await sender.send(data)
@@ -215,6 +215,12 @@ class SSEResponse:
         # Any other type is a mistake of upstream's. As HTML, a browser would execute what the model wrote.
         is_correct = content_type.isascii() and content_type.lower().startswith(_EVENT_STREAM)
         return content_type if is_correct else _EVENT_STREAM, stream.raw(), WholeEvents()
+
+    def _masked(self, data: bytes) -> bytes:
+        """Masks the service's token in what upstream sent, if that ends with an error, which may quote it."""
+        if self._encode is not None or not isinstance(self._stream, EventStream):
+            return data
+        return self._stream._masked(data)  # pyright: ignore[reportPrivateUsage] - nothing public
 
     def _head(self, content_type: str) -> MutableMapping[str, Any]:
         headers = _raw_headers({"content-type": content_type, "cache-control": "no-cache", "x-accel-buffering": "no"})

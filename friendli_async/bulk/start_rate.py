@@ -16,6 +16,8 @@ _MIN_STARTS: Final = 5
 """A rate is not measured from fewer starts."""
 _CAUTION: Final = 0.85
 """The fraction of the measured rate to go on with, since what was sent too early still counts."""
+_CAUSE: Final = 0.5
+"""The fraction of the rate in force that calls must have been started at before a rejection that it caused."""
 _CATCH_UP: Final = 0.005
 """The growth per success up to the measured rate: it takes about 32."""
 _BELOW_REJECTED: Final = 0.97
@@ -54,8 +56,9 @@ class StartRate:
             in_flight: The calls in flight, including this one.
             spacing: The minimum number of seconds until the next start.
         """
-        self._times.append(at)
-        self._levels.append(in_flight)
+        index = bisect_right(self._times, at)  # a retry is recorded ahead of its time
+        self._times.insert(index, at)
+        self._levels.insert(index, in_flight)
         if len(self._times) > _MAX_STARTS:
             del self._times[: _MAX_STARTS // 2], self._levels[: _MAX_STARTS // 2]
         interval = max(spacing, 1.0 / self._rate)
@@ -88,7 +91,10 @@ class StartRate:
         before = bisect_right(self._times, rejected_at) - first
         measured = accepted / (now - since)
         if rejected_at > since:
-            self._rejected = min(self._rate, max(measured, before / (rejected_at - since)))
+            rate_before = before / (rejected_at - since)
+            if self._rate < math.inf and rate_before < _CAUSE * self._rate:
+                return  # pauses or the limit held the calls back, so the rate was not the cause
+            self._rejected = min(self._rate, max(measured, rate_before))
         else:
             self._rejected = self._rate
         self._measured = min(measured, _BELOW_REJECTED * self._rejected)

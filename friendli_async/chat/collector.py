@@ -220,13 +220,14 @@ class ChoicesCollector(Generic[C, P]):
 class _CallParts:
     """A partially received tool call."""
 
-    __slots__ = ("arguments", "has_index", "id", "name", "type")
+    __slots__ = ("arguments", "has_arguments", "has_index", "id", "name", "type")
 
     def __init__(self) -> None:
         self.id: str | None = None
         self.type: str | None = None
         self.name: str | None = None
         self.arguments: list[str] = []
+        self.has_arguments = False  # maybe only empty ones
         self.has_index = False
 
     def starts_new_call(self, delta: ToolCallDelta, position: int) -> bool:
@@ -245,7 +246,11 @@ class _CallParts:
             return delta.id != self.id
         if position > 0 and delta.index is None:
             return True
-        return function.name != self.name and bool(function.arguments) and is_json_object(join_text(self.arguments))
+        if not self.arguments:
+            return self.has_arguments and function.name != self.name
+        has_more = bool(function.arguments and function.arguments.strip())
+        is_complete = self.arguments[-1].rstrip().endswith("}") and is_json_object(join_text(self.arguments))
+        return has_more and is_complete  # only space may follow a complete object
 
     def add(self, delta: ToolCallDelta) -> None:
         """Adds a delta. The first id and type win if they are repeated; arguments are concatenated."""
@@ -255,14 +260,16 @@ class _CallParts:
         if delta.function is not None:
             if delta.function.name:
                 self._add_name(delta.function.name)
+            if delta.function.arguments is not None:
+                self.has_arguments = True
             if delta.function.arguments:
                 self.arguments.append(delta.function.arguments)
 
     def _add_name(self, name: str) -> None:
         """Adds a name: most servers send it once, some repeat it in each delta, and some send it in pieces."""
-        if self.name is None or (not self.arguments and name.startswith(self.name)):
+        if self.name is None or (not self.has_arguments and name.startswith(self.name)):
             self.name = name
-        elif not self.arguments and name != self.name:
+        elif not self.has_arguments and name != self.name:
             self.name += name
 
     def result(self) -> ToolCall:
@@ -496,6 +503,8 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
     """A stream whose events are assembled into a ChatCompletion."""
 
+    __slots__ = ()
+
     @staticmethod
     def _text_of(event: Any) -> str:
         return event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
@@ -523,3 +532,5 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
 
 class ChatStream(CompletionStream[ChatChunk]):
     """A chat stream of ``ChatChunk`` events."""
+
+    __slots__ = ()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, 
 
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import reject_stop_iteration
+from friendli_async._core.secret import token_of, without_token_bytes
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
 from friendli_async.streams.raw import RawView
@@ -52,6 +53,20 @@ class EventStream(Generic[E]):
         RuntimeError: Two tasks wait for its events at the same time, it is read in two ways, or it is iterated for the
             first time after ``result()`` has read it.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_error",
+        "_fanout",
+        "_open",
+        "_opening",
+        "_opening_cancelled",
+        "_outcome",
+        "_read_mode",
+        "_ready",
+        "_stop_conditions",
+        "_waiting",
+    )
 
     def __init__(self, opening: StreamOpening[E, Any, Any]) -> None:
         self._opening = opening
@@ -334,6 +349,13 @@ class EventStream(Generic[E]):
         if self.outcome not in _SUCCESSFUL_OUTCOMES:
             raise self._final_error()
 
+    def _masked(self, data: bytes) -> bytes:
+        """Masks the token in bytes of the body, if they end with an error: some servers quote what they reject."""
+        opened = self._open
+        if opened is None or opened.reader.failure is None:
+            return data
+        return without_token_bytes(data, token_of(opened.request_headers))
+
     # --- branches --------------------------------------------------------------------------------------------------
 
     def tee(self, n: int, buffer: int = 256, slow: Slow = "wait") -> tuple[Branch[E], ...]:
@@ -473,6 +495,8 @@ class EventStream(Generic[E]):
 
 class AssembledStream(EventStream[E], Generic[E, R, U]):
     """A stream whose events are assembled into a reply, with its usage."""
+
+    __slots__ = ("_result",)
 
     _opening: StreamOpening[E, R, U]
     _open: OpenStream[E, R, U] | None
