@@ -67,7 +67,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         reason = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
     else:
         if _is_blank_usage(getattr(reply, "usage", None)):
-            _drop_unreported_usage(reply, as_object(json_or_none(data)))
+            drop_unreported_usage(reply, as_object(json_or_none(data)))
         return reply
     try:
         return cast("T", convert(loads(data), decoder.type))
@@ -93,7 +93,7 @@ def convert(value: object, kind: Any) -> Any:
             converted = msgspec.convert(_repair(value, kind, root=True), kind)
         except ValueError:
             raise ValueError(reason) from None
-    _drop_unreported_usage(converted, as_object(value))
+    drop_unreported_usage(converted, as_object(value))
     return converted
 
 
@@ -106,7 +106,7 @@ def has_blank_usage(value: object) -> bool:
     return any(_is_blank_usage(getattr(each, "usage", None)) for each in _with_held(value))
 
 
-def _drop_unreported_usage(value: object, fields: Fields) -> None:
+def drop_unreported_usage(value: object, fields: Fields) -> None:
     """Replaces a usage by None if the server sent no count: an absent usage must not look like a measured 0."""
     sources = (fields, *(as_object(fields.get(name)) for name in _USAGE_HOLDERS))
     for each, source in zip(_with_held(value), sources, strict=True):

@@ -14,7 +14,7 @@ from friendli_async._core.events.decoding import (
     is_end_of_choice,
     shows_error_without_content,
 )
-from friendli_async._core.lenient import has_blank_usage
+from friendli_async._core.lenient import drop_unreported_usage, has_blank_usage
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._json import is_json_object
 from friendli_async.chat.replies import (
@@ -103,15 +103,16 @@ def _has_content(chunk: Any) -> bool:
 
 
 def _is_without_error(chunk: Any, payload: bytes) -> bool:
-    """Whether a chunk without content, e.g. with usage, holds no error, and no usage that may be absent."""
-    if chunk.error or chunk.message is not None or not (chunk.choices or chunk.usage is not None):
-        return False
-    if has_blank_usage(chunk):
+    """Whether a chunk without content, or with a usage of zeros, holds no error. Removes a usage without any count."""
+    if chunk.error or chunk.message is not None:
         return False
     try:
-        return not shows_error_without_content(msgspec.json.decode(payload))
+        fields = msgspec.json.decode(payload)
     except NOT_DECODED:
         return False
+    if has_blank_usage(chunk):
+        drop_unreported_usage(chunk, fields)
+    return bool(chunk.choices or chunk.usage is not None) and not shows_error_without_content(fields)
 
 
 class ChoicesCollector(Generic[C, P]):
