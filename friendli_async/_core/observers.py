@@ -184,7 +184,7 @@ class ToolCallEvent(ObservedRunEvent, frozen=True, kw_only=True):
     call_id: int
     """Number of the call whose answer contains the tool call."""
     tool_call_id: str
-    """The tool call's id, unique among those of one answer."""
+    """The tool call's id in the run's messages: not the server's if that had none, or one of an earlier call."""
     name: str
     """The tool's name as the model wrote it, at most 64 characters."""
 

@@ -35,7 +35,8 @@ _CREDIT_PER_SUCCESS: Final = 1 / 125
 _MAX_CREDIT: Final = 3.0
 _MIN_CREDIT: Final = -2.0
 """A success earns credit and a rejection costs 1; what was rejected is tried again for 1, so that under 1 % of the
-calls are rejected. The minimum bounds the successes that this takes after many rejections."""
+calls are rejected by a limit that has been found. The minimum bounds the successes that this takes after many
+rejections."""
 _BEST_DECAY: Final = 1.002
 """The best seconds per token grow by this factor per window: a model may have become slower for good."""
 

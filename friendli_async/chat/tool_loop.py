@@ -87,7 +87,8 @@ class TurnEnded(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     """Turn number, starting at 1."""
     reply: ChatCompletion
-    """The model's reply, with usage and ``meta``."""
+    """The model's reply, with usage and ``meta``. Its tool calls have the ids that the server sent; in the messages and
+    events of the run, a missing or repeated one is replaced."""
 
 
 RunEvent = ChatChunk | ToolStarted | ToolFinished | TurnEnded
