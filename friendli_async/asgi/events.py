@@ -40,16 +40,20 @@ class WholeEvents:
 
     A browser cannot use a partial event anyway; one at the end is dropped. Each byte is scanned once, however the
     pieces are split.
+
+    Args:
+        mask: Masks secrets in whole events that were read last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Callable[[bytes], bytes] = bytes) -> None:
+        self._mask = mask
         self._incomplete: list[bytes] = []  # pieces of an incomplete event
         self._last = b""  # its last bytes
 
     def feed(self, item: bytes) -> bytes:
         """Returns the events that the piece completes."""
         if not self._incomplete and item.endswith(_BLANK_LINES):  # nearly every piece of a live stream
-            return item
+            return self._mask(item)
         end = _end_of_events(item)
         if end < 0 and self._last:
             end = _end_of_events(self._last + item[:_OVERLAP]) - len(self._last)
@@ -61,12 +65,14 @@ class WholeEvents:
         if rest:
             self._incomplete.append(rest)
             self._last = (self._last + rest[-_OVERLAP:])[-_OVERLAP:]
-        return whole
+        return self._mask(whole)
 
     def finish(self) -> bytes:
         """Returns the last event, with its blank line, if it lacks only that."""
         rest = b"".join(self._incomplete)
-        return rest + (b"\n" if rest.endswith(b"\n") else b"\n\n") if _lacks_only_blank_line(rest) else b""
+        if not _lacks_only_blank_line(rest):
+            return b""
+        return self._mask(rest + (b"\n" if rest.endswith(b"\n") else b"\n\n"))
 
 
 def _lacks_only_blank_line(data: bytes) -> bool:

@@ -52,12 +52,13 @@ class Servable(Protocol[E_co]):
 class SSEResponse:
     """Relays a stream or a run to a browser: an ASGI app for one request.
 
-    The stream is opened before the response starts, so an error while opening is raised, for the framework to map to
-    a status (but see ``answer_after``). After that the status is 200, and an error becomes the last event of the
+    The stream is opened before the response starts, so an error while opening is raised, for the framework to map to a
+    status (but see ``answer_after``). After that the status is 200, and an error becomes the last event of the
     response, ``event: error``, with ``error_body`` as its data; a truncated event before it is dropped. If upstream
-    reported the error in an event of its own, that event is relayed as well, unless there is ``encode``. The error is
-    logged as a warning (logger ``friendli_async``). An exception that your own code raises, in ``encode``, ``on_error``
-    or a tool, also ends the response with an error event, and is then raised, for the server to log.
+    reported the error in an event of its own, that event is relayed as well, unless there is ``encode``; the service's
+    token is masked in it. The error is logged as a warning (logger ``friendli_async``). An exception that your own code
+    raises, in ``encode``, ``on_error`` or a tool, also ends the response with an error event, and is then raised, for
+    the server to log.
 
     The stream is closed when the browser disconnects or stops reading, when the task is cancelled, and when an error
     is raised; a run also cancels its tools. A HEAD request is answered without opening it. Nothing else may receive
@@ -192,7 +193,7 @@ class SSEResponse:
                 await sender.answer(self._head(content_type))
             async for item in items:
                 if data := conversion.feed(item):
-                    await sender.send(self._masked(data))
+                    await sender.send(data)
             self._stream._check_complete()  # pyright: ignore[reportPrivateUsage] - nothing public
             if data := conversion.finish() + self._end:
                 await sender.send(data)
@@ -214,13 +215,8 @@ class SSEResponse:
         content_type = stream.meta.headers.get("content-type", "")
         # Any other type is a mistake of upstream's. As HTML, a browser would execute what the model wrote.
         is_correct = content_type.isascii() and content_type.lower().startswith(_EVENT_STREAM)
-        return content_type if is_correct else _EVENT_STREAM, stream.raw(), WholeEvents()
-
-    def _masked(self, data: bytes) -> bytes:
-        """Masks the service's token in what upstream sent, if that ends with an error, which may quote it."""
-        if self._encode is not None or not isinstance(self._stream, EventStream):
-            return data
-        return self._stream._masked(data)  # pyright: ignore[reportPrivateUsage] - nothing public
+        events = WholeEvents(stream._masked)  # pyright: ignore[reportPrivateUsage] - nothing public
+        return content_type if is_correct else _EVENT_STREAM, stream.raw(), events
 
     def _head(self, content_type: str) -> MutableMapping[str, Any]:
         headers = _raw_headers({"content-type": content_type, "cache-control": "no-cache", "x-accel-buffering": "no"})
