@@ -249,9 +249,9 @@ class _CallParts:
             return True
         if not self.arguments:
             return self.has_arguments and function.name != self.name
-        has_more = bool(function.arguments and function.arguments.strip())
-        is_complete = self.arguments[-1].rstrip().endswith("}") and is_json_object(join_text(self.arguments))
-        return has_more and is_complete  # only space may follow a complete object
+        if not (function.arguments and function.arguments.strip() and self.arguments[-1].rstrip().endswith("}")):
+            return False
+        return is_json_object(join_text(self.arguments))  # only space may follow a complete object
 
     def add(self, delta: ToolCallDelta) -> None:
         """Adds a delta. The first id and type win if they are repeated; arguments are concatenated."""
