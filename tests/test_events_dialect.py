@@ -13,7 +13,7 @@ from support.events import decode_event
 from support.sockets import client_of
 
 from friendli_async import APIStatusError, ResponseDecodeError, StreamInterruptedError
-from friendli_async._core.events.decoding import HEARTBEATS, Dialect
+from friendli_async._core.events.decoding import HEARTBEATS, Dialect, shows_error_without_content
 from friendli_async.audio import TranscriptCollector
 from friendli_async.chat import ChatCollector
 from friendli_async.chat.tool_assisted import ToolAssistedCollector
@@ -113,6 +113,35 @@ ERROR_PAYLOADS: Final = [
     b'{"choices":[],"message":"quota exceeded"}',
     b'{"choices":null,"error":{"message":"quota exceeded"}}',
 ]
+
+
+CHUNKS = st.fixed_dictionaries(
+    {"choices": st.sampled_from([[], [{"index": 0, "delta": {"role": "assistant", "content": ""}}], [{"delta": {}}]])},
+    optional={
+        "object": st.sampled_from(["chat.completion.chunk", "text_completion", "error", "failed", "x", "", None]),
+        "usage": st.sampled_from([None, {}, {"total_tokens": 0}, {"total_tokens": 7}]),
+        "error": st.sampled_from([None, {}, "", {"message": "overloaded"}]),
+        **{
+            name: st.sampled_from(["m", "failed", "", None]) for name in ("id", "model", "system_fingerprint", "detail")
+        },
+        **{name: st.sampled_from([200, 429, "error", None]) for name in ("created", "code", "status", "service_tier")},
+    },
+)
+
+
+@deterministic
+@given(CHUNKS)
+def test_chunk_without_content_is_an_error_only_if_its_fields_show_one(fields: dict[str, Any]) -> None:
+    dialect, data = ChatCollector.dialect, json.dumps(fields).encode()
+    try:
+        chunk = dialect.decode_payload(data)
+    except ValueError:
+        return  # not decoded on the fast path
+    if dialect.are_ordinary([chunk], [data]):
+        assert not shows_error_without_content(fields)
+        assert not chunk.error
+    elif not shows_error_without_content(fields):
+        assert chunk.error or not (chunk.choices or fields.get("usage"))
 
 
 @pytest.mark.parametrize("kind", DIALECTS)

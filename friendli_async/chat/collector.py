@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -107,12 +107,38 @@ def _is_without_error(chunk: Any, payload: bytes) -> bool:
     if chunk.error or chunk.message is not None:
         return False
     try:
+        _decode_own_fields(payload)
+    except NOT_DECODED:
+        pass
+    else:
+        return bool(chunk.choices or chunk.usage is not None)
+    try:
         fields = msgspec.json.decode(payload)
     except NOT_DECODED:
         return False
     if has_blank_usage(chunk):
         drop_unreported_usage(chunk, fields)
     return bool(chunk.choices or chunk.usage is not None) and not shows_error_without_content(fields)
+
+
+class _ReportedUsage(msgspec.Struct):
+    total_tokens: float  # also 0, but sent by the server
+
+
+class _OwnFields(msgspec.Struct, forbid_unknown_fields=True):
+    """The fields of a chunk that cannot show an error: the first chunk of most streams and the last have no others."""
+
+    usage: _ReportedUsage | None = None
+    choices: msgspec.Raw = msgspec.Raw()
+    id: msgspec.Raw = msgspec.Raw()
+    created: msgspec.Raw = msgspec.Raw()
+    model: msgspec.Raw = msgspec.Raw()
+    system_fingerprint: msgspec.Raw = msgspec.Raw()
+    service_tier: msgspec.Raw = msgspec.Raw()
+    object: Literal["chat.completion.chunk", "text_completion"] | None = None
+
+
+_decode_own_fields: Final = msgspec.json.Decoder(_OwnFields).decode
 
 
 class ChoicesCollector(Generic[C, P]):

@@ -9,7 +9,6 @@ written at once, and aiohttp's response reads the reply. Everything else goes th
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import Mapping
 from types import FunctionType, SimpleNamespace
@@ -32,7 +31,6 @@ NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect
 _MAX_BODY: Final = 64 * 1024
 _MAX_DESTINATIONS: Final = 64
 _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
-_breaks = re.compile(r"[\r\n\0]").search
 _RESPONSE_PARAMETERS: Final = frozenset(
     {"method", "url", "writer", "continue100", "timer", "request_info", "traces", "loop", "session"}
 )
@@ -148,7 +146,7 @@ def _head(method: str, url: URL, headers: Mapping[str, str], size: int) -> bytes
     Raises:
         ValueError: A header contains a line break or NUL.
     """
-    if _breaks("".join(headers.values())):
+    if _has_line_break("".join(headers.values())):
         raise ValueError("a header contains a line break")
     return "".join(
         [
@@ -157,3 +155,7 @@ def _head(method: str, url: URL, headers: Mapping[str, str], size: int) -> bytes
             f"Content-Length: {size}\r\n\r\n",
         ]
     ).encode()
+
+
+def _has_line_break(text: str) -> bool:
+    return "\r" in text or "\n" in text or "\0" in text
