@@ -10,8 +10,8 @@ The path of a request
 =====================
 
 1. A method of an API (``chat.resource.Chat.complete``) checks and encodes its arguments: ``body.arguments``
-   (``Parameters.encode``; ``take`` for a form, and ``ForeignArguments`` for a URL outside of the API) returns
-   ``Arguments``. Invalid arguments raise ``TypeError`` or ``ValueError`` here, before any I/O.
+   (``Parameters.encode``; for a form, ``take`` checks them) gives ``Arguments``, or ``ForeignArguments`` for a URL
+   outside of the API. Invalid arguments raise ``TypeError`` or ``ValueError`` here, before any I/O.
 2. ``engine.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
    ``Engine.opening`` returns a ``StreamOpening``, whose call runs when the stream is first used.
 3. ``call.Call.run`` is the retry loop: build, attempt, evaluate, wait. Each attempt runs inside
@@ -20,10 +20,10 @@ The path of a request
    a. Build: the call gets the token and a form's headers; ``protocol.RequestBuilder.build`` returns a ``Request``.
    b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), calls aiohttp,
       follows a 307 or 308 to the same origin, translates aiohttp's exceptions (``net.failures``), and returns a
-      ``net.exchange.AiohttpExchange``. It replaces a dead pooled connection once per call, if the operation is
-      ``repeatable`` and the body can be sent again. Requests with a JSON body of up to 64 KiB are sent directly over
-      the connector of aiohttp's session (``net.posting``), unless there is a proxy, the session was passed in, or
-      somebody observes it ("Private parts of aiohttp" below); the rest goes through the session.
+      ``net.exchange.AiohttpExchange``. It replaces a pooled connection that dies under a request once per call, if the
+      operation is ``repeatable`` and the body can be sent again. Requests with a JSON body of up to 64 KiB are sent
+      directly over the connector of aiohttp's session (``net.posting``), unless there is a proxy, the session was
+      passed in, or somebody observes it ("Private parts of aiohttp" below); the rest goes through the session.
    c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
       ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` (``events.opening``) reads
       the reply. A plain one is decoded there by ``events.plain_reply.decode_reply``, which also detects an error sent
@@ -66,9 +66,10 @@ From a byte to an event
    (``Dialect.redundant_names``). Everything else goes through ``feed``, which implements the standard. With stop
    conditions, a read is fed one event at a time.
 4. ``events.decoding.Dialect`` classifies each event: a payload, an event of an unknown kind, a heartbeat, the end, an
-   error. (The reader recognizes a plain ``[DONE]`` itself.) In the common case the events of a read are decoded in one
-   pass, with one call of msgspec per event; if one of them is not an ordinary payload, ``decode`` handles each
-   separately. A payload that msgspec rejects, or that is not ordinary, ``lenient`` converts.
+   error. (After other events in the same read, and if the blank line is missing, the reader recognizes ``[DONE]``
+   itself.) In the common case the events of a read are decoded in one pass, with one call of msgspec per event; if one
+   of them is not an ordinary payload, ``decode`` handles each separately. A payload that msgspec rejects, or that is
+   not ordinary, ``lenient`` converts.
 5. The API's ``Collector`` accumulates the payloads, and knows whether the stream may end (``may_end``) or has ended
    (``is_last``). Chats take deltas of only text or reasoning, which most of their events are, in one pass
    (``add_texts``).
@@ -76,9 +77,9 @@ From a byte to an event
    ``EventReader.ready``, and calls ``OpenStream.fill`` if there are none. ``raw()`` calls ``OpenStream.read``, which
    does the same read by read, and discards the events.
 
-So a read that has to wait passes through two coroutines: ``__anext__`` and ``OpenStream.fill``. One that finds an event
-in ``ready`` passes through one. Only the first read, and those of compressed replies and of a session that was passed
-in, pass through more.
+So in plain iteration, a read that has to wait passes through two coroutines: ``__anext__`` and ``OpenStream.fill``. One
+that finds an event in ``ready`` passes through one. Only the first read, and those of compressed replies and of a
+session that was passed in, pass through more.
 
 
 The states of a stream
@@ -117,7 +118,9 @@ copy of the first error. Every ``FriendliError`` of an open stream has ``partial
                decoded, an answer that is not JSON     ResponseDecodeError; then as
                (parsing); opening failed               for ``truncated``. What else
                                                        opening raises is raised once;
-                                                       then StreamInterruptedError
+                                                       then iteration has ended, and
+                                                       ``result()`` raises
+                                                       StreamInterruptedError
 ``failed``     an exception from a function of         that exception; the next read    closed
                ``stop_when()``                         raises StreamInterruptedError,
                                                        once; then iteration has ended
@@ -172,16 +175,16 @@ Ownership
 =========
 
 Loop
-    A loop has one ``net.pool.Pool``: an aiohttp session, the connection slots, the exchanges in flight. It is created
-    on first use. ``net.guard`` starts an async generator in the loop, which asyncio closes when the loop shuts down
-    (``loop.shutdown_asyncgens``), and which closes the pool: so an unclosed client causes no warning. If a loop was not
-    shut down, its pool is only discarded (``Pool.discard``), at the latest when the process exits. A stream, its
-    exchange and its timer belong to the loop in which the stream was opened.
+    A client has one ``net.pool.Pool`` per loop: an aiohttp session, the connection slots, the exchanges in flight. It
+    is created on first use. ``net.guard`` starts an async generator in the loop, which asyncio closes when the loop
+    shuts down (``loop.shutdown_asyncgens``), and which closes the pool: so an unclosed client causes no warning. If a
+    loop was not shut down, its pool is only discarded (``Pool.discard``), at the latest when the process exits. A
+    stream, its exchange and its timer belong to the loop in which the stream was opened.
 Thread
-    ``AiohttpTransport._pools`` is modified under a lock. A pool is modified only in its loop's thread, except when the
-    loop no longer runs (``Pool.discard``) or after a fork (``Pool.abandon``). Other threads get there by
-    ``call_soon_threadsafe``: ``OpenStream.drop``, ``Runtime.drain`` and ``close``, ``Transport.abort`` and ``close``.
-    ``gauges`` reads the pools from any thread.
+    ``AiohttpTransport._pools`` is modified under a lock (except in a forked child, which has one thread). A pool is
+    modified only in its loop's thread, except when the loop no longer runs (``Pool.discard``) or after a fork
+    (``Pool.abandon``). Other threads get there by ``call_soon_threadsafe``: ``OpenStream.drop``, ``Runtime.drain`` and
+    ``close``, ``Transport.abort`` and ``close``. ``gauges`` reads the pools from any thread.
 Fork
     The child lets go of the parent's sockets at once (``os.register_at_fork``, in ``runtime``), without closing them on
     the wire (``Pool.abandon``), keeps the parent's objects so that nothing finalizes them, and creates its own pools.
@@ -275,8 +278,8 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     End a pending read, and report the end of the body without awaiting it.
 The texts of aiohttp's messages (matched in ``net.failures``)
     ``_NOISE`` removes what must not or need not be shown, ``_WRAPPED`` finds the error inside a payload error, and
-    ``_TRUNCATED`` recognizes a body that ended too early. If a version words them differently, our messages get worse,
-    and may quote a URL.
+    ``_TRUNCATED`` recognizes a body that ended too early, and ``_QUOTED`` removes quoted bytes of the reply. If a
+    version words them differently, our messages get worse, and may quote a URL or bytes of the reply.
 The traceback of an error: a frame of a function named ``connect`` whose local ``self`` is the connector
     ``failures.failed_connecting`` looks for it, to learn whether a request on a session that was passed in had been
     sent. A foreign connector does not report how far it got.

@@ -309,7 +309,7 @@ class EventReader(Generic[E]):
             return
         if collector.begun and explicit:
             return  # the sentinel vouches for an answer without a finish reason
-        reason = f"the stream ended before {'it was complete' if collector.begun else 'its first event'}"
+        reason = f"the stream ended before {'it was complete' if collector.begun else 'any content came'}"
         self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason))
 
     def _fail(self, error: FriendliError) -> None:
