@@ -256,7 +256,7 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
     """
 
     dialect: Dialect[TextCompletionChunk] = ChunkDialect(
-        TextCompletionChunk, content=CHUNK_CONTENT, are_ordinary=_are_ordinary, rewrite=_normalize_frame
+        TextCompletionChunk, content=CHUNK_CONTENT, are_complete=_are_ordinary, rewrite=_normalize_frame
     )
     add_texts: None = None
 

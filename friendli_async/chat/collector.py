@@ -465,7 +465,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
         n: Number of choices requested.
     """
 
-    dialect: Dialect[ChatChunk] = ChunkDialect(ChatChunk, content=CHUNK_CONTENT, are_ordinary=are_ordinary)
+    dialect: Dialect[ChatChunk] = ChunkDialect(ChatChunk, content=CHUNK_CONTENT, are_complete=are_ordinary)
 
     usage: Usage | None  # again: type checkers infer a narrower type from ``add_texts``
 

@@ -166,7 +166,7 @@ class ToolAssistedCollector(ChatCollector):
         content=CHUNK_CONTENT,
         named={"tool_status": ToolStatus},
         shape=_STATUS_FIELDS,
-        are_ordinary=are_ordinary,
+        are_complete=are_ordinary,
         rewrite=_normalize_status,
     )
 

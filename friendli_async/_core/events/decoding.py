@@ -83,23 +83,22 @@ def _no_failure(event: object) -> None:
     return None
 
 
-def no_error_field(events: Sequence[object], payloads: Sequence[bytes]) -> bool:
-    """Whether no payload contains an ``error`` field."""
-    return not any([b'"error"' in data for data in payloads])  # noqa: C419  # a list is faster than a generator
-
-
 class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
     """How one API encodes its events."""
 
     events: Any
     """The type of its events: a struct, or a union of structs tagged by ``type``."""
-    are_ordinary: Callable[[Sequence[E], Sequence[bytes]], bool] = no_error_field
-    """Whether msgspec's decoding of some payloads was complete: they hold no error next to the content, and no content
-    that was ignored. Such events take the fast path."""
     rewrite: Callable[[str | None, Fields], Fields] | None = None
     """Converts the fields of an event from an older or less compatible server to the current shape."""
     failure_of: Callable[[E], APIStatusError | None] = _no_failure
     """Returns the error that one of the API's own events reports, or None."""
+
+    def are_ordinary(self, events: Sequence[E], payloads: Sequence[bytes]) -> bool:
+        """Whether msgspec's decoding of some payloads was complete. Such events take the fast path.
+
+        It is complete if they hold no error next to the content, and no content that was ignored.
+        """
+        raise NotImplementedError
 
     @cached_property
     def redundant_names(self) -> frozenset[bytes]:
@@ -237,10 +236,15 @@ class ChunkDialect(Dialect[E], kw_only=True):
 
     content: frozenset[str]
     """The fields that identify a chunk."""
+    are_complete: Callable[[Sequence[E], Sequence[bytes]], bool]
+    """What ``are_ordinary`` returns."""
     named: Mapping[str, Any] = {}
     """Structs of further kinds of events by event name; without their name they are recognized by ``shape``."""
     shape: frozenset[str] = frozenset()
     """The fields that all events of further kinds have, and chunks do not."""
+
+    def are_ordinary(self, events: Sequence[E], payloads: Sequence[bytes]) -> bool:
+        return self.are_complete(events, payloads)
 
     def _kind(self, name: str | None, fields: Fields) -> Any:
         """Returns the struct of an event: that of a further kind, or the chunk."""
@@ -309,9 +313,6 @@ class TaggedDialect(Dialect[E], kw_only=True):
     holds_unknown: Callable[[str, Fields], bool] | None = None
     """Whether an event of a known kind contains a part of an unknown kind."""
 
-    def __post_init__(self) -> None:
-        self.are_ordinary = self._are_ordinary
-
     @cached_property
     def _kinds(self) -> frozenset[str]:
         return frozenset(str(member.__struct_config__.tag) for member in get_args(self.events))
@@ -321,11 +322,11 @@ class TaggedDialect(Dialect[E], kw_only=True):
         """The default name, and those of its kinds, which the events repeat."""
         return frozenset(kind.encode() for kind in {_DEFAULT_NAME, *self._kinds} if not is_error_name(kind))
 
-    def _are_ordinary(self, events: Sequence[E], payloads: Sequence[bytes]) -> bool:
+    def are_ordinary(self, events: Sequence[E], payloads: Sequence[bytes]) -> bool:
         """Whether no event has an ``error`` or reports a failure, or a usage that may be absent."""
         if len(events) == 1 and type(events[0]) not in self.reporting:  # as in nearly all reads of a live stream
             return b'"error"' not in payloads[0]
-        if not no_error_field(events, payloads):
+        if any([b'"error"' in data for data in payloads]):  # noqa: C419  # a list is faster than a generator
             return False
         if self.reporting.isdisjoint(map(type, events)):
             return True
