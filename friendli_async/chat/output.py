@@ -124,6 +124,7 @@ class Output(Generic[T]):
             reply=answer.reply,
             path=faults[0][1],
             text=answer.text,
+            excerpt=answer.text[:200],
             feedback=feedback,
             meta=cast("Meta | None", answer.reply.__dict__.get("_meta")),
             partial=partial_of(answer.reply),
