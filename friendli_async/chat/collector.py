@@ -551,11 +551,6 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
         """What has arrived of choice 0 so far."""
         return Partial() if self._open is None else self._open.collector.partial()
 
-    def _calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
-        """Returns the tool calls from index ``first`` on. Unlike ``partial``, it does not join all of them."""
-        collector: Any = None if self._open is None else self._open.collector
-        return iter(()) if collector is None else collector.calls_from(first, with_last=with_last)
-
 
 class ChatStream(CompletionStream[ChatChunk]):
     """A chat stream of ``ChatChunk`` events."""

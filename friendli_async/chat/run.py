@@ -8,7 +8,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, cast
 from uuid import uuid4
 
 import msgspec
@@ -31,9 +31,9 @@ from friendli_async.chat.inputs import (
     to_request_message,
     to_request_tool,
 )
-from friendli_async.chat.replies import ChatChunk, ChatCompletion, ChatMessage, ToolCallDelta
+from friendli_async.chat.replies import ChatChunk, ChatCompletion, ChatMessage
 from friendli_async.chat.tool_calls import CompleteToolCalls
-from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolRunner, TurnEnded
+from friendli_async.chat.tool_loop import RunEvent, RunSettings, ToolRunner, TurnEnded
 from friendli_async.errors import (
     ArgumentError,
     FriendliError,
@@ -122,22 +122,6 @@ class _Turns:
         self.messages += _messages_of(reply.message, calls)
 
 
-class _DeliveredToolCalls(CompleteToolCalls):
-    """Detects complete tool calls in the delivered events alone, so that no call precedes the events that complete it.
-
-    The collector of a stream is ahead of the delivered events, by as much as the last read has brought.
-    """
-
-    def __init__(self) -> None:
-        collector = ChatCollector()
-        super().__init__(collector.calls_from)
-        self._choice = collector.begin(0, ChatChunk())
-
-    def _add(self, deltas: Sequence[ToolCallDelta]) -> None:
-        for position, delta in enumerate(deltas):
-            self._choice.add_call(delta, position)
-
-
 class Run:
     """A run: use ``async for event in run``, ``async with run``, or just ``await run.result()``.
 
@@ -160,6 +144,7 @@ class Run:
     __slots__ = (
         "__weakref__",
         "_calls",
+        "_delivered",
         "_error",
         "_events",
         "_is_unraised",
@@ -413,7 +398,8 @@ class Run:
     def _begin_turn(self) -> None:
         self._work.is_between_calls = False
         self._stream = self._turns.next()
-        self._whole_calls = _DeliveredToolCalls()
+        self._whole_calls = CompleteToolCalls()
+        self._delivered = ChatCollector()  # of tool calls: the stream's own is ahead by as much as a read has brought
 
     def _end_turn(self, reply: ChatCompletion) -> None:
         turns, is_last = self._turns, not self._calls.requested
@@ -443,7 +429,9 @@ class Run:
                 del task  # avoid a reference cycle: it holds the error, whose traceback holds this frame
         if chunk is not None:
             self._events.append(chunk)
-            for call in self._whole_calls.after(chunk):
+            if any([choice.delta.tool_calls for choice in chunk.choices]):  # noqa: C419  # a list is faster
+                self._delivered.extend((chunk,))
+            for call in self._whole_calls.after(chunk, self._delivered):
                 self._calls.start(self._turns.identify(call))
         else:
             await self._finish_stream(stream)
@@ -522,17 +510,6 @@ def _as_input(call: ToolCall) -> dict[str, object]:
 # --- creation --------------------------------------------------------------------------------------------------------
 
 
-class _RunSettings(msgspec.Struct):
-    """The parameters of a run that are not sent to the server, and their defaults."""
-
-    max_turns: Annotated[int, msgspec.Meta(ge=1)] = 8
-    concurrency: Annotated[int, msgspec.Meta(ge=1)] = 4
-    tool_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = 30.0
-    max_tool_result: Annotated[int, msgspec.Meta(ge=1)] | None = 1_000_000
-    on_tool_error: Literal["feed", "raise"] = "feed"
-    before_tool: Any = None
-
-
 def create_run(
     open_turn: _OpenTurn,
     messages: Messages,
@@ -554,9 +531,9 @@ def create_run(
         ValueError: An invalid value, or two tools with the same name.
     """
     check_keywords(options, frozenset(RunOptions.__annotations__), "run")
-    given: dict[str, Any] = {name: options[name] for name in _RunSettings.__struct_fields__ if name in options}
-    check_values(given, _RunSettings)
-    settings = _RunSettings(**given)
+    given: dict[str, Any] = {name: options[name] for name in RunSettings.__struct_fields__ if name in options}
+    check_values(given, RunSettings)
+    settings = RunSettings(**given)
     if settings.before_tool is not None and not callable(settings.before_tool):
         raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
     if requested_choices(options) != 1:
@@ -565,16 +542,7 @@ def create_run(
     sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [to_request_tool(tool) for tool in tools]
     events: deque[RunEvent] = deque()
-    calls = ToolRunner(
-        by_name,
-        concurrency=settings.concurrency,
-        timeout=settings.tool_timeout,
-        max_result=settings.max_tool_result,
-        on_error=settings.on_tool_error,
-        before=cast("BeforeTool | None", settings.before_tool),
-        events=events,
-        reporter=reporter,
-    )
+    calls = ToolRunner(by_name, settings, events, reporter)
     return Run(_Turns(open_turn, messages, sent, settings.max_turns), calls, events, reporter)
 
 

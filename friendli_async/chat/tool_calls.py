@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from friendli_async._json import is_json_object
-from friendli_async.chat.replies import ChatChunk, ToolCallDelta
+from friendli_async.chat.replies import ChatChunk
 from friendli_async.replies import ToolCall
 from friendli_async.streams.views import View
 
 if TYPE_CHECKING:
-    from friendli_async.chat.collector import CompletionStream
+    from friendli_async.chat.collector import ChatCollector, CompletionStream
 
 __all__ = ["ToolCallView"]
-
-
-class _CallsFrom(Protocol):
-    """Yields the tool calls of choice 0 from index ``first`` on."""
-
-    def __call__(self, first: int, *, with_last: bool) -> Iterator[ToolCall]: ...
 
 
 class CompleteToolCalls:
@@ -30,41 +24,28 @@ class CompleteToolCalls:
     its finish reason. Neither alone is enough: deltas of several calls may be interleaved, and more text may follow an
     object. Arguments that are not an object (a model may write anything, or nothing) are complete at the end of the
     stream.
-
-    Args:
-        calls_from: Yields the calls received so far.
     """
 
-    def __init__(self, calls_from: _CallsFrom) -> None:
-        self._calls_from = calls_from
+    def __init__(self) -> None:
         self._yielded = 0
         self.has_finished: bool = False
         """Whether the finish reason has arrived."""
 
-    def after(self, event: object) -> Iterator[ToolCall]:
-        """Yields the calls that an event has completed."""
+    def after(self, event: object, collector: ChatCollector) -> Iterator[ToolCall]:
+        """Yields the calls that an event has completed; the collector has the tool calls of all events so far."""
         if not isinstance(event, ChatChunk):
             return
         for choice in event.choices:
             if choice.index != 0:
                 continue
-            deltas = choice.delta.tool_calls
-            if deltas:
-                self._add(deltas)
+            deltas = choice.delta.tool_calls or ()
             self.has_finished = choice.finish_reason is not None and choice.finish_reason != "null"
-            has_next = any(call.function is not None and call.function.name for call in deltas or ())
-            if self.has_finished or has_next:
-                yield from self._complete_calls()
-
-    def _add(self, deltas: Sequence[ToolCallDelta]) -> None:
-        """Adds the deltas of an event. The collector of a stream already has them."""
-
-    def _complete_calls(self) -> Iterator[ToolCall]:
-        for call in self._calls_from(self._yielded, with_last=self.has_finished):
-            if not is_json_object(call.function.arguments):
-                return
-            self._yielded += 1
-            yield call
+            if self.has_finished or any(call.function is not None and call.function.name for call in deltas):
+                for call in collector.calls_from(self._yielded, with_last=self.has_finished):
+                    if not is_json_object(call.function.arguments):
+                        break
+                    self._yielded += 1
+                    yield call
 
     def rest(self, calls: tuple[ToolCall, ...]) -> Iterator[ToolCall]:
         """Yields the remaining calls of a stream that has ended."""
@@ -82,7 +63,7 @@ class ToolCallView(View[ToolCall]):
     def __init__(self, stream: CompletionStream[Any]) -> None:
         super().__init__(stream)
         self._completion = stream
-        self._whole_calls = CompleteToolCalls(stream._calls_from)  # pyright: ignore[reportPrivateUsage]  # the stream's own view
+        self._whole_calls = CompleteToolCalls()
         self._ready: deque[ToolCall] = deque()
 
     async def __anext__(self) -> ToolCall:
@@ -92,7 +73,9 @@ class ToolCallView(View[ToolCall]):
                 ready.extend(self._whole_calls.rest(self._completion.partial.tool_calls))
                 break
             try:
-                ready.extend(self._whole_calls.after(await self._stream.__anext__()))
+                event = await self._stream.__anext__()
+                opened: Any = self._completion._open  # pyright: ignore[reportPrivateUsage]  # the stream's own view
+                ready.extend(self._whole_calls.after(event, opened.collector))
             except StopAsyncIteration:
                 if not self._is_complete():
                     raise

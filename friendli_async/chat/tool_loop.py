@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 import msgspec
 
@@ -95,16 +95,23 @@ RunEvent = ChatChunk | ToolStarted | ToolFinished | TurnEnded
 """The events of a run."""
 
 
+class RunSettings(msgspec.Struct):
+    """The parameters of a run that are not sent to the server, and their defaults."""
+
+    max_turns: Annotated[int, msgspec.Meta(ge=1)] = 8
+    concurrency: Annotated[int, msgspec.Meta(ge=1)] = 4
+    tool_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = 30.0
+    max_tool_result: Annotated[int, msgspec.Meta(ge=1)] | None = 1_000_000
+    on_tool_error: Literal["feed", "raise"] = "feed"
+    before_tool: Any = None
+
+
 class ToolRunner:
     """Runs the tool calls of a run.
 
     Args:
         tools: The tools by name.
-        concurrency: Maximum number of tools running at a time.
-        timeout: Timeout of each call in seconds; None means no limit.
-        max_result: Maximum length of a result in characters; None means no limit.
-        on_error: Whether a failed call is reported to the model or ends the run.
-        before: Approval callback, called before each call.
+        settings: The settings of the run.
         events: Queue that receives the events.
         reporter: Reports the calls to observers; None if there are none.
     """
@@ -112,21 +119,13 @@ class ToolRunner:
     def __init__(
         self,
         tools: Mapping[str, LocalTool],
-        *,
-        concurrency: int,
-        timeout: float | None,
-        max_result: int | None,
-        on_error: Literal["feed", "raise"],
-        before: BeforeTool | None,
+        settings: RunSettings,
         events: deque[RunEvent],
         reporter: RunReporter | None = None,
     ) -> None:
         self._tools = tools
-        self._slots = asyncio.Semaphore(concurrency)
-        self._timeout = timeout
-        self._max_result = max_result
-        self._on_error = on_error
-        self._before = before
+        self._settings = settings
+        self._slots = asyncio.Semaphore(settings.concurrency)
         self._approval_lock = asyncio.Lock()
         self._events = events
         self._reporter = reporter
@@ -262,15 +261,15 @@ class ToolRunner:
         if (exception := _exception_of_tool(error)) is not None:
             msgspec.structs.force_setattr(finished, "_exception", exception)
         self._finish(finished)
-        if self._on_error == "raise" and error.kind != "refused":
+        if self._settings.on_tool_error == "raise" and error.kind != "refused":
             failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=error.kind, call=call)
             failure.__cause__ = error.__cause__ or error
             self._fail(failure)
 
     def _content_of(self, error: ToolError) -> str:
         """Returns the content of the tool message about a failed call."""
-        limit = self._max_result and max(self._max_result, _MAX_MESSAGE)
-        return f"Error: {error}"[:limit]
+        limit = self._settings.max_tool_result
+        return f"Error: {error}"[: limit and max(limit, _MAX_MESSAGE)]
 
     def _finish(self, finished: ToolFinished) -> None:
         # The content, not the event, which would keep the exception until the end of the turn.
@@ -291,9 +290,9 @@ class ToolRunner:
         if tool is None:
             names = ", ".join(self._tools) or "none"
             raise ToolError(f"unknown tool {call.function.name!r}; available: {names}", kind="unknown")
-        if self._before is not None:
+        if self._settings.before_tool is not None:
             async with self._approval_lock:  # one approval at a time, in the order of the calls
-                await self._approve(self._before, call)
+                await self._approve(self._settings.before_tool, call)
         async with self._slots:
             if self._is_stopped:  # and the approval has suppressed its cancellation
                 raise asyncio.CancelledError
@@ -356,7 +355,7 @@ class ToolRunner:
             raise ToolError("the call was refused by the user", kind="refused")
 
     async def _run_with_timeout(self, tool: LocalTool, arguments: str) -> str:
-        limit = asyncio.timeout(self._timeout)
+        limit = asyncio.timeout(self._settings.tool_timeout)
         task = asyncio.current_task()
         try:
             async with limit:
@@ -366,7 +365,9 @@ class ToolRunner:
             if isinstance(error, ToolError) or not _is_failure(error, task):
                 raise
             if isinstance(error, TimeoutError) and limit.expired():
-                raise ToolError(f"the tool did not finish within {self._timeout:g} s", kind="timeout") from error
+                raise ToolError(
+                    f"the tool did not finish within {self._settings.tool_timeout:g} s", kind="timeout"
+                ) from error
             _strip_library_frames(error)
             # The arguments are not logged: they may be confidential.
             _log.warning("the tool %r raised %s", tool.name, type(error).__name__, exc_info=error)
@@ -376,10 +377,9 @@ class ToolRunner:
         if not isinstance(content, str):
             raise ToolError(f"the tool returned {type(content).__name__} instead of text", kind="result")
         text = str.__str__(content)  # a plain str, which every encoder accepts
-        if self._max_result is not None and len(text) > self._max_result:
-            message = (
-                f"the tool's result is too long: {len(text):,} characters; at most {self._max_result:,} are allowed"
-            )
+        limit = self._settings.max_tool_result
+        if limit is not None and len(text) > limit:
+            message = f"the tool's result is too long: {len(text):,} characters; at most {limit:,} are allowed"
             raise ToolError(message, kind="result")
         return text
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from friendli_async._core.error_json import has_value, json_or_none
+from friendli_async._core.error_json import has_value, is_object, json_or_none
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.text import join_text
 from friendli_async.messages.replies import (
@@ -22,7 +22,6 @@ from friendli_async.messages.replies import (
     Message,
     MessageDelta,
     MessageDeltaPayload,
-    MessageEnvelope,
     MessageEvent,
     MessageStart,
     MessageStop,
@@ -38,7 +37,6 @@ from friendli_async.messages.replies import (
     as_block,
     as_input,
     is_unknown,
-    text_of,
     with_type,
 )
 from friendli_async.replies import FunctionCall, Partial, ToolCall, partial_of
@@ -66,7 +64,9 @@ def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
 
 
 def _normalize_event(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fills in a missing block or delta type, and replaces an unreadable index by the sentinel."""
+    """Fills in missing content of a message and a missing type, and replaces an unreadable index by the sentinel."""
+    if (fields.get("type") or name) == "message_start" and is_object(fields.get("message")):
+        fields["message"]["content"] = fields["message"].get("content") or []
     fields = {key: with_type(value, _KINDS[key]) if key in _KINDS else value for key, value in fields.items()}
     if _parse_index(fields.get("index", 0)) == _UNKNOWN_INDEX:
         fields["index"] = _UNKNOWN_INDEX
@@ -214,9 +214,10 @@ class MessagesCollector:
         self.usage: MessageUsage | None = None
         self.is_last: bool = False
         self.has_text: bool = False
-        self.head: MessageEnvelope = MessageEnvelope()
-        """The envelope with the reply's ``id`` and ``model``."""
+        self.head: Message = Message(content=())
+        """The start of the message, with its ``id`` and ``model``."""
         self._ending = MessageDeltaPayload()
+        self._text_of = Wording("text").of
         self._blocks: list[_BlockParts] = []
         self._by_index: dict[int, _BlockParts] = {}
 
@@ -234,7 +235,7 @@ class MessagesCollector:
     def extend(self, events: Sequence[MessageEvent]) -> int:
         """Adds events in order, up to the final one; returns how many it added."""
         if not self.has_text:
-            self.has_text = any(map(text_of, events))
+            self.has_text = any(map(self._text_of, events))
         for count, event in enumerate(events, 1):
             if type(event) is ContentBlockDelta:
                 parts = self._by_index.get(event.index) or self._start_block(event.index, None)
@@ -294,14 +295,10 @@ class MessagesCollector:
 
     def result(self) -> Message:
         """Returns the complete message."""
-        head = self.head
-        return Message(
+        return msgspec.structs.replace(
+            self.head,
             content=tuple(block for parts in self._blocks for block in parts.result()),
-            id=head.id,
-            type=head.type,
-            role=head.role,
-            model=head.model,
-            stop_reason=self._ending.stop_reason or head.stop_reason,
-            stop_sequence=self._ending.stop_sequence or head.stop_sequence,
+            stop_reason=self._ending.stop_reason or self.head.stop_reason,
+            stop_sequence=self._ending.stop_sequence or self.head.stop_sequence,
             usage=self.usage,
         )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import msgspec
 
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text
-from friendli_async._pydantic import PydanticField
 from friendli_async.replies import FunctionCall, Reply, ToolCall, UnknownEvent, Value, always_encoded
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
@@ -137,7 +136,8 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
     usage: MessageUsage | None = None
 
     def __post_init__(self) -> None:
-        _set_blocks(self, self.content)
+        blocks = tuple(block if isinstance(block, KnownBlock) else as_block(block) for block in self.content)
+        msgspec.structs.force_setattr(self, "content", blocks)
 
     @property
     def text(self) -> str:
@@ -155,27 +155,8 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
         return tuple(block.as_call() for block in self.content if isinstance(block, ToolUseBlock))
 
 
-class MessageEnvelope(
-    PydanticField, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True
-):
-    """The start of a streamed message: its metadata, usually without content."""
-
-    id: str | None = None
-    type: str = always_encoded("message")
-    role: str = always_encoded("assistant")
-    model: str | None = None
-    content: _Blocks = always_encoded(())
-    stop_reason: StopReason | None = None
-    stop_sequence: str | None = None
-    usage: MessageUsage | None = None
-
-    def __post_init__(self) -> None:
-        _set_blocks(self, self.content)
-
-
-def _set_blocks(message: Message | MessageEnvelope, blocks: Sequence[object]) -> None:
-    converted = tuple(block if isinstance(block, KnownBlock) else as_block(block) for block in blocks)
-    msgspec.structs.force_setattr(message, "content", converted)
+MessageEnvelope = Message
+"""The start of a streamed message: its metadata, usually without content."""
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -231,7 +212,7 @@ class MessageStart(Value, frozen=True, tag_field="type", tag="message_start"):
     """The message starts."""
 
     type: ClassVar[Literal["message_start"]] = "message_start"
-    message: MessageEnvelope
+    message: Message
 
 
 class ContentBlockStart(Value, frozen=True, tag_field="type", tag="content_block_start"):
@@ -273,14 +254,3 @@ class MessageStop(Value, frozen=True, tag_field="type", tag="message_stop"):
 
 KnownEvent = MessageStart | ContentBlockStart | ContentBlockDelta | ContentBlockStop | MessageDelta | MessageStop
 MessageEvent = KnownEvent | UnknownEvent
-
-
-def text_of(event: MessageEvent) -> str:
-    """Returns the text that an event adds to the message; often ""."""
-    if type(event) is ContentBlockDelta:
-        return event.delta.text if type(event.delta) is TextDelta else ""
-    if type(event) is ContentBlockStart and type(event.content_block) is TextBlock:
-        return event.content_block.text
-    if type(event) is MessageStart:
-        return join_text(block.text for block in event.message.content if isinstance(block, TextBlock))
-    return ""
