@@ -6,7 +6,7 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, Unpack, cast
 
 import msgspec
@@ -292,9 +292,8 @@ class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, 
 
     __slots__ = ()
 
-    @staticmethod
-    def _text_of(event: TextCompletionChunk) -> str:
-        return event.text
+    def _text_extractor(self) -> Callable[[TextCompletionChunk], str]:
+        return lambda event: event.text
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

@@ -532,9 +532,8 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
 
     __slots__ = ()
 
-    @staticmethod
-    def _text_of(event: Any) -> str:
-        return event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
+    def _text_extractor(self) -> Callable[[Any], str]:
+        return lambda event: event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
 
     def reasoning(self) -> TextView:
         """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""

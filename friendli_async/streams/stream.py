@@ -13,10 +13,9 @@ from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.secret import token_of, without_token_bytes
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
-from friendli_async.streams.raw import RawView
 from friendli_async.streams.stop_conditions import check_predicate, predicate_on_text
 from friendli_async.streams.tee import Branch, Fanout, Slow
-from friendli_async.streams.views import TextView
+from friendli_async.streams.views import RawView, TextView
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import StreamOpening
@@ -444,14 +443,9 @@ class EventStream(Generic[E]):
         self._stop_conditions = (*self._stop_conditions, check_predicate(condition))
         return self
 
-    @staticmethod
-    def _text_of(event: Any) -> str:
-        """Returns the text of an event, or "" if it has none."""
-        raise NotImplementedError
-
     def _text_extractor(self) -> Callable[[Any], str]:
-        """Returns a function that maps each event, in order, to its text; it may keep state."""
-        return self._text_of
+        """Returns a function that maps each event, in order, to its text, or to ""; it may keep state."""
+        raise NotImplementedError
 
     def _text(self, source: EventStream[E] | Branch[E]) -> TextView:
         """Returns the text of the events, read from the stream or from a branch."""

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar, get_args
 
 from friendli_async._core.held import Held
-from friendli_async._core.loops import call_in_loop, running_loop, wake
+from friendli_async._core.loops import call_in_loop, running_loop
 from friendli_async.errors import ArgumentError, FriendliError, StreamInterruptedError
 from friendli_async.options import is_count
 from friendli_async.streams.views import TextView
@@ -48,7 +48,7 @@ class BranchOverrunError(FriendliError):
 class _Buffer(Generic[E]):
     """The buffered events of one branch, and the state of its reader."""
 
-    __slots__ = ("closed", "dropped", "events", "overrun", "task", "waiter")
+    __slots__ = ("closed", "dropped", "events", "overrun", "task")
 
     def __init__(self) -> None:
         self.events: deque[E] = deque()
@@ -57,18 +57,13 @@ class _Buffer(Generic[E]):
         self.closed: bool = False
         self.task: asyncio.Task[Any] | None = None
         """The task that waits for the next event."""
-        self.waiter: asyncio.Future[None] | None = None
-        """The future that the task waits for, unless it reads for all branches."""
-
-    def wake(self) -> None:
-        waiter, self.waiter = self.waiter, None
-        wake(waiter)
 
 
 class Fanout(Generic[E]):
     """The buffers of a stream's branches, and which of them reads.
 
     Attributes:
+        changed: Wakes the waiting branches; it is never set for long.
         reading: Whether the stream is being opened, or a branch is reading for all.
         is_blocked: Whether a branch waits for room in another's buffer.
         loop: The event loop of the branches; None before the first read.
@@ -85,6 +80,9 @@ class Fanout(Generic[E]):
                 raise ArgumentError(f"Expected `int` >= 1, got {value!r}", name)
         if slow not in get_args(Slow):
             raise ArgumentError(f"Expected 'wait', 'drop' or 'fail', got {slow!r}", "slow")
+        import asyncio  # loaded by the time a stream is read; importing the library alone does not load it
+
+        self.changed: Final = asyncio.Event()
         self.reading: bool = False
         self.is_blocked: bool = False
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -129,8 +127,8 @@ class Fanout(Generic[E]):
     def wake(self) -> None:
         """Wakes all waiting branches, which check the state again."""
         self.is_blocked = False
-        for buffer in self.buffers:
-            buffer.wake()
+        self.changed.set()
+        self.changed.clear()
 
     def interrupt(self) -> None:
         """Delivers all received events, regardless of slow branches: the stream was interrupted."""
@@ -238,7 +236,7 @@ class Branch(Generic[E]):
         Raises:
             StopAsyncIteration: The stream has ended.
         """
-        import asyncio  # loaded by the time a stream is read; importing the library alone does not load it
+        import asyncio
 
         buffer = self._buffer
         if buffer.task is not None:
@@ -296,7 +294,7 @@ class Branch(Generic[E]):
         """Takes one step towards the next event: reads for all, or waits for the reading branch or a slow one."""
         fanout, stream = self._fanout, self._stream
         if fanout.reading:
-            await self._wait_for_wake()
+            await fanout.changed.wait()
             return
         events = stream._undelivered_events()
         if events is None:
@@ -313,13 +311,9 @@ class Branch(Generic[E]):
             fanout.distribute(events)
         elif fanout.slow == "wait":
             fanout.is_blocked = True
-            await self._wait_for_wake()
+            await fanout.changed.wait()
         else:
             await self._force_next(events)
-
-    async def _wait_for_wake(self) -> None:
-        waiter = self._buffer.waiter = running_loop().create_future()
-        await waiter
 
     async def _force_next(self, events: deque[E]) -> None:
         """Delivers the next event although a buffer is full, after giving its reader one turn of the loop."""

@@ -1,4 +1,4 @@
-"""Views of a stream: its text, piece by piece."""
+"""Views of a stream: its text, piece by piece, and its bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from friendli_async.streams.stream import EventStream
     from friendli_async.streams.tee import Branch
 
-__all__ = ["TextView", "View"]
+__all__ = ["RawView", "TextView", "View"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -66,3 +66,17 @@ class TextView(View[str]):
                 text, self._high_surrogate = split_surrogate(self._high_surrogate, text)
             if text:
                 return text
+
+
+class RawView(View[bytes]):
+    """The bytes of a stream's body, in the pieces in which they arrive. Closing the view closes the stream.
+
+    No piece is empty, and a piece need not end at an event boundary.
+    """
+
+    def __init__(self, stream: EventStream[Any], read: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
+        super().__init__(stream)
+        self._read = read
+
+    def __anext__(self) -> Coroutine[Any, Any, bytes]:
+        return self._read()  # the coroutine itself: one frame less for each read
