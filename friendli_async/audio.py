@@ -216,8 +216,6 @@ class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, Transc
     Events of future types are ``UnknownEvent``.
     """
 
-    __slots__ = ()
-
     def _text_extractor(self) -> Callable[[TranscriptEvent], str]:
         pieces: list[str] = []
 

@@ -180,8 +180,6 @@ _COMPLETE: Final = inference("completions.complete", "POST /v1/completions", Tex
 
 
 class _ChoiceParts(ChoiceParts):
-    __slots__ = ("logprobs", "tokens")
-
     def __init__(self, index: int) -> None:
         super().__init__(index)
         self.tokens: list[int] = []
@@ -289,8 +287,6 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 
 class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, Usage]):
     """A stream of ``TextCompletionChunk`` events that are assembled into a ``TextCompletion``."""
-
-    __slots__ = ()
 
     def _text_extractor(self) -> Callable[[TextCompletionChunk], str]:
         return lambda event: event.text

@@ -50,8 +50,6 @@ class ChoiceParts:
         may_end: Whether the finish reason has arrived.
     """
 
-    __slots__ = ("finish_reason", "index", "may_end", "text")
-
     def __init__(self, index: int) -> None:
         self.index: int = index
         self.text: list[str] = []
@@ -247,8 +245,6 @@ class ChoicesCollector(Generic[C, P]):
 class _CallParts:
     """A partially received tool call."""
 
-    __slots__ = ("arguments", "has_arguments", "has_index", "id", "name", "type")
-
     def __init__(self) -> None:
         self.id: str | None = None
         self.type: str | None = None
@@ -316,19 +312,6 @@ def _continues(delta: ToolCallDelta, last: _CallParts) -> bool:
 
 
 class _ChoiceParts(ChoiceParts):
-    __slots__ = (
-        "_calls_by_key",
-        "_from_messages",
-        "_in_pieces",
-        "calls",
-        "logprobs",
-        "reasoning",
-        "reasoning_content",
-        "reasoning_details",
-        "refusal",
-        "role",
-    )
-
     def __init__(self, index: int) -> None:
         super().__init__(index)
         self.role: str | None = None
@@ -530,8 +513,6 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
     """A stream whose events are assembled into a ChatCompletion."""
 
-    __slots__ = ()
-
     def _text_extractor(self) -> Callable[[Any], str]:
         return lambda event: event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
 
@@ -553,5 +534,3 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
 
 class ChatStream(CompletionStream[ChatChunk]):
     """A chat stream of ``ChatChunk`` events."""
-
-    __slots__ = ()

@@ -91,8 +91,6 @@ _WORDS: Final = frozenset({"text", "thinking", "signature"})
 class _BlockParts:
     """Accumulates the deltas of one content block."""
 
-    __slots__ = ("input", "others", "signature", "start", "text", "thinking")
-
     def __init__(self, start: ContentBlock | None = None) -> None:
         self.start = start
         self.text: list[str] = []

@@ -48,8 +48,6 @@ class BranchOverrunError(FriendliError):
 class _Buffer(Generic[E]):
     """The buffered events of one branch, and the state of its reader."""
 
-    __slots__ = ("closed", "dropped", "events", "overrun", "task")
-
     def __init__(self) -> None:
         self.events: deque[E] = deque()
         self.dropped: int = 0
@@ -174,8 +172,6 @@ class Branch(Generic[E]):
         BranchOverrunError: It lagged too far behind, with ``slow="fail"``; raised after its buffered events.
         RuntimeError: Two tasks wait for its events at the same time.
     """
-
-    __slots__ = ("__weakref__", "_buffer", "_error", "_fanout", "_has_ended", "_stream")
 
     def __init__(self, stream: EventStream[E], fanout: Fanout[E], buffer: _Buffer[E]) -> None:
         self._stream = stream
