@@ -396,6 +396,21 @@ async def test_call_starts_at_the_finish_reason_before_the_stream_ends(
     assert summarize(await events_of(run)) == ["turn 1", "turn 2"]
 
 
+async def test_chunk_that_arrives_while_nobody_waits_is_delivered_although_a_tool_runs(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    resume = asyncio.Event()
+    server.enqueue(turn(call_delta(0, "wait", arguments="{}"), call_delta(1, "now"), gate(resume), chunk("late")))
+    async with start_run(client, waiter.wait, now) as run:
+        await read_until(run, ToolStarted)
+        reading = run._read_task
+        assert reading is not None
+        resume.set()
+        await wait_until(reading.done)
+        await run_loop_iterations()
+        assert (await with_timeout(anext(run))).text == "late"
+
+
 async def test_complete_arguments_object_alone_does_not_start_a_call(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:

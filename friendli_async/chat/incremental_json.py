@@ -210,6 +210,7 @@ class JSONReader:
         self._put(container)
         self._open.append(container)
         self._container = container
+        self._state = JSONReader._at_first_element
 
     def _leave(self) -> None:
         self._open.pop()
@@ -263,12 +264,8 @@ class JSONReader:
         character = text[at]
         if character == '"':
             self._begin_string(key=False)
-        elif character == "{":
-            self._enter({}, at)
-            self._state = JSONReader._at_first_key
-        elif character == "[":
-            self._enter([], at)
-            self._state = JSONReader._at_first_item
+        elif character in "{[":
+            self._enter({} if character == "{" else [], at)
         elif character in "-0123456789":
             self._state = JSONReader._in_number
             return at
@@ -279,17 +276,12 @@ class JSONReader:
             return self._skip_whitespace(text, at, "a value")
         return at + 1
 
-    def _at_first_item(self, text: str, at: int) -> int:
-        if text[at] == "]":
+    def _at_first_element(self, text: str, at: int) -> int:
+        in_list = type(self._container) is list
+        if text[at] == ("]" if in_list else "}"):
             self._leave()
             return at + 1
-        return self._at_value(text, at)
-
-    def _at_first_key(self, text: str, at: int) -> int:
-        if text[at] == "}":
-            self._leave()
-            return at + 1
-        return self._at_key(text, at)
+        return self._at_value(text, at) if in_list else self._at_key(text, at)
 
     def _at_key(self, text: str, at: int) -> int:
         if text[at] == '"':

@@ -401,7 +401,7 @@ class Run:
         else:
             if self._read_task is None:
                 self._read_task = self._calls.spawn(_read_one(stream))
-            await self._calls.wait(self._read_task)
+            await self._calls.wait()
             if self._state == "closed" or not self._read_task.done():
                 return
             task, self._read_task = self._read_task, None

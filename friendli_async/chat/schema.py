@@ -44,22 +44,6 @@ _SCALARS: Final[dict[type[msgspec.inspect.Type], _Schema]] = {
     msgspec.inspect.MemoryViewType: _BYTES,
 }
 _BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-_KEYS: Final = (
-    msgspec.inspect.AnyType,
-    msgspec.inspect.StrType,
-    msgspec.inspect.IntType,
-    msgspec.inspect.FloatType,
-    msgspec.inspect.DecimalType,
-    msgspec.inspect.BytesType,
-    msgspec.inspect.UUIDType,
-    msgspec.inspect.DateTimeType,
-    msgspec.inspect.DateType,
-    msgspec.inspect.TimeType,
-    msgspec.inspect.TimeDeltaType,
-    msgspec.inspect.EnumType,
-    msgspec.inspect.LiteralType,
-)
-"""The types of keys that msgspec decodes from text."""
 _ANNOTATIONS: Final = ("default", "discriminator", "example", "examples", "title", "$comment")
 _NOT_STRICT: Final = (
     *("uniqueItems", "propertyNames", "minProperties", "maxProperties"),
@@ -391,11 +375,15 @@ def _scalar(info: Any) -> _Schema:
 
 def _can_be_key(info: Any) -> bool:
     """Whether msgspec decodes text, the only keys of JSON, to a type."""
-    if isinstance(info, msgspec.inspect.Metadata):
-        return _can_be_key(info.type)
-    if isinstance(info, msgspec.inspect.UnionType):
-        return any(map(_can_be_key, info.types))
-    return isinstance(info, _KEYS)
+    match info:
+        case msgspec.inspect.Metadata():
+            return _can_be_key(info.type)
+        case msgspec.inspect.UnionType():
+            return any(map(_can_be_key, info.types))
+        case msgspec.inspect.NoneType() | msgspec.inspect.BoolType() | msgspec.inspect.RawType():
+            return False
+        case _:  # neither a list nor an object
+            return not any(hasattr(info, name) for name in ("item_type", "item_types", "value_type", "fields"))
 
 
 def _kind_name(info: Any) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 import msgspec
 
 from friendli_async._core.held import Held
-from friendli_async._core.loops import call_in_loop, wait_ended, wake
+from friendli_async._core.loops import call_in_loop, wait_ended
 from friendli_async._core.reporting import MAX_NAME, RunReporter
 from friendli_async._help import document_fields
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
@@ -136,7 +136,7 @@ class ToolRunner:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._calls: set[asyncio.Task[Any]] = set()  # those of the tasks that run calls and have not been cancelled
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
         self._failure: Held[BaseException] | None = None
         self._interruption: FriendliError | None = None
         self._is_stopped = False
@@ -172,6 +172,7 @@ class ToolRunner:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._calls.discard(task)
+        self.wake()
         if not task.cancelled():
             task.exception()  # else asyncio would log that it was never retrieved
 
@@ -194,18 +195,14 @@ class ToolRunner:
 
     # --- waiting and stopping --------------------------------------------------------------------------------------
 
-    async def wait(self, also: asyncio.Task[Any] | None = None) -> None:
-        """Waits for an event or a failure, or until the task ``also`` is done."""
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            waited: set[asyncio.Future[Any]] = {waiter} if also is None else {waiter, also}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._waiter = None
+    async def wait(self) -> None:
+        """Waits until something has changed since the last wait: an event, a failure, the end of a task."""
+        await self._changed.wait()
+        self._changed.clear()
 
     def wake(self) -> None:
-        """Wakes the waiter, if there is one."""
-        wake(self._waiter)
+        """Ends the wait, or the next one if nobody waits now."""
+        self._changed.set()
 
     def interrupt(self, error: FriendliError) -> None:
         """Cancels the calls and ends the run with the error; if no call is unfinished, not before the next one."""
