@@ -295,8 +295,6 @@ class ToolRunner:
                 raise asyncio.CancelledError
             self._started.add(call.id)
             self._emit(ToolStarted(call=call))
-            if self._reporter is None and not _log.isEnabledFor(logging.DEBUG):
-                return await self._run_with_timeout(tool, call.function.arguments)
             return await self._run_recorded(tool, call, monotonic() - began)
 
     async def _run_recorded(self, tool: LocalTool, call: ToolCall, queued: float) -> str:
