@@ -13,7 +13,6 @@ them is finalized when its last reference is dropped.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar, get_args
 
 from friendli_async._core.held import Held
@@ -139,21 +138,12 @@ class Fanout(Generic[E]):
             buffer.events.clear()
         self.wake()
 
-    async def open(self, open_stream: Callable[[], Awaitable[object]]) -> None:
-        """Opens the stream, which records success or failure itself."""
-        try:
-            await open_stream()
-        except FriendliError:
-            pass  # the stream keeps it, for each branch
-        except Exception as error:
-            if self.buffers:  # set before a branch checks the outcome, even if an eager task runs at once
-                self.failure = error
-
     def on_opened(self, task: asyncio.Task[Any]) -> None:
-        """Handles the end of the opening task."""
+        """Handles the end of the opening task; the stream keeps a FriendliError itself, for each branch."""
         self.opening = None
         self.reading = False
-        if not task.cancelled() and (error := task.exception()) is not None:  # KeyboardInterrupt, SystemExit
+        error = None if task.cancelled() else task.exception()
+        if self.buffers and not isinstance(error, FriendliError):
             self.failure = error
         self.wake()
 
@@ -281,7 +271,7 @@ class Branch(Generic[E]):
             raise self._stream._with_received(
                 BranchOverrunError(f"the branch was more than {fanout.limit} events behind")
             )
-        if stream.outcome != "open" and not stream._undelivered_events():
+        if stream.outcome != "open" and fanout.opening is None and not stream._undelivered_events():
             if stream.outcome in {"done", "stopped"}:
                 raise StopAsyncIteration
             raise stream._final_error()
@@ -330,7 +320,7 @@ class Branch(Generic[E]):
         """Opens the stream in a task of its own: a branch's task may be cancelled while the others need the stream."""
         fanout = self._fanout
         fanout.reading = True
-        fanout.opening = running_loop().create_task(fanout.open(self._stream._ensure_open))
+        fanout.opening = running_loop().create_task(self._stream._ensure_open())
         fanout.opening.add_done_callback(fanout.on_opened)
 
     # --- closing -----------------------------------------------------------------------------------------------------
