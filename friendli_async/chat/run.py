@@ -6,7 +6,6 @@ import asyncio
 import copy
 import json
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, cast
 from uuid import uuid4
@@ -141,11 +140,11 @@ class Run:
         RuntimeError: Two tasks wait for events at the same time.
     """
 
-    def __init__(self, turns: _Turns, calls: ToolRunner, events: deque[RunEvent], reporter: RunReporter | None) -> None:
+    def __init__(self, turns: _Turns, calls: ToolRunner, reporter: RunReporter | None) -> None:
         self._turns = turns
         self._reporter = reporter
         self._calls = calls
-        self._events = events
+        self._events = calls.events
         self._work = Work(calls.interrupt)
         self._is_waiting = False
         self._is_unraised = False  # whether no read has raised the error that closed the run
@@ -523,9 +522,8 @@ def create_run(
     by_name = _index_by_name(tools)
     sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [to_request_tool(tool) for tool in tools]
-    events: deque[RunEvent] = deque()
-    calls = ToolRunner(by_name, settings, events, reporter)
-    return Run(_Turns(open_turn, messages, sent, settings.max_turns), calls, events, reporter)
+    calls = ToolRunner(by_name, settings, reporter)
+    return Run(_Turns(open_turn, messages, sent, settings.max_turns), calls, reporter)
 
 
 def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:

@@ -112,25 +112,26 @@ class ToolRunner:
     Args:
         tools: The tools by name.
         settings: The settings of the run.
-        events: Queue that receives the events.
         reporter: Reports the calls to observers; None if there are none.
+
+    Attributes:
+        events: The events of the calls; the run adds its own.
+        requested: The calls of this turn by id.
     """
 
     def __init__(
         self,
         tools: Mapping[str, LocalTool],
         settings: RunSettings,
-        events: deque[RunEvent],
         reporter: RunReporter | None = None,
     ) -> None:
         self._tools = tools
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._approval_lock = asyncio.Lock()
-        self._events = events
         self._reporter = reporter
+        self.events: deque[RunEvent] = deque()
         self.requested: dict[str, ToolCall] = {}
-        """The calls of this turn by id."""
         self._started: set[str] = set()  # ids of the calls whose tool was called
         self._contents: dict[str, str] = {}  # of the tool messages, by the id of the call
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -217,7 +218,7 @@ class ToolRunner:
 
     def drop(self) -> None:
         """Cancels all tasks without waiting for them. Thread-safe, because the run may be dropped in any thread."""
-        self._events.clear()  # an exception in an unread event refers back to this object: a reference cycle
+        self.events.clear()  # an exception in an unread event refers back to this object: a reference cycle
         if self._tasks and self._loop is not None:
             call_in_loop(self._loop, self._cancel, self._tasks)
 
@@ -380,7 +381,7 @@ class ToolRunner:
 
     def _emit(self, event: RunEvent) -> None:
         if not self._is_stopped:
-            self._events.append(event)
+            self.events.append(event)
         self.wake()
 
     def _fail(self, error: BaseException) -> None:
