@@ -265,6 +265,12 @@ def test_strict_schema_of_pydantic_has_only_what_strict_servers_know() -> None:
     assert (lax["site"]["format"], lax["password"]["writeOnly"]) == ("uri", True)
 
 
+def test_strict_schema_of_msgspec_has_only_what_strict_servers_know() -> None:
+    sized = Annotated[int, msgspec.Meta(extra_json_schema={"format": "int32", "readOnly": True, "multipleOf": 2})]
+    assert json_schema(sized) == {"type": "integer", "multipleOf": 2}
+    assert json_schema(sized, strict=False) == {"type": "integer", "format": "int32", "readOnly": True, "multipleOf": 2}
+
+
 def keywords_of(schema: Any) -> set[str]:
     """The keywords used in a schema, without the names of properties."""
     if isinstance(schema, Mapping):

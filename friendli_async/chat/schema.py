@@ -87,7 +87,7 @@ def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
         raise TypeError("a JSON schema is not a type: pass it to complete() or stream(), in response_format")
     adapter = pydantic_adapter(kind)
     if adapter is not None:
-        return _PydanticRewriter(adapter.json_schema(), strict=strict).rewrite(), adapter
+        return _Rewriter(adapter.json_schema(), strict=strict).rewrite(), adapter
     try:
         msgspec.json.Decoder(kind)
         return SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(kind)), None
@@ -237,7 +237,6 @@ class SchemaBuilder:
         self._with_pydantic = with_pydantic
         self._defs: _Schema = {}
         self._names: dict[Any, str] = {}
-        self._ancestors: list[Any] = []
 
     def build(self, info: msgspec.inspect.Type) -> _Schema:
         """Returns the schema of a type, with the definitions that it refers to.
@@ -247,13 +246,14 @@ class SchemaBuilder:
         """
         while isinstance(info, msgspec.inspect.Metadata) and hasattr(info.type, "fields"):
             info = info.type
-        root = self._fields(info) if hasattr(info, "fields") else self._schema(info)
-        return {**root, "$defs": self._defs} if self._defs else root
+        root = self._schema(info)
+        removed = _ANNOTATIONS if self._strict else ()
+        return _Rewriter({**root, "$defs": self._defs}, strict=self._strict, removed=removed).rewrite()
 
     def _schema(self, info: Any) -> _Schema:
         match info:
             case msgspec.inspect.Metadata():
-                return self._annotated(info)
+                return {**self._schema(info.type), **(cast("Any", info).extra_json_schema or {})}
             case msgspec.inspect.UnionType():
                 return {"anyOf": [self._schema(member) for member in info.types]}
             case msgspec.inspect.LiteralType():
@@ -275,7 +275,7 @@ class SchemaBuilder:
             case msgspec.inspect.CollectionType():
                 return self._list(info)
             case msgspec.inspect.TupleType():
-                return self._tuple([self._schema(item) for item in info.item_types])
+                return _tuple([self._schema(item) for item in info.item_types], len(info.item_types))
             case _ if hasattr(info, "value_type"):  # a dict, or msgspec 0.22's frozendict
                 return self._dict(info)
             case _ if hasattr(info, "fields"):
@@ -283,37 +283,18 @@ class SchemaBuilder:
             case _:
                 return _scalar(info)
 
-    def _annotated(self, info: msgspec.inspect.Metadata) -> _Schema:
-        """Returns the schema of an annotated type, inlined because keywords next to a ``$ref`` would be ignored."""
-        extra: _Schema = dict(cast("Any", info).extra_json_schema or {})
-        if self._strict:
-            extra = {name: value for name, value in extra.items() if name not in _ANNOTATIONS}
-        inner: Any = info.type
-        if extra and hasattr(inner, "fields") and inner.cls not in self._ancestors:
-            return {**self._fields(inner), **extra}
-        schema = self._schema(inner)
-        return schema if "$ref" in schema else {**schema, **extra}
-
     def _list(self, info: msgspec.inspect.CollectionType) -> _Schema:
         schema: _Schema = {"type": "array", "items": self._schema(info.item_type)}
-        if isinstance(info, msgspec.inspect.SetType | msgspec.inspect.FrozenSetType) and not self._strict:
+        if isinstance(info, msgspec.inspect.SetType | msgspec.inspect.FrozenSetType):
             schema["uniqueItems"] = True
         return {**schema, **_lengths(info, "minItems", "maxItems")}
-
-    def _tuple(self, items: list[_Schema], least: int | None = None) -> _Schema:
-        return {
-            "type": "array",
-            **({"prefixItems": items} if items else {}),
-            "minItems": len(items) if least is None or self._strict else least,
-            "maxItems": len(items),
-        }
 
     def _dict(self, info: Any) -> _Schema:
         self._schema(info.key_type)  # rejects a key without a JSON form
         if not _can_be_key(info.key_type):
             raise TypeError(f"JSON has no keys of the type {_kind_name(info.key_type)}")
-        schema: _Schema = {"type": "object", "additionalProperties": self._schema(info.value_type) or True}
-        return schema if self._strict else {**schema, **_lengths(info, "minProperties", "maxProperties")}
+        values = self._schema(info.value_type) or True
+        return {"type": "object", "additionalProperties": values, **_lengths(info, "minProperties", "maxProperties")}
 
     def _reference(self, info: Any) -> _Schema:
         name = self._names.get(info.cls)
@@ -330,7 +311,7 @@ class SchemaBuilder:
         """Returns the schema of a pydantic model. Its definitions get a suffix if others have the same names."""
         suffix = ""
         while True:
-            schema = _PydanticRewriter(model.model_json_schema(), strict=self._strict, suffix=suffix).rewrite()
+            schema = _Rewriter(model.model_json_schema(), strict=self._strict, suffix=suffix).rewrite()
             definitions: _Schema = schema.pop("$defs", {})
             if all(self._defs.get(name, definition) == definition for name, definition in definitions.items()):
                 self._defs |= definitions
@@ -338,21 +319,24 @@ class SchemaBuilder:
             suffix += "_"
 
     def _fields(self, info: Any) -> _Schema:
-        self._ancestors.append(info.cls)
         description = description_of(info.cls)
         properties: _Schema = {}
         if getattr(info, "tag_field", None) is not None:
             properties[info.tag_field] = _choices([info.tag])
-        required = [*properties, *(field.encode_name for field in info.fields if field.required or self._strict)]
+        required = [*properties, *(field.encode_name for field in info.fields if field.required)]
         properties |= {field.encode_name: self._schema(field.type) for field in info.fields}
-        self._ancestors.pop()
         head = {"description": description} if description else {}
         if getattr(info, "array_like", False) or isinstance(info, msgspec.inspect.NamedTupleType):
-            return {**head, **self._tuple(list(properties.values()), len(required))}
+            return {**head, **_tuple(list(properties.values()), len(required))}
         schema: _Schema = {**head, "type": "object", "properties": properties, "required": required}
-        if self._strict or getattr(info, "forbid_unknown_fields", False):
+        if getattr(info, "forbid_unknown_fields", False):
             schema["additionalProperties"] = False
         return schema
+
+
+def _tuple(items: list[_Schema], least: int) -> _Schema:
+    prefix = {"prefixItems": items} if items else {}
+    return {"type": "array", **prefix, "minItems": least, "maxItems": len(items)}
 
 
 def _scalar(info: Any) -> _Schema:
@@ -408,19 +392,23 @@ def _choices(values: Any) -> _Schema:
     return {"enum": choices}
 
 
-class _PydanticRewriter:
-    """Rewrites a schema from pydantic into a form that servers accept.
+class _Rewriter:
+    """Rewrites a schema into a form that servers accept.
 
     Args:
-        schema: The schema.
+        schema: The schema: pydantic's, or that of what a type of msgspec allows.
         strict: See ``json_schema``.
         suffix: Appended to the names of all definitions.
+        removed: Keywords that are removed. Pydantic generates titles and defaults.
     """
 
-    def __init__(self, schema: _Schema, *, strict: bool, suffix: str = "") -> None:
+    def __init__(
+        self, schema: _Schema, *, strict: bool, suffix: str = "", removed: Sequence[str] = _ANNOTATIONS
+    ) -> None:
         self._root = schema
         self._strict = strict
         self._suffix = suffix
+        self._removed = (*removed, *_NOT_STRICT) if strict else removed
         self._defs: _Schema = schema.get("$defs", {})
         self._ancestors: list[str] = []
         self._used: dict[str, _Schema] = {}
@@ -441,7 +429,7 @@ class _PydanticRewriter:
         if not isinstance(given, Mapping):
             return given
         schema: _Schema = dict(cast("Mapping[str, Any]", given))
-        for keyword in (*_ANNOTATIONS, *(_NOT_STRICT if self._strict else ())):
+        for keyword in self._removed:
             schema.pop(keyword, None)
         if "$ref" in schema:
             return self._ref(schema)
@@ -459,6 +447,8 @@ class _PydanticRewriter:
             schema["additionalProperties"] = values[0] if len(values) == 1 else {"anyOf": values}
         if "const" in schema:
             schema["enum"] = [schema.pop("const")]
+        if self._strict and "prefixItems" in schema:
+            schema["minItems"] = len(schema["prefixItems"])
         for keyword in ("anyOf", "allOf", "prefixItems"):
             if keyword in schema:
                 schema[keyword] = [self._schema(inner) for inner in schema[keyword]]
