@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -145,21 +144,20 @@ class Output(Generic[T]):
             return self._decode(bytes(msgspec.json.decode(text, type=_Wrapper).value) if self.is_wrapped else text)
         except (ValueError, RecursionError) as error:
             faults = faults_of(error, self._kind)
-        if faults and self.is_wrapped and not _is_wrapper(text):
-            with suppress(ValueError):
-                return self.convert(read_json(text))
-            reason, path = faults[0]
-            if not path:
-                faults = [(reason.replace("`object`", f'`{{"{_ROOT}": ...}}`'), "")]
-        if faults:
-            raise MismatchError(faults)
-        # The incremental parser gives a more precise error, or reads a lone surrogate, which msgspec rejects.
+        value: Any = None
         try:
+            # The incremental parser gives a more precise error, and reads a lone surrogate, which msgspec rejects.
             value = read_json(text)
+            # An object with further keys may be a value that has a key of that name.
+            has_wrapper = (
+                self.is_wrapped and isinstance(value, dict) and cast("dict[str, Any]", value).keys() == {_ROOT}
+            )
+            return self.convert(value[_ROOT] if has_wrapper else value)
         except JSONError as error:
-            faults = [(f"invalid JSON: {error}", "")]
-        else:
-            return self.convert(self.unwrap(value, value))
+            faults = faults or [(f"invalid JSON: {error}", "")]
+        except MismatchError as mismatch:
+            if not faults or not isinstance(value, dict):  # of an object without the wrapper, that is what is wrong
+                faults = mismatch.faults
         raise MismatchError(faults)
 
     def unwrap(self, value: Any, default: Any) -> Any:
@@ -216,15 +214,6 @@ def _wrap_schema(schema: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": False,
         **definitions,
     }
-
-
-def _is_wrapper(text: str) -> bool:
-    """Whether a text is the wrapper object. An object with further keys may be a value that has a key of that name."""
-    try:
-        parsed = read_json(text)
-    except JSONError:
-        return False
-    return isinstance(parsed, dict) and cast("dict[str, Any]", parsed).keys() == {_ROOT}
 
 
 def _resolve_ref(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
