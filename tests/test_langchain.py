@@ -58,9 +58,10 @@ from friendli_async.testing import (
     status,
     tool_calls,
 )
-from friendli_async.testing.chat import Turn, answer_chat, speak, tokenize
+from friendli_async.testing.chat import answer_chat, speak
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Script
+from friendli_async.testing.turns import Turn, tokenize
 
 PIXEL: Final = base64.b64encode(b"\x89PNG\r\n").decode()
 

@@ -9,7 +9,7 @@ import pytest
 from support.embedded_server import AUTH, BUILT_IN, CHAT, TOOLS, function, post, user
 
 from friendli_async.testing import FriendliServer
-from friendli_async.testing.chat import tokenize
+from friendli_async.testing.turns import tokenize
 
 
 class Api:

@@ -205,7 +205,7 @@ async def test_streamed_messages_send_six_event_types_in_order(client: Client) -
     thought = "".join(each["delta"].get("thinking", "") for each in deltas)
     assert thought == whole["content"][0]["thinking"]
     arguments = "".join(each["delta"]["partial_json"] for each in deltas if each["index"] == 1)
-    assert json.loads(arguments) == whole["content"][1]["input"] == {"city": "You said: one two three"}
+    assert json.loads(arguments) == whole["content"][1]["input"] == {"city": "one two three"}
     assert events[-2][1]["delta"]["stop_reason"] == whole["stop_reason"] == "tool_use"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from friendli_async.testing.chat import tokenize
 from friendli_async.testing.forms import form_values
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import deployed
+from friendli_async.testing.route import Route, deployed
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import done, event
+from friendli_async.testing.turns import tokenize
 
 __all__ = ["ROUTES", "transcribe"]
 
@@ -46,11 +46,14 @@ def transcribe(request: ReceivedRequest) -> Script:
 
 
 ROUTES: Final = deployed(
-    "/v1/audio/transcriptions",
-    transcribe,
-    body="{}AudioTranscriptionBody",
-    form=True,
-    reply="ServerlessAudioTranscriptionSuccess",
-    events="StreamedAudioTranscriptionResult",
+    Route(
+        "POST",
+        "/v1/audio/transcriptions",
+        transcribe,
+        body="{}AudioTranscriptionBody",
+        form=True,
+        reply="ServerlessAudioTranscriptionSuccess",
+        events="StreamedAudioTranscriptionResult",
+    )
 )
 """Transcriptions, for every deployment."""

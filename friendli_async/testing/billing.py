@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from friendli_async.testing.frames import timestamp
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import Route, refuse
+from friendli_async.testing.route import Route, page_of, refuse_value
 from friendli_async.testing.schema import from_text
 from friendli_async.testing.script import Script, json_body
 
@@ -56,15 +57,10 @@ def usage(request: ReceivedRequest) -> Script:
         request: The request.
     """
     query = from_text("UsageQuery", request.query)
-    filters = {
-        "model": query.get("models"),
-        "product_type": query.get("product_types"),
-        "user_id": query.get("user_ids"),
-    }
+    wanted: dict[str, Any] = {key: query.get(f"{key}s") for key in _GROUPS}
     groups: list[dict[str, Any]] = [dict.fromkeys(_GROUPS)]
-    for key in _list(query, "group_by"):
-        wanted: Any = filters[key]
-        names = [name for name in _GROUPS[key] if wanted is None or name in wanted]
+    for key in cast("list[str]", query.get("group_by", [])):
+        names = [name for name in _GROUPS[key] if wanted[key] is None or name in wanted[key]]
         groups = [{**group, key: name} for group in groups for name in names]
 
     def results(number: int) -> list[dict[str, object]]:
@@ -85,35 +81,24 @@ def usage(request: ReceivedRequest) -> Script:
     return _page("usage", query, results)
 
 
-def _list(query: Mapping[str, object], key: str) -> list[str]:
-    value: Any = query.get(key)
-    return list(value) if value is not None else []
-
-
-def _page(kind: str, query: Mapping[str, Any], results: Any) -> Script:
+def _page(kind: str, query: Mapping[str, Any], results: Callable[[int], list[dict[str, object]]]) -> Script:
     start, end = (_parse_time(query[name]) for name in ("start_time", "end_time"))
     width = _WIDTHS[query.get("bucket_width") or "1d"]
-    limit: int = query.get("limit", _LIMIT)
-    first = query.get("page", "page-0").removeprefix("page-")
-    if not 1 <= limit <= _MAX_LIMIT[kind]:
-        message = f"Input should be between 1 and {_MAX_LIMIT[kind]}"
-        return refuse([{"loc": ["query", "limit"], "msg": message, "type": "value_error"}])
-    if not first.isdecimal() or len(first) > 9:
-        return refuse([{"loc": ["query", "page"], "msg": "Invalid next_page", "type": "value_error"}])
     if end < start:
-        return refuse([{"loc": ["query", "end_time"], "msg": "Input precedes start_time", "type": "value_error"}])
-    total = -(-(end - start) // width)
-    shown = range(int(first), min(int(first) + limit, total))
+        return refuse_value("query", "end_time", "Input precedes start_time")
+    page = page_of(query, "page", -(-(end - start) // width), usual=_LIMIT, most=_MAX_LIMIT[kind])
+    if isinstance(page, Script):
+        return page
+    shown, following = page
     data = [
         {
-            "start_time": _format_time(start + number * width),
-            "end_time": _format_time(start + min((number + 1) * width, end - start)),
+            "start_time": timestamp(start + number * width),
+            "end_time": timestamp(start + min((number + 1) * width, end - start)),
             "results": results(number),
         }
         for number in shown
     ]
-    more = bool(shown) and shown.stop < total
-    return json_body({"data": data, "has_more": more, "next_page": f"page-{shown.stop}" if more else None})
+    return json_body({"data": data, "has_more": following is not None, "next_page": following})
 
 
 def _parse_time(text: str) -> datetime:
@@ -121,12 +106,8 @@ def _parse_time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _format_time(time: datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")
-
-
 ROUTES: Final = (
-    Route(method="GET", path="/v1/team/cost", answer=cost, query="CostQuery", reply="CostResponse"),
-    Route(method="GET", path="/v1/team/usage", answer=usage, query="UsageQuery", reply="UsageResponse"),
+    Route("GET", "/v1/team/cost", cost, query="CostQuery", reply="CostResponse"),
+    Route("GET", "/v1/team/usage", usage, query="UsageQuery", reply="UsageResponse"),
 )
 """Cost and usage of a team."""

@@ -1,83 +1,25 @@
-"""The embedded server's chat replies: text that depends only on the request.
-
-It repeats the last user message. For a `response_format` it builds a matching JSON document. It calls the functions
-that the message mentions (they share a word with the function's name), or that `tool_choice` requests; after tool
-results it repeats these.
-"""
+"""The embedded server's chat replies."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import takewhile, zip_longest
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from friendli_async.testing.arguments import describe
 from friendli_async.testing.frames import token_counts
-from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import deployed
-from friendli_async.testing.sample import sample
+from friendli_async.testing.received import ReceivedRequest, section
+from friendli_async.testing.route import Route, deployed
 from friendli_async.testing.script import Script, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, chunk, done, finish, usage
+from friendli_async.testing.turns import Body, FunctionCall, Prompt, Turn, json_schema_of, split_arguments, tokenize
 
-__all__ = [
-    "ROUTES",
-    "Body",
-    "FunctionCall",
-    "Turn",
-    "answer_chat",
-    "function_calls",
-    "last_user_text",
-    "mentions",
-    "message_text",
-    "reply_to",
-    "speak",
-    "split_arguments",
-    "tokenize",
-    "tool_calls",
-]
-
-Body = Mapping[str, Any]
+__all__ = ["ROUTES", "answer_chat", "message_text", "prompt_of", "render", "speak", "tool_calls"]
 
 _MAX_CHOICES: Final = 128
-_MAX_TOKENS: Final = 4096
 _MAX_TOP_LOGPROBS: Final = 20
-_ARGUMENT_PIECE: Final = 8
-_TOKEN: Final = re.compile(r"\S*\s+|\S+")
-
-
-@dataclass(frozen=True)
-class FunctionCall:
-    """A call of one of the caller's functions.
-
-    Args:
-        name: Name of the function.
-        arguments: Its arguments, a JSON object as text.
-    """
-
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
-class Turn:
-    """The content of one choice.
-
-    Args:
-        content: The tokens of the text.
-        reasoning: The tokens of the reasoning, sent first.
-        calls: The function calls, sent after the text.
-        finish_reason: Its finish reason.
-        interludes: Steps to play before the token at that position.
-    """
-
-    content: tuple[str, ...]
-    reasoning: tuple[str, ...] = ()
-    calls: tuple[FunctionCall, ...] = ()
-    finish_reason: str = "stop"
-    interludes: Mapping[int, Sequence[Step]] = field(default_factory=dict[int, Sequence[Step]])
 
 
 def answer_chat(request: ReceivedRequest) -> Script:
@@ -90,12 +32,45 @@ def answer_chat(request: ReceivedRequest) -> Script:
         An event stream, or one JSON document.
     """
     body = request.json_object
-    wanted: Body = body.get("response_format") or {}
-    if body.get("tools") and wanted.get("type", "text") != "text":  # by the documentation of Friendli's API
+    if body.get("tools") and section(body, "response_format").get("type", "text") != "text":  # as documented
         return status(400, message="response_format and tools cannot be used together")
-    calls = function_calls(body)
-    text = "" if calls else _text(body)
-    return speak(request, Turn(tokenize(text), _reasoning(body), calls))
+    return speak(request, prompt_of(body).answer())
+
+
+def prompt_of(body: Body) -> Prompt:
+    """Return the prompt of a chat request.
+
+    Args:
+        body: The request's JSON object.
+    """
+    messages: Sequence[Body] = body["messages"]
+    functions: list[Body] = [tool["function"] for tool in body.get("tools") or () if tool["type"] == "function"]
+    choice: object = body.get("tool_choice")
+    wanted = section(body, "response_format")
+    results = [message_text(message) for message in takewhile(_is_tool_result, reversed(messages))]
+    return Prompt(
+        text=next((message_text(message) for message in reversed(messages) if message["role"] == "user"), ""),
+        results=results[::-1],
+        functions=[(function["name"], function.get("parameters")) for function in functions],
+        tool_choice=choice,
+        tool_name=cast("Body", choice)["function"]["name"] if isinstance(choice, dict) else None,
+        parallel=bool(body.get("parallel_tool_calls")),
+        schema=json_schema_of(wanted, section(wanted, "json_schema").get("schema")),
+        stop=body.get("stop"),
+        reasons=bool(body.get("parse_reasoning") and body.get("include_reasoning")),
+    )
+
+
+def render(request: ReceivedRequest) -> Script:
+    """Answer a request to render a chat, with a made-up template.
+
+    Args:
+        request: The request.
+    """
+    body = request.json_object
+    turns = [f"<|{message['role']}|>\n{message_text(message)}\n" for message in body["messages"]]
+    tools = [f"<|tool|>\n{tool['function']['name']}\n" for tool in body.get("tools") or ()]
+    return json_body({"text": "".join([*tools, *turns, "<|assistant|>\n"])})
 
 
 def speak(request: ReceivedRequest, turn: Turn) -> Script:
@@ -111,100 +86,15 @@ def speak(request: ReceivedRequest, turn: Turn) -> Script:
     body = request.json_object
     count = 1 if body.get("n") is None else int(body["n"])
     if not 1 <= count <= _MAX_CHOICES:
-        message = f"n must be between 1 and {_MAX_CHOICES}, not {count}"
-        return status(400, message=message)
-    turns = [_truncate(body, turn)]
-    for index in range(1, count):
-        other = replace(turn, content=(f"({index + 1}) ", *turn.content) if turn.content else (), interludes={})
-        turns.append(_truncate(body, other))
+        return status(400, message=f"n must be between 1 and {_MAX_CHOICES}, not {count}")
+    others = [
+        replace(turn, content=(f"({number}) ", *turn.content) if turn.content else (), interludes={})
+        for number in range(2, count + 1)
+    ]
+    turns = [each.within(body.get("max_tokens")) for each in (turn, *others)]
     prompt = sum(len(tokenize(message_text(message))) for message in body["messages"])
-    counts = (prompt, sum(len(each.content) + len(each.reasoning) + len(each.calls) for each in turns))
+    counts = (prompt, sum(each.tokens for each in turns))
     return _stream(request, turns, counts) if body.get("stream") else _whole(request, turns, counts)
-
-
-def tokenize(text: str) -> tuple[str, ...]:
-    """Split text into the tokens of this server: words with the whitespace that follows.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The tokens, which concatenate to the text.
-    """
-    return tuple(_TOKEN.findall(text))
-
-
-def split_arguments(arguments: str) -> list[str]:
-    """Split the arguments of a tool call into the pieces that are streamed.
-
-    Args:
-        arguments: The arguments, a JSON object as text.
-    """
-    return [arguments[at : at + _ARGUMENT_PIECE] for at in range(0, len(arguments), _ARGUMENT_PIECE)]
-
-
-def reply_to(prompt: str) -> str:
-    """Return the text that answers a prompt.
-
-    Args:
-        prompt: The text of the last user message; may be empty.
-    """
-    return f"You said: {prompt}" if prompt else "Hello! How can I help?"
-
-
-def last_user_text(body: Body) -> str:
-    """Return the text of the last user message.
-
-    Args:
-        body: The request's JSON object.
-
-    Returns:
-        The text of its joined parts; empty if there is none.
-    """
-    for message in reversed(body["messages"]):
-        if message["role"] == "user":
-            return message_text(message)
-    return ""
-
-
-def function_calls(body: Body) -> tuple[FunctionCall, ...]:
-    """Choose the functions to call.
-
-    A function is called if `tool_choice` names it or is `required`, or if the last user message mentions it and
-    `tool_choice` is not `none`. Only the first of several is called unless `parallel_tool_calls` is true. None is
-    called after a tool result.
-
-    Args:
-        body: The request's JSON object.
-
-    Returns:
-        The calls, with arguments that match the parameters of the functions.
-    """
-    functions: list[Body] = [tool["function"] for tool in body.get("tools") or () if tool["type"] == "function"]
-    choice: object = body.get("tool_choice")
-    messages: Sequence[Body] = body["messages"]
-    if messages and messages[-1]["role"] == "tool":
-        return ()
-    text = last_user_text(body)
-    if isinstance(choice, dict):
-        name: str = cast("Body", choice)["function"]["name"]
-        functions = [function for function in functions if function["name"] == name]
-    elif choice == "none":
-        return ()
-    elif choice != "required":
-        functions = [function for function in functions if mentions(text, function["name"])]
-    if not body.get("parallel_tool_calls"):
-        functions = functions[:1]
-    return tuple(
-        FunctionCall(function["name"], json.dumps(sample(function.get("parameters", {"type": "object"}), text)))
-        for function in functions
-    )
-
-
-def mentions(text: str, name: str) -> bool:
-    """Whether a text contains a word of a function's name that has at least three letters."""
-    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name) if len(word) > 2}
-    return not words.isdisjoint(re.findall(r"[a-z]+", text.lower()))
 
 
 def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[ReceivedRequest], Script]:
@@ -219,36 +109,15 @@ def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[Rece
     Raises:
         TypeError: A call is not a pair of a name and its arguments, or the arguments cannot be encoded as JSON.
     """
+    built: list[FunctionCall] = []
     for call in calls:
-        if not _is_call(call):
-            raise TypeError(f'a call must be a pair such as ("weather", {{"city": "Oslo"}}), not {describe(call)}')
-    built = tuple(
-        FunctionCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments))
-        for name, arguments in calls
-    )
-    return lambda request: speak(request, Turn((), calls=built))
-
-
-def _is_call(call: object) -> bool:
-    match call:
-        case (str(), str() | Mapping()):
-            return True
-        case _:
-            return False
-
-
-def _text(body: Body) -> str:
-    messages: Sequence[Body] = body["messages"]
-    wanted: Body = body.get("response_format") or {}
-    results = [message_text(message) for message in takewhile(_is_tool_result, reversed(messages))]
-    text = f"The tool says: {', '.join(reversed(results))}" if results else reply_to(last_user_text(body))
-    if wanted.get("type") == "json_object":
-        text = json.dumps({"answer": text})
-    elif wanted.get("type") == "json_schema":
-        text = json.dumps(sample(wanted["json_schema"]["schema"], text))
-    for stop in body.get("stop") or ():
-        text = text.partition(stop)[0] if stop else text
-    return text
+        match cast("object", call):
+            case (str(name), str() | Mapping() as arguments):
+                built.append(FunctionCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments)))
+            case _:
+                raise TypeError(f'a call must be a pair such as ("weather", {{"city": "Oslo"}}), not {describe(call)}')
+    turn = Turn((), calls=tuple(built))
+    return lambda request: speak(request, turn)
 
 
 def _is_tool_result(message: Body) -> bool:
@@ -266,20 +135,6 @@ def message_text(message: Body) -> str:
         return content
     parts = cast("Sequence[Body]", content or ())
     return " ".join(part["text"] for part in parts if part["type"] == "text")
-
-
-def _reasoning(body: Body) -> tuple[str, ...]:
-    if not (body.get("parse_reasoning") and body.get("include_reasoning")):
-        return ()
-    return tokenize(f"The last message has {len(tokenize(last_user_text(body)))} words. I repeat it.")
-
-
-def _truncate(body: Body, turn: Turn) -> Turn:
-    max_tokens: object = body.get("max_tokens")
-    limit = min(_MAX_TOKENS, max(0, int(cast("float", max_tokens)))) if max_tokens is not None else _MAX_TOKENS
-    if len(turn.content) > limit:
-        return replace(turn, content=turn.content[:limit], finish_reason="length")
-    return replace(turn, finish_reason="tool_calls") if turn.calls else turn
 
 
 # --- streamed and plain replies --------------------------------------------------------------------------------------
@@ -362,11 +217,20 @@ def _logprob(token: str, rank: int) -> dict[str, object]:
     }
 
 
-ROUTES: Final = deployed(
-    "/v1/chat/completions",
-    answer_chat,
-    body="{}ChatCompletionBody",
-    reply="ServerlessChatCompleteSuccess",
-    events="StreamedChatResult",
+ROUTES: Final = (
+    *deployed(
+        Route(
+            "POST",
+            "/v1/chat/completions",
+            answer_chat,
+            body="{}ChatCompletionBody",
+            reply="ServerlessChatCompleteSuccess",
+            events="StreamedChatResult",
+        )
+    ),
+    *deployed(
+        Route("POST", "/v1/chat/render", render, body="{}ChatRenderBody", reply="{}ChatRenderSuccess"),
+        on=("Serverless", "Dedicated"),
+    ),
 )
-"""Chat, for every deployment."""
+"""Chat, for every deployment, and its rendering, for those that support it."""

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, Final, cast
 
-from friendli_async.testing.chat import tokenize
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import deployed, refuse
+from friendli_async.testing.route import Route, deployed, refuse_value
 from friendli_async.testing.script import Script, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, done, event
-from friendli_async.testing.tokens import decode, encode
+from friendli_async.testing.text_operations import encode, texts_of
+from friendli_async.testing.turns import Body, Turn, cut_at, tokenize
 
 __all__ = ["ROUTES", "complete"]
 
 _MAX_CHOICES: Final = 128
-_MAX_TOKENS: Final = 4096
 _MAX_LOGPROBS: Final = 5
 
 
@@ -31,58 +30,38 @@ def complete(request: ReceivedRequest) -> Script:
         An event stream, or one JSON document.
     """
     body = request.json_object
-    prompts = _prompts(body)
+    if "prompt" in body and "tokens" in body:
+        return refuse_value("body", "tokens", "Give prompt or tokens, not both")
+    prompts = texts_of(body, "prompt")
     if isinstance(prompts, Script):
         return prompts
     count = int(body.get("n") or 1)
     if not 1 <= count * len(prompts) <= _MAX_CHOICES:
-        message = f"n times the prompts must be between 1 and {_MAX_CHOICES}"
-        return status(400, message=message)
-    limit = min(_MAX_TOKENS, int(_MAX_TOKENS if body.get("max_tokens") is None else max(0, body["max_tokens"])))
-    pieces = [tokenize(_continuation(body, prompt, number)) for prompt in prompts for number in range(count)]
-    truncated = [each[:limit] for each in pieces]
-    reasons = ["length" if len(each) > limit else "stop" for each in pieces]
-    usage = token_counts(sum(len(tokenize(prompt)) for prompt in prompts), sum(map(len, truncated)))
+        return status(400, message=f"n times the prompts must be between 1 and {_MAX_CHOICES}")
+    texts = [f"({number + 1}) {prompt}" if number else prompt for prompt in prompts for number in range(count)]
+    turns = [Turn(tokenize(cut_at(text, body.get("stop"))[0])).within(body.get("max_tokens")) for text in texts]
+    usage = token_counts(sum(len(tokenize(prompt)) for prompt in prompts), sum(turn.tokens for turn in turns))
     if body.get("stream"):
-        return _stream(request, truncated, reasons, usage)
+        return _stream(request, turns, usage)
     choices = [
         {
             "index": index,
-            "text": "".join(each),
+            "text": "".join(turn.content),
             "seed": _seed(body, index),
-            "finish_reason": reasons[index],
-            "tokens": encode("".join(each)),
-            "logprobs": _logprobs(body, each, 0),
+            "finish_reason": turn.finish_reason,
+            "tokens": encode("".join(turn.content)),
+            "logprobs": _logprobs(body, turn.content, 0),
         }
-        for index, each in enumerate(truncated)
+        for index, turn in enumerate(turns)
     ]
     return json_body({**_head(request), "choices": choices, "usage": usage})
-
-
-def _prompts(body: dict[str, Any] | Any) -> Sequence[str] | Script:
-    if "prompt" in body and "tokens" in body:
-        return refuse([{"loc": ["body", "tokens"], "msg": "Give prompt or tokens, not both", "type": "value_error"}])
-    if "prompt" in body:
-        prompt: object = body["prompt"]
-        return (prompt,) if isinstance(prompt, str) else cast("list[str]", prompt)
-    try:
-        return (decode(body["tokens"]),)
-    except ValueError as error:
-        return refuse([{"loc": ["body", "tokens"], "msg": str(error), "type": "value_error"}])
-
-
-def _continuation(body: Any, prompt: str, number: int) -> str:
-    text = f"({number + 1}) {prompt}" if number else prompt
-    for stop in body.get("stop") or ():
-        text = text.partition(stop)[0] if stop else text
-    return text
 
 
 def _head(request: ReceivedRequest) -> dict[str, object]:
     return {"id": f"cmpl-{request.number:06d}", "object": "text_completion", "model": request.identity.model}
 
 
-def _seed(body: Any, index: int) -> int:
+def _seed(body: Body, index: int) -> int:
     seed: Any = body.get("seed")
     if isinstance(seed, list):
         seeds = cast("list[int]", seed)
@@ -90,7 +69,7 @@ def _seed(body: Any, index: int) -> int:
     return index if seed is None else int(seed) + index
 
 
-def _logprobs(body: Any, pieces: Sequence[str], offset: int) -> dict[str, object] | None:
+def _logprobs(body: Body, pieces: Sequence[str], offset: int) -> dict[str, object] | None:
     if not body.get("logprobs"):
         return None
     top = min(_MAX_LOGPROBS, max(0, int(body["logprobs"])))
@@ -103,22 +82,20 @@ def _logprobs(body: Any, pieces: Sequence[str], offset: int) -> dict[str, object
     }
 
 
-def _stream(
-    request: ReceivedRequest, texts: Sequence[Sequence[str]], reasons: Sequence[str], usage: dict[str, object]
-) -> Script:
+def _stream(request: ReceivedRequest, turns: Sequence[Turn], usage: dict[str, object]) -> Script:
     body, head = request.json_object, {**_head(request), "created": request.created}
 
     def chunk(**choice: object) -> Step:
         return event({**head, "choices": [choice], "usage": None})
 
     rows: list[list[Step]] = []
-    for index, pieces in enumerate(texts):
+    for index, turn in enumerate(turns):
         offset, row = 0, list[Step]()
-        for piece in pieces:
+        for piece in turn.content:
             logprobs = _logprobs(body, [piece], offset)
             row.append(chunk(index=index, text=piece, token=None, logprobs=logprobs, finish_reason=None))
             offset += len(piece)
-        rows.append([*row, chunk(index=index, text="", token=None, logprobs=None, finish_reason=reasons[index])])
+        rows.append([*row, chunk(index=index, text="", token=None, logprobs=None, finish_reason=turn.finish_reason)])
     # The choices are generated in parallel, so their chunks are interleaved.
     steps = [step for row in zip_longest(*rows) for step in row if step is not None]
     if wants_usage(body):
@@ -127,10 +104,13 @@ def _stream(
 
 
 ROUTES: Final = deployed(
-    "/v1/completions",
-    complete,
-    body="{}CompletionsBody",
-    reply="ServerlessCompletionsSuccess",
-    events="StreamedCompletionsResult",
+    Route(
+        "POST",
+        "/v1/completions",
+        complete,
+        body="{}CompletionsBody",
+        reply="ServerlessCompletionsSuccess",
+        events="StreamedCompletionsResult",
+    )
 )
 """Completions, for every deployment."""

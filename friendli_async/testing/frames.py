@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Final
 
 from friendli_async._json import encode_json
 
-__all__ = ["DONE", "Identity", "sse_event", "to_json", "token_counts"]
+__all__ = ["DONE", "Identity", "sse_event", "timestamp", "to_json", "token_counts"]
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -110,3 +111,13 @@ def token_counts(prompt: int, completion: int) -> dict[str, object]:
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": 0},
     }
+
+
+def timestamp(time: datetime | int) -> str:
+    """Format a time.
+
+    Args:
+        time: A UTC time, or Unix time in seconds.
+    """
+    moment = datetime.fromtimestamp(time, UTC) if isinstance(time, int) else time
+    return moment.isoformat().replace("+00:00", "Z")

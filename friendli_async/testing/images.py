@@ -83,13 +83,16 @@ ROUTES: Final = (
         for verb, name in (("generations", "Generation"), ("edits", "Edit"))
         for deployment, answer in (("Dedicated", paint), ("Container", paint_in_container))
         for route in deployed(
-            f"/v1/images/{verb}",
-            answer,
-            body=f"{deployment}Image{name}Body",
-            reply=f"{deployment}ImageGenerateSuccess",
+            Route(
+                "POST",
+                f"/v1/images/{verb}",
+                answer,
+                body=f"{{}}Image{name}Body",
+                reply="{}ImageGenerateSuccess",
+            ),
             on=(deployment,),
         )
     ),
-    Route(method="GET", path="/images/{name}", answer=show, needs_token=False),
+    Route("GET", "/images/{name}", show, needs_token=False),
 )
 """Images, for the deployments that support them, and the URLs in replies."""

@@ -40,7 +40,5 @@ def _model(name: str, *, reasoning: bool) -> dict[str, object]:
     )
 
 
-ROUTES: Final = (
-    Route(method="GET", path="/serverless/v1/models", answer=list_models, reply="ServerlessModelListSuccess"),
-)
+ROUTES: Final = (Route("GET", "/serverless/v1/models", list_models, reply="ServerlessModelListSuccess"),)
 """The model catalogue."""

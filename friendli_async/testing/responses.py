@@ -1,29 +1,23 @@
 """The embedded server's responses: output items, as one document or as numbered events.
 
-It repeats the last user message, after some reasoning if `reasoning.effort` is set. It calls functions that the last
-user message mentions, or a `tool_choice` requires. Truncated by `max_output_tokens` it is
-`incomplete`. Only a script sends a `failed` response.
+Truncated by `max_output_tokens` it is `incomplete`. Only a script sends a `failed` response.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Final, cast
 
-from friendli_async.testing.chat import mentions, reply_to, split_arguments, tokenize
 from friendli_async.testing.received import ReceivedRequest, section
-from friendli_async.testing.route import deployed
-from friendli_async.testing.sample import sample
+from friendli_async.testing.route import Route, deployed
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import event
+from friendli_async.testing.turns import Body, Prompt, Turn, json_schema_of, split_arguments, tokenize
 
-__all__ = ["ROUTES", "Body", "Item", "answer_responses"]
+__all__ = ["ROUTES", "answer_responses"]
 
-Body = Mapping[str, Any]
-Item = dict[str, Any]
-
-_MAX_TOKENS: Final = 4096
+_Item = dict[str, Any]
 
 
 def answer_responses(request: ReceivedRequest) -> Script:
@@ -36,11 +30,11 @@ def answer_responses(request: ReceivedRequest) -> Script:
         An event stream, or one JSON document.
     """
     body = request.json_object
-    items, truncated = _items(request)
-    input_tokens = len(tokenize(_last_user_text(body)))
-    reasoning = sum(len(_tokens(item)) for item in items if item["type"] == "reasoning")
-    output_tokens = sum(len(_tokens(item)) for item in items)
-    response: Item = {
+    prompt = _prompt_of(body)
+    turn = prompt.answer().within(body.get("max_output_tokens"))
+    input_tokens = len(tokenize(prompt.text))
+    truncated = turn.finish_reason == "length"
+    response: _Item = {
         "id": f"resp-{request.number:06d}",
         "object": "response",
         "created_at": request.created,
@@ -48,112 +42,77 @@ def answer_responses(request: ReceivedRequest) -> Script:
         "status": "incomplete" if truncated else "completed",
         "incomplete_details": {"reason": "max_output_tokens"} if truncated else None,
         "error": None,
-        "output": items,
+        "output": _items(turn, f"{request.number:06d}"),
         "usage": {
             "input_tokens": input_tokens,
             "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": output_tokens,
-            "output_tokens_details": {"reasoning_tokens": reasoning},
-            "total_tokens": input_tokens + output_tokens,
+            "output_tokens": turn.tokens,
+            "output_tokens_details": {"reasoning_tokens": len(turn.reasoning)},
+            "total_tokens": input_tokens + turn.tokens,
         },
     }
     if not body.get("stream"):
         return json_body(response)
-    return script(*(event({**data, "sequence_number": at}, name=data["type"]) for at, data in _numbered(response)))
+    events = enumerate(_events(response))
+    return script(*(event({**data, "sequence_number": number}, name=data["type"]) for number, data in events))
 
 
-def _items(request: ReceivedRequest) -> tuple[list[Item], bool]:
-    body = request.json_object
-    number = f"{request.number:06d}"
-    items: list[Item] = []
-    if section(body, "reasoning").get("effort"):
-        thought = {"type": "reasoning_text", "text": "I repeat the last message."}
-        items.append(
-            {"type": "reasoning", "id": f"rs-{number}", "summary": [], "content": [thought], "status": "completed"}
-        )
-    calls = _calls(body)
-    for at, (name, arguments) in enumerate(calls):
-        call = {"type": "function_call", "id": f"fc-{number}-{at}", "call_id": f"call_{number}_{at}"}
-        items.append({**call, "name": name, "arguments": arguments, "status": "completed"})
-    if calls:
-        return items, False
-    pieces = tokenize(_answer(body))
-    limit = _MAX_TOKENS if body.get("max_output_tokens") is None else max(0, int(body["max_output_tokens"]))
-    truncated = len(pieces) > limit
-    message = {"type": "message", "id": f"msg-{number}", "role": "assistant"}
-    part = {"type": "output_text", "text": "".join(pieces[:limit])}
-    return [*items, {**message, "status": "incomplete" if truncated else "completed", "content": [part]}], truncated
-
-
-def _tokens(item: Item) -> tuple[str, ...]:
-    if item["type"] == "function_call":
-        return tokenize(item["arguments"])
-    return tuple(token for part in item["content"] for token in tokenize(part["text"]))
-
-
-def _answer(body: Body) -> str:
-    text = reply_to(_last_user_text(body))
-    last = _last_item(body)
-    if last.get("type", "").endswith("_output"):
-        text = f"The tool says: {_text_of(last['output'])}"
+def _prompt_of(body: Body) -> Prompt:
+    given: object = body["input"]
+    items = cast("list[_Item]", given) if isinstance(given, list) else [{"role": "user", "content": given}]
+    results = [_text(item["output"]) for item in takewhile(_is_tool_result, reversed(items))]
+    functions: list[_Item] = [tool for tool in body.get("tools") or () if tool["type"] == "function"]
+    choice: object = body.get("tool_choice")
     wanted = section(section(body, "text"), "format")
-    if wanted.get("type") == "json_object":
-        return json.dumps({"answer": text})
-    return json.dumps(sample(wanted["schema"], text)) if wanted.get("type") == "json_schema" else text
+    return Prompt(
+        text=next((_text(item["content"]) for item in reversed(items) if item.get("role") == "user"), ""),
+        results=results[::-1],
+        functions=[(function["name"], function["parameters"]) for function in functions],
+        tool_choice=choice,
+        tool_name=cast("_Item", choice).get("name") if isinstance(choice, dict) else None,
+        parallel=bool(body.get("parallel_tool_calls")),
+        schema=json_schema_of(wanted, wanted.get("schema")),
+        reasons=bool(section(body, "reasoning").get("effort")),
+    )
 
 
-def _last_user_text(body: Body) -> str:
-    given: object = body["input"]
-    if isinstance(given, str):
-        return given
-    for item in reversed(cast("list[Item]", given)):
-        if item.get("role") == "user":
-            return _text_of(item["content"])
-    return ""
+def _is_tool_result(item: _Item) -> bool:
+    return str(item.get("type")).endswith("_output")
 
 
-def _last_item(body: Body) -> Item:
-    given: object = body["input"]
-    return cast("list[Item]", given)[-1] if isinstance(given, list) and given else {}
-
-
-def _text_of(content: object) -> str:
+def _text(content: object) -> str:
     if isinstance(content, str):
         return content
-    return " ".join(part["text"] for part in cast("Sequence[Item]", content) if "text" in part)
+    return " ".join(part["text"] for part in cast("Sequence[_Item]", content) if "text" in part)
 
 
-def _calls(body: Body) -> list[tuple[str, str]]:
-    tools: list[Item] = [tool for tool in body.get("tools") or () if tool["type"] == "function"]
-    choice: object = body.get("tool_choice")
-    if _last_item(body).get("type", "").endswith("_output"):
-        return []
-    text = _last_user_text(body)
-    if isinstance(choice, dict):
-        tools = [tool for tool in tools if tool["name"] == cast("Item", choice).get("name")]
-    elif choice == "none":
-        return []
-    elif choice != "required":
-        tools = [tool for tool in tools if mentions(text, tool["name"])]
-    if not body.get("parallel_tool_calls"):
-        tools = tools[:1]
-    return [(tool["name"], json.dumps(sample(tool["parameters"], text))) for tool in tools]
+def _items(turn: Turn, number: str) -> list[_Item]:
+    items: list[_Item] = []
+    done = {"status": "completed"}
+    if turn.reasoning:
+        thought = {"type": "reasoning_text", "text": "".join(turn.reasoning)}
+        items.append({"type": "reasoning", "id": f"rs-{number}", "summary": [], "content": [thought], **done})
+    for at, call in enumerate(turn.calls):
+        identity = {"type": "function_call", "id": f"fc-{number}-{at}", "call_id": f"call_{number}_{at}"}
+        items.append({**identity, "name": call.name, "arguments": call.arguments, **done})
+    if not turn.calls:
+        part = {"type": "output_text", "text": "".join(turn.content)}
+        status = "incomplete" if turn.finish_reason == "length" else "completed"
+        message = {"type": "message", "id": f"msg-{number}", "role": "assistant"}
+        items.append({**message, "status": status, "content": [part]})
+    return items
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
-def _numbered(response: Item) -> Iterator[tuple[int, Item]]:
-    return enumerate(_events(response))
-
-
-def _events(response: Item) -> Iterator[Item]:
-    initial: Item = {**response, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
+def _events(response: _Item) -> Iterator[_Item]:
+    initial: _Item = {**response, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
     yield {"type": "response.created", "response": initial}
     yield {"type": "response.in_progress", "response": initial}
     for index, item in enumerate(response["output"]):
         parts = _call_events if item["type"] == "function_call" else _part_events
-        empty: Item = {"arguments": ""} if item["type"] == "function_call" else {"content": []}
+        empty: _Item = {"arguments": ""} if item["type"] == "function_call" else {"content": []}
         started = {**item, **empty, "status": "in_progress"}
         yield {"type": "response.output_item.added", "output_index": index, "item": started}
         for data in parts(item):
@@ -162,14 +121,14 @@ def _events(response: Item) -> Iterator[Item]:
     yield {"type": f"response.{response['status']}", "response": response}
 
 
-def _call_events(item: Item) -> Iterator[Item]:
+def _call_events(item: _Item) -> Iterator[_Item]:
     kind = "response.function_call_arguments"
     for piece in split_arguments(item["arguments"]):
         yield {"type": f"{kind}.delta", "delta": piece}
     yield {"type": f"{kind}.done", "arguments": item["arguments"], "name": item["name"]}
 
 
-def _part_events(item: Item) -> Iterator[Item]:
+def _part_events(item: _Item) -> Iterator[_Item]:
     for index, part in enumerate(item["content"]):
         kind = f"response.{part['type']}"
         yield {"type": "response.content_part.added", "content_index": index, "part": {**part, "text": ""}}
@@ -180,6 +139,13 @@ def _part_events(item: Item) -> Iterator[Item]:
 
 
 ROUTES: Final = deployed(
-    "/v1/responses", answer_responses, body="{}ResponsesBody", reply="{}ResponsesSuccess", events="ResponsesStream"
+    Route(
+        "POST",
+        "/v1/responses",
+        answer_responses,
+        body="{}ResponsesBody",
+        reply="{}ResponsesSuccess",
+        events="ResponsesStream",
+    )
 )
 """Responses, for every deployment."""

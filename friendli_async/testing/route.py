@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.schema import Error
-from friendli_async.testing.script import Script, json_body
+from friendli_async.testing.script import Script, json_body, status
 
-__all__ = ["PREFIXES", "Route", "deployed", "refuse"]
+__all__ = ["Route", "deployed", "page_of", "refuse", "refuse_value", "stored"]
 
-PREFIXES: Final = {"Serverless": "/serverless", "Dedicated": "/dedicated", "Container": ""}
+T = TypeVar("T")
+
+_PREFIXES: Final = {"Serverless": "/serverless", "Dedicated": "/dedicated", "Container": ""}
 
 
 def refuse(errors: Sequence[Error]) -> Script:
@@ -24,7 +26,19 @@ def refuse(errors: Sequence[Error]) -> Script:
     return json_body({"detail": list(errors)}, status=422)
 
 
-@dataclass(frozen=True, kw_only=True)
+def refuse_value(where: str, name: str, message: str, kind: str = "value_error") -> Script:
+    """Reply 422 for one value.
+
+    Args:
+        where: `body` or `query`.
+        name: Name of the field.
+        message: What is wrong with it.
+        kind: Type of the error.
+    """
+    return refuse([{"loc": [where, name], "msg": message, "type": kind}])
+
+
+@dataclass(frozen=True)
 class Route:
     """One method of one path. Schemas are given by name.
 
@@ -44,52 +58,72 @@ class Route:
     method: str
     path: str
     answer: Callable[[ReceivedRequest], Script]
-    body: str | None = None
+    body: str = ""
     form: bool = False
-    query: str | None = None
-    reply: str | None = None
-    events: str | None = None
+    query: str = ""
+    reply: str = ""
+    events: str = ""
     needs_token: bool = True
     refuse: Callable[[Sequence[Error]], Script] = refuse
 
 
-def deployed(
-    path: str,
-    answer: Callable[[ReceivedRequest], Script],
-    *,
-    body: str,
-    reply: str,
-    events: str | None = None,
-    form: bool = False,
-    refuse: Callable[[Sequence[Error]], Script] = refuse,
-    on: Sequence[str] = tuple(PREFIXES),
-) -> tuple[Route, ...]:
+def deployed(route: Route, on: Sequence[str] = tuple(_PREFIXES)) -> tuple[Route, ...]:
     """Create the routes of an operation on several deployments. Those of containers need no token.
 
     Args:
-        path: Path below the deployment's prefix.
-        answer: Returns the reply.
-        body: Schema of the request body; `{}` is replaced by the name of the deployment.
-        reply: Schema of the JSON reply; likewise.
-        events: Schema of the events of a streamed reply.
-        form: Whether the body is a form.
-        refuse: Returns the 422 reply.
+        route: The operation: its path is below the deployment's prefix, and `{}` in its schemas is replaced by the name
+            of the deployment.
         on: Names of the deployments.
-
-    Returns:
-        One route for each deployment.
     """
     return tuple(
-        Route(
-            method="POST",
-            path=PREFIXES[name] + path,
-            answer=answer,
-            body=body.format(name),
-            form=form,
-            reply=reply.format(name),
-            events=events,
+        replace(
+            route,
+            path=_PREFIXES[name] + route.path,
+            body=route.body.format(name),
+            reply=route.reply.format(name),
             needs_token=name != "Container",
-            refuse=refuse,
         )
         for name in on
     )
+
+
+def stored(
+    kind: str, items: Mapping[str, T], answer: Callable[[T, ReceivedRequest], Script]
+) -> Callable[[ReceivedRequest], Script]:
+    """Make the handler of an operation on one stored item, whose ID is in the path; 404 if there is none.
+
+    Args:
+        kind: The kind of item; the path has `{kind_id}`.
+        items: The items by ID.
+        answer: Returns the reply.
+    """
+
+    def find(request: ReceivedRequest) -> Script:
+        name = request.path_parameters[f"{kind}_id"]
+        return answer(items[name], request) if name in items else status(404, message=f"there is no {kind} {name}")
+
+    return find
+
+
+def page_of(
+    query: Mapping[str, object], cursor: str, count: int, *, usual: int, most: int
+) -> tuple[range, str | None] | Script:
+    """Return the positions of the items on the requested page, and the cursor of the next page.
+
+    Args:
+        query: The query, with `limit` and a cursor, both optional.
+        cursor: Name of the cursor.
+        count: How many items there are.
+        usual: The default of `limit`.
+        most: The largest accepted `limit`.
+
+    Returns:
+        The positions and the cursor, or the refusal of an invalid query.
+    """
+    limit, first = query.get("limit", usual), str(query.get(cursor, "page-0")).removeprefix("page-")
+    if not isinstance(limit, int) or not 1 <= limit <= most:
+        return refuse_value("query", "limit", f"Input should be between 1 and {most}")
+    if not first.isdecimal() or len(first) > 9:
+        return refuse_value("query", cursor, f"Invalid {cursor}")
+    shown = range(count)[int(first) : int(first) + limit]
+    return shown, f"page-{shown.stop}" if shown and shown.stop < count else None

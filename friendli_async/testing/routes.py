@@ -9,15 +9,12 @@ from friendli_async.testing import (
     audio,
     billing,
     chat,
-    chat_render,
-    classification,
     completions,
-    embeddings,
     images,
     messages,
     models,
     responses,
-    tokens,
+    text_operations,
     tool_assisted_chat,
 )
 from friendli_async.testing.endpoints import EndpointStore
@@ -30,21 +27,7 @@ from friendli_async.testing.script import Script, status
 
 __all__ = ["Router"]
 
-_MODULES = (
-    audio,
-    billing,
-    chat,
-    chat_render,
-    classification,
-    completions,
-    embeddings,
-    images,
-    messages,
-    models,
-    responses,
-    tokens,
-    tool_assisted_chat,
-)
+_MODULES = (audio, billing, chat, completions, images, messages, models, responses, text_operations, tool_assisted_chat)
 
 
 class Router:
@@ -116,7 +99,7 @@ def _by_path(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
 
 def _validation_error(request: ReceivedRequest, route: Route) -> Script | None:
     errors = validate(route.query, from_text(route.query, request.query), "query") if route.query else []
-    if route.body is not None:
+    if route.body:
         body = _form(request, route.body) if route.form else parse_json(request.body, invalid=_not_json)
         if isinstance(body, Script):
             return body

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from friendli_async.testing.chat import Turn, answer_chat, function_calls, last_user_text, speak, tokenize
+from friendli_async.testing.chat import answer_chat, prompt_of, speak
 from friendli_async.testing.frames import to_json
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import Route
 from friendli_async.testing.script import Script
 from friendli_async.testing.steps import Step, tool_status
 from friendli_async.testing.tools import ToolFailure, ToolUse, use_tool
+from friendli_async.testing.turns import Turn, tokenize
 
 __all__ = ["ROUTES", "answer_tool_assisted_chat"]
 
@@ -30,7 +31,8 @@ def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
         An event stream of tokens and tool statuses, or one JSON document.
     """
     body = request.json_object
-    uses = _tool_uses(body, last_user_text(body))
+    prompt = prompt_of(body)
+    uses = _tool_uses(body, prompt.text)
     if not uses:
         return answer_chat(request)
     content: list[str] = []
@@ -38,11 +40,10 @@ def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
     for number, use in enumerate(uses):
         content += tokenize(f"Using {use.name}.\n")
         interludes[len(content)] = _statuses(use, f"call_{request.number:06d}_{number}", request.created)
-    calls = function_calls(body)
     for use in uses:
         content += tokenize(f"{use.summary} ")
     content[-1] = content[-1].rstrip()
-    return speak(request, Turn(tuple(content), calls=calls, interludes=interludes))
+    return speak(request, Turn(tuple(content), calls=prompt.calls(), interludes=interludes))
 
 
 def _tool_uses(body: Mapping[str, Any], text: str) -> list[ToolUse]:
@@ -80,9 +81,9 @@ def _statuses(use: ToolUse, call_id: str, timestamp: int) -> list[Step]:
 
 ROUTES: Final = (
     Route(
-        method="POST",
-        path="/serverless/tools/v1/chat/completions",
-        answer=answer_tool_assisted_chat,
+        "POST",
+        "/serverless/tools/v1/chat/completions",
+        answer_tool_assisted_chat,
         body="ServerlessToolAssistedChatCompletionBody",
         reply="ContainerChatCompleteSuccess",
         events="ServerlessToolAssistedChatCompletionStreamSuccess",

@@ -1,0 +1,132 @@
+"""The embedded server's tokenization, embeddings and classification. Results depend only on the text.
+
+Tokens are code points, so that tokenization is lossless. Vectors and probabilities are made of a digest.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+from friendli_async.testing.frames import token_counts
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import Route, deployed, refuse_value
+from friendli_async.testing.script import Script, json_body
+from friendli_async.testing.turns import Body, tokenize
+
+__all__ = ["ROUTES", "encode", "texts_of"]
+
+_MAX_CODE_POINT: Final = 0x10FFFF
+_VECTOR_SIZE: Final = 16
+_LABELS: Final = ("NEGATIVE", "NEUTRAL", "POSITIVE")
+
+
+def encode(text: str) -> list[int]:
+    """Convert text to token IDs.
+
+    Args:
+        text: Any text.
+    """
+    return [ord(character) for character in text]
+
+
+def texts_of(body: Body, name: str) -> Sequence[str] | Script:
+    """Return the texts of a request.
+
+    Args:
+        body: The request's JSON object.
+        name: The field with the text or texts, instead of which there may be `tokens`.
+
+    Returns:
+        The texts, or an error reply for a request with neither, or with an unknown token.
+    """
+    texts: Any = body.get(name)
+    if texts is not None:
+        return (texts,) if isinstance(texts, str) else cast("list[str]", texts)
+    tokens: list[int] | None = body.get("tokens")
+    if tokens is None:
+        return refuse_value("body", name, f"Give either {name} or tokens", "missing")
+    unknown = [token for token in tokens if not 0 <= token <= _MAX_CODE_POINT]
+    if unknown:
+        return refuse_value("body", "tokens", f"there is no token {unknown[0]}")
+    return ("".join(map(chr, map(int, tokens))),)
+
+
+def _tokenize(request: ReceivedRequest) -> Script:
+    return json_body({"tokens": encode(request.json_object["prompt"])})
+
+
+def _detokenize(request: ReceivedRequest) -> Script:
+    texts = texts_of({"tokens": request.json_object["tokens"]}, "text")
+    return texts if isinstance(texts, Script) else json_body({"text": texts[0]})
+
+
+def _embed(request: ReceivedRequest) -> Script:
+    texts = texts_of(request.json_object, "input")
+    if isinstance(texts, Script):
+        return texts
+    vectors: list[Any] = [_vector(text) for text in texts]
+    if request.json_object.get("encoding_format") == "base64":
+        vectors = [base64.b64encode(struct.pack(f"<{_VECTOR_SIZE}f", *vector)).decode() for vector in vectors]
+    reply = {
+        "id": f"embd-{request.number:06d}",
+        "object": "list",
+        "created": request.created,
+        "model": request.identity.model,
+        "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
+        "usage": token_counts(sum(len(tokenize(text)) for text in texts), 0),
+    }
+    return json_body(reply)
+
+
+def _vector(text: str) -> list[float]:
+    raw = [byte / 255 - 0.5 for byte in _digest(text)[:_VECTOR_SIZE]]
+    length = math.hypot(*raw) or 1.0
+    return [round(value / length, 6) for value in raw]
+
+
+def _classify(request: ReceivedRequest) -> Script:
+    texts = texts_of(request.json_object, "input")
+    if isinstance(texts, Script):
+        return texts
+    count = sum(len(tokenize(text)) for text in texts)
+    data = [_classification(index, text) for index, text in enumerate(texts)]
+    return json_body({"object": "list", "data": data, "usage": {"prompt_tokens": count, "total_tokens": count}})
+
+
+def _classification(index: int, text: str) -> dict[str, object]:
+    weights = [byte + 1 for byte in _digest(text)[: len(_LABELS)]]
+    probabilities = [round(weight / sum(weights), 6) for weight in weights]
+    label = _LABELS[weights.index(max(weights))]
+    return {"index": index, "label": label, "num_classes": len(_LABELS), "probs": probabilities}
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+ROUTES: Final = (
+    *deployed(Route("POST", "/v1/tokenize", _tokenize, body="{}TokenizationBody", reply="{}TokenizationSuccess")),
+    *deployed(
+        Route("POST", "/v1/detokenize", _detokenize, body="{}DetokenizationBody", reply="{}DetokenizationSuccess")
+    ),
+    *deployed(
+        Route("POST", "/v1/embeddings", _embed, body="DedicatedEmbeddingsBody", reply="DedicatedEmbeddingsSuccess"),
+        on=("Dedicated",),
+    ),
+    *deployed(
+        Route(
+            "POST",
+            "/classify",
+            _classify,
+            body="{}TextClassificationBody",
+            reply="DedicatedTextClassificationSuccess",
+        ),
+        on=("Dedicated", "Container"),
+    ),
+)
+"""Each for the deployments that support it."""

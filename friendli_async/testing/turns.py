@@ -1,0 +1,186 @@
+"""What the embedded server's made-up model answers, the same in every API. It depends only on the request.
+
+The model repeats the last user message, or the results of the tools that were called for it. It calls the functions
+that the message mentions (they share a word with the function's name), or that the request asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from friendli_async.testing.sample import sample
+from friendli_async.testing.steps import Step
+
+__all__ = ["Body", "FunctionCall", "Prompt", "Turn", "cut_at", "json_schema_of", "split_arguments", "tokenize"]
+
+Body = Mapping[str, Any]
+
+_MAX_TOKENS: Final = 4096
+_ARGUMENT_PIECE: Final = 8
+_TOKEN: Final = re.compile(r"\S*\s+|\S+")
+_JSON_OBJECT: Final = {"type": "object", "properties": {"answer": {"type": "string"}}}
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    """A call of one of the caller's functions.
+
+    Args:
+        name: Name of the function.
+        arguments: Its arguments, a JSON object as text.
+    """
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the model says.
+
+    Args:
+        content: The tokens of the text.
+        reasoning: The tokens of the reasoning, sent first.
+        calls: The function calls, sent after the text.
+        finish_reason: `stop`, `length` or `tool_calls`.
+        stop: The stop string that ended the text.
+        interludes: Steps to play before the token at that position.
+    """
+
+    content: tuple[str, ...]
+    reasoning: tuple[str, ...] = ()
+    calls: tuple[FunctionCall, ...] = ()
+    finish_reason: str = "stop"
+    stop: str | None = None
+    interludes: Mapping[int, Sequence[Step]] = field(default_factory=dict[int, Sequence[Step]])
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the model has generated; a call counts as one."""
+        return len(self.content) + len(self.reasoning) + len(self.calls)
+
+    def within(self, max_tokens: float | None) -> Turn:
+        """Return the turn with its text truncated, and the finish reason that follows.
+
+        Args:
+            max_tokens: The limit of the request; None is that of the server.
+        """
+        limit = _MAX_TOKENS if max_tokens is None else min(_MAX_TOKENS, max(0, int(max_tokens)))
+        if len(self.content) > limit:
+            return replace(self, content=self.content[:limit], finish_reason="length", stop=None)
+        return replace(self, finish_reason="tool_calls") if self.calls else self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A request to the model, in the form that the APIs have in common.
+
+    Args:
+        text: The last user message; may be empty.
+        results: The results of the tools that were called for it.
+        functions: The functions that may be called: name and parameters, a JSON Schema or None.
+        tool_choice: `none`, `required` to call functions whatever the message mentions, or anything else.
+        tool_name: The only function to call.
+        parallel: Whether several functions may be called at once.
+        schema: JSON Schema of the text.
+        stop: Strings that end the text.
+        reasons: Whether the model reasons.
+    """
+
+    text: str
+    results: Sequence[str] = ()
+    functions: Sequence[tuple[str, Body | None]] = ()
+    tool_choice: object = None
+    tool_name: str | None = None
+    parallel: bool = False
+    schema: Body | None = None
+    stop: Sequence[str] | None = None
+    reasons: bool = False
+
+    def answer(self) -> Turn:
+        """Return the answer: calls or text."""
+        thought = f"The last message has {len(tokenize(self.text))} words. I repeat it." if self.reasons else ""
+        if calls := self.calls():
+            return Turn((), tokenize(thought), calls)
+        text, stop = cut_at(self._text(), self.stop)
+        return Turn(tokenize(text), tokenize(thought), stop=stop)
+
+    def calls(self) -> tuple[FunctionCall, ...]:
+        """Return the function calls, with arguments that match the parameters; none after the results of tools."""
+        if self.results or self.tool_choice == "none":
+            return ()
+        if self.tool_name is not None:
+            called = [function for function in self.functions if function[0] == self.tool_name]
+        elif self.tool_choice == "required":
+            called = [*self.functions]
+        else:
+            called = [function for function in self.functions if _mentions(self.text, function[0])]
+        return tuple(
+            FunctionCall(name, json.dumps(sample(parameters or {"type": "object"}, self.text)))
+            for name, parameters in (called if self.parallel else called[:1])
+        )
+
+    def _text(self) -> str:
+        if self.results:
+            text = f"The tool says: {', '.join(self.results)}"
+        else:
+            text = f"You said: {self.text}" if self.text else "Hello! How can I help?"
+        return text if self.schema is None else json.dumps(sample(self.schema, text))
+
+
+def json_schema_of(response_format: Body, schema: Body | None) -> Body | None:
+    """Return the schema of the text that a response format asks for.
+
+    Args:
+        response_format: The format, with its `type`.
+        schema: The schema in it.
+    """
+    match response_format.get("type"):
+        case "json_object":
+            return _JSON_OBJECT
+        case "json_schema":
+            return schema
+        case _:
+            return None
+
+
+def cut_at(text: str, stops: Sequence[str] | None) -> tuple[str, str | None]:
+    """Return a text up to the first of its stop strings, and this string.
+
+    Args:
+        text: The text.
+        stops: The stop strings; empty ones are ignored.
+    """
+    found = min((stop for stop in stops or () if stop and stop in text), key=text.index, default=None)
+    return (text, None) if found is None else (text[: text.index(found)], found)
+
+
+def tokenize(text: str) -> tuple[str, ...]:
+    """Split text into the tokens of this server: words with the whitespace that follows.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The tokens, which concatenate to the text.
+    """
+    return tuple(_TOKEN.findall(text))
+
+
+def split_arguments(arguments: str) -> list[str]:
+    """Split the arguments of a tool call into the pieces that are streamed.
+
+    Args:
+        arguments: The arguments, a JSON object as text.
+    """
+    return [arguments[at : at + _ARGUMENT_PIECE] for at in range(0, len(arguments), _ARGUMENT_PIECE)]
+
+
+def _mentions(text: str, name: str) -> bool:
+    """Whether a text contains a word of a function's name that has at least three letters."""
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name) if len(word) > 2}
+    return not words.isdisjoint(re.findall(r"[a-z]+", text.lower()))
