@@ -204,12 +204,11 @@ async def test_schema_violation_is_a_422_with_location(session: aiohttp.ClientSe
     }
 
 
-async def test_oversized_body_is_a_413(
-    server: FriendliServer, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_oversized_body_is_a_413(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("friendli_async.testing.server._MAX_BODY", 10)
-    assert (await post(session))[0] == 413
-    assert server.requests == []
+    async with FriendliServer() as server, aiohttp.ClientSession(server.url, headers=AUTH) as session:
+        assert (await post(session))[0] == 413
+        assert server.requests == []
 
 
 async def test_body_that_cannot_be_decompressed_is_a_400(raw_client: RawClient) -> None:
@@ -469,6 +468,7 @@ def test_pytest_plugin_check_of_replies_can_be_disabled(tmp_path: Path) -> None:
     assert (run.returncode, "3 passed" in run.stdout) == (0, True), run.stdout + run.stderr
 
 
-def test_public_names_are_sorted_and_exist() -> None:
-    assert testing.__all__ == sorted(testing.__all__)
+def test_public_names_exist_and_include_every_step() -> None:
+    assert testing.steps.__all__ == sorted(testing.steps.__all__)
+    assert {*testing.steps.__all__} < {*testing.__all__}
     assert all(hasattr(testing, name) for name in testing.__all__)

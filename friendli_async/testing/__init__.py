@@ -14,6 +14,7 @@ event, for a script.
 the fixtures `friendli_server` and `friendli_client`.
 """
 
+from friendli_async.testing import steps
 from friendli_async.testing.chat import tool_calls
 from friendli_async.testing.examples import example
 from friendli_async.testing.forms import FormPart
@@ -21,74 +22,8 @@ from friendli_async.testing.limiter import rate_limit_headers
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Answer, Script, body, json_body, pace, script, status, text
 from friendli_async.testing.server import FriendliServer
-from friendli_async.testing.steps import (
-    Payload,
-    Step,
-    burst,
-    chunk,
-    close_after,
-    comment,
-    cut,
-    delay,
-    done,
-    drop,
-    end,
-    endless,
-    error_data,
-    error_event,
-    event,
-    finish,
-    garbage,
-    gate,
-    head,
-    raw,
-    reset,
-    slow_headers,
-    split,
-    stall,
-    tool_status,
-    usage,
-)
+from friendli_async.testing.steps import *
 
-__all__ = [
-    "Answer",
-    "FormPart",
-    "FriendliServer",
-    "Payload",
-    "ReceivedRequest",
-    "Script",
-    "Step",
-    "body",
-    "burst",
-    "chunk",
-    "close_after",
-    "comment",
-    "cut",
-    "delay",
-    "done",
-    "drop",
-    "end",
-    "endless",
-    "error_data",
-    "error_event",
-    "event",
-    "example",
-    "finish",
-    "garbage",
-    "gate",
-    "head",
-    "json_body",
-    "pace",
-    "rate_limit_headers",
-    "raw",
-    "reset",
-    "script",
-    "slow_headers",
-    "split",
-    "stall",
-    "status",
-    "text",
-    "tool_calls",
-    "tool_status",
-    "usage",
-]
+__all__ = ["Answer", "FormPart", "FriendliServer", "ReceivedRequest", "Script"]
+__all__ += ["body", "example", "json_body", "pace", "rate_limit_headers", "script", "status", "text", "tool_calls"]
+__all__ += steps.__all__

@@ -38,17 +38,16 @@ def check_type(value: object, expected: type | tuple[type, ...], name: str, acce
         raise TypeError(f"{name} must be {accepted}, not {describe(value)}")
 
 
-def check_text(name: str, *values: object) -> None:
+def check_text(**arguments: object) -> None:
     """Check that arguments are text or None.
 
     Args:
-        name: The name of the argument, for the error message.
-        values: The arguments.
+        arguments: The arguments by name.
 
     Raises:
         TypeError: One of them is something else.
     """
-    for value in values:
+    for name, value in arguments.items():
         if value is not None:
             check_type(value, str, name, "text")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 __all__ = ["CalculatorError", "Number", "calculate", "find_expression"]
@@ -24,7 +24,6 @@ _MAX_EXPONENT: Final = 1000
 _MAX_BITS: Final = 4096
 _MAX_SEARCHED: Final = 10_000
 _TOO_BIG: Final = "the number is too big"
-_NOT_REAL: Final = "the result is not a real number"
 
 _NUMBER: Final = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
 _NAME: Final = r"\b(?:sqrt|abs|round|floor|ceil|pi)\b"
@@ -41,19 +40,24 @@ _FUNCTIONS: Final[Mapping[str, Callable[[Number], Number]]] = {
     "floor": math.floor,
     "ceil": math.ceil,
 }
-_PRODUCTS: Final[Mapping[str, Callable[[Number, Number], Number]]] = {
-    "*": lambda left, right: left * right,
-    "/": lambda left, right: left / right,
-    "//": lambda left, right: left // right,
-    "%": lambda left, right: left % right,
-}
-_SUMS: Final[Mapping[str, Callable[[Number, Number], Number]]] = {
-    "+": lambda left, right: left + right,
-    "-": lambda left, right: left - right,
+_OPERATORS: Final[Sequence[Mapping[str, Callable[[Number, Number], Number]]]] = (
+    {"+": lambda left, right: left + right, "-": lambda left, right: left - right},
+    {
+        "*": lambda left, right: left * right,
+        "/": lambda left, right: left / right,
+        "//": lambda left, right: left // right,
+        "%": lambda left, right: left % right,
+    },
+)
+"""The operators of sums and of products."""
+_FAILURES: Final[Mapping[type[Exception], str]] = {  # Python's own messages differ between its versions
+    ZeroDivisionError: "division by zero",
+    OverflowError: _TOO_BIG,
+    ValueError: "the result is not a real number",
 }
 
 
-class CalculatorError(ValueError):
+class CalculatorError(Exception):
     """The expression cannot be evaluated.
 
     Args:
@@ -120,7 +124,7 @@ class _Parser:
         self._depth = 0
 
     def parse(self) -> Number:
-        value = self._sum()
+        value = self._joined()
         if self._peek() is not None:
             raise CalculatorError("SyntaxError", f"unexpected {self._peek()!r}")
         return value
@@ -135,16 +139,13 @@ class _Parser:
         self._next += 1
         return token
 
-    def _sum(self) -> Number:
-        value = self._product()
-        while sign := self._take(*_SUMS):
-            value = _checked(_SUMS[sign], value, self._product())
-        return value
-
-    def _product(self) -> Number:
-        value = self._signed()
-        while sign := self._take(*_PRODUCTS):
-            value = _checked(_PRODUCTS[sign], value, self._signed())
+    def _joined(self, level: int = 0) -> Number:
+        """Parse a sum (level 0), a product (1), or an operand of one."""
+        if level == len(_OPERATORS):
+            return self._signed()
+        value = self._joined(level + 1)
+        while sign := self._take(*_OPERATORS[level]):
+            value = _checked(_OPERATORS[level][sign], value, self._joined(level + 1))
         return value
 
     def _signed(self) -> Number:
@@ -179,7 +180,7 @@ class _Parser:
         return _bounded(int(token) if token.isdecimal() else float(token))
 
     def _in_parentheses(self) -> Number:
-        value = self._sum()
+        value = self._joined()
         self._expect(")")
         return value
 
@@ -195,22 +196,15 @@ def _power(value: Number, exponent: Number) -> Number:
         raise CalculatorError("OverflowError", _TOO_BIG)
     result: Number | complex = value**exponent
     if isinstance(result, complex):
-        raise CalculatorError("ValueError", _NOT_REAL)
+        raise ValueError
     return result
 
 
 def _checked(function: Callable[[Number, Number], Number], left: Number, right: Number) -> Number:
     try:
         return _bounded(function(left, right))
-    except CalculatorError:
-        raise
-    # Python's own messages differ between its versions.
-    except ZeroDivisionError as error:
-        raise CalculatorError("ZeroDivisionError", "division by zero") from error
-    except OverflowError as error:
-        raise CalculatorError("OverflowError", _TOO_BIG) from error
-    except ValueError as error:
-        raise CalculatorError("ValueError", _NOT_REAL) from error
+    except (ZeroDivisionError, OverflowError, ValueError) as error:
+        raise CalculatorError(type(error).__name__, _FAILURES[type(error)]) from error
 
 
 def _bounded(value: Number) -> Number:

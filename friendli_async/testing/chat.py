@@ -112,7 +112,8 @@ def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[Rece
     built: list[FunctionCall] = []
     for call in calls:
         match cast("object", call):
-            case (str(name), str() | Mapping() as arguments):
+            case (str(), str() | Mapping()):
+                name, arguments = call
                 built.append(FunctionCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments)))
             case _:
                 raise TypeError(f'a call must be a pair such as ("weather", {{"city": "Oslo"}}), not {describe(call)}')

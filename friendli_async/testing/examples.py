@@ -38,8 +38,7 @@ def example(
     Returns:
         The value, which can be encoded as JSON.
     """
-    options = _Options(variant, sparse=sparse, nulls=nulls, extra=extra, novel=novel)
-    return _Example(options).of({"$ref": name}, name, 0)
+    return _Example(variant, sparse=sparse, nulls=nulls, extra=extra, novel=novel).of({"$ref": name}, name, 0)
 
 
 def alternatives(name: str) -> int:
@@ -65,34 +64,28 @@ def fill(name: str, /, **known: object) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Options:
+class _Example:
     variant: int
     sparse: bool
     nulls: bool
     extra: bool
     novel: bool
 
-
-class _Example:
-    def __init__(self, options: _Options) -> None:
-        self._options = options
-        self._variant = options.variant
-
     def of(self, schema: Schema, name: str, depth: int) -> object:
-        if depth > _MAX_DEPTH or (self._options.nulls and schema.get("nullable")):
+        if depth > _MAX_DEPTH or (self.nulls and schema.get("nullable")):
             return None
         schema = resolve(schema)
         if "discriminator" in schema:
             return self._tagged(schema["discriminator"], depth)
         if "oneOf" in schema:
             union: list[Schema] = schema["oneOf"]
-            return self.of(union[self._variant % len(union)], name, depth + 1)
+            return self.of(union[self.variant % len(union)], name, depth + 1)
         if "const" in schema:
             return schema["const"]
         if "enum" in schema:
-            if self._options.novel:
+            if self.novel:
                 return f"a new {name}"
-            return schema["enum"][self._variant % len(schema["enum"])]
+            return schema["enum"][self.variant % len(schema["enum"])]
         return self._plain(schema, name, depth)
 
     def _plain(self, schema: Schema, name: str, depth: int) -> object:
@@ -102,13 +95,13 @@ class _Example:
             case "array":
                 return self._array(resolve(schema["items"]), name, depth)
             case "string":
-                return _DATE if schema.get("format") == "date-time" else f"{name} {self._variant}"
+                return _DATE if schema.get("format") == "date-time" else f"{name} {self.variant}"
             case "integer":
-                return 3 + self._variant
+                return 3 + self.variant
             case "number":
-                return 0.25 + self._variant
+                return 0.25 + self.variant
             case _:
-                return self._variant % 2 == 0
+                return self.variant % 2 == 0
 
     def _object(self, schema: Schema, depth: int) -> dict[str, object]:
         properties: Mapping[str, Schema] = schema.get("properties", {})
@@ -116,12 +109,12 @@ class _Example:
         built = {
             key: self.of(inner, key, depth + 1)
             for key, inner in properties.items()
-            if key in required or not self._options.sparse
+            if key in required or not self.sparse
         }
         others: object = schema.get("additional_properties")
-        if properties and self._options.extra:
+        if properties and self.extra:
             built |= {"new_text": "text", "new_object": {"new": [1, None]}, "new_null": None}
-        if not properties and others and not self._options.sparse:
+        if not properties and others and not self.sparse:
             inner = cast("Schema", others) if isinstance(others, dict) else {"type": "integer"}
             built |= {key: self.of(inner, key, depth + 1) for key in ("first", "second")}
         return built
@@ -130,16 +123,16 @@ class _Example:
         if "discriminator" in items:
             tags: Mapping[str, str] = items["discriminator"]["mapping"]
             named = [self._tagged_as(items["discriminator"]["property"], tag, tags[tag], depth) for tag in tags]
-            if self._options.novel:
+            if self.novel:
                 named.append({items["discriminator"]["property"]: f"a new {name}"})
-            return named[self._variant % len(named) :] + named[: self._variant % len(named)]
+            return named[self.variant % len(named) :] + named[: self.variant % len(named)]
         return [self.of(items, name, depth + 1) for _ in range(2)]
 
     def _tagged(self, discriminator: Mapping[str, Any], depth: int) -> object:
         tags: Mapping[str, str] = discriminator["mapping"]
-        if self._options.novel:
+        if self.novel:
             return {discriminator["property"]: "a new kind"}
-        tag = list(tags)[self._variant % len(tags)]
+        tag = list(tags)[self.variant % len(tags)]
         return self._tagged_as(discriminator["property"], tag, tags[tag], depth)
 
     def _tagged_as(self, key: str, tag: str, name: str, depth: int) -> object:

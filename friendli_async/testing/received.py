@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NoReturn, cast
@@ -68,7 +68,10 @@ class ReceivedRequest:
     @cached_property
     def json(self) -> Any:
         """The body as JSON, or `None` if it is invalid. NaN and Infinity are not JSON."""
-        return parse_json(self.body, invalid=lambda _: None)
+        try:
+            return parse_json(self.body)
+        except ValueError:
+            return None
 
     @cached_property
     def form(self) -> tuple[FormPart, ...]:
@@ -132,20 +135,22 @@ def section(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", body.get(name) or {})
 
 
-def parse_json(data: bytes, *, invalid: Callable[[str], object]) -> object:
+def parse_json(data: bytes) -> object:
     """Decode JSON strictly.
 
     Args:
         data: The bytes.
-        invalid: Returns the result for invalid JSON, given the error message.
 
     Returns:
         The value.
+
+    Raises:
+        ValueError: It is not JSON.
     """
     try:
         return json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        return invalid(str(error))
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

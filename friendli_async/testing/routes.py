@@ -100,19 +100,9 @@ def _by_path(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
 def _validation_error(request: ReceivedRequest, route: Route) -> Script | None:
     errors = validate(route.query, from_text(route.query, request.query), "query") if route.query else []
     if route.body:
-        body = _form(request, route.body) if route.form else parse_json(request.body, invalid=_not_json)
-        if isinstance(body, Script):
-            return body
+        try:
+            body = form_values(route.body, request.form) if route.form else parse_json(request.body)
+        except ValueError as error:
+            return status(400, message=f"the body is not {'a form' if route.form else 'JSON'}: {error}")
         errors += validate(route.body, body)
     return route.refuse(errors) if errors else None
-
-
-def _form(request: ReceivedRequest, schema: str) -> object:
-    try:
-        return form_values(schema, request.form)
-    except ValueError as error:
-        return status(400, message=f"the body is not a form: {error}")
-
-
-def _not_json(reason: str) -> Script:
-    return status(400, message=f"the body is not JSON: {reason}")

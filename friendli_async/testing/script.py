@@ -223,7 +223,7 @@ def script(
         TypeError: An argument has the wrong type, for example text instead of a step.
         ValueError: The status or a header is invalid.
     """
-    check_text("content_type", content_type)
+    check_text(content_type=content_type)
     check_headers(headers)
     merged = CIMultiDict({"Content-Type": content_type})
     merged.update(headers or {})
@@ -295,16 +295,14 @@ def status(
         ValueError: The status is not from 100 to 599, or a header is invalid.
     """
     check_integer("status", code, least=100, most=599)
-    check_text("message", message)
+    check_text(message=message)
     check_headers(headers)
-    if retry_after is not None:
-        check_type(retry_after, (int, float, str), "retry_after", "a number of seconds or text")
-    if retry_after_ms is not None:
-        check_type(retry_after_ms, (int, float), "retry_after_ms", "a number of milliseconds")
     extra = dict(headers or {})
     if retry_after is not None:
+        check_type(retry_after, (int, float, str), "retry_after", "a number of seconds or text")
         extra["Retry-After"] = str(retry_after)
     if retry_after_ms is not None:
+        check_type(retry_after_ms, (int, float), "retry_after_ms", "a number of milliseconds")
         extra["retry-after-ms"] = str(retry_after_ms)
     if code < 400:
         return body(b"", status=code, headers=extra, content_type="text/plain")
@@ -373,12 +371,10 @@ def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop
     Raises:
         TypeError: A piece is not text.
     """
-    for piece in pieces:
-        check_type(piece, str, "a piece of text()", "text")
     if isinstance(reasoning, str):
         raise TypeError(f"reasoning must be a list of texts, not {describe(reasoning)}")
-    for piece in reasoning:
-        check_type(piece, str, "a piece of reasoning", "text")
+    for piece in (*pieces, *reasoning):
+        check_type(piece, str, "a piece of text()", "text")
     check_type(finish_reason, str, "finish_reason", "text")
     check_integer("prompt_tokens", prompt_tokens)
     return TextReply(pieces, tuple(reasoning), finish_reason, prompt_tokens)

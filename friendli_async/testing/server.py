@@ -9,6 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -208,7 +209,7 @@ class FriendliServer:
         """
         for answer in answers:
             check_answer(answer, "an enqueued reply")
-        check_text("path", path)
+        check_text(path=path)
         if path is not None and (not path.startswith("/") or "?" in path):
             raise ValueError(f"path must start with / and have no query, as in /v1/chat/completions, not {path!r}")
         caller = traceback.extract_stack(limit=2)[0]
@@ -330,11 +331,9 @@ class FriendliServer:
         self._signal.notify()
         try:
             try:
-                body = await _read_body(request)
+                body = await request.read()
             except (ConnectionError, web.PayloadAccessError, web.RequestPayloadError):
                 return web.Response(status=400)  # a truncated request, or one that cannot be decompressed
-            if body is None:
-                return web.Response(status=413)
             received = self._record(request, body)
             return await self._reply(request, received, self._script_for(received))
         finally:
@@ -386,15 +385,13 @@ class FriendliServer:
                 return enqueued.answer
         if self._always is not None:
             return self._always
+        if self._limiter is None:
+            return self._default_answer(request)
         now = asyncio.get_running_loop().time()
-        refusal = None if self._limiter is None else self._limiter.admit(now)
-        answer = self._default_answer(request) if refusal is None else refusal
-        return answer if self._limiter is None or refusal is not None else self._limiter.telling(answer, now)
+        return self._limiter.admit(now) or self._limiter.telling(self._default_answer(request), now)
 
     def _default_answer(self, request: ReceivedRequest) -> Script:
-        def answer() -> Script:
-            return self._router.answer(request, self.token)
-
+        answer = partial(self._router.answer, request, self.token)
         return pace(answer() if self._faults is None else self._faults.answer(request, answer), self._pace)
 
     async def _reply(self, request: web.BaseRequest, received: ReceivedRequest, script: Script) -> web.StreamResponse:
@@ -430,7 +427,8 @@ class _Listener(web.Server):
         connected: Callable[[web.RequestHandler, asyncio.Transport], None],
         disconnected: Callable[[web.RequestHandler], None],
     ) -> None:
-        super().__init__(handle, handler_cancellation=True, access_log=None)
+        factory = partial(web.BaseRequest, loop=asyncio.get_running_loop(), client_max_size=_MAX_BODY)
+        super().__init__(handle, request_factory=factory, handler_cancellation=True, access_log=None)
         self._connected = connected
         self._disconnected = disconnected
 
@@ -441,12 +439,3 @@ class _Listener(web.Server):
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._disconnected(handler)
-
-
-async def _read_body(request: web.BaseRequest) -> bytes | None:
-    received = bytearray()
-    async for piece in request.content.iter_any():
-        received += piece
-        if len(received) > _MAX_BODY:
-            return None
-    return bytes(received)

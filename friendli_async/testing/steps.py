@@ -152,10 +152,7 @@ def chunk(
     Raises:
         TypeError: An argument has the wrong type.
     """
-    check_text("text", text)
-    check_text("role", role)
-    check_text("reasoning", reasoning)
-    check_text("finish_reason", finish_reason)
+    check_text(text=text, role=role, reasoning=reasoning, finish_reason=finish_reason)
     if tool_calls is not None:
         check_type(tool_calls, (list, tuple), "tool_calls", "a list of dicts")
     if logprobs is not None:
@@ -222,7 +219,7 @@ def event(data: object, *, name: str | None = None) -> Payload:
     """
     if isinstance(data, bytes | Step):
         raise TypeError(f"the data of an event must be text or a JSON value, not {describe(data)}; raw() writes bytes")
-    check_text("name", name)
+    check_text(name=name)
     return _Raw(sse_event(data.encode() if isinstance(data, str) else to_json(data), name))
 
 
@@ -273,8 +270,7 @@ def tool_status(
         TypeError: An argument has the wrong type.
     """
     check_type(status, str, "status", "text")
-    check_text("result", result)
-    check_text("message", message)
+    check_text(result=result, message=message)
     for label, value in (("parameters", parameters), ("error", error)):
         if value is not None:
             check_type(value, Mapping, label, "a dict")
@@ -293,17 +289,6 @@ def tool_status(
     return event(data, name="tool_status")
 
 
-@dataclass(frozen=True)
-class _Split(Step):
-    payload: Payload
-    size: int
-
-    async def play(self, reply: ReplyWriter) -> None:
-        data = self.payload.encode(reply.identity)
-        for start in range(0, len(data), self.size):
-            await reply.write(data[start : start + self.size])
-
-
 def split(payload: Payload, size: int = 1) -> Step:
     """Write the bytes of a step in small pieces, each in a separate write.
 
@@ -317,19 +302,13 @@ def split(payload: Payload, size: int = 1) -> Step:
     """
     check_type(payload, Payload, "the first argument of split()", "a step that writes, such as chunk(...) or raw(...)")
     check_integer("size", size, least=1)
-    return _Split(payload, size)
 
+    async def write(reply: ReplyWriter) -> None:
+        data = payload.encode(reply.identity)
+        for start in range(0, len(data), size):
+            await reply.write(data[start : start + size])
 
-@dataclass(frozen=True)
-class _Burst(Step):
-    count: int
-    choices: bytes
-    events_per_write: int
-
-    async def play(self, reply: ReplyWriter) -> None:
-        one = reply.identity.chunk(self.choices)
-        for left in range(self.count, 0, -self.events_per_write):
-            await reply.write(one * min(left, self.events_per_write))
+    return _Call(f"split({payload!r}, {size})", write)
 
 
 def burst(count: int, *, text: str = "token ", events_per_write: int = 100) -> Step:
@@ -347,8 +326,13 @@ def burst(count: int, *, text: str = "token ", events_per_write: int = 100) -> S
     check_integer("count", count, least=0)
     check_type(text, str, "text", "text")
     check_integer("events_per_write", events_per_write, least=1)
-    delta = {"index": 0, "delta": {"content": text}, "finish_reason": None, "logprobs": None}
-    return _Burst(count, to_json([delta]), events_per_write)
+
+    async def write(reply: ReplyWriter) -> None:
+        one = chunk(text).encode(reply.identity)
+        for left in range(count, 0, -events_per_write):
+            await reply.write(one * min(left, events_per_write))
+
+    return _Call(f"burst({count}, text={text!r}, events_per_write={events_per_write})", write)
 
 
 def endless(data: bytes = b"x" * 65536) -> Step:
@@ -373,22 +357,6 @@ def endless(data: bytes = b"x" * 65536) -> Step:
 
 
 # --- steps that wait -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Gate(Step):
-    event: asyncio.Event | threading.Event
-    loop: asyncio.AbstractEventLoop | None
-    """The loop in which the test runs, if any."""
-
-    async def play(self, reply: ReplyWriter) -> None:
-        if isinstance(self.event, threading.Event):
-            while not self.event.is_set():  # noqa: ASYNC110 -- a thread that waits for it could not be cancelled
-                await asyncio.sleep(_POLL)
-        elif self.loop is None or self.loop is asyncio.get_running_loop():
-            await self.event.wait()
-        else:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.event.wait(), self.loop))
 
 
 def delay(seconds: float) -> Step:
@@ -416,7 +384,18 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
     """
     if not isinstance(event, threading.Event) and not inspect.iscoroutinefunction(getattr(event, "wait", None)):
         raise TypeError(f"gate() takes an asyncio.Event or a threading.Event, not {describe(event)}")
-    return _Gate(event, _running_loop())
+    loop = _running_loop()  # of the test, if it is a coroutine
+
+    async def wait(_: ReplyWriter) -> None:
+        if isinstance(event, threading.Event):
+            while not event.is_set():  # noqa: ASYNC110 -- a thread that waits for it could not be cancelled
+                await asyncio.sleep(_POLL)
+        elif loop is None or loop is asyncio.get_running_loop():
+            await event.wait()
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(event.wait(), loop))
+
+    return _Call(f"gate({event!r})", wait)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from friendli_async.testing.calculator import CalculatorError
 from friendli_async.testing.chat import answer_chat, prompt_of, speak
 from friendli_async.testing.frames import to_json
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import Route
 from friendli_async.testing.script import Script
 from friendli_async.testing.steps import Step, tool_status
-from friendli_async.testing.tools import ToolFailure, ToolUse, use_tool
+from friendli_async.testing.tools import ToolUse, use_tool
 from friendli_async.testing.turns import Turn, tokenize
 
 __all__ = ["ROUTES", "answer_tool_assisted_chat"]
@@ -55,7 +56,7 @@ def _tool_uses(body: Mapping[str, Any], text: str) -> list[ToolUse]:
         if use is None:
             continue
         uses.append(use)
-        if isinstance(use.result, ToolFailure) and not body.get("resume_generation"):
+        if isinstance(use.result, CalculatorError) and not body.get("resume_generation"):
             break
     return uses
 
@@ -73,8 +74,8 @@ def _statuses(use: ToolUse, call_id: str, timestamp: int) -> list[Step]:
 
     started = report("STARTED", result="None")
     updates = [report("UPDATING", message=message) for message in use.messages]
-    if isinstance(use.result, ToolFailure):
-        return [started, *updates, report("ERRORED", error={"type": use.result.type, "msg": use.result.message})]
+    if isinstance(use.result, CalculatorError):
+        return [started, *updates, report("ERRORED", error={"type": use.result.kind, "msg": str(use.result)})]
     result = to_json(to_json(use.result).decode()).decode()  # encoded twice, as by the API
     return [started, *updates, report("ENDED", result=result, files=use.files)]
 

@@ -10,25 +10,12 @@ from typing import Any, Final
 
 from friendli_async.testing.calculator import CalculatorError, calculate, find_expression
 
-__all__ = ["ToolFailure", "ToolUse", "use_tool"]
+__all__ = ["ToolUse", "use_tool"]
 
 _MAX_SHOWN: Final = 200
 _MAX_NUMBERS: Final = 100
 _URL: Final = re.compile(r"https?://[^\s<>\"')]{1,200}")
 _NUMBER: Final = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
-
-
-@dataclass(frozen=True)
-class ToolFailure:
-    """Why a tool failed.
-
-    Args:
-        type: The error type.
-        message: The error message.
-    """
-
-    type: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +33,7 @@ class ToolUse:
 
     name: str
     parameters: Mapping[str, str]
-    result: Mapping[str, object] | ToolFailure
+    result: Mapping[str, object] | CalculatorError
     summary: str
     messages: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] | None = None
@@ -77,8 +64,7 @@ def _calculate(name: str, text: str) -> ToolUse | None:
     try:
         value = calculate(expression)
     except CalculatorError as error:
-        failure = ToolFailure(error.kind, str(error))
-        return ToolUse(name, parameters, failure, f"I could not compute {expression}: {error}.")
+        return ToolUse(name, parameters, error, f"I could not compute {expression}: {error}.")
     return ToolUse(name, parameters, {"result": f"{expression}={value}"}, f"The result of {expression} is {value}.")
 
 
