@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
+from anyio.from_thread import start_blocking_portal
 from multidict import CIMultiDict
 
 from friendli_async.testing.arguments import check_seconds, check_text, check_type
-from friendli_async.testing.background import BackgroundLoop
 from friendli_async.testing.faults import Faults
 from friendli_async.testing.limiter import Limiter
 from friendli_async.testing.received import Outcome, ReceivedRequest
@@ -107,7 +108,7 @@ class FriendliServer:
         self._access_log = access_log
         self._url: str | None = None
         self._runner: web.ServerRunner | None = None
-        self._thread: BackgroundLoop | None = None
+        self._background = ExitStack()  # the thread in which it runs, if it has its own
         self._open: dict[web.RequestHandler, tuple[int, asyncio.Transport]] = {}
         self._queue: deque[_Enqueued] = deque()
         self._reply_errors: list[str] = []
@@ -126,16 +127,17 @@ class FriendliServer:
             RuntimeError: The server is running already.
             OSError: The port is in use.
         """
-        self._thread = BackgroundLoop(self)
-        self._thread.start()
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(portal.wrap_async_context_manager(self))
+            self._background = stack.pop_all()
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop, and wait for the thread to end."""
-        assert self._thread is not None
-        self._thread.stop()
+        self._background.close()
 
     async def __aenter__(self) -> Self:
         """Start listening.
