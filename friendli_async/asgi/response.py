@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import closing, suppress
 from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import quote
@@ -84,6 +84,8 @@ class SSEResponse:
             a broken connection. Without ``encode``, upstream's own last event does this (``data: [DONE]`` of chat),
             unless the stream is stopped.
         headers: Further headers; they override the default ones.
+        background: Called and awaited once the response is over, even if the browser has disconnected, but not if an
+            exception is raised: the stream could not be opened, or code of your own failed.
 
     Raises:
         TypeError: Not a stream or a run; a run without ``encode``; or ``end`` cannot be sent.
@@ -101,6 +103,7 @@ class SSEResponse:
         "_send_timeout",
         "_stream",
         "_used",
+        "background",
         "raw_headers",
     )
 
@@ -115,6 +118,7 @@ class SSEResponse:
         encode: Callable[[E], Encoded] | None = None,
         end: Encoded = None,
         headers: Mapping[str, str] | None = None,
+        background: Callable[[], Awaitable[Any]] | None = None,
     ) -> None:
         _check_source(stream, encode)
         for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
@@ -122,6 +126,7 @@ class SSEResponse:
                 raise ValueError(f"{name} must be a number of seconds greater than 0, or None, not {seconds!r}")
         self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
         """The further headers, in ASGI's form."""
+        self.background: Any = background  # a Starlette BackgroundTask, if FastAPI sets it
         self._stream = cast("EventStream[Any] | Run", stream)
         self._heartbeat = heartbeat
         self._answer_after = answer_after
@@ -159,13 +164,16 @@ class SSEResponse:
             if scope["method"] == "HEAD":
                 await send(self._head(_EVENT_STREAM))
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-                return
-            sender = EventSender(send, self._heartbeat, self._send_timeout)
-            completed = await run_until_disconnect(wait_for_disconnect(receive), self._relay(scope, receive, sender))
-            if not completed and not sender.answered:
-                await send_closed_request(send)
+            else:
+                sender = EventSender(send, self._heartbeat, self._send_timeout)
+                relay = self._relay(scope, receive, sender)
+                completed = await run_until_disconnect(wait_for_disconnect(receive), relay)
+                if not completed and not sender.answered:
+                    await send_closed_request(send)
         finally:
             await self._stream.aclose()
+        if self.background is not None:
+            await self.background()
 
     async def _relay(self, scope: MutableMapping[str, Any], receive: Receive, sender: EventSender) -> None:
         """Relays until the end, or until the browser has stopped reading."""

@@ -30,13 +30,12 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts
 from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._pydantic import PydanticField, as_json
-from friendli_async.asgi import Encoded, Servable, SSEResponse, error_body, error_status
+from friendli_async.asgi import SSEResponse, error_body, error_status
 from friendli_async.asgi.disconnect import run_until_disconnect
 from friendli_async.asgi.errors import retry_headers
 from friendli_async.errors import ArgumentError, FriendliError, UnknownArgumentError
 
 try:
-    from starlette.background import BackgroundTask
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, HTTPConnection, Request
     from starlette.responses import Response
@@ -75,68 +74,14 @@ _logger: Final = logging.getLogger("friendli_async")
 # --- responses -------------------------------------------------------------------------------------------------------
 
 
-class FriendliResponse(Response):
-    """A stream or a run as a response: ``friendli_async.asgi.SSEResponse`` with Starlette's cookies and background.
+class FriendliResponse(SSEResponse, Response):
+    """A stream or a run as a response: ``friendli_async.asgi.SSEResponse`` as a Starlette response, with cookies.
 
-    The background task runs once the response is over, even if the browser has disconnected, but not if the stream
-    could not be opened, or code of your own raised an exception.
-
-    Args:
-        stream: A stream or a run, already open or not. The response owns it and closes it.
-        heartbeat: See ``SSEResponse``.
-        answer_after: See ``SSEResponse``.
-        send_timeout: See ``SSEResponse``.
-        on_error: See ``SSEResponse``.
-        encode: See ``SSEResponse``.
-        end: See ``SSEResponse``.
-        headers: Additional response headers.
-        background: The background task.
-
-    Raises:
-        TypeError: See ``SSEResponse``.
-        ValueError: See ``SSEResponse``.
+    It takes the arguments of ``SSEResponse``; ``background`` may be Starlette's ``BackgroundTask``.
     """
 
     media_type = "text/event-stream"
-
-    def __init__(
-        self,
-        stream: Servable[E],
-        *,
-        heartbeat: float | None = 15.0,
-        answer_after: float | None = None,
-        send_timeout: float | None = 60.0,
-        on_error: Callable[[FriendliError], bytes | dict[str, Any] | None] | None = None,
-        encode: Callable[[E], Encoded] | None = None,
-        end: Encoded = None,
-        headers: Mapping[str, str] | None = None,
-        background: BackgroundTask | None = None,
-    ) -> None:
-        self._relay = SSEResponse(
-            stream,
-            heartbeat=heartbeat,
-            answer_after=answer_after,
-            send_timeout=send_timeout,
-            on_error=on_error,
-            encode=encode,
-            end=end,
-            headers=headers,
-        )
-        self.status_code = 200
-        self.background = background
-        self.raw_headers: list[tuple[bytes, bytes]] = self._relay.raw_headers
-
-    async def __call__(
-        self,
-        scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
-        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
-    ) -> None:
-        """Answers the request; see ``SSEResponse``."""
-        self._relay.raw_headers = self.raw_headers
-        await self._relay(scope, receive, send)
-        if self.background is not None:
-            await self.background()
+    status_code = 200
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------
