@@ -272,7 +272,8 @@ async def test_text_is_streamed_if_requested(server: FriendliServer, session: ai
     assert reply["choices"][0]["message"] == {"role": "assistant", "content": "Hello", "reasoning_content": "Hm."}
     assert reply["usage"]["total_tokens"] == 6
     deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in streamed.splitlines()[:-3:2]]
-    assert deltas == [{"role": "assistant"}, {"reasoning_content": "Hm."}, {"content": "Hel"}, {"content": "lo"}, {}]
+    texts = [{"reasoning_content": "Hm."}, {"content": "Hel"}, {"content": "lo"}]
+    assert deltas == [{"role": "assistant", "content": ""}, *texts, {}]
     assert streamed.endswith(b"\n\ndata: [DONE]\n\n")
     assert json.loads(counted.splitlines()[-4][6:])["usage"]["completion_tokens"] == 3
     assert json.loads((await post(session))[1])["choices"][0]["message"] == {"role": "assistant", "content": ""}

@@ -15,12 +15,12 @@ the fixtures `friendli_server` and `friendli_client`.
 """
 
 from friendli_async.testing import steps
-from friendli_async.testing.chat import tool_calls
+from friendli_async.testing.chat import text, tool_calls
 from friendli_async.testing.examples import example
 from friendli_async.testing.forms import FormPart
 from friendli_async.testing.limiter import rate_limit_headers
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.script import Answer, Script, body, json_body, pace, script, status, text
+from friendli_async.testing.script import Answer, Script, body, json_body, pace, script, status
 from friendli_async.testing.server import FriendliServer
 from friendli_async.testing.steps import *
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import takewhile, zip_longest
 from typing import Final, cast
 
-from friendli_async.testing.arguments import describe
+from friendli_async.testing.arguments import check_integer, check_type, describe
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.route import Route, deployed
@@ -16,7 +16,7 @@ from friendli_async.testing.script import Script, json_body, script, status, wan
 from friendli_async.testing.steps import Step, chunk, done, finish, usage
 from friendli_async.testing.turns import Body, FunctionCall, Prompt, Turn, json_schema_of, split_arguments, tokenize
 
-__all__ = ["ROUTES", "answer_chat", "message_text", "prompt_of", "render", "speak", "tool_calls"]
+__all__ = ["ROUTES", "TextReply", "answer_chat", "message_text", "prompt_of", "render", "speak", "text", "tool_calls"]
 
 _MAX_CHOICES: Final = 128
 _MAX_TOP_LOGPROBS: Final = 20
@@ -92,9 +92,7 @@ def speak(request: ReceivedRequest, turn: Turn) -> Script:
         for number in range(2, count + 1)
     ]
     turns = [each.within(body.get("max_tokens")) for each in (turn, *others)]
-    prompt = sum(len(tokenize(message_text(message))) for message in body["messages"])
-    counts = (prompt, sum(each.tokens for each in turns))
-    return _stream(request, turns, counts) if body.get("stream") else _whole(request, turns, counts)
+    return _reply(request, turns, sum(len(tokenize(message_text(message))) for message in body["messages"]))
 
 
 def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[ReceivedRequest], Script]:
@@ -121,6 +119,64 @@ def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[Rece
     return lambda request: speak(request, turn)
 
 
+@dataclass(frozen=True)
+class TextReply:
+    """A complete chat reply with a given text, streamed or not, as requested. Created by `text`.
+
+    Args:
+        pieces: The text of each chunk.
+        reasoning: The reasoning of each chunk, sent first.
+        finish_reason: Why the model stopped.
+        prompt_tokens: Tokens of the request, for the usage.
+    """
+
+    pieces: tuple[str, ...]
+    reasoning: tuple[str, ...] = ()
+    finish_reason: str = "stop"
+    prompt_tokens: int = 1
+
+    @property
+    def description(self) -> str:
+        """The reply in a few words, for messages about it."""
+        return f"text {describe(''.join(self.pieces)).removesuffix(' (str)')}"
+
+    def __call__(self, request: ReceivedRequest) -> Script:
+        """Build the script for one request.
+
+        Args:
+            request: Its `stream` and `stream_options` determine the form of the reply.
+
+        Returns:
+            An event stream, or one JSON document.
+        """
+        turn = Turn(self.pieces, self.reasoning, finish_reason=self.finish_reason)
+        return _reply(request, [turn], self.prompt_tokens)
+
+
+def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop", prompt_tokens: int = 1) -> TextReply:
+    """Reply to a chat request with a text, streamed or not, as requested.
+
+    Args:
+        pieces: The text of each chunk; joined if the reply is not streamed.
+        reasoning: The reasoning of each chunk, sent first.
+        finish_reason: Why the model stopped.
+        prompt_tokens: Tokens of the request, for the usage.
+
+    Returns:
+        The answer, to be enqueued.
+
+    Raises:
+        TypeError: A piece is not text.
+    """
+    if isinstance(reasoning, str):
+        raise TypeError(f"reasoning must be a list of texts, not {describe(reasoning)}")
+    for piece in (*pieces, *reasoning):
+        check_type(piece, str, "a piece of text()", "text")
+    check_type(finish_reason, str, "finish_reason", "text")
+    check_integer("prompt_tokens", prompt_tokens)
+    return TextReply(pieces, tuple(reasoning), finish_reason, prompt_tokens)
+
+
 def _is_tool_result(message: Body) -> bool:
     return bool(message["role"] == "tool")
 
@@ -139,6 +195,11 @@ def message_text(message: Body) -> str:
 
 
 # --- streamed and plain replies --------------------------------------------------------------------------------------
+
+
+def _reply(request: ReceivedRequest, turns: Sequence[Turn], prompt_tokens: int) -> Script:
+    counts = (prompt_tokens, sum(turn.tokens for turn in turns))
+    return (_stream if request.json_object.get("stream") else _whole)(request, turns, counts)
 
 
 def _stream(request: ReceivedRequest, turns: Sequence[Turn], counts: tuple[int, int]) -> Script:

@@ -10,7 +10,7 @@ Every write is followed by two iterations of the event loop: a client in the sam
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias, cast
 
@@ -24,17 +24,16 @@ from friendli_async.testing.arguments import (
     check_type,
     describe,
 )
-from friendli_async.testing.frames import Identity, to_json, token_counts
+from friendli_async.testing.frames import to_json
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
-from friendli_async.testing.steps import Step, chunk, delay, done, finish, raw, usage
+from friendli_async.testing.steps import Step, delay, raw
 
 __all__ = [
     "EVENT_STREAM",
     "JSON",
     "Answer",
     "Script",
-    "TextReply",
     "body",
     "check_answer",
     "describe_answer",
@@ -43,7 +42,6 @@ __all__ = [
     "resolve",
     "script",
     "status",
-    "text",
     "wants_usage",
 ]
 
@@ -170,11 +168,9 @@ def describe_answer(answer: Answer) -> str:
     """
     if isinstance(answer, Script):
         return f"status {answer.status}, {len(answer.steps)} step{'s' * (len(answer.steps) != 1)}"
-    if isinstance(answer, TextReply):
-        return f"text {describe(''.join(answer.pieces)).removesuffix(' (str)')}"
     if isinstance(answer, Step):
         return f"step {getattr(answer, 'name', type(answer).__name__.strip('_').lower())}"
-    return f"function {_function_name(answer)}"
+    return getattr(answer, "description", None) or f"function {_function_name(answer)}"
 
 
 def _function_name(function: Callable[..., object]) -> str:
@@ -265,7 +261,7 @@ def json_body(value: object, *, status: int = 200, headers: Mapping[str, str] | 
     Raises:
         TypeError: The value cannot be encoded, or is itself a reply or a step.
     """
-    if isinstance(value, Script | Step | TextReply):
+    if isinstance(value, Script | Step) or callable(value):
         raise TypeError(f"the value of json_body() must be a JSON value, not {describe(value)}")
     return body(to_json(value), status=status, headers=headers, content_type=JSON)
 
@@ -309,75 +305,6 @@ def status(
     kind = _ERROR_TYPES.get(code, "server_error" if code >= 500 else "api_error")
     error = {"message": message or f"scripted status {code}", "type": kind, "code": None}
     return json_body({"error": error}, status=code, headers=extra)
-
-
-@dataclass(frozen=True)
-class TextReply:
-    """A complete chat reply with a given text, streamed or not, as requested. Created by `text`.
-
-    Args:
-        pieces: The text of each chunk.
-        reasoning: The reasoning of each chunk, sent first.
-        finish_reason: Why the model stopped.
-        prompt_tokens: Tokens of the request, for the usage.
-    """
-
-    pieces: tuple[str, ...]
-    reasoning: tuple[str, ...] = ()
-    finish_reason: str = "stop"
-    prompt_tokens: int = 1
-
-    def __call__(self, request: ReceivedRequest) -> Script:
-        """Build the script for one request.
-
-        Args:
-            request: Its `stream` and `stream_options` determine the form of the reply.
-
-        Returns:
-            An event stream, or one JSON document.
-        """
-        body = request.json_object
-        counts = (self.prompt_tokens, len(self.pieces) + len(self.reasoning))
-        if not body.get("stream"):
-            return self._whole(request.identity, counts)
-        steps = [chunk(role="assistant")]
-        steps += [chunk(reasoning=piece) for piece in self.reasoning]
-        steps += [chunk(piece) for piece in self.pieces]
-        steps.append(finish(self.finish_reason))
-        if wants_usage(body):
-            steps.append(usage(*counts))
-        return script(*steps, done())
-
-    def _whole(self, identity: Identity, counts: tuple[int, int]) -> Script:
-        message: dict[str, object] = {"role": "assistant", "content": "".join(self.pieces)}
-        if self.reasoning:
-            message["reasoning_content"] = "".join(self.reasoning)
-        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
-        return json_body(identity.completion([choice], token_counts(*counts)))
-
-
-def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop", prompt_tokens: int = 1) -> TextReply:
-    """Reply to a chat request with a text, streamed or not, as requested.
-
-    Args:
-        pieces: The text of each chunk; joined if the reply is not streamed.
-        reasoning: The reasoning of each chunk, sent first.
-        finish_reason: Why the model stopped.
-        prompt_tokens: Tokens of the request, for the usage.
-
-    Returns:
-        The answer, to be enqueued.
-
-    Raises:
-        TypeError: A piece is not text.
-    """
-    if isinstance(reasoning, str):
-        raise TypeError(f"reasoning must be a list of texts, not {describe(reasoning)}")
-    for piece in (*pieces, *reasoning):
-        check_type(piece, str, "a piece of text()", "text")
-    check_type(finish_reason, str, "finish_reason", "text")
-    check_integer("prompt_tokens", prompt_tokens)
-    return TextReply(pieces, tuple(reasoning), finish_reason, prompt_tokens)
 
 
 def wants_usage(body: Mapping[str, Any]) -> bool:
