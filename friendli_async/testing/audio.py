@@ -6,12 +6,11 @@ from typing import Final
 
 from friendli_async.testing.forms import form_values
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import Route, deployed
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import done, event
 from friendli_async.testing.turns import tokenize
 
-__all__ = ["ROUTES", "transcribe"]
+__all__ = ["transcribe"]
 
 _SCHEMA: Final = "ContainerAudioTranscriptionBody"
 _BYTES_PER_MS: Final = 32  # 16 kHz, 16 bit, one channel
@@ -43,17 +42,3 @@ def transcribe(request: ReceivedRequest) -> Script:
         return json_body({"text": text, "usage": usage})
     deltas = [event({"type": "transcript.text.delta", "delta": piece}) for piece in tokenize(text)]
     return script(*deltas, event({"type": "transcript.text.done", "text": text, "usage": usage}), done())
-
-
-ROUTES: Final = deployed(
-    Route(
-        "POST",
-        "/v1/audio/transcriptions",
-        transcribe,
-        body="{}AudioTranscriptionBody",
-        form=True,
-        reply="ServerlessAudioTranscriptionSuccess",
-        events="StreamedAudioTranscriptionResult",
-    )
-)
-"""Transcriptions, for every deployment."""

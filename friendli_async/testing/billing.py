@@ -8,11 +8,11 @@ from typing import Any, Final, cast
 
 from friendli_async.testing.frames import timestamp
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import Route, page_of, refuse_value
+from friendli_async.testing.route import page_of, refuse_value
 from friendli_async.testing.schema import from_text
 from friendli_async.testing.script import Script, json_body
 
-__all__ = ["ROUTES", "cost", "usage"]
+__all__ = ["cost", "usage"]
 
 _WIDTHS: Final = {
     "5m": timedelta(minutes=5),
@@ -104,10 +104,3 @@ def _page(kind: str, query: Mapping[str, Any], results: Callable[[int], list[dic
 def _parse_time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-ROUTES: Final = (
-    Route("GET", "/v1/team/cost", cost, query="CostQuery", reply="CostResponse"),
-    Route("GET", "/v1/team/usage", usage, query="UsageQuery", reply="UsageResponse"),
-)
-"""Cost and usage of a team."""

@@ -11,12 +11,11 @@ from typing import Final, cast
 from friendli_async.testing.arguments import check_integer, check_type, describe
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest, section
-from friendli_async.testing.route import Route, deployed
 from friendli_async.testing.script import Script, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, chunk, done, finish, usage
 from friendli_async.testing.turns import Body, FunctionCall, Prompt, Turn, json_schema_of, split_arguments, tokenize
 
-__all__ = ["ROUTES", "TextReply", "answer_chat", "message_text", "prompt_of", "render", "speak", "text", "tool_calls"]
+__all__ = ["TextReply", "answer_chat", "message_text", "prompt_of", "render", "speak", "text", "tool_calls"]
 
 _MAX_CHOICES: Final = 128
 _MAX_TOP_LOGPROBS: Final = 20
@@ -277,22 +276,3 @@ def _logprob(token: str, rank: int) -> dict[str, object]:
         "logprob": -0.125 * (1 + len(token) % 4) - rank,
         "bytes": list(named.encode("utf-8", "surrogatepass")),
     }
-
-
-ROUTES: Final = (
-    *deployed(
-        Route(
-            "POST",
-            "/v1/chat/completions",
-            answer_chat,
-            body="{}ChatCompletionBody",
-            reply="ServerlessChatCompleteSuccess",
-            events="StreamedChatResult",
-        )
-    ),
-    *deployed(
-        Route("POST", "/v1/chat/render", render, body="{}ChatRenderBody", reply="{}ChatRenderSuccess"),
-        on=("Serverless", "Dedicated"),
-    ),
-)
-"""Chat, for every deployment, and its rendering, for those that support it."""

@@ -8,13 +8,13 @@ from typing import Any, Final, cast
 
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import Route, deployed, refuse_value
+from friendli_async.testing.route import refuse_value
 from friendli_async.testing.script import Script, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, done, event
 from friendli_async.testing.text_operations import encode, texts_of
 from friendli_async.testing.turns import Body, Turn, cut_at, tokenize
 
-__all__ = ["ROUTES", "complete"]
+__all__ = ["complete"]
 
 _MAX_CHOICES: Final = 128
 _MAX_LOGPROBS: Final = 5
@@ -101,16 +101,3 @@ def _stream(request: ReceivedRequest, turns: Sequence[Turn], usage: dict[str, ob
     if wants_usage(body):
         steps.append(event({**head, "choices": [], "usage": usage}))
     return script(*steps, done())
-
-
-ROUTES: Final = deployed(
-    Route(
-        "POST",
-        "/v1/completions",
-        complete,
-        body="{}CompletionsBody",
-        reply="ServerlessCompletionsSuccess",
-        events="StreamedCompletionsResult",
-    )
-)
-"""Completions, for every deployment."""

@@ -91,7 +91,7 @@ class EndpointStore:
             return stored("endpoint", self._endpoints, answer)
 
         return (
-            Route("POST", _PATH, self._create, body="DedicatedEndpointCreateBody", reply=state),
+            Route("POST", _PATH, self._create, "DedicatedEndpointCreateBody", state),
             Route("GET", _PATH, self._list, query=_LIST_QUERY, reply="DedicatedEndpointListResponse"),
             Route("GET", one, for_one(_spec), reply=spec),
             Route("PUT", one, for_one(_update), body="DedicatedEndpointUpdateBody", reply=spec),

@@ -32,7 +32,7 @@ class FileStore:
         one, files = f"{_PATH}/{{file_id}}", self._files
         url = stored("file", files, self._download_url)
         return (
-            Route("POST", _PATH, self._initiate, body="FileInitUploadRequest", reply="FileInitUploadResponse"),
+            Route("POST", _PATH, self._initiate, "FileInitUploadRequest", "FileInitUploadResponse"),
             Route("PATCH", one, stored("file", files, self._complete)),
             Route("GET", one, stored("file", files, lambda file, _: json_body(file)), reply="FileInfo"),
             Route("GET", f"{one}/download_url", url, reply="FileGetDownloadURLResponse"),

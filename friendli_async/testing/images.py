@@ -9,10 +9,9 @@ import zlib
 from typing import Final
 
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import Route, deployed
 from friendli_async.testing.script import Script, body, json_body, status
 
-__all__ = ["ROUTES", "paint", "paint_in_container", "show"]
+__all__ = ["paint", "paint_in_container", "show"]
 
 _SIDE: Final = 8
 
@@ -75,24 +74,3 @@ def _png(color: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)  # 8 bits each of red, green and blue
     rows = (b"\0" + color * _SIDE) * _SIDE
     return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
-
-
-ROUTES: Final = (
-    *(
-        route
-        for verb, name in (("generations", "Generation"), ("edits", "Edit"))
-        for deployment, answer in (("Dedicated", paint), ("Container", paint_in_container))
-        for route in deployed(
-            Route(
-                "POST",
-                f"/v1/images/{verb}",
-                answer,
-                body=f"{{}}Image{name}Body",
-                reply="{}ImageGenerateSuccess",
-            ),
-            on=(deployment,),
-        )
-    ),
-    Route("GET", "/images/{name}", show, needs_token=False),
-)
-"""Images, for the deployments that support them, and the URLs in replies."""

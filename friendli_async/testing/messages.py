@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
 from friendli_async.testing.received import ReceivedRequest, section
-from friendli_async.testing.route import Route, deployed
 from friendli_async.testing.schema import Error
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import Step, event
 from friendli_async.testing.turns import Body, Prompt, Turn, split_arguments, tokenize
 
-__all__ = ["ROUTES", "answer_messages", "refuse_messages"]
+__all__ = ["answer_messages", "refuse_messages"]
 
 _Block = dict[str, Any]
 
@@ -124,17 +123,3 @@ def _start_and_deltas(block: _Block) -> tuple[_Block, list[_Block]]:
         return {**block, "thinking": "", "signature": ""}, [*pieces, signature]
     arguments = split_arguments(json.dumps(block["input"]))
     return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": piece} for piece in arguments]
-
-
-ROUTES: Final = deployed(
-    Route(
-        "POST",
-        "/v1/messages",
-        answer_messages,
-        body="{}MessagesBody",
-        reply="{}MessagesSuccess",
-        events="MessagesStream",
-        refuse=refuse_messages,
-    )
-)
-"""Messages, for every deployment."""

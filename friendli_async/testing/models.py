@@ -6,10 +6,9 @@ from typing import Final
 
 from friendli_async.testing.examples import fill
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import Route
 from friendli_async.testing.script import Script, json_body
 
-__all__ = ["ROUTES", "list_models"]
+__all__ = ["list_models"]
 
 _PRICES: Final = {"input": "0.0000001", "output": "0.0000004", "prompt": "0.0000001", "completion": "0.0000004"}
 
@@ -38,7 +37,3 @@ def _model(name: str, *, reasoning: bool) -> dict[str, object]:
         input_modalities=["text"],
         output_modalities=["text"],
     )
-
-
-ROUTES: Final = (Route("GET", "/serverless/v1/models", list_models, reply="ServerlessModelListSuccess"),)
-"""The model catalogue."""

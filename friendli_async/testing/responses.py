@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from friendli_async.testing.received import ReceivedRequest, section
-from friendli_async.testing.route import Route, deployed
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import event
 from friendli_async.testing.turns import Body, Prompt, Turn, json_schema_of, split_arguments, tokenize
 
-__all__ = ["ROUTES", "answer_responses"]
+__all__ = ["answer_responses"]
 
 _Item = dict[str, Any]
 
@@ -136,16 +135,3 @@ def _part_events(item: _Item) -> Iterator[_Item]:
             yield {"type": f"{kind}.delta", "content_index": index, "delta": piece}
         yield {"type": f"{kind}.done", "content_index": index, "text": part["text"]}
         yield {"type": "response.content_part.done", "content_index": index, "part": part}
-
-
-ROUTES: Final = deployed(
-    Route(
-        "POST",
-        "/v1/responses",
-        answer_responses,
-        body="{}ResponsesBody",
-        reply="{}ResponsesSuccess",
-        events="ResponsesStream",
-    )
-)
-"""Responses, for every deployment."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from dataclasses import KW_ONLY, dataclass
+from typing import TypeVar
 
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.schema import Error
 from friendli_async.testing.script import Script, json_body, status
 
-__all__ = ["Route", "deployed", "page_of", "refuse", "refuse_value", "stored"]
+__all__ = ["Route", "page_of", "refuse", "refuse_value", "stored"]
 
 T = TypeVar("T")
-
-_PREFIXES: Final = {"Serverless": "/serverless", "Dedicated": "/dedicated", "Container": ""}
 
 
 def refuse(errors: Sequence[Error]) -> Script:
@@ -47,10 +45,10 @@ class Route:
         path: Path; `{name}` matches one segment, which becomes one of the `path_parameters` of the request.
         answer: Returns the reply to a validated request.
         body: Schema of the request body, if any.
-        form: Whether the body is a form instead of JSON.
-        query: Schema of the query, if any.
         reply: Schema of the JSON reply, if any.
         events: Schema of the events of a streamed reply, if it can stream.
+        query: Schema of the query, if any.
+        form: Whether the body is a form instead of JSON.
         needs_token: Whether the request must carry the token.
         refuse: Returns the 422 reply to a request that does not match its schemas.
     """
@@ -59,32 +57,13 @@ class Route:
     path: str
     answer: Callable[[ReceivedRequest], Script]
     body: str = ""
-    form: bool = False
-    query: str = ""
     reply: str = ""
     events: str = ""
+    _: KW_ONLY
+    query: str = ""
+    form: bool = False
     needs_token: bool = True
     refuse: Callable[[Sequence[Error]], Script] = refuse
-
-
-def deployed(route: Route, on: Sequence[str] = tuple(_PREFIXES)) -> tuple[Route, ...]:
-    """Create the routes of an operation on several deployments. Those of containers need no token.
-
-    Args:
-        route: The operation: its path is below the deployment's prefix, and `{}` in its schemas is replaced by the name
-            of the deployment.
-        on: Names of the deployments.
-    """
-    return tuple(
-        replace(
-            route,
-            path=_PREFIXES[name] + route.path,
-            body=route.body.format(name),
-            reply=route.reply.format(name),
-            needs_token=name != "Container",
-        )
-        for name in on
-    )
 
 
 def stored(

@@ -2,43 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 from urllib.parse import unquote
 
-from friendli_async.testing import (
-    audio,
-    billing,
-    chat,
-    completions,
-    images,
-    messages,
-    models,
-    responses,
-    text_operations,
-    tool_assisted_chat,
-)
+from friendli_async.testing.audio import transcribe
+from friendli_async.testing.billing import cost, usage
+from friendli_async.testing.chat import answer_chat, render
+from friendli_async.testing.completions import complete
 from friendli_async.testing.endpoints import EndpointStore
 from friendli_async.testing.files import FileStore
 from friendli_async.testing.forms import form_values
+from friendli_async.testing.images import paint, paint_in_container, show
+from friendli_async.testing.messages import answer_messages, refuse_messages
+from friendli_async.testing.models import list_models
 from friendli_async.testing.received import ReceivedRequest, parse_json
+from friendli_async.testing.responses import answer_responses
 from friendli_async.testing.route import Route
 from friendli_async.testing.schema import from_text, validate
 from friendli_async.testing.script import Script, status
+from friendli_async.testing.text_operations import answer_detokenize, answer_tokenize, classify, embed
+from friendli_async.testing.tool_assisted_chat import answer_tool_assisted_chat
 
 __all__ = ["Router"]
 
-_MODULES = (audio, billing, chat, completions, images, messages, models, responses, text_operations, tool_assisted_chat)
+_PREFIXES: Final = {"Serverless": "/serverless", "Dedicated": "/dedicated", "Container": ""}
+
+
+def _deployed(
+    path: str,
+    answer: Callable[[ReceivedRequest], Script],
+    *schemas: str,
+    on: Sequence[str] = tuple(_PREFIXES),
+    **options: Any,
+) -> Iterator[Route]:
+    """Yield the routes of an operation on several deployments. Those of containers need no token.
+
+    The path is below the deployment's prefix, and `{}` in a schema is replaced by the name of the deployment.
+    """
+    for name in on:
+        named = [schema.format(name) for schema in schemas]
+        yield Route("POST", _PREFIXES[name] + path, answer, *named, needs_token=name != "Container", **options)
+
+
+_TRANSCRIPTIONS: Final = ("ServerlessAudioTranscriptionSuccess", "StreamedAudioTranscriptionResult")
+_PICTURE: Final = "{}ImageGenerateSuccess"
+
+# Path, handler, and the schemas of body, reply and events.
+_ROUTES: Final = (
+    *_deployed(
+        "/v1/chat/completions",
+        answer_chat,
+        "{}ChatCompletionBody",
+        "ServerlessChatCompleteSuccess",
+        "StreamedChatResult",
+    ),
+    *_deployed(
+        "/v1/completions", complete, "{}CompletionsBody", "ServerlessCompletionsSuccess", "StreamedCompletionsResult"
+    ),
+    *_deployed(
+        "/v1/messages", answer_messages, "{}MessagesBody", "{}MessagesSuccess", "MessagesStream", refuse=refuse_messages
+    ),
+    *_deployed("/v1/responses", answer_responses, "{}ResponsesBody", "{}ResponsesSuccess", "ResponsesStream"),
+    *_deployed("/v1/audio/transcriptions", transcribe, "{}AudioTranscriptionBody", *_TRANSCRIPTIONS, form=True),
+    *_deployed("/v1/tokenize", answer_tokenize, "{}TokenizationBody", "{}TokenizationSuccess"),
+    *_deployed("/v1/detokenize", answer_detokenize, "{}DetokenizationBody", "{}DetokenizationSuccess"),
+    *_deployed("/v1/chat/render", render, "{}ChatRenderBody", "{}ChatRenderSuccess", on=("Serverless", "Dedicated")),
+    *_deployed("/v1/embeddings", embed, "{}EmbeddingsBody", "{}EmbeddingsSuccess", on=("Dedicated",)),
+    *_deployed(
+        "/classify",
+        classify,
+        "{}TextClassificationBody",
+        "DedicatedTextClassificationSuccess",
+        on=("Dedicated", "Container"),
+    ),
+    *_deployed("/v1/images/generations", paint, "{}ImageGenerationBody", _PICTURE, on=("Dedicated",)),
+    *_deployed("/v1/images/edits", paint, "{}ImageEditBody", _PICTURE, on=("Dedicated",)),
+    *_deployed("/v1/images/generations", paint_in_container, "{}ImageGenerationBody", _PICTURE, on=("Container",)),
+    *_deployed("/v1/images/edits", paint_in_container, "{}ImageEditBody", _PICTURE, on=("Container",)),
+    Route("GET", "/images/{name}", show, needs_token=False),
+    Route(
+        "POST",
+        "/serverless/tools/v1/chat/completions",
+        answer_tool_assisted_chat,
+        "ServerlessToolAssistedChatCompletionBody",
+        "ContainerChatCompleteSuccess",
+        "ServerlessToolAssistedChatCompletionStreamSuccess",
+    ),
+    Route("GET", "/serverless/v1/models", list_models, reply="ServerlessModelListSuccess"),
+    Route("GET", "/v1/team/cost", cost, reply="CostResponse", query="CostQuery"),
+    Route("GET", "/v1/team/usage", usage, reply="UsageResponse", query="UsageQuery"),
+)
 
 
 class Router:
     """The routing table of all operations, with the endpoints and files of one server."""
 
     def __init__(self) -> None:
-        self.routes: tuple[Route, ...] = (
-            *(route for module in _MODULES for route in module.ROUTES),
-            *EndpointStore().routes(),
-            *FileStore().routes(),
-        )
+        self.routes: tuple[Route, ...] = (*_ROUTES, *EndpointStore().routes(), *FileStore().routes())
         """Every operation."""
         self._fixed = _by_path(route for route in self.routes if "{" not in route.path)
         self._templates = _by_path(route for route in self.routes if "{" in route.path)

@@ -14,11 +14,11 @@ from typing import Any, Final, cast
 
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import Route, deployed, refuse_value
+from friendli_async.testing.route import refuse_value
 from friendli_async.testing.script import Script, json_body
 from friendli_async.testing.turns import Body, tokenize
 
-__all__ = ["ROUTES", "encode", "texts_of"]
+__all__ = ["answer_detokenize", "answer_tokenize", "classify", "embed", "encode", "texts_of"]
 
 _MAX_CODE_POINT: Final = 0x10FFFF
 _VECTOR_SIZE: Final = 16
@@ -56,16 +56,31 @@ def texts_of(body: Body, name: str) -> Sequence[str] | Script:
     return ("".join(map(chr, map(int, tokens))),)
 
 
-def _tokenize(request: ReceivedRequest) -> Script:
+def answer_tokenize(request: ReceivedRequest) -> Script:
+    """Answer a request to tokenize.
+
+    Args:
+        request: The request.
+    """
     return json_body({"tokens": encode(request.json_object["prompt"])})
 
 
-def _detokenize(request: ReceivedRequest) -> Script:
+def answer_detokenize(request: ReceivedRequest) -> Script:
+    """Answer a request to detokenize.
+
+    Args:
+        request: The request.
+    """
     texts = texts_of({"tokens": request.json_object["tokens"]}, "text")
     return texts if isinstance(texts, Script) else json_body({"text": texts[0]})
 
 
-def _embed(request: ReceivedRequest) -> Script:
+def embed(request: ReceivedRequest) -> Script:
+    """Answer an embeddings request.
+
+    Args:
+        request: The request.
+    """
     texts = texts_of(request.json_object, "input")
     if isinstance(texts, Script):
         return texts
@@ -89,7 +104,12 @@ def _vector(text: str) -> list[float]:
     return [round(value / length, 6) for value in raw]
 
 
-def _classify(request: ReceivedRequest) -> Script:
+def classify(request: ReceivedRequest) -> Script:
+    """Answer a classification request.
+
+    Args:
+        request: The request.
+    """
     texts = texts_of(request.json_object, "input")
     if isinstance(texts, Script):
         return texts
@@ -107,26 +127,3 @@ def _classification(index: int, text: str) -> dict[str, object]:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-ROUTES: Final = (
-    *deployed(Route("POST", "/v1/tokenize", _tokenize, body="{}TokenizationBody", reply="{}TokenizationSuccess")),
-    *deployed(
-        Route("POST", "/v1/detokenize", _detokenize, body="{}DetokenizationBody", reply="{}DetokenizationSuccess")
-    ),
-    *deployed(
-        Route("POST", "/v1/embeddings", _embed, body="DedicatedEmbeddingsBody", reply="DedicatedEmbeddingsSuccess"),
-        on=("Dedicated",),
-    ),
-    *deployed(
-        Route(
-            "POST",
-            "/classify",
-            _classify,
-            body="{}TextClassificationBody",
-            reply="DedicatedTextClassificationSuccess",
-        ),
-        on=("Dedicated", "Container"),
-    ),
-)
-"""Each for the deployments that support it."""

@@ -7,19 +7,18 @@ last user message contains an expression. A tool that fails ends the turn unless
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from friendli_async.testing.calculator import CalculatorError
 from friendli_async.testing.chat import answer_chat, prompt_of, speak
 from friendli_async.testing.frames import to_json
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import Route
 from friendli_async.testing.script import Script
 from friendli_async.testing.steps import Step, tool_status
 from friendli_async.testing.tools import ToolUse, use_tool
 from friendli_async.testing.turns import Turn, tokenize
 
-__all__ = ["ROUTES", "answer_tool_assisted_chat"]
+__all__ = ["answer_tool_assisted_chat"]
 
 
 def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
@@ -78,16 +77,3 @@ def _statuses(use: ToolUse, call_id: str, timestamp: int) -> list[Step]:
         return [started, *updates, report("ERRORED", error={"type": use.result.kind, "msg": str(use.result)})]
     result = to_json(to_json(use.result).decode()).decode()  # encoded twice, as by the API
     return [started, *updates, report("ENDED", result=result, files=use.files)]
-
-
-ROUTES: Final = (
-    Route(
-        "POST",
-        "/serverless/tools/v1/chat/completions",
-        answer_tool_assisted_chat,
-        body="ServerlessToolAssistedChatCompletionBody",
-        reply="ContainerChatCompleteSuccess",
-        events="ServerlessToolAssistedChatCompletionStreamSuccess",
-    ),
-)
-"""Tool-assisted chat."""
