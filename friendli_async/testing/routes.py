@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -101,8 +102,10 @@ class Router:
     def __init__(self) -> None:
         self.routes: tuple[Route, ...] = (*_ROUTES, *EndpointStore().routes(), *FileStore().routes())
         """Every operation."""
-        self._fixed = _by_path(route for route in self.routes if "{" not in route.path)
-        self._templates = _by_path(route for route in self.routes if "{" in route.path)
+        self._methods: dict[re.Pattern[str], dict[str, Route]] = {}
+        for route in self.routes:
+            pattern = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route.path))
+            self._methods.setdefault(pattern, {})[route.method] = route
 
     def answer(self, request: ReceivedRequest, token: str | None) -> Script:
         """Answer a request as the API would.
@@ -126,22 +129,10 @@ class Router:
         return _validation_error(request, route) or route.answer(request)
 
     def _find(self, request: ReceivedRequest) -> dict[str, Route] | None:
-        fixed = self._fixed.get(request.path)
-        if fixed is not None:
-            return fixed
-        # An ID may contain an encoded slash, so the raw path is split.
-        segments = request.raw_path.split("/")
-        for template, methods in self._templates.items():
-            names = template.split("/")
-            if len(names) == len(segments) and all(
-                name == segment or (name.startswith("{") and segment)
-                for name, segment in zip(names, segments, strict=True)
-            ):
-                request.path_parameters = {
-                    name[1:-1]: unquote(segment)
-                    for name, segment in zip(names, segments, strict=True)
-                    if name.startswith("{")
-                }
+        for pattern, methods in self._methods.items():
+            # An ID may contain an encoded slash, so the raw path is matched.
+            if match := pattern.fullmatch(request.raw_path):
+                request.path_parameters = {name: unquote(value) for name, value in match.groupdict().items()}
                 return methods
         return None
 
@@ -149,13 +140,6 @@ class Router:
 def _authorized(request: ReceivedRequest, token: str | None) -> bool:
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     return token is None or (scheme.lower() == "bearer" and credentials.strip() == token)
-
-
-def _by_path(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
-    table: dict[str, dict[str, Route]] = {}
-    for route in routes:
-        table.setdefault(route.path, {})[route.method] = route
-    return table
 
 
 def _validation_error(request: ReceivedRequest, route: Route) -> Script | None:
