@@ -248,35 +248,27 @@ class FailedBeforeError(FriendliError):
     """A request failed in an earlier run and is not sent again."""
 
 
-class _Response(msgspec.Struct):
-    status_code: int
-    request_id: str | None = None
-    body: msgspec.Raw = msgspec.Raw(b"null")
-
-
 class _Error(msgspec.Struct, omit_defaults=True):
     code: str | None = None
     message: str | None = None
     sent: bool = True
 
 
-class _Line(msgspec.Struct):
-    id: str
-    custom_id: str
-    response: _Response | None
-    error: _Error | None
-
-
-class _StatusCode(msgspec.Struct):
+class _Status(msgspec.Struct):
     status_code: int
 
 
-class _ReadLine(msgspec.Struct):
-    """The fields of an output line that are read back, without the body."""
+class _Response(_Status):
+    request_id: str | None
+    body: msgspec.Raw
+
+
+class _Line(msgspec.Struct):
+    """An output line. It is read without what `_Response` adds, the body in particular."""
 
     id: str
     custom_id: str
-    response: _StatusCode | None = None
+    response: _Status | None = None
     error: _Error | None = None
 
     @property
@@ -295,7 +287,7 @@ _INVALID: Final = b"i"
 _REJECTED: Final = b"r"
 _FAILED: Final = b"f"
 _SEEN: Final = b""
-_line_decoder: Final = msgspec.json.Decoder(_ReadLine)
+_line_decoder: Final = msgspec.json.Decoder(_Line)
 
 
 class BatchOutput:
