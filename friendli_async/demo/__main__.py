@@ -67,9 +67,10 @@ class Stage:
     @classmethod
     async def set(cls, page: Page, options: argparse.Namespace, server: FriendliServer, exits: AsyncExitStack) -> Self:
         """Start the engine and describe it, or explain why the embedded server is used instead."""
+        echo = cls(server.url, "echo", (), _MODEL)
         if options.embedded:
             page.line("Using the embedded server (--embedded), which repeats the prompt.", "yellow")
-            return cls(server.url, "echo", (), _MODEL)
+            return echo
         page.waiting("loading the model into llama.cpp")
         began = time.perf_counter()
         try:
@@ -78,7 +79,7 @@ class Stage:
             page.waited()
             page.line(f"The engine is not available: {error}.", "yellow")
             page.line("Using the embedded server instead, which only repeats the prompt.", "yellow")
-            return cls(server.url, "echo", (), _MODEL)
+            return echo
         page.waited()
         ready = f"llama.cpp at {engine.url}, ready in {time.perf_counter() - began:.1f} s, process {engine.pid}"
         if options.gguf is not None:
@@ -126,9 +127,7 @@ async def show_here(page: Page, options: argparse.Namespace) -> None:
 
 async def show_chat(page: Page, question: str, name: str, stream: ChatStream) -> None:
     """Show one question, the answer as it streams, and the figures."""
-    page.speaker("you", "magenta")
-    page.text(question)
-    page.end_text()
+    page.message("you", question)
     page.speaker(name, "cyan")
     arrivals: list[float] = []
     async with stream:
@@ -164,28 +163,21 @@ async def show_tools(page: Page, client: AsyncFriendli) -> None:
         "        case ChatChunk(): ...",
         "        case ToolStatus(name=name, status=status): ...",
     )
-    page.speaker("you", "magenta")
-    page.text(_SUM)
-    page.end_text()
+    page.message("you", _SUM)
     call = client.serverless.tool_assisted_chat_completion(
         tool_assisted_completion_request_body=_TOOL_REQUEST, x_friendli_team=None, retries=None, server_url=None
     )
-    stream, is_speaking = aiter(call), False
+    stream = aiter(call)
     async for event in stream:
         match event:
             case ToolStatus():
-                if is_speaking:
-                    page.end_text()
-                    is_speaking = False
+                page.end_text()
                 show_status(page, event)
             case ChatChunk(text=piece):
-                if piece:
-                    if not is_speaking:
-                        page.speaker("model", "cyan")
-                        is_speaking = True
-                    page.text(piece)
-    if is_speaking:
-        page.end_text()
+                if piece and not page.is_speaking:
+                    page.speaker("model", "cyan")
+                page.text(piece)
+    page.end_text()
     show_figures(page, stream.timing, stream.usage)
     page.blank()
 
@@ -197,9 +189,7 @@ async def show_value(page: Page, client: AsyncFriendli, stage: Stage) -> None:
         "    async for snapshot in stream.snapshots(): ... # a dict that grows",
         "place = (await stream.result()).value             # a Place",
     )
-    page.speaker("you", "magenta")
-    page.text(_PLACE)
-    page.end_text()
+    page.message("you", _PLACE)
     messages = [{"role": "user", "content": _PLACE}]
     stream = client.container.chat.parse_stream(
         Place, model=stage.model, messages=messages, max_tokens=300, temperature=0.0
@@ -228,22 +218,16 @@ def show_fields(page: Page, fields: dict[str, Any], shown: int, whole: int) -> i
 
 def show_status(page: Page, event: ToolStatus) -> None:
     """Show the status of a tool in one line."""
-    symbols = {
-        "STARTED": (page.symbol("⚙", "*"), "yellow"),
-        "UPDATING": (page.symbol("…", "~"), "yellow"),
-        "ENDED": (page.symbol("✓", "+"), "green"),
-        "ERRORED": (page.symbol("✗", "!"), "red"),
-    }
-    symbol, style = symbols.get(event.status, ("?", "yellow"))
     match event.status:
         case "STARTED":
+            symbol, style = page.symbol("⚙", "*"), "yellow"
             text = ", ".join(f"{parameter.name}={parameter.value}" for parameter in event.parameters)
         case "ENDED":
-            text = _decode_once(event.result or "")
+            symbol, style, text = page.symbol("✓", "+"), "green", _decode_once(event.result or "")
         case "ERRORED":
-            text = (event.error and event.error.msg) or ""
+            symbol, style, text = page.symbol("✗", "!"), "red", (event.error and event.error.msg) or ""
         case _:
-            text = event.message or ""
+            symbol, style, text = page.symbol("…", "~"), "yellow", event.message or ""
     page.status(symbol, event.name, f"{event.status:<9} {text}", style)
 
 

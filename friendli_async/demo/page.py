@@ -25,6 +25,7 @@ _STYLES: Final = {
 }
 _MARGIN: Final = "  "
 _LABEL: Final = 10  # columns for the name of the speaker
+_INDENT: Final = _MARGIN + " " * _LABEL
 _MAX_WIDTH: Final = 96
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS: Final = "_.:-=+*#"
@@ -50,9 +51,10 @@ class Page:
         self._can_erase = terminal and variables.get("TERM") != "dumb"
         self._symbols = _can_encode(self._out, "─│▁█⚙✓✗·…")
         self._width = max(40, min(_MAX_WIDTH, shutil.get_terminal_size().columns if terminal else 80))
+        self.is_speaking: bool = False
+        self._text_width = self._width - len(_INDENT)
         self._column = 0
-        self._word = ""
-        self._space = ""
+        self._word = self._space = ""
 
     def styled(self, text: str, style: str) -> str:
         """Return the text with the escape codes of a style, or unchanged if colours are off.
@@ -90,7 +92,8 @@ class Page:
         )
         if not fits:
             self.line(note, "dim")
-        self._rule()
+        rule = self.symbol("─", "-") * (self._width - len(_MARGIN))
+        self._write(_MARGIN + self.styled(rule, "dim") + "\n\n")
 
     def section(self, text: str) -> None:
         """Write the heading of a section."""
@@ -114,9 +117,16 @@ class Page:
         if self._can_erase:
             self._write("\r\x1b[K")
 
+    def message(self, name: str, text: str) -> None:
+        """Write a whole message of the dialogue."""
+        self.speaker(name, "magenta")
+        self.text(text)
+        self.end_text()
+
     def speaker(self, name: str, style: str) -> None:
         """Start a message of the dialogue: `text` continues after the name."""
         self._write(_MARGIN + self.styled(f"{name:<{_LABEL}}", style))
+        self.is_speaking = True
         self._column = 0
         self._word = self._space = ""
 
@@ -133,23 +143,21 @@ class Page:
                 self._space = "\n" if "\n" in (character, self._space) else " "
             elif not unicodedata.category(character).startswith("C"):
                 self._word += character
-                if _width_of(self._word) >= self._text_width():
+                if _width_of(self._word) >= self._text_width:
                     self._flush_word()
 
     def end_text(self) -> None:
-        """End a message."""
-        self._flush_word()
-        self._write("\n")
-        self._column = 0
+        """End a message, if one was started."""
+        if self.is_speaking:
+            self._flush_word()
+            self._write("\n")
+            self.is_speaking = False
 
     def status(self, symbol: str, name: str, text: str, style: str) -> None:
         """Write one line about a tool, truncated to the width."""
         head = f"{symbol} {name:<18}"
-        room = self._width - len(_MARGIN) - _LABEL - _width_of(head) - 1
-        indent = " " * _LABEL
-        self._write(
-            f"{_MARGIN}{indent}{self.styled(head, style)} {self.styled(_truncate(_clean(text), room), 'dim')}\n"
-        )
+        shown = _truncate(_clean(text), self._text_width - _width_of(head) - 1)
+        self._write(f"{_INDENT}{self.styled(head, style)} {self.styled(shown, 'dim')}\n")
 
     def figures(self, figures: Sequence[tuple[str, str]]) -> None:
         """Write a row of figures with their names, in several rows if the width requires it."""
@@ -157,38 +165,32 @@ class Page:
         separator = self.symbol(" · ", " | ")
         for number, name in figures:
             length = len(number) + 1 + len(name)
-            if row and used + len(separator) + length > self._width - len(_MARGIN) - _LABEL:
-                self._write(_MARGIN + " " * _LABEL + row + "\n")
+            if row and used + len(separator) + length > self._text_width:
+                self._write(_INDENT + row + "\n")
                 row, used = "", 0
             if row:
                 row += self.styled(separator, "dim")
                 used += len(separator)
             row += self.styled(number, "green") + " " + self.styled(name, "dim")
             used += length
-        self._write(_MARGIN + " " * _LABEL + row + "\n")
+        self._write(_INDENT + row + "\n")
 
     def bars(self, values: Sequence[float], name: str) -> None:
         """Draw values as a row of small bars, scaled to the largest; if there are too many, the last ones.
 
         Fewer than eight values are not drawn.
         """
-        shown = values[-(self._width - len(_MARGIN) - _LABEL - len(name) - 1) :]
+        shown = values[-(self._text_width - len(name) - 1) :]
         if len(shown) < _MIN_BARS:
             return
         bars = _BARS if self._symbols else _PLAIN_BARS
         top = max(shown) or 1.0
         drawn = "".join(bars[min(len(bars) - 1, int(value / top * len(bars)))] for value in shown)
-        self._write(f"{_MARGIN}{' ' * _LABEL}{self.styled(drawn, 'cyan')} {self.styled(name, 'dim')}\n")
+        self._write(f"{_INDENT}{self.styled(drawn, 'cyan')} {self.styled(name, 'dim')}\n")
 
     def blank(self) -> None:
         """Write an empty line."""
         self._write("\n")
-
-    def _rule(self) -> None:
-        self._write(_MARGIN + self.styled(self.symbol("─", "-") * (self._width - len(_MARGIN)), "dim") + "\n\n")
-
-    def _text_width(self) -> int:
-        return self._width - len(_MARGIN) - _LABEL
 
     def _flush_word(self) -> None:
         word, self._word = self._word, ""
@@ -196,8 +198,8 @@ class Page:
             return
         space, self._space = self._space if self._column else "", ""
         length = _width_of(word)
-        if space == "\n" or (self._column and self._column + len(space) + length > self._text_width()):
-            self._write("\n" + _MARGIN + " " * _LABEL)
+        if space == "\n" or (self._column and self._column + len(space) + length > self._text_width):
+            self._write("\n" + _INDENT)
             space, self._column = "", 0
         self._write(space + word)
         self._column += len(space) + length

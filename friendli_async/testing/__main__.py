@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from friendli_async.testing.faults import HELP, parse, parse_pace
+from friendli_async.testing.faults import HELP, integer, parse, parse_pace
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.server import FriendliServer
 
@@ -21,7 +21,9 @@ T = TypeVar("T")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command-line options."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", default=0, type=_argument_type(_port), help="port to listen on (default: a free one)")
+    parser.add_argument(
+        "--port", default=0, type=_argument_type(integer(0, 65535)), help="port to listen on (default: a free one)"
+    )
     parser.add_argument("--token", default="test-token", help="token that requests must carry (default: %(default)s)")
     parser.add_argument(
         "--pace",
@@ -30,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pause before each streamed event: 0.02 (seconds), 20ms, or 50/s (events a second)",
     )
     parser.add_argument("--fault", type=_argument_type(parse), metavar="FAULTS", help="faults to inject; see below")
-    parser.add_argument("--rate-limit", type=_argument_type(_count), metavar="N", help="requests answered per minute")
+    parser.add_argument(
+        "--rate-limit", type=_argument_type(integer(1, 999_999_999)), metavar="N", help="requests answered per minute"
+    )
     parser.add_argument(
         "--access-log",
         action=argparse.BooleanOptionalAction,
@@ -51,18 +55,6 @@ def _argument_type(reader: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"must be a whole number, at least 1, not {text!r}")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise ValueError(f"must be a port number from 0 to 65535, not {text!r}")
-    return int(text)
 
 
 def access_line(request: ReceivedRequest, seconds: float) -> str:

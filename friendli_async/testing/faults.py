@@ -18,7 +18,7 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import EVENT_STREAM, Script, status
 from friendli_async.testing.steps import Payload, Step, cut, delay, drop, reset, stall
 
-__all__ = ["HELP", "Fault", "FaultError", "Faults", "parse", "parse_pace"]
+__all__ = ["HELP", "Fault", "FaultError", "Faults", "integer", "parse", "parse_pace"]
 
 HELP: Final = """\
 faults, as in --fault 'status=429;retry_after=1,then=ok':
@@ -188,7 +188,7 @@ def _parse_item(item: str, column: int) -> Fault:
         try:
             parsed = _SETTINGS[name][0](value)
         except ValueError as error:
-            raise _error(f"{name}: must be {error}, not {value!r}", start) from None
+            raise _error(f"{name}: {error}, not {value!r}", start) from None
         if name in _BREAKS:
             if "breaks" in fields:
                 raise _error("an item can have only one of cut, reset and stall", start)
@@ -222,10 +222,12 @@ def _error(message: str, column: int) -> FaultError:
     return FaultError(f"column {column + 1}: {message}")
 
 
-def _integer(least: int, most: int) -> Callable[[str], int]:
+def integer(least: int, most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers. Its ValueError says what is accepted."""
+
     def read(text: str) -> int:
         if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most or len(text) > 9:
-            raise ValueError(f"a whole number from {least} to {most}")
+            raise ValueError(f"must be a whole number from {least} to {most}")
         return int(text)
 
     return read
@@ -237,31 +239,31 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < 1e6:
-        raise ValueError("a number of seconds")
+        raise ValueError("must be a number of seconds")
     return seconds
 
 
 def _path(text: str) -> str:
     if not text.startswith("/"):
-        raise ValueError("a path that starts with /")
+        raise ValueError("must be a path that starts with /")
     return text
 
 
 def _one_line(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("a single line of text")
+        raise ValueError("must be a single line of text")
     return text
 
 
 _SETTINGS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
-    "status": (_integer(400, 599), "429"),
+    "status": (integer(400, 599), "429"),
     "retry_after": (_one_line, "1"),
     "message": (_one_line, "busy"),
-    "cut": (_integer(0, _MAX_COUNT), "3"),
-    "reset": (_integer(0, _MAX_COUNT), "3"),
-    "stall": (_integer(0, _MAX_COUNT), "3"),
+    "cut": (integer(0, _MAX_COUNT), "3"),
+    "reset": (integer(0, _MAX_COUNT), "3"),
+    "stall": (integer(0, _MAX_COUNT), "3"),
     "delay": (_seconds, "0.5"),
-    "times": (_integer(1, _MAX_COUNT), "2"),
+    "times": (integer(1, _MAX_COUNT), "2"),
     "path": (_path, "/v1/chat/completions"),
 }
 
