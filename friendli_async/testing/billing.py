@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from friendli_async.testing.frames import timestamp
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import page_of, refuse_value
+from friendli_async.testing.route import InvalidRequestError, page_of
 from friendli_async.testing.schema import from_text
 from friendli_async.testing.script import Script, json_body
 
@@ -85,11 +85,8 @@ def _page(kind: str, query: Mapping[str, Any], results: Callable[[int], list[dic
     start, end = (_parse_time(query[name]) for name in ("start_time", "end_time"))
     width = _WIDTHS[query.get("bucket_width") or "1d"]
     if end < start:
-        return refuse_value("query", "end_time", "Input precedes start_time")
-    page = page_of(query, "page", -(-(end - start) // width), usual=_LIMIT, most=_MAX_LIMIT[kind])
-    if isinstance(page, Script):
-        return page
-    shown, following = page
+        raise InvalidRequestError("query", "end_time", "Input precedes start_time")
+    shown, following = page_of(query, "page", -(-(end - start) // width), usual=_LIMIT, most=_MAX_LIMIT[kind])
     data = [
         {
             "start_time": timestamp(start + number * width),

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import refuse_value
+from friendli_async.testing.route import InvalidRequestError
 from friendli_async.testing.script import Script, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, done, event
 from friendli_async.testing.text_operations import encode, texts_of
@@ -31,10 +31,8 @@ def complete(request: ReceivedRequest) -> Script:
     """
     body = request.json_object
     if "prompt" in body and "tokens" in body:
-        return refuse_value("body", "tokens", "Give prompt or tokens, not both")
+        raise InvalidRequestError("body", "tokens", "Give prompt or tokens, not both")
     prompts = texts_of(body, "prompt")
-    if isinstance(prompts, Script):
-        return prompts
     count = int(body.get("n") or 1)
     if not 1 <= count * len(prompts) <= _MAX_CHOICES:
         return status(400, message=f"n times the prompts must be between 1 and {_MAX_CHOICES}")

@@ -212,9 +212,7 @@ def _settings(body: _Body) -> _Spec:
 
 
 def _page(request: ReceivedRequest, schema: str, items: Mapping[str, object]) -> Script:
-    page = page_of(from_text(schema, request.query), "cursor", len(items), usual=_LIMIT, most=_MAX_LIMIT)
-    if isinstance(page, Script):
-        return page
-    shown, following = page
+    query = from_text(schema, request.query)
+    shown, following = page_of(query, "cursor", len(items), usual=_LIMIT, most=_MAX_LIMIT)
     names = [*items]
     return json_body({"data": {names[at]: items[names[at]] for at in shown}, "nextCursor": following})

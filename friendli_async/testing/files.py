@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from friendli_async.testing.frames import timestamp
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import Route, refuse_value, stored
+from friendli_async.testing.route import InvalidRequestError, Route, stored
 from friendli_async.testing.script import Script, body, json_body, status
 
 __all__ = ["FileStore"]
@@ -43,7 +43,7 @@ class FileStore:
     def _initiate(self, request: ReceivedRequest) -> Script:
         fields = request.json_object
         if not _DIGEST.fullmatch(fields["digest"]):
-            return refuse_value("body", "digest", "Input should be sha256: and 64 hexadecimal digits")
+            raise InvalidRequestError("body", "digest", "Input should be sha256: and 64 hexadecimal digits")
         name = f"file-{len(self._files) + 1}"
         self._files[name] = {
             "id": name,

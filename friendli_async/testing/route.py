@@ -10,7 +10,7 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.schema import Error
 from friendli_async.testing.script import Script, json_body, status
 
-__all__ = ["Route", "page_of", "refuse", "refuse_value", "stored"]
+__all__ = ["InvalidRequestError", "Route", "page_of", "refuse", "stored"]
 
 T = TypeVar("T")
 
@@ -24,8 +24,8 @@ def refuse(errors: Sequence[Error]) -> Script:
     return json_body({"detail": list(errors)}, status=422)
 
 
-def refuse_value(where: str, name: str, message: str, kind: str = "value_error") -> Script:
-    """Reply 422 for one value.
+class InvalidRequestError(Exception):
+    """A value in a request is invalid: the reply is a 422.
 
     Args:
         where: `body` or `query`.
@@ -33,7 +33,10 @@ def refuse_value(where: str, name: str, message: str, kind: str = "value_error")
         message: What is wrong with it.
         kind: Type of the error.
     """
-    return refuse([{"loc": [where, name], "msg": message, "type": kind}])
+
+    def __init__(self, where: str, name: str, message: str, kind: str = "value_error") -> None:
+        super().__init__(message)
+        self.error: Error = {"loc": [where, name], "msg": message, "type": kind}
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,7 @@ def stored(
     return find
 
 
-def page_of(
-    query: Mapping[str, object], cursor: str, count: int, *, usual: int, most: int
-) -> tuple[range, str | None] | Script:
+def page_of(query: Mapping[str, object], cursor: str, count: int, *, usual: int, most: int) -> tuple[range, str | None]:
     """Return the positions of the items on the requested page, and the cursor of the next page.
 
     Args:
@@ -97,12 +98,15 @@ def page_of(
         most: The largest accepted `limit`.
 
     Returns:
-        The positions and the cursor, or the refusal of an invalid query.
+        The positions, and the cursor if there is a next page.
+
+    Raises:
+        InvalidRequestError: The limit or the cursor is invalid.
     """
     limit, first = query.get("limit", usual), str(query.get(cursor, "page-0")).removeprefix("page-")
     if not isinstance(limit, int) or not 1 <= limit <= most:
-        return refuse_value("query", "limit", f"Input should be between 1 and {most}")
+        raise InvalidRequestError("query", "limit", f"Input should be between 1 and {most}")
     if not first.isdecimal() or len(first) > 9:
-        return refuse_value("query", cursor, f"Invalid {cursor}")
+        raise InvalidRequestError("query", cursor, f"Invalid {cursor}")
     shown = range(count)[int(first) : int(first) + limit]
     return shown, f"page-{shown.stop}" if shown and shown.stop < count else None

@@ -19,7 +19,7 @@ from friendli_async.testing.messages import answer_messages, refuse_messages
 from friendli_async.testing.models import list_models
 from friendli_async.testing.received import ReceivedRequest, parse_json
 from friendli_async.testing.responses import answer_responses
-from friendli_async.testing.route import Route
+from friendli_async.testing.route import InvalidRequestError, Route
 from friendli_async.testing.schema import from_text, validate
 from friendli_async.testing.script import Script, status
 from friendli_async.testing.text_operations import answer_detokenize, answer_tokenize, classify, embed
@@ -126,7 +126,10 @@ class Router:
             return status(405, message=f"{request.method} is not allowed for {request.path}", headers=allowed)
         if route.needs_token and not _authorized(request, token):
             return status(401, message="the token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
-        return _validation_error(request, route) or route.answer(request)
+        try:
+            return _validation_error(request, route) or route.answer(request)
+        except InvalidRequestError as error:
+            return route.refuse([error.error])
 
     def _find(self, request: ReceivedRequest) -> dict[str, Route] | None:
         for pattern, methods in self._methods.items():

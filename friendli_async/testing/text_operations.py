@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.route import refuse_value
+from friendli_async.testing.route import InvalidRequestError
 from friendli_async.testing.script import Script, json_body
 from friendli_async.testing.turns import Body, tokenize
 
@@ -34,25 +34,25 @@ def encode(text: str) -> list[int]:
     return [ord(character) for character in text]
 
 
-def texts_of(body: Body, name: str) -> Sequence[str] | Script:
+def texts_of(body: Body, name: str) -> Sequence[str]:
     """Return the texts of a request.
 
     Args:
         body: The request's JSON object.
         name: The field with the text or texts, instead of which there may be `tokens`.
 
-    Returns:
-        The texts, or an error reply for a request with neither, or with an unknown token.
+    Raises:
+        InvalidRequestError: There is neither, or an unknown token.
     """
     texts: Any = body.get(name)
     if texts is not None:
         return (texts,) if isinstance(texts, str) else cast("list[str]", texts)
     tokens: list[int] | None = body.get("tokens")
     if tokens is None:
-        return refuse_value("body", name, f"Give either {name} or tokens", "missing")
+        raise InvalidRequestError("body", name, f"Give either {name} or tokens", "missing")
     unknown = [token for token in tokens if not 0 <= token <= _MAX_CODE_POINT]
     if unknown:
-        return refuse_value("body", "tokens", f"there is no token {unknown[0]}")
+        raise InvalidRequestError("body", "tokens", f"there is no token {unknown[0]}")
     return ("".join(map(chr, map(int, tokens))),)
 
 
@@ -71,8 +71,7 @@ def answer_detokenize(request: ReceivedRequest) -> Script:
     Args:
         request: The request.
     """
-    texts = texts_of({"tokens": request.json_object["tokens"]}, "text")
-    return texts if isinstance(texts, Script) else json_body({"text": texts[0]})
+    return json_body({"text": texts_of(request.json_object, "text")[0]})
 
 
 def embed(request: ReceivedRequest) -> Script:
@@ -82,8 +81,6 @@ def embed(request: ReceivedRequest) -> Script:
         request: The request.
     """
     texts = texts_of(request.json_object, "input")
-    if isinstance(texts, Script):
-        return texts
     vectors: list[Any] = [_vector(text) for text in texts]
     if request.json_object.get("encoding_format") == "base64":
         vectors = [base64.b64encode(struct.pack(f"<{_VECTOR_SIZE}f", *vector)).decode() for vector in vectors]
@@ -111,8 +108,6 @@ def classify(request: ReceivedRequest) -> Script:
         request: The request.
     """
     texts = texts_of(request.json_object, "input")
-    if isinstance(texts, Script):
-        return texts
     count = sum(len(tokenize(text)) for text in texts)
     data = [_classification(index, text) for index, text in enumerate(texts)]
     return json_body({"object": "list", "data": data, "usage": {"prompt_tokens": count, "total_tokens": count}})
