@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from friendli_async._core.error_json import is_object, json_or_none
 from friendli_async._core.events.sse import DONE, SSEDecoder
@@ -13,7 +13,6 @@ from friendli_async._json import encode_json, replace_surrogates
 __all__ = ["Encoded"]
 
 E = TypeVar("E")
-T_contra = TypeVar("T_contra", contravariant=True)
 
 Encoded = str | bytes | dict[str, Any] | None
 """What to send for an event: a str as the data of an SSE event (it may have several lines), a dict as JSON data, bytes
@@ -21,18 +20,6 @@ unchanged (whole SSE events of your own), None for nothing. Half a character tha
 
 _BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 _OVERLAP: Final = 2  # bytes of a blank line that may end one piece while the rest begins the next
-
-
-class Conversion(Protocol[T_contra]):
-    """Turns what is read from upstream into what is sent. No I/O."""
-
-    def feed(self, item: T_contra) -> bytes:
-        """Returns what to send for the next item: whole events, or nothing."""
-        ...
-
-    def finish(self) -> bytes:
-        """Returns what remains to be sent at the end."""
-        ...
 
 
 class WholeEvents:
@@ -116,6 +103,10 @@ class EncodedEvents(Generic[E]):
     def finish(self) -> bytes:
         """Returns the half of a character that no text has completed."""
         return sse_bytes(self._held or None, "encode must return")
+
+
+Conversion = WholeEvents | EncodedEvents[Any]
+"""Turns what is read from upstream into what is sent. No I/O."""
 
 
 def sse_bytes(payload: object, rule: str) -> bytes:

@@ -213,7 +213,7 @@ class SSEResponse:
             if event := error_event(error_body(error) if self._on_error is None else self._on_error(error)):
                 await sender.send(event)
 
-    async def _open(self, sender: EventSender, work: Work) -> tuple[str, AsyncIterator[Any], Conversion[Any]]:
+    async def _open(self, sender: EventSender, work: Work) -> tuple[str, AsyncIterator[Any], Conversion]:
         """Opens the stream; returns its content type, what to read from it, and what to make of that."""
         stream = await self._stream.__aenter__()
         stream._begin_response(work, sender.hurry)  # pyright: ignore[reportPrivateUsage] - nothing public

@@ -96,14 +96,6 @@ class _Call:
     content: _Attributes = field(default_factory=_Attributes)
 
 
-@dataclass(slots=True)
-class _Tool:
-    """A tool that is running."""
-
-    span: trace.Span
-    content: _Attributes = field(default_factory=_Attributes)
-
-
 class Telemetry(Observer):
     """Records one span per call, from its start, through all attempts, to the end of its stream.
 
@@ -152,7 +144,7 @@ class Telemetry(Observer):
         self._agent_meters = _AgentMeters(meter)
         self._calls: dict[int, _Call] = {}
         self._runs: dict[int, trace.Span] = {}
-        self._tools: dict[tuple[int, str], _Tool] = {}
+        self._tools: dict[tuple[int, str], trace.Span] = {}
 
     def __repr__(self) -> str:
         return f"Telemetry(content={self._on_spans or self._as_events})"
@@ -292,32 +284,32 @@ class Telemetry(Observer):
         span = self._tracer.start_span(
             f"execute_tool {attributes['gen_ai.tool.name']}", self._context_of(event.run_id), attributes=attributes
         )
-        self._tools[event.run_id, event.tool_call_id] = _Tool(span)
+        self._tools[event.run_id, event.tool_call_id] = span
         context.attach(trace.set_span_in_context(span))  # never detached: the task ends with the tool
 
     def tool_call_ended(self, event: ToolCallEnded) -> None:
         """Ends the span of a tool, and records its duration."""
-        tool = self._tools.pop((event.run_id, event.tool_call_id), None)
-        if tool is None:
+        span = self._tools.pop((event.run_id, event.tool_call_id), None)
+        if span is None:
             return
         failure = None
         if event.outcome == "failed" and event.problem != "refused":
             failure = event.error if event.problem in (None, "failed") else event.problem
         if event.problem == "unknown":
-            tool.span.update_name("execute_tool")  # names that models invent are unbounded in number
+            span.update_name("execute_tool")  # names that models invent are unbounded in number
         outcome = "refused" if event.problem == "refused" else event.outcome
-        _end(tool.span, {"friendli.outcome": outcome, **tool.content}, failure, event.error)
+        _end(span, {"friendli.outcome": outcome}, failure, event.error)
         if event.problem not in ("unknown", "refused"):
             self._agent_meters.record_tool(
                 event.seconds, _tool_attributes(event.name) | _known({"error.type": failure})
             )
 
     def _keep_tool_content(self, event: ToolCallContent) -> None:
-        tool = self._tools.get((event.run_id, event.tool_call_id))
-        if tool is not None:
-            tool.content["gen_ai.tool.call.arguments"] = replace_surrogates(event.arguments)
+        span = self._tools.get((event.run_id, event.tool_call_id))
+        if span is not None:
+            span.set_attribute("gen_ai.tool.call.arguments", replace_surrogates(event.arguments))
             if event.result is not None:
-                tool.content["gen_ai.tool.call.result"] = replace_surrogates(event.result)
+                span.set_attribute("gen_ai.tool.call.result", replace_surrogates(event.result))
 
     def _context_of(self, run_id: int | None) -> context.Context | None:
         """Returns the context for a span of a run; None, which is the current one, if there is no run."""
