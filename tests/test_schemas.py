@@ -16,10 +16,11 @@ from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.lenient import decode
 from friendli_async._core.protocol import Operation
+from friendli_async._json import encode_json
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Headers
 from friendli_async.testing.examples import alternatives, example
-from friendli_async.testing.frames import sse_event, to_json
+from friendli_async.testing.frames import sse_event
 from friendli_async.testing.route import Route
 from friendli_async.testing.routes import Router
 from friendli_async.testing.schema import Schema, resolve, schemas, validate
@@ -81,7 +82,7 @@ def test_replies_decode_completely_and_round_trip(served: Served, route: Route) 
     for shape in shapes(route.reply):
         value = shape.of(route.reply)
         assert shape.novel or validate(route.reply, value) == [], shape
-        reply = decode(to_json(value), decoder)
+        reply = decode(encode_json(value), decoder)
         encoded = msgspec.json.encode(reply)
         assert decoder.decode(encoded) == reply, shape
         if not shape.extra:
@@ -95,7 +96,7 @@ def test_unknown_reply_fields_are_ignored(served: Served, route: Route) -> None:
     for variant in range(alternatives(route.reply)):
         plain, later = example(route.reply, variant), example(route.reply, variant, extra=True)
         assert plain != later
-        assert decode(to_json(later), decoder) == decode(to_json(plain), decoder)
+        assert decode(encode_json(later), decoder) == decode(encode_json(plain), decoder)
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ def test_events_decode_completely_and_round_trip(served: Served, route: Route) -
     for schema, name in event_schemas(route.events):
         for shape in shapes(schema):
             value = strip_foreign_fields(shape.of(schema))
-            reader = read(served, name, to_json(value))
+            reader = read(served, name, encode_json(value))
             if name in FAILURES:
                 assert isinstance(reader.failure, APIStatusError), shape
                 continue
@@ -193,7 +194,7 @@ def test_events_without_an_event_line_are_identified_by_their_data(served: Serve
     for schema, name in event_schemas(route.events):
         if name and "type" not in resolve({"$ref": schema})["properties"]:
             continue  # only the event line identifies a tool's status
-        data = to_json(strip_foreign_fields(example(schema)))
+        data = encode_json(strip_foreign_fields(example(schema)))
         with_name, without = read(served, name, data), read(served, None, data)
         assert list(with_name.ready) == list(without.ready)
         assert type(with_name.failure) is type(without.failure)

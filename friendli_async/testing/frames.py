@@ -10,22 +10,9 @@ from typing import Final
 
 from friendli_async._json import encode_json
 
-__all__ = ["DONE", "Identity", "sse_event", "timestamp", "to_json", "token_counts"]
+__all__ = ["DONE", "Identity", "sse_event", "timestamp", "token_counts"]
 
 DONE: Final = b"data: [DONE]\n\n"
-
-
-def to_json(value: object) -> bytes:
-    """Encode a value as compact JSON.
-
-    Args:
-        value: A value that JSON can represent.
-
-    Returns:
-        UTF-8 bytes. Text with a lone surrogate, which UTF-8 cannot encode, is escaped to ASCII, as engines do if a
-        token ends in the middle of a character.
-    """
-    return encode_json(value)
 
 
 def sse_event(data: bytes, name: str | None = None) -> bytes:
@@ -58,7 +45,7 @@ class Identity:
 
     @cached_property
     def _chunk_start(self) -> bytes:
-        start = to_json(
+        start = encode_json(
             {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
         )
         return b"data: " + start[:-1] + b',"choices":'

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from multidict import CIMultiDict
 
+from friendli_async._json import encode_json
 from friendli_async.testing.arguments import (
     check_headers,
     check_integer,
@@ -24,7 +25,6 @@ from friendli_async.testing.arguments import (
     check_type,
     describe,
 )
-from friendli_async.testing.frames import to_json
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
 from friendli_async.testing.steps import Step, delay, raw
@@ -263,7 +263,7 @@ def json_body(value: object, *, status: int = 200, headers: Mapping[str, str] | 
     """
     if isinstance(value, Script | Step) or callable(value):
         raise TypeError(f"the value of json_body() must be a JSON value, not {describe(value)}")
-    return body(to_json(value), status=status, headers=headers, content_type=JSON)
+    return body(encode_json(value), status=status, headers=headers, content_type=JSON)
 
 
 def status(

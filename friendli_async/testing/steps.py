@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from friendli_async._json import encode_json
 from friendli_async.testing.arguments import check_integer, check_seconds, check_text, check_type, describe
-from friendli_async.testing.frames import DONE, Identity, sse_event, to_json, token_counts
+from friendli_async.testing.frames import DONE, Identity, sse_event, token_counts
 from friendli_async.testing.reply import ReplyWriter
 
 __all__ = [
@@ -161,7 +162,7 @@ def chunk(
     values = {"role": role, "content": text, "reasoning_content": reasoning, "tool_calls": tool_calls}
     delta = {name: value for name, value in values.items() if value is not None}
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
-    return _Chunk(to_json([choice]))
+    return _Chunk(encode_json([choice]))
 
 
 def finish(reason: str | None = "stop", *, index: int = 0) -> Payload:
@@ -186,7 +187,7 @@ def usage(prompt: int, completion: int) -> Payload:
     """
     check_integer("prompt", prompt)
     check_integer("completion", completion)
-    return _Chunk(b"[]", to_json(token_counts(prompt, completion)))
+    return _Chunk(b"[]", encode_json(token_counts(prompt, completion)))
 
 
 def done() -> Payload:
@@ -220,7 +221,7 @@ def event(data: object, *, name: str | None = None) -> Payload:
     if isinstance(data, bytes | Step):
         raise TypeError(f"the data of an event must be text or a JSON value, not {describe(data)}; raw() writes bytes")
     check_text(name=name)
-    return _Raw(sse_event(data.encode() if isinstance(data, str) else to_json(data), name))
+    return _Raw(sse_event(data.encode() if isinstance(data, str) else encode_json(data), name))
 
 
 def error_event(error: object) -> Payload:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from friendli_async._json import encode_json
 from friendli_async.testing.calculator import CalculatorError
 from friendli_async.testing.chat import answer_chat, prompt_of, speak
-from friendli_async.testing.frames import to_json
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Script
 from friendli_async.testing.steps import Step, tool_status
@@ -75,5 +75,5 @@ def _statuses(use: ToolUse, call_id: str, timestamp: int) -> list[Step]:
     updates = [report("UPDATING", message=message) for message in use.messages]
     if isinstance(use.result, CalculatorError):
         return [started, *updates, report("ERRORED", error={"type": use.result.kind, "msg": str(use.result)})]
-    result = to_json(to_json(use.result).decode()).decode()  # encoded twice, as by the API
+    result = encode_json(encode_json(use.result).decode()).decode()  # encoded twice, as by the API
     return [started, *updates, report("ENDED", result=result, files=use.files)]
