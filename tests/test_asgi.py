@@ -29,6 +29,8 @@ from friendli_async import (
     ConfigurationError,
     FriendliError,
     InternalServerError,
+    OutputCutOffError,
+    OutputInvalidError,
     RateLimitError,
     ResponseDecodeError,
     StreamInterruptedError,
@@ -1183,6 +1185,23 @@ def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, 
     body = error_body(error)["error"]
     assert body["message"]
     assert "flp_secret" not in json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "code"),
+    [
+        (APITimeoutError("t", limit="connect"), "the model's server could not be reached in time", "connect_timeout"),
+        (APITimeoutError("t", limit="pool"), "the service has no free connection to the model's server", "pool_timeout"),
+        (APITimeoutError("t", limit="first_event"), "the model took too long", "first_event_timeout"),
+        (OutputCutOffError("t"), "the model's answer was cut off", "output_cut_off"),
+        (OutputInvalidError("t"), "the model's answer does not have the required form", "output_invalid"),
+        (ResponseDecodeError("t"), "the model's server sent an invalid response", None),
+    ],
+    ids=["connect", "pool", "first_event", "cut off", "invalid", "decode"],
+)
+def test_message_for_a_browser_names_what_failed(error: FriendliError, message: str, code: str | None) -> None:
+    body = error_body(error)["error"]
+    assert (body["message"], body["code"]) == (message, code)
 
 
 async def test_draining_client_is_reported_as_503(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -103,14 +103,17 @@ def test_lone_surrogates_of_a_return_type_are_replaced(remote: FriendliServer, b
     assert (reply.status_code, reply.json()["choices"][0]["message"]["content"]) == (200, "half �")
 
 
-def test_lone_surrogates_of_a_rejected_keyword_are_escaped(app: FastAPI) -> None:
+def test_lone_surrogates_of_a_rejected_keyword_are_escaped(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
     @app.post("/options")
     async def options(client: Client, given: dict[str, Any]) -> ChatCompletion:
         return await client.serverless.chat.complete(model="m", messages=MESSAGES, **given)
 
-    with TestClient(app, raise_server_exceptions=False) as browser:
-        reply = browser.post("/options", content=rb'{"half \ud83d": 1}', headers={"content-type": "application/json"})
+    content, headers = rb'{"half \ud83d": 1}', {"content-type": "application/json"}
+    with TestClient(app, raise_server_exceptions=False) as browser, caplog.at_level(logging.INFO, "friendli_async"):
+        reply = browser.post("/options", content=content, headers=headers)
     assert (reply.status_code, reply.json()["error"]["param"]) == (422, "half \ud83d")
+    assert "/options: 422, UnknownArgumentError" in caplog.text
+    assert caplog.text.encode()  # a handler can write it
 
 
 def test_return_type_has_openapi_schema(browser: TestClient) -> None:
@@ -304,6 +307,29 @@ def test_upstream_errors_are_logged_without_traceback(
         browser.get("/chat")
     [record] = [record for record in caplog.records if record.name == "friendli_async"]
     assert "/chat: 502, InternalServerError: 500 broken" in record.getMessage()
+    assert record.exc_info is None
+
+
+@pytest.mark.parametrize(
+    ("path", "upstream", "logged"),
+    [
+        ("/chat", status(404, message="no such model"), "/chat: 404, NotFoundError: 404 no such model"),
+        ("/chat", status(429, message="slow down"), "/chat: 429, RateLimitError: 429 slow down"),
+        ("/bad", None, "/bad: 422, ArgumentError: temperature: Expected"),
+        ("/bad?unknown=1", None, "/bad: 422, UnknownArgumentError: complete() got an unexpected keyword"),
+    ],
+    ids=["404", "429", "argument", "keyword"],
+)
+def test_errors_that_may_be_the_browsers_fault_are_logged_at_info(
+    browser: TestClient, remote: FriendliServer, caplog: pytest.LogCaptureFixture, path: str, upstream: Any, logged: str
+) -> None:
+    if upstream is not None:
+        remote.enqueue(upstream)
+    with caplog.at_level(logging.INFO, "friendli_async"):
+        browser.get(path)
+    [record] = [record for record in caplog.records if record.name == "friendli_async"]
+    assert record.levelname == "INFO"
+    assert record.getMessage().startswith(logged)
     assert record.exc_info is None
 
 

@@ -11,6 +11,8 @@ from friendli_async.errors import (
     APITimeoutError,
     ConfigurationError,
     FriendliError,
+    OutputCutOffError,
+    OutputError,
     StreamInterruptedError,
     ToolError,
     TurnLimitError,
@@ -20,6 +22,11 @@ __all__ = ["error_body", "error_status"]
 
 _PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
 """Statuses that mean the same to the browser as to this service."""
+_TIMEOUTS: Final = {
+    "connect": "the model's server could not be reached in time",
+    "pool": "the service has no free connection to the model's server",
+}
+"""Messages of the timeouts that are not the model's fault."""
 
 
 def error_status(error: FriendliError) -> int:
@@ -63,8 +70,9 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
             return 502, "this service is not authorized to use the model", "upstream_error", None
         case APIStatusError(status_code=status):
             return 504 if status in {408, 504} else 502, "the model's server failed", "upstream_error", None
-        case APITimeoutError():
-            return 504, "the model took too long", "timeout_error", f"{error.limit}_timeout"
+        case APITimeoutError(limit=limit):
+            message = _TIMEOUTS.get(limit, "the model took too long")
+            return 504, message, "timeout_error", f"{limit}_timeout"
         case StreamInterruptedError():
             return 502, "the answer was interrupted before it was complete", "upstream_error", "stream_interrupted"
         case APIConnectionError() if error.meta is not None and error.meta.status is not None:
@@ -77,6 +85,10 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
             return 500, "a tool failed", "server_error", "tool_error"
         case TurnLimitError():
             return 500, "the model called tools too often", "server_error", "turn_limit"
+        case OutputCutOffError():
+            return 502, "the model's answer was cut off", "upstream_error", "output_cut_off"
+        case OutputError():
+            return 502, "the model's answer does not have the required form", "upstream_error", "output_invalid"
         case _:
             return 502, "the model's server sent an invalid response", "upstream_error", None
 

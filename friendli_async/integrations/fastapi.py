@@ -302,7 +302,8 @@ def install_error_handlers(app: Starlette) -> None:
     ``Retry-After``. A value or keyword rejected before anything was sent (``ArgumentError``, ``UnknownArgumentError``)
     is 422, with its path or name as ``param``. An open websocket is
     closed with code 1011. ``WebSocketDisconnect``, which servers log with a traceback, ends the handler silently.
-    Statuses of 500 and above are logged as warnings (logger ``friendli_async``), because servers do not log them.
+    Each error is logged (logger ``friendli_async``), because servers do not log them: statuses of 500 and above as
+    warnings, the others, which may be the browser's fault, at the level INFO.
 
     Args:
         app: The app. Handlers added later for the same classes replace these.
@@ -321,9 +322,13 @@ async def _ignore(connection: HTTPConnection, error: Exception) -> None:
 async def _handle_error(connection: HTTPConnection, error: Exception) -> Response | None:
     assert isinstance(error, FriendliError)
     status = error_status(error)
-    if status >= 500:
-        _logger.warning("%s: %d, %s: %s", connection.url.path, status, type(error).__name__, str(error))
+    _log_error(connection, status, error)
     return await _respond(connection, status, error_body(error), dict(retry_headers(error)))
+
+
+def _log_error(connection: HTTPConnection, status: int, error: Exception) -> None:
+    level = logging.WARNING if status >= 500 else logging.INFO
+    _logger.log(level, "%s: %d, %s: %s", connection.url.path, status, type(error).__name__, replace_surrogates(str(error)))
 
 
 async def _respond(
@@ -339,6 +344,7 @@ async def _respond(
 
 async def _handle_argument_error(connection: HTTPConnection, error: Exception) -> Response | None:
     assert isinstance(error, ArgumentError | UnknownArgumentError)
+    _log_error(connection, 422, error)
     param = error.path if isinstance(error, ArgumentError) else error.name
     body = {"message": str(error), "type": "invalid_request_error", "param": param or None, "code": None}
     return await _respond(connection, 422, {"error": body})
