@@ -295,6 +295,23 @@ async def test_stream_has_exactly_one_outcome(server: FriendliServer, name: str)
         assert stream.outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [(cut(), "the server closed the connection"), (reset(), "Connection reset by peer")],
+    ids=["cut", "reset"],
+)
+async def test_error_of_a_broken_stream_tells_a_close_from_a_reset(
+    client: AsyncFriendli, server: FriendliServer, broken: Any, reason: str
+) -> None:
+    read_first = asyncio.Event()
+    server.enqueue(script(A, gate(read_first), broken))
+    stream = await open_stream(client)
+    read_first.set()
+    with pytest.raises(StreamInterruptedError) as caught:
+        await stream.result()
+    assert str(caught.value).endswith(f"while the reply was being read: {reason} before the end of the body")
+
+
 async def test_every_requested_choice_must_finish(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), finish(), end()))
     stream = open_stream(client, n=2)

@@ -73,7 +73,26 @@ async def test_connect_timeout(streamed: bool) -> None:
             with pytest.raises(APITimeoutError) as caught:
                 await with_timeout(open_stream(client).result() if streamed else complete(client))
             assert limits_of(caught.value) == ("connect", 0.1, False)
+            assert str(caught.value) == f"no connection within 0.1 s (connect: connecting to 127.0.0.1:{port})"
             assert slots_in_use(client) == 0
+
+
+async def test_timeout_while_connecting_names_the_proxy() -> None:
+    with unresponsive_port() as port:
+        proxy = f"http://user:password@127.0.0.1:{port}"
+        async with client_of("https://api.invalid", timeout=Timeouts(connect=0.1), proxy=proxy) as client:
+            with pytest.raises(APITimeoutError) as caught:
+                await with_timeout(complete(client))
+            assert str(caught.value).endswith(f"(connect: connecting to the proxy 127.0.0.1:{port})")
+
+
+async def test_total_that_expires_while_connecting_says_so() -> None:
+    with unresponsive_port() as port:
+        async with client_of(f"http://127.0.0.1:{port}", timeout=0.1) as client:
+            with pytest.raises(APITimeoutError) as caught:
+                await with_timeout(complete(client))
+            assert limits_of(caught.value) == ("total", 0.1, False)
+            assert str(caught.value).endswith(f"(total: connecting to 127.0.0.1:{port})")
 
 
 async def test_connect_timeout_applies_to_user_session() -> None:
@@ -85,6 +104,7 @@ async def test_connect_timeout_applies_to_user_session() -> None:
             with pytest.raises(APITimeoutError) as caught:
                 await with_timeout(complete(client))
             assert (caught.value.limit, caught.value.seconds) == ("connect", 0.1)
+            assert f"127.0.0.1:{port}" in str(caught.value)
 
 
 async def test_connect_timeout_is_retried(server: FriendliServer) -> None:

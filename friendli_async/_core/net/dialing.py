@@ -63,6 +63,11 @@ class DialContext(msgspec.Struct, eq=False):
         self.connected = self.reused = False
 
     @property
+    def progress(self) -> str:
+        """What the request waits for before there is a connection, for the message of a timeout."""
+        return f"connecting to {self.address if self.proxy is None else f'the proxy {self.proxy}'}"
+
+    @property
     def source_error(self) -> Exception | None:
         """The error raised by the source of the body, if any."""
         return None if self.upload is None else self.upload.error
@@ -221,7 +226,7 @@ class Connector(aiohttp.TCPConnector):
         connection = None if dial.force_new else await self._get_quiet(key, traces)
         dial.reused = connection is not None
         if connection is None:
-            dial.clock.phase("connect")
+            dial.clock.phase("connect", dial.progress)
         return connection
 
     async def _get_quiet(self, key: Any, traces: Any) -> Any:

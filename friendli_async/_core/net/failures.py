@@ -34,6 +34,8 @@ _NOISE: Final = (
 )
 # The message of the error that a payload error wraps.
 _WRAPPED: Final = r"completed: <\w+: [\"'](.+)[\"']\)?>"
+# The system's error that follows it, if the connection did not just end: "... ConnectionResetError(104, '...')".
+_LOST: Final = r">\. \w+\((\d\d+), "
 _TRUNCATED: Final = "Not enough data to satisfy "  # "... transfer length header.", "... content length header."
 # Bytes of the reply at the end of a line: they may be the value of a header, such as a cookie.
 _QUOTED: Final = r":? b['\"].*"
@@ -75,7 +77,7 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
         return error
     sent = dial.force_new and not dial.warming  # over the pooled connection that turned out dead
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return timeout_error("connect", dial.clock.timeouts.connect or 0.0, sent=sent)
+        return timeout_error("connect", dial.clock.timeouts.connect or 0.0, sent=sent, detail=dial.progress)
     if isinstance(error, aiohttp.InvalidURL):
         return ConfigurationError("the URL is not valid")
     if isinstance(error, RuntimeError) and closed:
@@ -219,7 +221,9 @@ def describe(error: BaseException, peer: str = "the server") -> str:
     text = re.sub(_NOISE, "", str(error)).strip()
     if isinstance(error, aiohttp.ClientPayloadError) and (inner := re.search(_WRAPPED, text)) is not None:
         if inner[1].startswith(_TRUNCATED):
-            return f"{peer} closed the connection before the end of the body"
+            lost = re.search(_LOST, text)
+            how = f"{peer} closed the connection" if lost is None else os.strerror(int(lost[1]))
+            return f"{how} before the end of the body"
         return inner[1].rstrip(".")[:_MAX_LENGTH]
     if isinstance(error, aiohttp.ClientOSError | ConnectionError) and error.errno and error.errno > 1:
         return text[:_MAX_LENGTH] or os.strerror(error.errno)
