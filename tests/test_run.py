@@ -1829,6 +1829,41 @@ async def test_worker_thread_is_not_waited_for(client: AsyncFriendli, server: Fr
     await assert_idle(client, server)
 
 
+@pytest.mark.parametrize(
+    ("fault", "logged"),
+    [
+        ("hangs", "the tool 'bad' did not finish within 0.05 s"),
+        ("unserializable", "the tool 'bad' failed: the tool's result cannot be serialized: object is not JSON"),
+        ("too long", "the tool 'bad' failed: "),
+    ],
+)
+async def test_call_that_fails_through_a_fault_of_the_tool_is_logged_as_a_warning(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture, fault: str, logged: str
+) -> None:
+    @tool
+    async def bad() -> object:
+        if fault == "hangs":
+            await asyncio.Event().wait()
+        return object() if fault == "unserializable" else "x" * 100
+
+    server.enqueue(tool_calls(("bad", {})), text("x"))
+    await events_of(start_run(client, bad, tool_timeout=0.05, max_tool_result=99))
+    [record] = [record for record in caplog.records if record.name == "friendli_async"]
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(logged)
+
+
+async def test_mistake_of_the_model_in_a_tool_call_is_no_warning(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tool
+    async def good(number: int) -> None: ...
+
+    server.enqueue(tool_calls(("good", {"number": "x"}), ("god", {})), text("x"))
+    assert "good: arguments" in summarize(await events_of(start_run(client, good)))
+    assert [record for record in caplog.records if record.name == "friendli_async"] == []
+
+
 async def test_slow_worker_thread_is_reported_as_a_timeout(client: AsyncFriendli, server: FriendliServer) -> None:
     may_finish = threading.Event()
 

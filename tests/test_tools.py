@@ -17,6 +17,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypedDict
 
+import anyio.to_thread
 import msgspec
 import pydantic
 import pytest
@@ -538,6 +539,26 @@ async def test_sync_function_runs_in_thread_with_caller_context() -> None:
 
     assert await look.run("") == "somebody"
     assert threads != [threading.current_thread()]
+
+
+async def test_tools_that_hang_leave_the_threads_of_the_program_free() -> None:
+    may_finish = threading.Event()
+    running = threading.Semaphore(0)
+
+    @tool
+    def hang() -> str:
+        running.release()
+        may_finish.wait(30)
+        return "late"
+
+    calls = [asyncio.ensure_future(hang.run("")) for _ in range(41)]
+    try:
+        for _ in range(40):  # in threads that FastAPI uses for plain dependencies, such as client_of
+            assert await anyio.to_thread.run_sync(running.acquire, True, 30)
+        assert not running.acquire(blocking=False)  # the last call waits for a thread
+    finally:
+        may_finish.set()
+        assert await asyncio.gather(*calls) == ["late"] * 41
 
 
 async def test_function_that_returns_coroutine_is_awaited() -> None:

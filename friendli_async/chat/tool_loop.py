@@ -358,12 +358,14 @@ class ToolRunner:
                 content: object = await tool.run(arguments)
             return self._check_content(content)
         except BaseException as error:
+            if isinstance(error, ToolError) and error.kind == "result":  # the tool's fault, not the model's
+                _log.warning("the tool %r failed: %s", tool.name, str(error))
             if isinstance(error, ToolError) or not _is_failure(error, task):
                 raise
             if isinstance(error, TimeoutError) and limit.expired():
-                raise ToolError(
-                    f"the tool did not finish within {self._settings.tool_timeout:g} s", kind="timeout"
-                ) from error
+                timeout = self._settings.tool_timeout
+                _log.warning("the tool %r did not finish within %g s", tool.name, timeout)
+                raise ToolError(f"the tool did not finish within {timeout:g} s", kind="timeout") from error
             _strip_library_frames(error)
             # The arguments are not logged: they may be confidential.
             _log.warning("the tool %r raised %s", tool.name, type(error).__name__, exc_info=error)

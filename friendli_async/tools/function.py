@@ -8,7 +8,19 @@ import json
 import re
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast, get_type_hints, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Self,
+    TypeVar,
+    cast,
+    get_type_hints,
+    overload,
+)
 
 import msgspec
 
@@ -21,6 +33,10 @@ from friendli_async.chat.schema import SchemaBuilder, pydantic_adapter, schema_n
 from friendli_async.errors import ToolError
 from friendli_async.tools.docstring import parse_docstring
 
+if TYPE_CHECKING:
+    from anyio import CapacityLimiter
+    from anyio.lowlevel import RunVar
+
 __all__ = ["FunctionTool", "LocalTool", "ToolDefinitionError", "tool"]
 
 P = ParamSpec("P")
@@ -31,6 +47,7 @@ R = TypeVar("R")
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=dump_model)
 _OUTSIDE: Final = "a class or static method must be wrapped outside the class, such as tool(Desk.count)"
+_MAX_THREADS: Final = 40  # in an event loop; anyio's own limit
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -135,7 +152,7 @@ class FunctionTool(Generic[F_co]):
         else:
             from anyio import to_thread
 
-            result = await to_thread.run_sync(call, abandon_on_cancel=True)
+            result = await to_thread.run_sync(call, abandon_on_cancel=True, limiter=_thread_limiter())
             if inspect.isawaitable(result):  # a plain function that returns a coroutine
                 result = await result
         return _encode_result(result)
@@ -162,6 +179,26 @@ class FunctionTool(Generic[F_co]):
         if not self._cached:
             self._cached.append(_build_parameters(self.name, self._fn, self._descriptions))
         return self._cached[0]
+
+
+@functools.cache
+def _thread_limiters() -> RunVar[CapacityLimiter]:
+    from anyio.lowlevel import RunVar
+
+    return RunVar("friendli_async_tool_threads")
+
+
+def _thread_limiter() -> CapacityLimiter:
+    """Returns the limiter of the worker threads for tools in the running event loop.
+
+    With anyio's default one, tools that hang would stop every route of a FastAPI app that has a plain dependency.
+    """
+    from anyio import CapacityLimiter
+
+    limiter = _thread_limiters().get(None)
+    if limiter is None:
+        _thread_limiters().set(limiter := CapacityLimiter(_MAX_THREADS))
+    return limiter
 
 
 @overload
