@@ -685,7 +685,7 @@ class AsyncObserver:
         raise AssertionError("never awaited")
 
 
-@pytest.mark.parametrize("bad", ["name", 7, Recorder, [Recorder], [AsyncObserver()]])
+@pytest.mark.parametrize("bad", ["name", 7, Recorder, [Recorder], [AsyncObserver()], [print], [lambda event: None]])
 def test_invalid_observers_are_rejected(bad: Any) -> None:
     with pytest.raises((ConfigurationError, TypeError)):
         AsyncFriendli("token", observers=bad)

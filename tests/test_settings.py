@@ -333,6 +333,25 @@ async def test_environment_provides_defaults(server: FriendliServer, monkeypatch
     assert server.requests[-1].path == "/serverless/v1/chat/completions"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("FRIENDLI_SERVER_URL", "http://localhost:8000/v1", "server_url must not end with /v1"),
+        ("FRIENDLI_CONTAINER_URL", "localhost:8000", "container_url must be an http or https URL"),
+        ("FRIENDLI_TOKEN", "flp_se\ncret", "the token contains control or non-ASCII characters"),
+        ("FRIENDLI_TEAM", "te\nam", "X-Friendli-Team"),
+    ],
+)
+def test_error_about_a_variable_names_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(f.ConfigurationError, match=re.escape(reason)) as raised:
+        f.AsyncFriendli()
+    assert str(raised.value).endswith(f"(it is set by {variable})")
+    assert "cret" not in str(raised.value)
+
+
 async def test_empty_variables_count_as_unset(server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FRIENDLI_TOKEN", "FRIENDLI_TEAM", "FRIENDLI_SERVER_URL", "FRIENDLI_CONTAINER_URL"):
         monkeypatch.setenv(name, "")

@@ -88,10 +88,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: An invalid value.
         """
         given = {name: value for name, value in options.items() if value is not None or name not in _FROM_ENVIRONMENT}
-        for name in _FROM_ENVIRONMENT - given.keys():
-            if found := strip_quotes(os.environ.get(f"FRIENDLI_{name.upper()}", "")):
-                given[name] = found
-        return cls().with_changes(given)
+        settings = cls()
+        for name in sorted(_FROM_ENVIRONMENT - given.keys()):
+            variable = f"FRIENDLI_{name.upper()}"
+            if found := strip_quotes(os.environ.get(variable, "")):
+                try:
+                    settings = settings.with_changes({name: found})
+                except ConfigurationError as error:
+                    raise ConfigurationError(f"{error} (it is set by {variable})") from None
+        return settings.with_changes(given)
 
     def with_changes(self, options: Mapping[str, object]) -> Settings:
         """Returns a copy with these options; headers are merged.
@@ -257,6 +262,8 @@ def _convert_observers(observers: Any) -> Observers | None:
     for member in members:
         if isinstance(member, type):
             raise ConfigurationError(f"observers must be instances, not classes: {member.__name__}")
+        if inspect.isroutine(member):  # it would never be called
+            raise ConfigurationError(f"observers must be objects with methods of Observer, not functions: {member!r}")
         for name in METHODS:
             if inspect.iscoroutinefunction(getattr(member, name, None)):
                 raise ConfigurationError(
