@@ -456,6 +456,7 @@ def test_doctor_reports_failed_checks(run: Run) -> None:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL=url, FRIENDLI_TOKEN="")
+    assert checks(done)["connection"].endswith(": Connection refused")
     verdicts = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines()}
     assert done.returncode == 1
     assert verdicts == {
@@ -467,6 +468,19 @@ def test_doctor_reports_failed_checks(run: Run) -> None:
         "TLS": "ok",
         "stream": "FAIL",
     }
+
+
+def test_doctor_reports_an_unusable_url_as_such(server: FriendliServer, run: Run) -> None:
+    lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=f"{server.url}/v1"))
+    assert lines["token"] == f"ok: FRIENDLI_TOKEN, {len(TOKEN)} characters"
+    assert re.match(r"FAIL: server_url must not end with /v1: .* \(it is set by FRIENDLI_SERVER_URL\)", lines["stream"])
+
+
+def test_doctor_strips_quotes_and_blanks_as_the_client_does(server: FriendliServer, run: Run) -> None:
+    done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL=f' "{server.url}"')
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = checks(run("doctor", "-m", "m", FRIENDLI_TOKEN=' ""'))
+    assert lines["token"] == "FAIL: FRIENDLI_TOKEN is not set"
 
 
 def test_doctor_reports_an_unknown_token(server: FriendliServer, run: Run) -> None:
@@ -581,7 +595,8 @@ async def test_doctor_verifies_the_certificate(run: Run, tmp_path: Path) -> None
     async with TalkativeTLSServer(authority.server(*authority.issue())) as secure:
         untrusted = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url)
         trusted = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url, **trust)
-    assert re.match(r"FAIL: handshake failed: .*; to trust another CA, set SSL_CERT_FILE", checks(untrusted)["TLS"])
+    expected = r"FAIL: handshake failed: .*certificate.*; to trust another CA, set SSL_CERT_FILE"
+    assert re.match(expected, checks(untrusted)["TLS"])
     assert checks(untrusted)["stream"].startswith("FAIL")
     assert re.match(r"ok: TLSv1\.[23], certificate valid until \w{3} .* GMT", checks(trusted)["TLS"])
     assert "by tls" in checks(trusted)["stream"]  # the server's reply, which is not a stream

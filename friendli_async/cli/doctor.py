@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from friendli_async._core.net.proxies import environment_proxies, proxy_finder
+from friendli_async._core.settings import API_URL, CONTAINER_URL, strip_quotes
 from friendli_async._version import __version__
 from friendli_async.cli import connection
 from friendli_async.client import AsyncFriendli
@@ -35,8 +36,8 @@ __all__ = ["add_arguments", "run"]
 _SECONDS: Final = 10.0
 """Timeout of each check; the stream has three times as long."""
 _URLS: Final = {
-    "container": ("FRIENDLI_CONTAINER_URL", "http://localhost:8000"),
-    "server": ("FRIENDLI_SERVER_URL", "https://api.friendli.ai"),
+    "container": ("FRIENDLI_CONTAINER_URL", CONTAINER_URL),
+    "server": ("FRIENDLI_SERVER_URL", API_URL),
 }
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -112,7 +113,7 @@ class _Server:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._variable, default = _URLS["container" if arguments.deployment == "container" else "server"]
-        self._url = os.environ.get(self._variable) or default
+        self._url = strip_quotes(os.environ.get(self._variable, "")) or default
 
     async def versions(self) -> str:
         """Returns the versions of this library, Python, the platform and the dependencies."""
@@ -122,12 +123,12 @@ class _Server:
 
     async def token(self) -> str:
         """Returns the source of the token; fails if it is missing or unusable."""
-        token = os.environ.get("FRIENDLI_TOKEN", "")
+        token = strip_quotes(os.environ.get("FRIENDLI_TOKEN", ""))
         if not token:
             if self._arguments.deployment == "container":
                 return "not set; a container does not require one"
             raise _CheckFailedError("FRIENDLI_TOKEN is not set")
-        async with AsyncFriendli():  # validates the settings
+        async with AsyncFriendli(server_url=API_URL, container_url=CONTAINER_URL):  # validates the token and the team
             team = os.environ.get("FRIENDLI_TEAM")
             return f"FRIENDLI_TOKEN, {len(token)} characters" + (f", team {team}" if team else "")
 
@@ -152,7 +153,7 @@ class _Server:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise _CheckFailedError(f"{host} cannot be resolved: {error.strerror or error}") from None
+            raise _CheckFailedError(f"{host} cannot be resolved: {_words_of(error)}") from None
         return f"{host} resolves to {', '.join(dict.fromkeys(str(address[4][0]) for address in found))}"
 
     async def connection(self) -> str:
@@ -161,7 +162,7 @@ class _Server:
         try:
             _, writer = await asyncio.open_connection(host, port)
         except OSError as error:
-            raise _CheckFailedError(f"could not connect to {host}:{port}: {error.strerror or error}") from None
+            raise _CheckFailedError(f"could not connect to {host}:{port}: {_words_of(error)}") from None
         writer.close()
         return f"{host}:{port}"
 
@@ -175,9 +176,8 @@ class _Server:
         try:
             _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context())
         except ssl.SSLError as error:
-            raise _CheckFailedError(
-                f"handshake failed: {error.reason or error}; to trust another CA, set SSL_CERT_FILE"
-            ) from None
+            reason = getattr(error, "verify_message", "") or error.reason or error
+            raise _CheckFailedError(f"handshake failed: {reason}; to trust another CA, set SSL_CERT_FILE") from None
         certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
         protocol = writer.get_extra_info("ssl_object").version()
         writer.transport.abort()
@@ -223,6 +223,13 @@ def _parse_url(url: str, source: str) -> tuple[str, str, int]:
         if host and parts.scheme in _DEFAULT_PORTS:
             return parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]
     raise _CheckFailedError(f"{source} is not a valid http or https URL")
+
+
+def _words_of(error: OSError) -> str:
+    """Returns the system's words for an error. asyncio's own only repeat the address."""
+    if error.errno is not None and error.errno > 0 and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 def _with_advice(error: APIStatusError) -> str:
