@@ -1191,7 +1191,11 @@ def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, 
     ("error", "message", "code"),
     [
         (APITimeoutError("t", limit="connect"), "the model's server could not be reached in time", "connect_timeout"),
-        (APITimeoutError("t", limit="pool"), "the service has no free connection to the model's server", "pool_timeout"),
+        (
+            APITimeoutError("t", limit="pool"),
+            "the service has no free connection to the model's server",
+            "pool_timeout",
+        ),
         (APITimeoutError("t", limit="first_event"), "the model took too long", "first_event_timeout"),
         (OutputCutOffError("t"), "the model's answer was cut off", "output_cut_off"),
         (OutputInvalidError("t"), "the model's answer does not have the required form", "output_invalid"),

@@ -231,6 +231,7 @@ async def test_long_wait_for_a_connection_is_logged_once_while_it_lasts(
             await run_loop_iterations()
             expected = "calls have waited 5 s for a connection: 1 of 1 in use (max_connections), 3 calls waiting"
             assert caplog.messages == [expected]
+            assert caplog.records[0].levelname == "WARNING"  # shown by default: the program may be about to hang
         await asyncio.gather(*waiting)
         assert caplog.messages == [expected]
 

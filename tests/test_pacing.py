@@ -391,6 +391,19 @@ async def test_hold_is_logged_once_per_call(caplog: pytest.LogCaptureFixture) ->
     assert held == ["POST /serverless/x: rate limit: waiting 10.00 s after another call's 429"]
 
 
+@in_virtual_time
+async def test_call_that_a_hold_keeps_from_being_sent_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    client = PacedClient(token="flp_secret")
+    await client.make_rejected_call(120.0)
+    with caplog.at_level(logging.DEBUG, "friendli_async"):
+        await client.call_expecting(RateLimitError)
+        await client.call_expecting(RateLimitError, retry=RetryPolicy(max_retry_after=600), timeout=5)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", f"POST /serverless/x: rate limit: not sent, 120.00 s after another call's 429 is longer than {limit}")
+        for limit in ("max_retry_after", "total")
+    ]
+
+
 # --- calls that cannot wait ------------------------------------------------------------------------------------------
 
 
@@ -529,7 +542,8 @@ def test_shorter_retry_after_does_not_shorten_a_longer_hold() -> None:
 
 
 @in_virtual_time
-async def test_exhausted_budget_stops_retries_and_is_reported() -> None:
+async def test_exhausted_budget_stops_retries_and_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "friendli_async")
     failing = [response(status=503) for _ in range(20)]
     client = PacedClient(*failing, pacing=Pacing(retry_budget=3))
     causes = []
@@ -539,6 +553,8 @@ async def test_exhausted_budget_stops_retries_and_is_reported() -> None:
     assert [attempts for attempts, _ in causes] == [3, 2, 1]
     assert "retry budget" not in causes[0][1]
     assert all(cause.endswith("; the retry budget is exhausted") for _, cause in causes[1:])
+    budget = [message for message in caplog.messages if "budget" in message]
+    assert budget == ["POST /serverless/x: not retried after 503: the retry budget is exhausted"] * 2
 
 
 @in_virtual_time

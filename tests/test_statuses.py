@@ -9,6 +9,7 @@ from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any, Final
 
+import aiohttp
 import pytest
 from aioresponses import aioresponses
 from yarl import URL
@@ -510,6 +511,30 @@ async def test_attempts_are_logged_at_debug_and_retries_at_info(
     assert "POST /serverless/v1/chat/completions" in retry
     assert "503" in retry
     assert f"{fake_sleep.durations[0]:.2f}" in retry
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (aiohttp.ServerDisconnectedError(), "APIConnectionError: could not connect: the server closed the connection"),
+        (aiohttp.ConnectionTimeoutError(), "APITimeoutError: no connection within 5 s (connect: connecting to "),
+    ],
+    ids=["connection", "timeout"],
+)
+async def test_log_says_why_there_was_no_reply(
+    client: f.AsyncFriendli,
+    mock: aioresponses,
+    log: pytest.LogCaptureFixture,
+    fake_sleep: FakeSleep,
+    raised: Exception,
+    reason: str,
+) -> None:
+    mock.post(CHAT, exception=raised)
+    mock.post(CHAT, payload=REPLY)
+    await complete(client)
+    first, retry, _ = (record.getMessage() for record in log.records if record.name == "friendli_async")
+    assert f"no reply, {reason}" in first
+    assert f" after {reason}" in retry
 
 
 async def test_nothing_is_logged_at_warning_level(

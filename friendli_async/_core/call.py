@@ -331,7 +331,7 @@ class Call(Generic[T]):
         if error is None:
             self._report_attempt_ended(None)
         if _logger.isEnabledFor(logging.DEBUG):
-            outcome = self._status if error is None else f"{self._status or 'no reply'}, {type(error).__name__}"
+            outcome = self._status if error is None else f"{self._status or 'no reply'}, {_logged(error)}"
             _logger.debug("%s: %s in %.3f s", self._label, outcome, elapsed)
 
     def _amend_attempt(self, **changes: object) -> Attempt:
@@ -372,6 +372,7 @@ class Call(Generic[T]):
         if wait is None or pace.take_retry(settings.pacing):
             return wait
         self._amend_attempt(cause=f"{self._attempts[-1].cause}; the retry budget is exhausted")
+        _logger.info("%s: not retried after %s: the retry budget is exhausted", self._label, _reason(failed.error))
         failed.error.meta = self.meta()
         return None
 
@@ -383,10 +384,13 @@ class Call(Generic[T]):
         while (hold := pace.active_hold(self._limit_scope, self.clock.now())) is not None:
             began, left = self.clock.now(), self.clock.time_left()
             wait = hold.wait(began)
-            if wait + self.stopwatch.queued > settings.retry.max_retry_after:
-                raise hold.to_error(wait, "max_retry_after", self.meta())
-            if left is not None and wait >= left:
-                raise hold.to_error(wait, "total", self.meta())
+            limit = "max_retry_after" if wait + self.stopwatch.queued > settings.retry.max_retry_after else None
+            if limit is None and left is not None and wait >= left:
+                limit = "total"
+            if limit is not None:
+                message = "%s: rate limit: not sent, %.2f s after another call's %d is longer than %s"
+                _logger.info(message, self._label, wait, hold.status, limit)
+                raise hold.to_error(wait, limit, self.meta())
             extra = jitter(settings.retry)
             wait += extra if left is None else min(extra, (left - wait) / 2)
             self._report_hold(hold, wait)
@@ -434,9 +438,7 @@ class Call(Generic[T]):
 
     def _report_retry(self, failed: Held[FriendliError], seconds: float) -> None:
         attempt = self._amend_attempt(wait=seconds)
-        error = failed.error
-        reason = error.status_code if isinstance(error, APIStatusError) else attempt.error  # an event has its own
-        _logger.info("%s: retrying in %.2f s after %s", self._label, seconds, reason)
+        _logger.info("%s: retrying in %.2f s after %s", self._label, seconds, _reason(failed.error))
         on_retry = self._engine.settings.retry.on_retry
         if on_retry is not None:
             try:
@@ -546,6 +548,17 @@ def _may_have_been_accepted(error: FriendliError) -> bool:
     if isinstance(error, APIStatusError):
         return error.status_code not in UNPROCESSED_STATUSES
     return isinstance(error, APIConnectionError) and error.sent
+
+
+def _logged(error: FriendliError) -> str:
+    """Returns the class of an error, and its message if that cannot quote a reply."""
+    own = isinstance(error, APIConnectionError) and not isinstance(error, StreamInterruptedError)
+    return f"{type(error).__name__}: {error}" if own else type(error).__name__
+
+
+def _reason(error: FriendliError) -> str:
+    """Returns why an attempt failed, for the log: the status, which an event has its own of, or the error."""
+    return str(error.status_code) if isinstance(error, APIStatusError) else _logged(error)
 
 
 def _cause(error: FriendliError) -> str:

@@ -328,7 +328,9 @@ async def _handle_error(connection: HTTPConnection, error: Exception) -> Respons
 
 def _log_error(connection: HTTPConnection, status: int, error: Exception) -> None:
     level = logging.WARNING if status >= 500 else logging.INFO
-    _logger.log(level, "%s: %d, %s: %s", connection.url.path, status, type(error).__name__, replace_surrogates(str(error)))
+    _logger.log(
+        level, "%s: %d, %s: %s", connection.url.path, status, type(error).__name__, replace_surrogates(str(error))
+    )
 
 
 async def _respond(

@@ -69,7 +69,7 @@ class Slots:
             return
         self._next_log = loop.time() + _SECONDS_BETWEEN_LOGS
         message = "calls have waited %g s for a connection: %d of %d in use (max_connections), %d calls waiting"
-        _log.info(message, _LONG_WAIT, self.in_use, self.limit, self.waiting)
+        _log.warning(message, _LONG_WAIT, self.in_use, self.limit, self.waiting)
 
     def release(self) -> None:
         """Gives a slot back, or to the call that has waited longest."""
