@@ -66,6 +66,7 @@ _PARAMETERS: Final = {
     " output_schema output_type response_format response_model response_schema schema text_format",
     "max_tokens max_output_tokens": "max_completion_tokens max_gen_len max_length max_new_tokens max_output_tokens"
     " max_tokens max_tokens_to_sample n_predict num_predict",
+    "max_turns": "max_iter max_iterations max_rounds max_steps",
     "extra_query": "default_query",
     "tool_choice": "function_call",
     "tools": "functions tool",

@@ -32,7 +32,7 @@ from friendli_async.files import Files
 from friendli_async.images import ContainerImages, Images
 from friendli_async.messages.resource import ContainerMessages, Messages
 from friendli_async.models import Models
-from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts, check_count
+from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts, check_count, check_seconds
 from friendli_async.replies import Gauges
 from friendli_async.responses.resource import ContainerResponses, Responses
 from friendli_async.tokens import ContainerTokens, Tokens
@@ -280,7 +280,11 @@ class AsyncFriendli(Hinted):
         Returns:
             The number of aborted calls and streams, and of runs between two calls, such as those whose tools were
             running.
+
+        Raises:
+            ConfigurationError: ``timeout`` is not a number of seconds.
         """
+        check_seconds("timeout", timeout)
         return await self._runtime.drain(timeout)
 
     async def warm_up(self, n: int, deployment: DeploymentName = "serverless") -> None:

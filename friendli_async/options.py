@@ -31,6 +31,16 @@ def _check_number(owner: object, name: str, *, minimum: float = 0.0, above: bool
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a number {bound}, not {value!r}")
 
 
+def check_seconds(name: str, value: object) -> None:
+    """Checks that a setting is a number of seconds, at least 0, or None.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+        raise ConfigurationError(f"{name} must be a number of seconds, at least 0, or None, not {value!r}")
+
+
 def is_count(value: object) -> TypeGuard[int]:
     """Whether a value is an integer, at least 1. True is not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

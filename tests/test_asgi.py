@@ -229,11 +229,18 @@ async def test_response_answers_one_http_request(server: FriendliServer, client:
 
 
 @pytest.mark.parametrize("name", ["heartbeat", "answer_after", "send_timeout"])
-@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-async def test_invalid_seconds_are_rejected(client: AsyncFriendli, name: str, seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), "15"])
+async def test_invalid_seconds_are_rejected(client: AsyncFriendli, name: str, seconds: Any) -> None:
     options: dict[str, Any] = {name: seconds}
     with pytest.raises(ValueError, match=name):
         SSEResponse(open_stream(client), **options)
+
+
+@pytest.mark.parametrize("name", ["encode", "on_error"])
+async def test_callback_that_is_no_function_is_rejected(client: AsyncFriendli, name: str) -> None:
+    callback: dict[str, Any] = {name: {"text": "x"}}
+    with pytest.raises(TypeError, match=f"{name} must be a function of .*, not dict"):
+        SSEResponse(open_stream(client), **callback)
 
 
 # --- heartbeat -------------------------------------------------------------------------------------------------------

@@ -174,6 +174,12 @@ def test_call_that_is_not_callable_is_rejected() -> None:
         run_all([1], None)  # type: ignore[call-overload]  # wrong type on purpose
 
 
+def test_key_that_is_the_name_of_a_field_is_rejected() -> None:
+    key: Any = "id"
+    with pytest.raises(TypeError, match="key must be a function of a row, not str"):
+        run_all([1], double, key=key)
+
+
 async def test_exception_of_a_call_is_its_outcome() -> None:
     async def divide(row: int) -> float:
         return 1 / row

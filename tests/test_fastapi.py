@@ -243,6 +243,12 @@ def test_app_without_lifespan_is_an_error() -> None:
         TestClient(app).get("/")
 
 
+@pytest.mark.parametrize("drain", ["5", -1])
+def test_invalid_drain_is_rejected_when_the_app_is_made_not_at_its_shutdown(drain: Any) -> None:
+    with pytest.raises(friendli_async.ConfigurationError, match="drain must be a number of seconds"):
+        lifespan(drain=drain)
+
+
 async def test_signal_starts_the_drain_and_reaches_the_server_handler(server: FriendliServer) -> None:
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))

@@ -1240,6 +1240,7 @@ async def test_base_exception_in_a_tool_ends_the_run(
         ({"on_tool_error": "ignore"}, ValueError, "on_tool_error"),
         ({"before_tool": True}, ValueError, "before_tool"),
         ({"max_turn": 3}, TypeError, r"unexpected keyword argument 'max_turn'; did you mean 'max_turns'"),
+        ({"max_steps": 3}, TypeError, r"unexpected keyword argument 'max_steps'; use 'max_turns'"),
         ({"stream": True}, TypeError, r"run\(\) does not accept 'stream'"),
         ({"temperature": "hot"}, ValueError, "temperature: "),
         ({"messages": [{"role": "owl"}]}, ValueError, r"messages\[0\]"),

@@ -167,6 +167,13 @@ def test_gauges_cover_each_event_loop_and_their_total(remote: FriendliServer) ->
 # --- drain -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seconds", ["5", -1, float("nan"), True])
+async def test_drain_rejects_what_is_no_number_of_seconds(client: AsyncFriendli, seconds: Any) -> None:
+    with pytest.raises(ConfigurationError, match="timeout must be a number of seconds"):
+        await client.drain(seconds)
+    await complete(client)  # it is not draining
+
+
 async def test_drain_returns_immediately_if_nothing_is_open(client: AsyncFriendli) -> None:
     assert await client.drain() == 0
     assert await client.drain(0.001) == 0

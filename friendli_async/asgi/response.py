@@ -88,7 +88,8 @@ class SSEResponse:
             exception is raised: the stream could not be opened, or code of your own failed.
 
     Raises:
-        TypeError: Not a stream or a run; a run without ``encode``; or ``end`` cannot be sent.
+        TypeError: Not a stream or a run; ``encode`` is no function, or missing for a run; ``on_error`` is no function;
+            or ``end`` cannot be sent.
         ValueError: A number of seconds is not greater than 0.
     """
 
@@ -121,8 +122,11 @@ class SSEResponse:
         background: Callable[[], Awaitable[Any]] | None = None,
     ) -> None:
         _check_source(stream, encode)
+        if on_error is not None and not callable(on_error):
+            raise TypeError(f"on_error must be a function of the error, not {type(on_error).__name__}")
         for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
-            if seconds is not None and not seconds > 0:
+            given: object = seconds
+            if given is not None and not (isinstance(given, int | float) and given > 0):
                 raise ValueError(f"{name} must be a number of seconds greater than 0, or None, not {seconds!r}")
         self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
         """The further headers, in ASGI's form."""
@@ -234,7 +238,9 @@ class SSEResponse:
 
 
 def _check_source(stream: object, encode: object) -> None:
-    """Raises TypeError for anything but a stream or a run, and for a run without ``encode``."""
+    """Raises TypeError for anything but a stream or a run, for no function as ``encode``, and for a run without it."""
+    if encode is not None and not callable(encode):
+        raise TypeError(f"encode must be a function of an event, not {type(encode).__name__}")
     if isinstance(stream, Run) and encode is None:
         raise TypeError("encode is required for a run: it chooses what a browser sees of each event, such as the text")
     if isinstance(stream, EventStream | Run):

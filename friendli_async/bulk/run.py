@@ -122,11 +122,14 @@ def run_all(
         The run, which starts when it is first iterated: use ``async for``, best inside ``async with``.
 
     Raises:
-        TypeError: ``rows`` is not iterable, ``call`` is not callable, or ``reply_type`` cannot be decoded from JSON.
+        TypeError: ``rows`` is not iterable, ``call`` or ``key`` is not callable, or ``reply_type`` cannot be decoded
+            from JSON.
         ValueError: ``concurrency`` is not a positive integer or an ``Adaptive``, or ``max_rejections`` is below 1.
     """
     if not callable(call):
         raise TypeError(f"call must be a coroutine function, not {type(call).__name__}")
+    if key is not None and not callable(key):
+        raise TypeError(f"key must be a function of a row, not {type(key).__name__}")
     ledger, probes = None, 0
     if checkpoint is not None:
         codec: ReplyCodec[R] = ReplyCodec(reply_type, call)

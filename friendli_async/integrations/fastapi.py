@@ -34,6 +34,7 @@ from friendli_async.asgi import SSEResponse, error_body, error_status
 from friendli_async.asgi.disconnect import run_until_disconnect
 from friendli_async.asgi.errors import retry_headers
 from friendli_async.errors import ArgumentError, FriendliError, UnknownArgumentError
+from friendli_async.options import check_seconds
 
 try:
     from starlette.exceptions import HTTPException
@@ -219,7 +220,11 @@ def lifespan(
 
     Returns:
         The lifespan.
+
+    Raises:
+        ConfigurationError: ``drain`` is not a number of seconds.
     """
+    check_seconds("drain", drain)
 
     @asynccontextmanager
     async def running(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
