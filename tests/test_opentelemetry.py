@@ -31,6 +31,7 @@ from friendli_async.testing import (
     finish,
     gate,
     json_body,
+    raw,
     script,
     stall,
     status,
@@ -266,6 +267,39 @@ async def test_call_that_never_connects_is_one_span(seen: InMemoryTelemetry) -> 
             await complete(client)
     assert attributes(seen.span)["error.type"] == "APIConnectionError"
     assert "http.response.status_code" not in attributes(seen.span)
+    assert seen.span.status.description == "APIConnectionError: could not connect: 127.0.0.1:1 [Connection refused]"
+
+
+@pytest.mark.parametrize(
+    ("answer", "description"),
+    [
+        (script(stall()), "APITimeoutError: no reply within 0.05 s (first_event)"),
+        (status(400, message="private words"), "BadRequestError"),
+        (script(raw(b"private words"), cut()), "StreamInterruptedError"),
+        (script(chunk("a"), raw(b"data: {private words\n\n")), "ResponseDecodeError"),
+    ],
+    ids=["timeout", "status", "cut", "undecodable"],
+)
+async def test_description_has_the_messages_that_cannot_quote_the_server(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry, answer: Any, description: str
+) -> None:
+    server.enqueue(answer)
+    with pytest.raises(FriendliError):
+        await read(open_stream(client.with_options(timeout=Timeouts(first_event=0.05), retry=None)))
+    assert seen.span.status.description == description
+
+
+async def test_span_of_a_call_that_was_not_sent_has_no_status_of_a_response(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    server.enqueue(status(429, retry_after=3600))
+    for _ in range(2):
+        with pytest.raises(RateLimitError):
+            await complete(client)
+    sent, unsent = map(attributes, seen.spans)
+    assert (sent["error.type"], sent["http.response.status_code"]) == ("429", 429)
+    assert unsent["error.type"] == "429"
+    assert "http.response.status_code" not in unsent
 
 
 async def test_unfinished_choices_have_finish_reason_error(

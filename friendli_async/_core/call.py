@@ -31,7 +31,7 @@ from friendli_async._core.observers import (
 )
 from friendli_async._core.pacing import Hold, LimitScope, jitter
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
-from friendli_async._core.reporting import CallReporter, RunReporter, finish_reasons_of, parameters_of
+from friendli_async._core.reporting import CallReporter, RunReporter, finish_reasons_of, parameters_of, reason_of
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.secret import mask_token, token_of, without_token
@@ -551,9 +551,9 @@ def _may_have_been_accepted(error: FriendliError) -> bool:
 
 
 def _logged(error: FriendliError) -> str:
-    """Returns the class of an error, and its message if that cannot quote a reply."""
-    own = isinstance(error, APIConnectionError) and not isinstance(error, StreamInterruptedError)
-    return f"{type(error).__name__}: {error}" if own else type(error).__name__
+    """Returns the class of an error, and its message if that cannot quote the server."""
+    reason = reason_of(error)
+    return type(error).__name__ if reason is None else f"{type(error).__name__}: {reason}"
 
 
 def _reason(error: FriendliError) -> str:

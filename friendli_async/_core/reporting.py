@@ -22,10 +22,10 @@ from friendli_async._core.observers import (
     ToolCallStarted,
 )
 from friendli_async._json import decode_json
-from friendli_async.errors import ToolProblem
+from friendli_async.errors import APIConnectionError, StreamInterruptedError, ToolProblem
 from friendli_async.replies import Meta, ToolCall, Usage
 
-__all__ = ["MAX_NAME", "PARAMETERS", "CallReporter", "RunReporter", "finish_reasons_of", "parameters_of"]
+__all__ = ["MAX_NAME", "PARAMETERS", "CallReporter", "RunReporter", "finish_reasons_of", "parameters_of", "reason_of"]
 
 _call_ids: Final = itertools.count(1)
 _run_ids: Final = itertools.count(1)
@@ -67,6 +67,12 @@ def finish_reasons_of(reply: object) -> tuple[str, ...]:
     names = ("stop_reason", "status") if choices is None else ("finish_reason",)
     found = [getattr(owner, name, None) for owner in owners for name in names]
     return tuple(reason for reason in found if isinstance(reason, str))
+
+
+def reason_of(error: BaseException | None) -> str | None:
+    """Returns the message of an error of the connection; None for others, which may quote the server."""
+    is_own = isinstance(error, APIConnectionError) and not isinstance(error, StreamInterruptedError)
+    return str(error) if is_own else None
 
 
 class CallReporter:
@@ -144,6 +150,7 @@ class CallReporter:
                 usage=usage,
                 finish_reasons=finish_reasons,
                 error=_class_name(error),
+                reason=reason_of(error),
                 status=getattr(error, "status_code", None) or meta.status,
                 request_id=getattr(error, "request_id", None) or meta.request_id,
                 response_id=_string_attribute(head, "id"),

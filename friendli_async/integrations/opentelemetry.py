@@ -208,7 +208,8 @@ class Telemetry(Observer):
                 "friendli.outcome": event.outcome,
                 "friendli.deployment": event.deployment,
                 "http.request.resend_count": max(event.attempt - 1, 0),
-                "http.response.status_code": event.status,
+                # Without an attempt it is that of the response to another call.
+                "http.response.status_code": event.status if event.attempt else None,
                 "friendli.request_id": event.request_id,
                 "gen_ai.response.id": event.response_id,
                 "gen_ai.response.model": event.response_model,
@@ -217,7 +218,8 @@ class Telemetry(Observer):
             }
         )
         # The span first, because a provider of metrics or logs may raise.
-        _end(call.span, {**attributes, **(call.content if self._on_spans else {})}, failure, event.error)
+        error = event.error if event.reason is None else f"{event.error}: {event.reason}"
+        _end(call.span, {**attributes, **(call.content if self._on_spans else {})}, failure, error)
         if call.is_inference:
             answered = _known({"gen_ai.response.model": event.response_model, "error.type": failure})
             self._meters.record(event, call.streamed, call.attributes | answered)
