@@ -117,6 +117,26 @@ async def test_connect_timeout_is_retried(server: FriendliServer) -> None:
             assert len(caught.value.meta.attempts) == 3
 
 
+async def test_total_that_expires_while_the_token_is_fetched_says_so(server: FriendliServer) -> None:
+    async def token() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    async with client_of(server.url, timeout=0.05) as client:
+        with pytest.raises(APITimeoutError) as caught:
+            await with_timeout(complete(client.with_options(token=token)))
+    assert str(caught.value) == "the call did not finish within 0.05 s (total: waiting for the token)"
+
+
+async def test_total_that_expires_after_the_token_was_fetched_does_not_blame_it(server: FriendliServer) -> None:
+    async with client_of(server.url, timeout=0.3) as client:
+        await complete(client.with_options(timeout=None))  # leaves a connection in the pool
+        server.enqueue(script(stall()))
+        with pytest.raises(APITimeoutError) as caught:
+            await with_timeout(complete(client.with_options(token=lambda: server.token)))
+    assert str(caught.value) == "the call did not finish within 0.3 s (total)"
+
+
 # --- after every finish reason ----------------------------------------------------------------------------------------
 
 

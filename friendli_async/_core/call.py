@@ -276,7 +276,10 @@ class Call(Generic[T]):
         """
         engine, body = self._engine, self._arguments.body
         builder = engine.request_builder
-        authorization = builder.authorization or await builder.resolve_token()
+        authorization = builder.authorization
+        if authorization is None:
+            self.clock.phase("total", "waiting for the token")
+            authorization = await builder.resolve_token()
         framing = await body.headers() if isinstance(body, Form) else None
         request = builder.build(self._operation, self._arguments, self._accept, authorization, framing)
         self.request_headers = request.headers
