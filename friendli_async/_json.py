@@ -1,19 +1,35 @@
-"""JSON with lone surrogates: halves of a character, which a model's tokens may be and UTF-8 cannot encode.
+"""What msgspec needs help with: JSON with lone surrogates, and types that several threads use.
 
-msgspec rejects them. What it accepts takes no slower path here.
+Lone surrogates are halves of a character, which a model's tokens may be and UTF-8 cannot encode. msgspec rejects them.
+What it accepts takes no slower path here.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Final, NoReturn
+from threading import RLock
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-__all__ = ["decode_json", "encode_json", "replace_surrogates", "without_surrogates"]
+__all__ = ["decode_json", "encode_json", "prepared", "replace_surrogates", "type_lock", "without_surrogates"]
+
+T = TypeVar("T")
+
+type_lock: Final = RLock()
+"""Held wherever msgspec may see a type for the first time. It then stores what it knows of the type before that is
+complete, and a thread that uses the type meanwhile crashes the process. Later uses need no lock. Import nothing while
+holding it."""
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder[Any]()
+
+
+def prepared(kind: T) -> T:
+    """Returns a type that msgspec has seen, so that any thread may use it: see ``type_lock``."""
+    with type_lock:
+        msgspec.json.Decoder(kind)
+    return kind
 
 
 def encode_json(value: Any, encoder: msgspec.json.Encoder = _encoder) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from friendli_async._json import without_surrogates
+from friendli_async._json import prepared, without_surrogates
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -33,6 +33,7 @@ class PydanticField:
         def validate(value: object) -> object:
             return value if isinstance(value, cls) else msgspec.convert(value, cls)
 
+        prepared(cls)
         return core_schema.no_info_plain_validator_function(validate, serialization=_serialization())
 
     @property
@@ -42,7 +43,7 @@ class PydanticField:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        [root], components = msgspec.json.schema_components([cls], ref_template="{name}")
+        [root], components = msgspec.json.schema_components([prepared(cls)], ref_template="{name}")
         schema: dict[str, Any] = _inline_refs(root, components, ())
         return schema
 

@@ -21,6 +21,7 @@ from friendli_async._core.body.content_types import OCTET_STREAM
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, open_in_thread, source_of
 from friendli_async._core.resource import ANYTHING, Resource, operation
+from friendli_async._json import prepared
 from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIConnectionError, ArgumentError, ResponseDecodeError
 from friendli_async.replies import Reply
@@ -87,6 +88,7 @@ class UploadedFile(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
 # --- operations ------------------------------------------------------------------------------------------------------
 
 
+@prepared
 class _UploadBody(msgspec.Struct):
     name: str
     size: int

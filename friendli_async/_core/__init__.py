@@ -185,6 +185,7 @@ Thread
     modified only in its loop's thread, except when the loop no longer runs (``Pool.discard``) or after a fork
     (``Pool.abandon``). Other threads get there by ``call_soon_threadsafe``: ``OpenStream.drop``, ``Runtime.drain`` and
     ``close``, ``Transport.abort`` and ``close``. ``gauges`` reads the pools from any thread.
+    What may use a type of msgspec first does so under ``_json.type_lock``.
 Fork
     The child lets go of the parent's sockets at once (``os.register_at_fork``, in ``runtime``), without closing them on
     the wire (``Pool.abandon``), keeps the parent's objects so that nothing finalizes them, and creates its own pools.

@@ -18,6 +18,7 @@ import msgspec
 
 from friendli_async._core.error_json import Fields, as_list, as_object, is_object, items_of, json_or_none, loads
 from friendli_async._core.status_errors import excerpt
+from friendli_async._json import prepared
 from friendli_async.errors import ResponseDecodeError
 
 T = TypeVar("T")
@@ -76,6 +77,9 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     raise ResponseDecodeError(f"the server's reply could not be decoded: {reason}", excerpt=excerpt(data))
 
 
+_prepared: Final = cache(prepared)
+
+
 def convert(value: object, kind: Any) -> Any:
     """Converts decoded JSON to a type, repairing what msgspec rejects; ``value`` is modified.
 
@@ -85,6 +89,7 @@ def convert(value: object, kind: Any) -> Any:
     Raises:
         ValueError: The content is invalid, or something else that cannot be repaired.
     """
+    _prepared(kind)
     try:
         converted = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

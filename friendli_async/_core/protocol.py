@@ -13,6 +13,7 @@ from friendli_async._core.body.arguments import Arguments, ForeignArguments
 from friendli_async._core.body.forms import Form
 from friendli_async._core.secret import Secret, masked
 from friendli_async._core.settings import Settings, check_token
+from friendli_async._json import type_lock
 from friendli_async._version import __version__
 from friendli_async.errors import APIStatusError, ConfigurationError
 from friendli_async.replies import Headers
@@ -57,7 +58,8 @@ class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 @cache
 def _decoder(reply: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(reply)
+    with type_lock:
+        return msgspec.json.Decoder(reply)
 
 
 class Deployment(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeVar, cast, get_args, get_origin, get
 import msgspec
 import msgspec.inspect
 
-from friendli_async._json import decode_json, encode_json
+from friendli_async._json import decode_json, encode_json, prepared
 from friendli_async._pydantic import dump_model
 from friendli_async.bulk.errors import CheckpointError
 from friendli_async.chat.output import output_of
@@ -183,7 +183,7 @@ def _decoder(kind: Any) -> _Decode:
     adapter = pydantic_adapter(kind)
     if adapter is not None:
         return cast("_Decode", adapter.validate_json)
-    if isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType):
+    if isinstance(msgspec.inspect.type_info(prepared(kind)), msgspec.inspect.CustomType):
         raise TypeError(f"reply_type must be a type that msgspec or pydantic decodes, not {kind!r}")
     return functools.partial(decode_json, decoder=msgspec.json.Decoder(kind))
 

@@ -35,6 +35,9 @@ class _Wrapper(msgspec.Struct):
     value: msgspec.Raw
 
 
+_wrapper_decoder: Final = msgspec.json.Decoder(_Wrapper)
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a reply that are needed to parse its value."""
 
@@ -141,7 +144,7 @@ class Output(Generic[T]):
             MismatchError: The text does not match the type.
         """
         try:
-            return self._decode(bytes(msgspec.json.decode(text, type=_Wrapper).value) if self.is_wrapped else text)
+            return self._decode(bytes(_wrapper_decoder.decode(text).value) if self.is_wrapped else text)
         except (ValueError, RecursionError) as error:
             faults = faults_of(error, self._kind)
         value: Any = None

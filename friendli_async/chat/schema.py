@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, cast, get_args, get_origin, get_type_hi
 
 import msgspec
 
+from friendli_async._json import prepared
 from friendli_async.errors import ArgumentError
 
 __all__ = ["json_schema"]
@@ -89,8 +90,7 @@ def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
     if adapter is not None:
         return _Rewriter(adapter.json_schema(), strict=strict).rewrite(), adapter
     try:
-        msgspec.json.Decoder(kind)
-        return SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(kind)), None
+        return SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(prepared(kind))), None
     except (TypeError, NameError, ValueError, RecursionError) as error:
         reason = f"{error.__class__.__name__}: {error}" if isinstance(error, NameError) else str(error)
     raise _undecodable(kind, reason)

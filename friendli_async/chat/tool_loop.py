@@ -23,6 +23,7 @@ from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, wait_ended
 from friendli_async._core.reporting import MAX_NAME, RunReporter
 from friendli_async._help import document_fields
+from friendli_async._json import prepared
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.errors import FriendliError, ToolError, ToolProblem
 from friendli_async.replies import ToolCall
@@ -95,6 +96,7 @@ RunEvent = ChatChunk | ToolStarted | ToolFinished | TurnEnded
 """The events of a run."""
 
 
+@prepared
 class RunSettings(msgspec.Struct):
     """The parameters of a run that are not sent to the server, and their defaults."""
 

@@ -10,6 +10,7 @@ import msgspec
 
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text
+from friendli_async._json import prepared
 from friendli_async.replies import FunctionCall, Reply, ToolCall, UnknownEvent, Value, always_encoded
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
@@ -64,6 +65,7 @@ ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock | dict[str, Any]
 """A part of a message. A block of an unknown type stays a dict."""
 
 KnownBlock = TextBlock | ThinkingBlock | ToolUseBlock
+prepared(KnownBlock)
 KNOWN_BLOCKS: Final = {"text": "text", "thinking": "thinking", "input": "tool_use", "name": "tool_use"}
 """The known block types, keyed by the fields that identify them."""
 if TYPE_CHECKING:
@@ -83,7 +85,10 @@ def as_block(value: object) -> ContentBlock:
     block = with_type(value, KNOWN_BLOCKS)
     if is_unknown(block, KNOWN_BLOCKS):
         return cast("dict[str, Any]", block)
-    known: KnownBlock = convert(block, KnownBlock)
+    try:
+        known: KnownBlock = msgspec.convert(block, KnownBlock)
+    except msgspec.ValidationError:
+        known = convert(block, KnownBlock)
     return known
 
 

@@ -25,7 +25,7 @@ from typing import (
 import msgspec
 
 from friendli_async._core.body.choices import choices_hint
-from friendli_async._json import decode_json, encode_json
+from friendli_async._json import decode_json, encode_json, type_lock
 from friendli_async._pydantic import dump_model
 from friendli_async.chat.faults import describe_faults, faults_of
 from friendli_async.chat.inputs import LocalTool
@@ -335,8 +335,9 @@ def _build_parameters(name: str, fn: Callable[..., Any], descriptions: Mapping[s
             else:  # if the model omits it, the function's own default applies
                 fields.append((parameter.name, kind | msgspec.UnsetType, msgspec.UNSET))
         arguments = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
-        schema = _build_schema(arguments, parameters, hints, descriptions)
-        decoder = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic)
+        with type_lock:
+            schema = _build_schema(arguments, parameters, hints, descriptions)
+            decoder = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic)
         lax = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic, strict=False)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ToolDefinitionError(f"{name}() cannot be a tool: {error}") from error

@@ -17,7 +17,7 @@ from friendli_async._core.body.choices import choices_hint
 from friendli_async._core.body.forms import Form
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
-from friendli_async._json import encode_json
+from friendli_async._json import encode_json, prepared
 from friendli_async.errors import ArgumentError, UnknownArgumentError
 from friendli_async.replies import Reply
 
@@ -162,9 +162,8 @@ class Parameters:
     def _struct(self) -> type[Any]:
         """The struct to check against. Built on first use: this costs 1 ms, and a service uses few of the methods."""
         types = {**get_type_hints(self._options), **self._types}
-        return msgspec.defstruct(
-            "Arguments", [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
-        )
+        fields = [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
+        return prepared(msgspec.defstruct("Arguments", fields))
 
     def prepared(self, given: Mapping[str, object]) -> dict[str, object]:
         """Returns the given values, converted to what is sent."""

@@ -51,6 +51,7 @@ from friendli_async._core.error_json import (
 from friendli_async._core.error_text import is_message
 from friendli_async._core.lenient import convert, has_blank_usage
 from friendli_async._core.status_errors import error_of_payload, excerpt
+from friendli_async._json import type_lock
 from friendli_async.errors import APIStatusError, ResponseDecodeError
 from friendli_async.replies import Headers, UnknownEvent
 
@@ -111,7 +112,8 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
 
         Built on first use: that takes milliseconds, and a service reads few kinds of streams.
         """
-        return msgspec.json.Decoder(self.events).decode
+        with type_lock:
+            return msgspec.json.Decoder(self.events).decode
 
     def decode(self, name: str | None, data: bytes, status: int, headers: Headers) -> Decoded[E]:
         """Decodes and classifies one event.
