@@ -216,6 +216,8 @@ class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, Transc
     Events of future types are ``UnknownEvent``.
     """
 
+    __slots__ = ()
+
     def _text_extractor(self) -> Callable[[TranscriptEvent], str]:
         pieces: list[str] = []
 

@@ -288,6 +288,8 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, Usage]):
     """A stream of ``TextCompletionChunk`` events that are assembled into a ``TextCompletion``."""
 
+    __slots__ = ()
+
     def _text_extractor(self) -> Callable[[TextCompletionChunk], str]:
         return lambda event: event.text
 

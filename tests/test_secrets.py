@@ -106,6 +106,11 @@ async def _failure(call: Awaitable[object]) -> FriendliError:
     raise AssertionError("the call did not fail")
 
 
+def slots_of(value: object) -> dict[str, object]:
+    names = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    return {name: getattr(value, name, None) for name in names}
+
+
 def _texts_of(error: BaseException) -> str:
     """Returns everything that a log, a crash reporter or a debugger would print of an error."""
     detailed = io.StringIO()
@@ -154,7 +159,7 @@ async def test_token_never_appears_in_errors_logs_or_reprs(
         error = await failing
         assert server.requests[0].headers["Authorization"] == f"Bearer {SECRET}"
         shown = [_texts_of(error), repr(client), str(client), repr(vars(client)), repr(stream)]
-        shown += [repr(vars(stream)), repr(client.serverless), repr(vars(client.serverless)), repr(stream._opening)]
+        shown += [repr(slots_of(stream)), repr(client.serverless), repr(vars(client.serverless)), repr(stream._opening)]
         shown += [repr(client.with_options(token=SECRET + "2")), repr(vars(client.serverless.chat))]
         shown += [repr(vars(client.serverless.chat._engine)) if how != "header" else ""]
         shown += [f"{record.getMessage()} {record.__dict__}" for record in caplog.records if "friendli" in record.name]

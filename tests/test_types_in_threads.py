@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from friendli_async._core.body.arguments import Parameters
-from friendli_async._core.events.decoding import ChunkDialect
+from friendli_async._core.events.decoding import TaggedDialect
 from friendli_async._core.lenient import convert
 from friendli_async._core.resource import inference
 from friendli_async._json import type_lock
@@ -52,7 +52,7 @@ def _call_with(kind: Any) -> None:
 FIRST_USES: dict[str, Callable[[Any], object]] = {
     "arguments": lambda kind: Parameters(_Options, {"given": kind}).check({"given": {"value": 1}}),
     "replies": lambda kind: inference("rerank.create", "POST /v1/rerank", kind).decoder,
-    "events": lambda kind: ChunkDialect(kind, content=frozenset()).decode_payload,
+    "events": lambda kind: TaggedDialect(kind, reporting=frozenset()).decode_payload,
     "unusual JSON": lambda kind: convert({"value": 1}, kind),
     "schema": json_schema,
     "structured output": output_of,

@@ -513,6 +513,8 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
     """A stream whose events are assembled into a ChatCompletion."""
 
+    __slots__ = ()
+
     def _text_extractor(self) -> Callable[[Any], str]:
         return lambda event: event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
 
@@ -534,3 +536,5 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
 
 class ChatStream(CompletionStream[ChatChunk]):
     """A chat stream of ``ChatChunk`` events."""
+
+    __slots__ = ()

@@ -44,6 +44,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             valid JSON any more closes the stream, with the outcome ``failed``.
     """
 
+    __slots__ = ("_output", "_pick", "_pieces", "_reader")
+
     _parsed: ClassVar[type[Any]]
     """The class of the reply with a value."""
 

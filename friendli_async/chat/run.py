@@ -140,6 +140,24 @@ class Run:
         RuntimeError: Two tasks wait for events at the same time.
     """
 
+    __slots__ = (  # as of an EventStream
+        "__weakref__",
+        "_calls",
+        "_delivered",
+        "_error",
+        "_events",
+        "_is_unraised",
+        "_is_waiting",
+        "_read_task",
+        "_reply",
+        "_reporter",
+        "_result",
+        "_stream",
+        "_turns",
+        "_whole_calls",
+        "_work",
+    )
+
     def __init__(self, turns: _Turns, calls: ToolRunner, reporter: RunReporter | None) -> None:
         self._turns = turns
         self._reporter = reporter

@@ -42,6 +42,8 @@ def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
 class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatStream, Generic[T]):
     """The stream of a structured answer: a ``ChatStream`` with ``snapshots()`` and ``items(...)``."""
 
+    __slots__ = ()
+
     _parsed = ParsedCompletion
     _answer_of = staticmethod(_answer_of)
 

@@ -184,6 +184,8 @@ class ToolAssistedCollector(ChatCollector):
 class ToolAssistedStream(CompletionStream[ToolAssistedEvent]):
     """The stream of a tool-assisted chat: ``ChatChunk`` and ``ToolStatus`` events; ``text()`` skips the latter."""
 
+    __slots__ = ()
+
 
 class ToolAssistedChat(Resource):
     """Chat with built-in tools: ``client.serverless.tool_assisted_chat``.

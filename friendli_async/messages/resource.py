@@ -28,6 +28,8 @@ _CREATE: Final = inference("messages.create", "POST /v1/messages", Message)
 class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
     """A stream of ``MessageEvent`` that assembles a ``Message``. It ends with ``message_stop``."""
 
+    __slots__ = ()
+
     def _text_extractor(self) -> Callable[[MessageEvent], str]:
         return Wording("text").of
 

@@ -187,6 +187,8 @@ class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
     that matches its code.
     """
 
+    __slots__ = ()
+
     def _text_extractor(self) -> Callable[[ResponseEvent], str]:
         return Wording("output_text").of
 

@@ -44,6 +44,8 @@ def _answer_of(reply: Response, cut: str = "") -> Answer:
 class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, T], ResponseStream, Generic[T]):
     """A stream of a response whose text is a value: a ``ResponseStream`` with ``snapshots()`` and ``items(...)``."""
 
+    __slots__ = ()
+
     _parsed = ParsedResponse
     _answer_of = staticmethod(_answer_of)
 

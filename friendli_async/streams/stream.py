@@ -53,6 +53,21 @@ class EventStream(Generic[E]):
             first time after ``result()`` has read it.
     """
 
+    # What serializes an object by its attributes, as FastAPI does, must not find the client in a stream.
+    __slots__ = (
+        "__weakref__",
+        "_error",
+        "_fanout",
+        "_open",
+        "_opening",
+        "_opening_cancelled",
+        "_outcome",
+        "_read_mode",
+        "_ready",
+        "_stop_conditions",
+        "_waiting",
+    )
+
     def __init__(self, opening: StreamOpening[E, Any, Any]) -> None:
         self._opening = opening
         self._open: OpenStream[E, Any, Any] | None = None
@@ -475,6 +490,8 @@ class EventStream(Generic[E]):
 
 class AssembledStream(EventStream[E], Generic[E, R, U]):
     """A stream whose events are assembled into a reply, with its usage."""
+
+    __slots__ = ("_result",)
 
     _opening: StreamOpening[E, R, U]
     _open: OpenStream[E, R, U] | None

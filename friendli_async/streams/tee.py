@@ -163,6 +163,8 @@ class Branch(Generic[E]):
         RuntimeError: Two tasks wait for its events at the same time.
     """
 
+    __slots__ = ("__weakref__", "_buffer", "_error", "_fanout", "_has_ended", "_stream")
+
     def __init__(self, stream: EventStream[E], fanout: Fanout[E], buffer: _Buffer[E]) -> None:
         self._stream = stream
         self._fanout = fanout
