@@ -12,12 +12,13 @@ from typing import Final
 import msgspec
 
 from friendli_async._help import document_fields
+from friendli_async._pydantic import PydanticField
 
 __all__ = ["RateLimit"]
 
 
 @document_fields
-class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
+class RateLimit(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """The rate limits of a server as of one reply. A value is None if the server did not send it, or it is malformed.
 
     If a server sends several limits of a kind, such as per minute and per day, this is the one with the least left.

@@ -78,7 +78,7 @@ def _join_values(items: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 @document_fields
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of a call."""
 
     number: int = 0
@@ -96,7 +96,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @document_fields
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class Timing(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """Time measurements of a call. Times are seconds since the call started, unless noted otherwise."""
 
     queued: float = 0.0
@@ -314,7 +314,7 @@ class ToolCall(Value, frozen=True, omit_defaults=False):
 
 
 @document_fields
-class Partial(msgspec.Struct, frozen=True, kw_only=True):
+class Partial(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """What a stream had received when it ended early: it can be stored, shown or continued."""
 
     text: str = ""
@@ -338,7 +338,7 @@ def partial_of(reply: Any) -> Partial:
 
 
 @document_fields
-class LoopGauges(msgspec.Struct, frozen=True, kw_only=True):
+class LoopGauges(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """Connection and call counts of one event loop."""
 
     in_use: int = 0

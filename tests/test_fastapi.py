@@ -20,8 +20,18 @@ from starlette.background import BackgroundTask
 from support.clock import run_loop_iterations
 
 import friendli_async
-from friendli_async import AsyncFriendli, ChatCompletion, EventStream
+from friendli_async import (
+    AsyncFriendli,
+    Attempt,
+    ChatCompletion,
+    EventStream,
+    Gauges,
+    Partial,
+    RateLimit,
+    Timing,
+)
 from friendli_async.asgi import SSEResponse
+from friendli_async.bulk import Progress
 from friendli_async.integrations.fastapi import (
     ClientDisconnected,
     FriendliResponse,
@@ -141,6 +151,29 @@ def test_every_reply_has_a_pydantic_schema(reply: type[Reply]) -> None:
     schema = TypeAdapter(list[reply] | None).json_schema()  # type: ignore[valid-type] # a type in a variable
     assert "properties" in schema["anyOf"][0]["items"]
     assert "$ref" not in json.dumps(schema)
+
+
+RECORDS: Final[dict[type[Any], dict[str, Any]]] = {
+    Attempt: {"number": 1},
+    Gauges: {"in_use": 1, "loops": ({"in_use": 1},)},
+    Partial: {"text": "Hel"},
+    Progress: {"done": 1},
+    RateLimit: {"limit_requests": 1},
+    Timing: {"total": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: str(kind.__name__))
+def test_records_of_the_client_are_return_types(kind: type[Any]) -> None:  # such as the gauges, of a health check
+    record = msgspec.convert(RECORDS[kind], kind)
+    app = FastAPI()
+    app.get("/plain")(lambda: {"record": record})
+    app.get("/typed", response_model=kind)(lambda: record)
+    with TestClient(app) as browser:
+        expected = json.loads(msgspec.json.encode(record))
+        assert browser.get("/plain").json() == {"record": expected}
+        assert browser.get("/typed").json() == expected
+        assert "/typed" in browser.get("/openapi.json").json()["paths"]
 
 
 def test_reply_as_pydantic_field() -> None:

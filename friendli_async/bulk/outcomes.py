@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar, cast
 import msgspec
 
 from friendli_async._help import document_fields
+from friendli_async._pydantic import PydanticField
 
 __all__ = ["Outcome", "Progress"]
 
@@ -39,7 +40,7 @@ class Outcome(msgspec.Struct, Generic[Row, R], frozen=True, kw_only=True):
 
 
 @document_fields
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
+class Progress(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """The progress of a run."""
 
     done: int = 0
