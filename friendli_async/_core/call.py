@@ -280,6 +280,7 @@ class Call(Generic[T]):
         if authorization is None:
             self.clock.phase("total", "waiting for the token")
             authorization = await builder.resolve_token()
+            self.clock.phase("total")
         framing = await body.headers() if isinstance(body, Form) else None
         request = builder.build(self._operation, self._arguments, self._accept, authorization, framing)
         self.request_headers = request.headers
