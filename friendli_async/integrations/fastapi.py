@@ -82,7 +82,7 @@ class FriendliResponse(SSEResponse, Response):
     """
 
     media_type = "text/event-stream"
-    status_code = 200
+    status_code: int = 200
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------
