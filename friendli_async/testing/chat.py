@@ -13,9 +13,9 @@ from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.script import Script, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, chunk, done, finish, usage
-from friendli_async.testing.turns import Body, FunctionCall, Prompt, Turn, json_schema_of, split_arguments, tokenize
+from friendli_async.testing.turns import Body, FunctionCall, Prompt, Turn, json_schema_of, split_arguments, text_of
 
-__all__ = ["TextReply", "answer_chat", "message_text", "prompt_of", "render", "speak", "text", "tool_calls"]
+__all__ = ["TextReply", "answer_chat", "prompt_of", "render", "speak", "text", "tool_calls"]
 
 _MAX_CHOICES: Final = 128
 _MAX_TOP_LOGPROBS: Final = 20
@@ -46,9 +46,9 @@ def prompt_of(body: Body) -> Prompt:
     functions: list[Body] = [tool["function"] for tool in body.get("tools") or () if tool["type"] == "function"]
     choice: object = body.get("tool_choice")
     wanted = section(body, "response_format")
-    results = [message_text(message) for message in takewhile(_is_tool_result, reversed(messages))]
+    results = [text_of(each["content"]) for each in takewhile(lambda each: each["role"] == "tool", reversed(messages))]
     return Prompt(
-        text=next((message_text(message) for message in reversed(messages) if message["role"] == "user"), ""),
+        messages=messages,
         results=results[::-1],
         functions=[(function["name"], function.get("parameters")) for function in functions],
         tool_choice=choice,
@@ -67,7 +67,7 @@ def render(request: ReceivedRequest) -> Script:
         request: The request.
     """
     body = request.json_object
-    turns = [f"<|{message['role']}|>\n{message_text(message)}\n" for message in body["messages"]]
+    turns = [f"<|{message['role']}|>\n{text_of(message.get('content'))}\n" for message in body["messages"]]
     tools = [f"<|tool|>\n{tool['function']['name']}\n" for tool in body.get("tools") or ()]
     return json_body({"text": "".join([*tools, *turns, "<|assistant|>\n"])})
 
@@ -91,7 +91,7 @@ def speak(request: ReceivedRequest, turn: Turn) -> Script:
         for number in range(2, count + 1)
     ]
     turns = [each.within(body.get("max_tokens")) for each in (turn, *others)]
-    return _reply(request, turns, sum(len(tokenize(message_text(message))) for message in body["messages"]))
+    return _reply(request, turns, prompt_of(body).tokens)
 
 
 def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[ReceivedRequest], Script]:
@@ -174,23 +174,6 @@ def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop
     check_type(finish_reason, str, "finish_reason", "text")
     check_integer("prompt_tokens", prompt_tokens)
     return TextReply(pieces, tuple(reasoning), finish_reason, prompt_tokens)
-
-
-def _is_tool_result(message: Body) -> bool:
-    return bool(message["role"] == "tool")
-
-
-def message_text(message: Body) -> str:
-    """Return the text of a message.
-
-    Args:
-        message: The message; only its text parts are used.
-    """
-    content: object = message.get("content")
-    if isinstance(content, str):
-        return content
-    parts = cast("Sequence[Body]", content or ())
-    return " ".join(part["text"] for part in parts if part["type"] == "text")
 
 
 # --- streamed and plain replies --------------------------------------------------------------------------------------

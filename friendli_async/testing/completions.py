@@ -12,7 +12,7 @@ from friendli_async.testing.route import InvalidRequestError
 from friendli_async.testing.script import Script, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, done, event
 from friendli_async.testing.text_operations import encode, texts_of
-from friendli_async.testing.turns import Body, Turn, cut_at, tokenize
+from friendli_async.testing.turns import Body, Turn, count_tokens, cut_at, tokenize
 
 __all__ = ["complete"]
 
@@ -38,7 +38,7 @@ def complete(request: ReceivedRequest) -> Script:
         return status(400, message=f"n times the prompts must be between 1 and {_MAX_CHOICES}")
     texts = [f"({number + 1}) {prompt}" if number else prompt for prompt in prompts for number in range(count)]
     turns = [Turn(tokenize(cut_at(text, body.get("stop"))[0])).within(body.get("max_tokens")) for text in texts]
-    usage = token_counts(sum(len(tokenize(prompt)) for prompt in prompts), sum(turn.tokens for turn in turns))
+    usage = token_counts(count_tokens(prompts), sum(turn.tokens for turn in turns))
     if body.get("stream"):
         return _stream(request, turns, usage)
     choices = [

@@ -10,7 +10,7 @@ from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.schema import Error
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import Step, event
-from friendli_async.testing.turns import Body, Prompt, Turn, split_arguments, tokenize
+from friendli_async.testing.turns import Body, Prompt, Turn, split_arguments, text_of, tokenize
 
 __all__ = ["answer_messages", "refuse_messages"]
 
@@ -29,8 +29,8 @@ def answer_messages(request: ReceivedRequest) -> Script:
         An event stream, or one JSON document.
     """
     body = request.json_object
-    turn = _prompt_of(body).answer().within(body.get("max_tokens"))
-    input_tokens = sum(len(tokenize(_text(message["content"]))) for message in body["messages"])
+    prompt = _prompt_of(body)
+    turn = prompt.answer().within(body.get("max_tokens"))
     message: _Block = {
         "id": f"msg-{request.number:06d}",
         "type": "message",
@@ -39,7 +39,7 @@ def answer_messages(request: ReceivedRequest) -> Script:
         "content": _blocks(turn, request.number),
         "stop_reason": _STOP_REASONS[turn.finish_reason] if turn.stop is None else "stop_sequence",
         "stop_sequence": turn.stop,
-        "usage": {"input_tokens": input_tokens, "output_tokens": turn.tokens, "cache_read_input_tokens": 0},
+        "usage": {"input_tokens": prompt.tokens, "output_tokens": turn.tokens, "cache_read_input_tokens": 0},
     }
     return script(*_events(message)) if body.get("stream") else json_body(message)
 
@@ -61,8 +61,8 @@ def _prompt_of(body: Body) -> Prompt:
     last: object = messages[-1]["content"] if messages else ""
     blocks = cast("Sequence[Body]", last) if isinstance(last, list) else ()
     return Prompt(
-        text=next((_text(message["content"]) for message in reversed(messages) if message["role"] == "user"), ""),
-        results=[_text(block.get("content")) for block in blocks if block["type"] == "tool_result"],
+        messages=messages,
+        results=[text_of(block.get("content")) for block in blocks if block["type"] == "tool_result"],
         functions=[(tool["name"], tool.get("input_schema")) for tool in body.get("tools") or ()],
         tool_choice="required" if choice.get("type") == "any" else choice.get("type"),
         tool_name=choice.get("name"),
@@ -84,13 +84,6 @@ def _blocks(turn: Turn, number: int) -> list[_Block]:
         identity = {"id": f"toolu_{number:06d}_{at}", "name": call.name}
         blocks.append({"type": "tool_use", **identity, "input": json.loads(call.arguments)})
     return blocks
-
-
-def _text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    parts = cast("Sequence[Body]", content or ())
-    return " ".join(str(part["text"]) for part in parts if part.get("type") == "text")
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

@@ -5,14 +5,14 @@ Truncated by `max_output_tokens` it is `incomplete`. Only a script sends a `fail
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any, cast
 
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import event
-from friendli_async.testing.turns import Body, Prompt, Turn, json_schema_of, split_arguments, tokenize
+from friendli_async.testing.turns import Body, Prompt, Turn, json_schema_of, split_arguments, text_of, tokenize
 
 __all__ = ["answer_responses"]
 
@@ -31,7 +31,6 @@ def answer_responses(request: ReceivedRequest) -> Script:
     body = request.json_object
     prompt = _prompt_of(body)
     turn = prompt.answer().within(body.get("max_output_tokens"))
-    input_tokens = len(tokenize(prompt.text))
     truncated = turn.finish_reason == "length"
     response: _Item = {
         "id": f"resp-{request.number:06d}",
@@ -43,11 +42,11 @@ def answer_responses(request: ReceivedRequest) -> Script:
         "error": None,
         "output": _items(turn, f"{request.number:06d}"),
         "usage": {
-            "input_tokens": input_tokens,
+            "input_tokens": prompt.tokens,
             "input_tokens_details": {"cached_tokens": 0},
             "output_tokens": turn.tokens,
             "output_tokens_details": {"reasoning_tokens": len(turn.reasoning)},
-            "total_tokens": input_tokens + turn.tokens,
+            "total_tokens": prompt.tokens + turn.tokens,
         },
     }
     if not body.get("stream"):
@@ -59,12 +58,13 @@ def answer_responses(request: ReceivedRequest) -> Script:
 def _prompt_of(body: Body) -> Prompt:
     given: object = body["input"]
     items = cast("list[_Item]", given) if isinstance(given, list) else [{"role": "user", "content": given}]
-    results = [_text(item["output"]) for item in takewhile(_is_tool_result, reversed(items))]
+    outputs = takewhile(lambda item: str(item.get("type")).endswith("_output"), reversed(items))
+    results = [text_of(item["output"]) for item in outputs]
     functions: list[_Item] = [tool for tool in body.get("tools") or () if tool["type"] == "function"]
     choice: object = body.get("tool_choice")
     wanted = section(section(body, "text"), "format")
     return Prompt(
-        text=next((_text(item["content"]) for item in reversed(items) if item.get("role") == "user"), ""),
+        messages=items,
         results=results[::-1],
         functions=[(function["name"], function["parameters"]) for function in functions],
         tool_choice=choice,
@@ -73,16 +73,6 @@ def _prompt_of(body: Body) -> Prompt:
         schema=json_schema_of(wanted, wanted.get("schema")),
         reasons=bool(section(body, "reasoning").get("effort")),
     )
-
-
-def _is_tool_result(item: _Item) -> bool:
-    return str(item.get("type")).endswith("_output")
-
-
-def _text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    return " ".join(part["text"] for part in cast("Sequence[_Item]", content) if "text" in part)
 
 
 def _items(turn: Turn, number: str) -> list[_Item]:

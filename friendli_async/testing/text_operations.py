@@ -16,7 +16,7 @@ from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import InvalidRequestError
 from friendli_async.testing.script import Script, json_body
-from friendli_async.testing.turns import Body, tokenize
+from friendli_async.testing.turns import Body, count_tokens
 
 __all__ = ["answer_detokenize", "answer_tokenize", "classify", "embed", "encode", "texts_of"]
 
@@ -90,7 +90,7 @@ def embed(request: ReceivedRequest) -> Script:
         "created": request.created,
         "model": request.identity.model,
         "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
-        "usage": token_counts(sum(len(tokenize(text)) for text in texts), 0),
+        "usage": token_counts(count_tokens(texts), 0),
     }
     return json_body(reply)
 
@@ -108,7 +108,7 @@ def classify(request: ReceivedRequest) -> Script:
         request: The request.
     """
     texts = texts_of(request.json_object, "input")
-    count = sum(len(tokenize(text)) for text in texts)
+    count = count_tokens(texts)
     data = [_classification(index, text) for index, text in enumerate(texts)]
     return json_body({"object": "list", "data": data, "usage": {"prompt_tokens": count, "total_tokens": count}})
 

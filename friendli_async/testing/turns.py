@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from friendli_async.testing.sample import sample
 from friendli_async.testing.steps import Step
 
-__all__ = ["Body", "FunctionCall", "Prompt", "Turn", "cut_at", "json_schema_of", "split_arguments", "tokenize"]
+__all__ = ["Body", "FunctionCall", "Prompt", "Turn", "count_tokens", "cut_at", "json_schema_of", "split_arguments"]
+__all__ += ["text_of", "tokenize"]
 
 Body = Mapping[str, Any]
 
@@ -80,8 +81,8 @@ class Prompt:
     """A request to the model, in the form that the APIs have in common.
 
     Args:
-        text: The last user message; may be empty.
-        results: The results of the tools that were called for it.
+        messages: The conversation: role and content of each message.
+        results: The results of the tools that were called for the last user message.
         functions: The functions that may be called: name and parameters, a JSON Schema or None.
         tool_choice: `none`, `required` to call functions whatever the message mentions, or anything else.
         tool_name: The only function to call.
@@ -91,7 +92,7 @@ class Prompt:
         reasons: Whether the model reasons.
     """
 
-    text: str
+    messages: Sequence[Body]
     results: Sequence[str] = ()
     functions: Sequence[tuple[str, Body | None]] = ()
     tool_choice: object = None
@@ -100,6 +101,17 @@ class Prompt:
     schema: Body | None = None
     stop: Sequence[str] | None = None
     reasons: bool = False
+
+    @property
+    def text(self) -> str:
+        """The last user message; may be empty."""
+        texts = (text_of(message["content"]) for message in reversed(self.messages) if message.get("role") == "user")
+        return next(texts, "")
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the conversation has."""
+        return count_tokens(text_of(message.get("content")) for message in self.messages)
 
     def answer(self) -> Turn:
         """Return the answer: calls or text."""
@@ -157,6 +169,26 @@ def cut_at(text: str, stops: Sequence[str] | None) -> tuple[str, str | None]:
     """
     found = min((stop for stop in stops or () if stop and stop in text), key=text.index, default=None)
     return (text, None) if found is None else (text[: text.index(found)], found)
+
+
+def text_of(content: object) -> str:
+    """Return the text of a message, or of the result of a tool: of its text parts, if it is a list of parts.
+
+    Args:
+        content: The content; None if there is none.
+    """
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] for part in cast("Sequence[Body]", content or ()) if "text" in part)
+
+
+def count_tokens(texts: Iterable[str]) -> int:
+    """Return how many tokens some texts have.
+
+    Args:
+        texts: The texts.
+    """
+    return sum(len(tokenize(text)) for text in texts)
 
 
 def tokenize(text: str) -> tuple[str, ...]:
