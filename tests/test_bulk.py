@@ -638,7 +638,7 @@ async def test_calls_cancelled_by_others_before_they_run_end_the_run_with_an_err
     assert adaptive.in_flight == 0
 
 
-@pytest.mark.parametrize("where", ["call", "rows", "cleanup of the rows"])
+@pytest.mark.parametrize("where", ["call", "task of the call", "rows", "cleanup of the rows"])
 async def test_run_can_be_closed_by_its_own_call_and_rows(where: str) -> None:
     cancelled: list[int] = []
 
@@ -659,6 +659,8 @@ async def test_run_can_be_closed_by_its_own_call_and_rows(where: str) -> None:
             try:
                 if where == "call":
                     await run.aclose()
+                elif where == "task of the call":
+                    await asyncio.gather(run.aclose())
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 cancelled.append(row)

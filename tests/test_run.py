@@ -1794,15 +1794,44 @@ async def test_closing_wakes_a_reader_that_waits_for_tools(
     await assert_idle(client, server)
 
 
-async def test_closing_from_inside_a_tool_does_not_deadlock(client: AsyncFriendli, server: FriendliServer) -> None:
+async def close_in_task(run: Run) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(run.aclose())
+
+
+@pytest.mark.parametrize("close", [Run.aclose, close_in_task])
+async def test_closing_from_inside_a_tool_does_not_deadlock(
+    client: AsyncFriendli, server: FriendliServer, close: Any
+) -> None:
     runs: list[Run] = []
 
     @tool
     async def give_up() -> str:
-        await runs[0].aclose()
+        await close(runs[0])
         return "never seen"
 
     server.enqueue(tool_calls(("give_up", {})))
+    runs.append(start_run(client, give_up))
+    with pytest.raises(StreamInterruptedError, match="closed"):
+        await events_of(runs[0])
+    await assert_idle(client, server)
+
+
+async def test_tools_that_close_their_run_do_not_wait_for_each_other(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    runs: list[Run] = []
+    both_run = asyncio.Barrier(2)
+
+    @tool
+    async def give_up() -> str:
+        try:
+            await both_run.wait()
+        finally:
+            await runs[0].aclose()
+        return "never seen"
+
+    server.enqueue(tool_calls(("give_up", {}), ("give_up", {})))
     runs.append(start_run(client, give_up))
     with pytest.raises(StreamInterruptedError, match="closed"):
         await events_of(runs[0])

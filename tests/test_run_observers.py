@@ -419,7 +419,7 @@ async def test_run_closed_by_its_own_tool_ends_after_the_tool(
     runs.append(start_run(client, give_up))
     with pytest.raises(FriendliError):
         await result(runs[0])
-    assert seen.reported[-2:] == ["give_up cancelled CancelledError", "run cancelled StreamInterruptedError"]
+    assert seen.reported[-2:] == ["give_up done", "run cancelled StreamInterruptedError"]
     assert seen.end.turns == 1
 
 

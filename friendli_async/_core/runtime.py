@@ -59,6 +59,10 @@ class Work:
                 work._open.append(works)
                 works.add(work)
 
+    def is_current(self) -> bool:
+        """Whether the calling context is a part of it, and would wait for itself."""
+        return self in _current_lineage()
+
     def include(self, other: Work) -> None:
         """Makes other work, some of whose calls may have begun, a part of this."""
         for works in other._open:

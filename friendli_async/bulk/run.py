@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final, Generic, Self, TypeVar, overload
@@ -39,6 +40,8 @@ _PROBES: Final = 3
 """Up to this many first rows are sent one at a time, until a reply shows that replies can be kept in the checkpoint."""
 _ENDING_SECONDS: Final = 5.0
 """How long a run waits for abandoned runs before it reports its checkpoint as in use."""
+_inside: Final[ContextVar[frozenset[RunState]]] = ContextVar("friendli_async_inside", default=frozenset())
+"""The states of the runs that the current task is a part of. It must not wait for their end."""
 _ending: Final[set[Job[Any, Any]]] = set()
 """Runs that use their checkpoint although nobody iterates them: they were dropped, or are closing."""
 
@@ -316,6 +319,7 @@ class Job(Generic[Row, R]):
     # --- taking rows ---
 
     async def _take_rows(self) -> None:
+        _inside.set(_inside.get() | {self._state})  # also for the tasks that this one starts
         try:
             if self._ledger is not None:
                 await self._open_ledger(self._ledger)
@@ -493,7 +497,7 @@ class Job(Generic[Row, R]):
     async def close(self) -> None:
         """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
         shutdown = self._start_shutdown()
-        if shutdown is None or asyncio.current_task() in {*self._calls, self._row_taker, shutdown}:
+        if shutdown is None or self._state in _inside.get():
             return  # a call or the rows close their own run: each would wait for the other
         await wait_ended((shutdown,))
         shutdown.result()
@@ -511,6 +515,7 @@ class Job(Generic[Row, R]):
         return self._shutdown
 
     async def _shut_down(self) -> None:
+        _inside.set(_inside.get() | {self._state})
         for call in self._calls:
             call.cancel()
         try:

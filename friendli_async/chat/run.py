@@ -233,7 +233,7 @@ class Run:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the stream, cancels the tools, and waits for them to end.
+        """Closes the stream, cancels the tools, and waits for them to end; not in a tool of the run itself.
 
         Idempotent; may be called from any task of the run's event loop. A task that is waiting for an event gets
         StreamInterruptedError.
@@ -255,7 +255,7 @@ class Run:
         if self._stream is not None:
             await self._stream.aclose()
         self._calls.wake()
-        await self._calls.stop()
+        await self._calls.stop(wait=not self._work.is_current())
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error, and stores the error for later calls."""

@@ -213,10 +213,11 @@ class ToolRunner:
         if self.has_running:
             self._fail(copy.copy(error))
 
-    async def stop(self) -> None:
-        """Cancels the calls and waits until all tasks have ended, even if it is itself cancelled meanwhile."""
+    async def stop(self, *, wait: bool) -> None:
+        """Cancels the calls, and may wait until all tasks have ended, even if it is itself cancelled meanwhile."""
         self._cancel(self._calls)
-        await wait_ended(self._tasks)
+        if wait:
+            await wait_ended(self._tasks)
 
     def drop(self) -> None:
         """Cancels all tasks without waiting for them. Thread-safe, because the run may be dropped in any thread."""
