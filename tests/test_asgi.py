@@ -825,6 +825,42 @@ async def test_ping_is_sent_while_a_tool_runs(server: FriendliServer, client: As
     assert browser.body.endswith(b'data: {"text":"Hi"}\n\n')
 
 
+async def test_broken_connection_is_not_pinged_again_while_a_tool_ends(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    release, cancelled, pings = asyncio.Event(), asyncio.Event(), [0]
+
+    @tool
+    async def slow() -> str:
+        """Waits."""
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+            await release.wait()
+
+    browser = Server()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message.get("body") == b": ping\n\n":
+            pings[0] += 1
+            raise OSError("gone")
+        await browser.send(message)
+
+    server.enqueue(tool_calls(("slow", {})))
+    task = asyncio.create_task(SSEResponse(open_run(client, slow), encode=shown)(HTTP, browser.receive, send))
+    await browser.until(lambda: b"slow" in browser.body)
+    clock.advance(15.1)
+    await asyncio.wait_for(cancelled.wait(), 30)
+    for _ in range(3):
+        clock.advance(15.1)
+        await run_loop_iterations(5)
+    release.set()
+    with pytest.raises(OSError, match="gone"):
+        await asyncio.wait_for(task, 30)
+    assert pings == [1]
+
+
 async def test_run_that_cannot_be_opened_raises_before_anything_is_sent(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:

@@ -64,9 +64,7 @@ class EventSender:
     async def _close(self) -> None:
         """Stops the pings."""
         self._scope = None  # it refers to the task, whose error may refer to the stream, which refers to this
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if self._ping is not None:
             self._ping.cancel()
             await self._finish_ping()
@@ -136,8 +134,7 @@ class EventSender:
             self._check_after(_LAST_SECONDS)
 
     def _check_after(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         self._timer = self._loop.call_later(min(seconds, self._heartbeat, self._send_timeout), self._check)
 
     def _check(self, turns: int = 0) -> None:
@@ -156,7 +153,13 @@ class EventSender:
         limit = self._send_timeout if is_sending else self._heartbeat
         self._check_after(min(limit - waited, _LONGEST_CHECK))
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _end_block(self) -> None:
+        self._stop_timer()  # the block may take long to end: what it runs is cleaned up
         scope, self._scope = self._scope, None
         if scope is not None:
             scope.reschedule(self._loop.time())
