@@ -22,10 +22,11 @@ from support.sockets import (
     with_timeout,
 )
 
-from friendli_async import AsyncFriendli, ResponseDecodeError, StreamInterruptedError
+from friendli_async import AsyncFriendli, ChatChunk, ResponseDecodeError, StreamInterruptedError
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
+from friendli_async.chat.replies import ChunkChoice, ChunkDelta
 from friendli_async.replies import Headers, UnknownEvent
 from friendli_async.responses import OutputTextDelta
 from friendli_async.responses.collector import ResponseCollector
@@ -58,6 +59,24 @@ def read_tool_calls_without_index(count: int) -> None:
     assert len(reader.ready) == 1
 
 
+def read_tool_call_with_its_name_in_each_delta(count: int) -> None:
+    function = [{"name": "f", "arguments": piece} for piece in ("[", *["{}", ","] * count)]
+    deltas = [[{"index": 0, "function": each}] for each in function]
+    reader = EventReader(ChatCollector(), 1 << 25, 200, Headers())
+    for calls in deltas:
+        chunk = {"choices": [{"index": 0, "delta": {"tool_calls": calls}}]}
+        reader.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+
+
+def assemble_reasoning_details(count: int) -> None:
+    detail = {"index": 0, "type": "reasoning.text", "text": "a" * 500}
+    choice = ChunkChoice(delta=ChunkDelta(reasoning_details=(detail,) * count))
+    collector = ChatCollector()
+    collector.extend([ChatChunk(choices=(choice,))])
+    [merged] = collector.result().message.reasoning_details or ()
+    assert len(merged["text"]) == 500 * count
+
+
 def assemble_parts_with_the_same_indexes(count: int) -> None:
     collector = ResponseCollector()
     for index in range(count):
@@ -85,6 +104,8 @@ def read_whole_reply_in_place_of_a_stream(size: int) -> None:
     [
         (read_in_small_chunks, 500_000),
         (read_tool_calls_without_index, 1_000),
+        (read_tool_call_with_its_name_in_each_delta, 500),
+        (assemble_reasoning_details, 2_000),
         (assemble_parts_with_the_same_indexes, 1_000),
         (read_whole_reply_in_place_of_a_stream, 4_000_000),
     ],

@@ -16,7 +16,6 @@ from friendli_async._core.events.decoding import (
 )
 from friendli_async._core.lenient import drop_unreported_usage, has_blank_usage
 from friendli_async._core.text import join_text, missing_suffix
-from friendli_async._json import is_json_object
 from friendli_async.chat.replies import (
     ChatChoice,
     ChatChunk,
@@ -34,6 +33,7 @@ from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
+    from friendli_async.chat.incremental_json import JSONReader
     from friendli_async.chat.tool_calls import ToolCallView
 
 __all__: list[str] = ["CHUNK_CONTENT", "ChatCollector", "ChoiceParts", "ChoicesCollector", "are_ordinary"]
@@ -252,6 +252,8 @@ class _CallParts:
         self.arguments: list[str] = []
         self.has_arguments = False  # maybe only empty ones
         self.has_index = False
+        self._reader: JSONReader | None = None  # of the arguments, as far as they were parsed
+        self._parsed = 0  # pieces
 
     def starts_new_call(self, delta: ToolCallDelta, position: int) -> bool:
         """Whether a delta with a name, and with this call's index or none, starts a new call.
@@ -273,7 +275,20 @@ class _CallParts:
             return self.has_arguments and function.name != self.name
         if not (function.arguments and function.arguments.strip() and self.arguments[-1].rstrip().endswith("}")):
             return False
-        return is_json_object(join_text(self.arguments))  # only space may follow a complete object
+        return self._is_whole()  # only space may follow a complete object
+
+    def _is_whole(self) -> bool:
+        """Whether the arguments are a JSON object. Each piece is parsed once: some servers repeat the name in each."""
+        from friendli_async.chat.incremental_json import JSONError, JSONReader
+
+        if self._reader is None:
+            self._reader = JSONReader()
+        pieces, self._parsed = self.arguments[self._parsed :], len(self.arguments)
+        try:
+            self._reader.feed("".join(pieces))
+        except JSONError:
+            return False
+        return self._reader.complete and isinstance(self._reader.value, dict)
 
     def add(self, delta: ToolCallDelta) -> None:
         """Adds a delta. The first id and type win if they are repeated; arguments are concatenated."""
@@ -423,21 +438,26 @@ class _ChoiceParts(ChoiceParts):
         return ChatChoice(index=self.index, message=message, finish_reason=self.finish_reason, logprobs=logprobs)
 
 
+_DETAIL_TEXTS: Final = frozenset({"text", "summary", "data"})
+"""The fields of a piece of ``reasoning_details`` that continue those of the piece before."""
+
+
 def _merge_details(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     """Merges consecutive pieces with the same index and type into one object, concatenating their texts."""
     merged: list[dict[str, Any]] = []
+    texts: list[dict[str, list[str]]] = []  # of each object, joined at the end: there may be a piece for each token
     for piece in pieces:
         last = merged[-1] if merged else {}
         if "index" in piece and (piece["index"], piece.get("type")) == (last.get("index"), last.get("type")):
-            fields = {key: value for key, value in piece.items() if value is not None}
-            texts = {
-                key: last[key] + fields[key]
-                for key in ("text", "summary", "data")
-                if isinstance(last.get(key), str) and isinstance(fields.get(key), str)
-            }
-            merged[-1] = {**last, **fields, **texts}
+            last.update({key: value for key, value in piece.items() if value is not None})
         else:
-            merged.append(piece)
+            merged.append({**piece})
+            texts.append({})
+        for key in _DETAIL_TEXTS & piece.keys():
+            if isinstance(piece[key], str):
+                texts[-1].setdefault(key, []).append(piece[key])
+    for each, fields in zip(merged, texts, strict=True):
+        each.update({key: join_text(parts) for key, parts in fields.items()})
     return tuple(merged)
 
 
