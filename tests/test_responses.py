@@ -77,6 +77,14 @@ async def test_reasoning_falls_back_to_the_summary(client: AsyncFriendli, server
     assert (await client.serverless.responses.create(model="m", input="hi")).reasoning == "short"
 
 
+async def test_part_of_a_reasoning_item_without_a_type_is_reasoning(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(json_body({**WHOLE, "output": [{**REASONING_ITEM, "content": [{"text": "hm"}]}, MESSAGE_ITEM]}))
+    reply = await client.serverless.responses.create(model="m", input="hi")
+    assert (reply.text, reply.reasoning) == (reply.output[1].text, "hm")
+
+
 async def test_reply_requires_output_but_not_id(client: AsyncFriendli, server: FriendliServer) -> None:
     for missing in ("id", "output"):
         server.enqueue(json_body({name: value for name, value in WHOLE.items() if name != missing}))

@@ -66,12 +66,15 @@ class OutputItem(Value, AnyItem, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         """The text of a message; "" for other items."""
+        if self.type == "reasoning":  # the type of its parts, which tells them from text, may be missing
+            return ""
         return join_text(part.text for part in self.content or () if part.type in {"output_text", "text"})
 
     @property
     def reasoning(self) -> str:
         """The text of a reasoning item, or its summary if it has no text; "" for other items."""
-        text = join_text(part.text for part in self.content or () if part.type == "reasoning_text")
+        is_reasoning = self.type == "reasoning"
+        text = join_text(part.text for part in self.content or () if is_reasoning or part.type == "reasoning_text")
         return text or join_text(part.text for part in self.summary or ())
 
     @property
