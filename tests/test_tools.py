@@ -583,6 +583,7 @@ async def test_callable_object_can_be_a_tool() -> None:
 
         def __init__(self) -> None:
             self.sum = 0
+            self.run = "an attribute that every tool has, too"
 
         async def __call__(self, number: int) -> int:
             self.sum += number

@@ -84,7 +84,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 
         Args:
             path: Path of the list: field names separated by dots, or "" if the value itself is the list.
-            of: The type of an element, against which each is validated. By default any JSON.
+            of: The type of an element, against which each is validated. By default any JSON. Numbers with a fraction
+                have the precision of a float, also for a Decimal, of which only ``result()`` has all digits.
 
         Raises:
             TypeError: ``of`` has no JSON form.

@@ -83,7 +83,7 @@ class FunctionTool(Generic[F_co]):
         name: str | None = None,
         description: str | None = None,
     ) -> None:
-        functools.update_wrapper(self, fn)
+        functools.update_wrapper(self, fn, updated=())  # its attributes would hide ours
         self._fn = fn
         self._is_async = _is_async(fn)
         self._cached: list[_Parameters] = []  # empty, or one item
