@@ -825,9 +825,15 @@ async def test_ping_is_sent_while_a_tool_runs(server: FriendliServer, client: As
     assert browser.body.endswith(b'data: {"text":"Hi"}\n\n')
 
 
+@pytest.mark.compatibility
+@pytest.mark.parametrize("eager", [False, True])
 async def test_broken_connection_is_not_pinged_again_while_a_tool_ends(
-    server: FriendliServer, client: AsyncFriendli, clock: Clock
+    server: FriendliServer, client: AsyncFriendli, clock: Clock, eager: bool
 ) -> None:
+    if eager and sys.version_info < (3, 12):
+        pytest.skip("eager tasks are new in Python 3.12")
+    if eager and sys.version_info >= (3, 12):
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
     release, cancelled, pings = asyncio.Event(), asyncio.Event(), [0]
 
     @tool

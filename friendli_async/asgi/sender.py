@@ -135,7 +135,8 @@ class EventSender:
 
     def _check_after(self, seconds: float) -> None:
         self._stop_timer()
-        self._timer = self._loop.call_later(min(seconds, self._heartbeat, self._send_timeout), self._check)
+        if self._scope is not None:  # else the block is ending: with eager tasks, because of the ping just sent
+            self._timer = self._loop.call_later(min(seconds, self._heartbeat, self._send_timeout), self._check)
 
     def _check(self, turns: int = 0) -> None:
         waited = self._loop.time() - self._last
