@@ -730,15 +730,16 @@ async def test_rows_that_suppress_their_cancellation_start_no_call_after_close()
 # --- progress --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no terminal"), asyncio.CancelledError()], ids=repr)
 async def test_progress_is_reported_per_row_and_callback_errors_are_logged(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     reports: list[Progress] = []
 
     def on_progress(progress: Progress) -> None:
         reports.append(progress)
         if progress.done == 2:
-            raise RuntimeError("no terminal")
+            raise error
 
     async def fail_odd(row: int) -> int:
         if row % 2:

@@ -566,9 +566,12 @@ async def test_on_retry_is_called_before_each_wait() -> None:
     assert calls[1][1].elapsed == 1.0
 
 
-def test_exception_in_on_retry_is_logged_and_retry_continues(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [LookupError, asyncio.CancelledError])
+def test_exception_in_on_retry_is_logged_and_retry_continues(
+    caplog: pytest.LogCaptureFixture, kind: type[BaseException]
+) -> None:
     def fail(attempt: Attempt) -> None:
-        raise LookupError("no good callback")
+        raise kind("no good callback")
 
     async def main() -> None:
         loop = Loop(response(status=503), response(GOOD), retry=RetryPolicy(initial=0.0, on_retry=fail))

@@ -447,7 +447,7 @@ class Call(Generic[T]):
         if on_retry is not None:
             try:
                 on_retry(attempt)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # which cannot be genuine: nothing cancels a plain function
                 _logger.exception("RetryPolicy.on_retry raised an exception; retrying anyway")
 
     async def _between_attempts(self, work: Callable[[], Awaitable[R]]) -> R:

@@ -456,7 +456,7 @@ class Job(Generic[Row, R]):
         if self._on_progress is not None:
             try:
                 self._on_progress(self.progress())
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # which cannot be genuine: nothing cancels a plain function
                 _log.exception("on_progress raised an exception")
 
     # --- ending ---
