@@ -75,11 +75,8 @@ class UnknownArgumentError(TypeError):
     name: str = ""
 
     def __init__(self, message: str = "", name: str = "") -> None:
-        super().__init__(message, name)
+        super().__init__(message)
         self.name = name
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def _field(*, default: Any = None, factory: Callable[[], Any] | None = None, kw_only: bool = True) -> Any:

@@ -74,22 +74,23 @@ class JSONDepthError(JSONError):
 class JSONReader:
     """Parses one JSON value from pieces.
 
-    ``value`` is the value so far. It is always the same object and grows in place, so reading it costs the same however
-    large it is. Do not modify it; to keep a snapshot, copy it (``copy.deepcopy``). It includes the received part of an
-    unfinished string, which may lag by up to a hundredth once the string has thousands of characters. A number, a
-    literal or a key is included only once it is complete.
+    ``value`` is the value so far; None before it has begun. It is always the same object and grows in place, so reading
+    it costs the same however large it is. Do not modify it; to keep a snapshot, copy it (``copy.deepcopy``). It
+    includes the received part of an unfinished string, which may lag by up to a hundredth once the string has thousands
+    of characters. A number, a literal or a key is included only once it is complete.
 
     Args:
         max_depth: Limit on the nesting depth of containers.
 
     Attributes:
+        value: The value so far.
         changes: Number of changes to ``value`` so far.
     """
 
     def __init__(self, *, max_depth: int = MAX_DEPTH) -> None:
         self.changes: int = 0
         self._max_depth = max_depth
-        self._root: Any = None
+        self.value: Any = None
         self._open: list[Any] = []
         self._container: Any = None  # the innermost open container
         self._key = ""  # of the innermost open object
@@ -106,11 +107,6 @@ class JSONReader:
         self._decoder: codecs.IncrementalDecoder | None = None
         # A plain function, because a bound method would create a reference cycle.
         self._state: Callable[[JSONReader, str, int], int] = JSONReader._at_value
-
-    @property
-    def value(self) -> Any:
-        """The value so far; None before it has begun."""
-        return self._root
 
     @property
     def begun(self) -> bool:
@@ -145,7 +141,7 @@ class JSONReader:
         if self._state is not JSONReader._at_end:
             begun = self.changes or self._token
             self.fail("unexpected end of input" if begun else "empty input", 0, JSONIncompleteError)
-        return self._root
+        return self.value
 
     def closed_items(self, items: list[Any]) -> int:
         """Returns how many elements of a list inside ``value`` are complete."""
@@ -181,7 +177,7 @@ class JSONReader:
         """Stores a new value, complete or just opened, in the innermost container."""
         container: Any = self._container
         if container is None:
-            self._root = value
+            self.value = value
         elif type(container) is list:
             container.append(value)  # pyright: ignore[reportUnknownMemberType]  # mypy calls a cast redundant
         else:
@@ -192,7 +188,7 @@ class JSONReader:
         """Replaces the string that was stored last."""
         container = self._container
         if container is None:
-            self._root = value
+            self.value = value
         else:
             container[-1 if type(container) is list else self._key] = value
 

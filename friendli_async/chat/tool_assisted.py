@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, encode_body, model_of
+from friendli_async._core.body.arguments import Arguments, Parameters, check_values, encode_body, model_of
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import document_fields
@@ -239,6 +239,14 @@ def _create_stream(engine: Engine, arguments: Arguments, n: int) -> ToolAssisted
 _BODY: Final = "tool_assisted_completion_request_body"
 
 
+class _Body(msgspec.Struct):
+    """What the body must have, and what selects streaming."""
+
+    model: Any
+    messages: Any
+    stream: bool | None = None
+
+
 class ToolAssistedCall:
     """A call in the operation's original form: a single request body that selects streaming.
 
@@ -247,22 +255,16 @@ class ToolAssistedCall:
     """
 
     def __init__(self, engine: Engine, body: Mapping[str, object]) -> None:
-        if not isinstance(body, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # user input
-            raise ArgumentError(f"Expected `object`, got `{type(body).__name__}`", _BODY)
-        for name in REQUIRED:
-            if name not in body:
-                raise ArgumentError(f"Object missing required field `{name}`", _BODY)
-        streams = body.get("stream", True)
-        if streams is not None and not isinstance(streams, bool):
-            raise ArgumentError(f"Expected `bool | null`, got `{type(streams).__name__}`", f"{_BODY}.stream")
+        check_values(body, _Body, _BODY)
+        streams = body.get("stream") is not False
         sent = _PARAMETERS.prepared(body)
         # The original form accepted null for these; the latest one omits them.
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)
         self._engine = engine
         self._awaited = False
-        fixed = {} if streams is False else stream_fields(body)
+        fixed = stream_fields(body) if streams else {}
         self._arguments = Arguments(encode_body({**sent, **fixed}), model=model_of(sent))
-        self._stream = None if streams is False else _create_stream(engine, self._arguments, requested_choices(body))
+        self._stream = _create_stream(engine, self._arguments, requested_choices(body)) if streams else None
 
     def __await__(self) -> Generator[Any, None, ToolAssistedStream | ChatCompletion]:
         if self._stream is not None:

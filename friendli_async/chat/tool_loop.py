@@ -256,7 +256,9 @@ class ToolRunner:
     def _finish_failed(self, call: ToolCall, error: ToolError, began: float) -> None:
         """Ends a failed call: with an error for the model, or with a failure of the run."""
         if call.id not in self._started:
-            self._record_rejection(call, error, monotonic() - began)
+            if self._reporter is not None:
+                self._reporter.start_tool(call, None, monotonic() - began)
+            self._record_end(call, 0.0, error)
         content = self._content_of(error)
         finished = ToolFinished(call=call, content=content, error=error.kind, elapsed=monotonic() - began)
         if (exception := _exception_of_tool(error)) is not None:
@@ -313,11 +315,6 @@ class ToolRunner:
             raise
         self._record_end(call, monotonic() - began, None, content)
         return content
-
-    def _record_rejection(self, call: ToolCall, error: ToolError, queued: float) -> None:
-        if self._reporter is not None:
-            self._reporter.start_tool(call, None, queued)
-        self._record_end(call, 0.0, error)
 
     def _record_end(
         self, call: ToolCall, seconds: float, error: BaseException | None, content: str | None = None

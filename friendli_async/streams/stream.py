@@ -448,10 +448,6 @@ class EventStream(Generic[E]):
         """Returns a function that maps each event, in order, to its text, or to ""; it may keep state."""
         raise NotImplementedError
 
-    def _text(self, source: EventStream[E] | Branch[E]) -> TextView:
-        """Returns the text of the events, read from the stream or from a branch."""
-        return TextView(source, self._text_extractor())
-
     # --- reading to the end ----------------------------------------------------------------------------------------
 
     async def _exhaust(self) -> OpenStream[E, Any, Any]:
@@ -502,7 +498,7 @@ class AssembledStream(EventStream[E], Generic[E, R, U]):
 
     def text(self) -> TextView:
         """Returns a view of the text (of choice 0, if there may be several), in non-empty pieces."""
-        return self._text(self)
+        return TextView(self, self._text_extractor())
 
     @property
     def usage(self) -> U | None:

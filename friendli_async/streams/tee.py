@@ -179,7 +179,7 @@ class Branch(Generic[E]):
 
     def text(self) -> TextView:
         """Returns the branch's text, as ``stream.text()`` does."""
-        return self._stream._text(self)
+        return TextView(self, self._stream._text_extractor())
 
     def __repr__(self) -> str:
         return f"<Branch of {self._stream!r}>"
