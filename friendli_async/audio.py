@@ -12,14 +12,7 @@ from typing import ClassVar, Final, Literal, Unpack, cast
 import msgspec
 
 from friendli_async._core.body import content_types
-from friendli_async._core.body.arguments import (
-    Arguments,
-    ExtraQuery,
-    Parameters,
-    encode_body,
-    model_of,
-    without_none,
-)
+from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters, encode_body, model_of, without_none
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import BytesSource, Content, Source, source_of
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
@@ -165,49 +158,39 @@ class TranscriptCollector:
     head: None = None  # a transcript has neither id nor model
 
     def __init__(self) -> None:
-        self.pieces: list[str] = []
-        self.done: TranscriptDone | None = None
+        self.may_end: bool = False
+        self.usage: TranscriptionUsage | None = None
+        self._pieces: list[str] = []
+        self._complete: str | None = None
 
     @property
     def begun(self) -> bool:
         """Whether a text delta or the complete text has arrived."""
-        return bool(self.pieces) or (self.done is not None and self.done.text is not None)
+        return bool(self._pieces) or self._complete is not None
 
     @property
     def has_text(self) -> bool:
         """Whether any text has arrived."""
-        return any(self.pieces)
-
-    @property
-    def may_end(self) -> bool:
-        """Whether ``transcript.text.done`` has arrived."""
-        return self.done is not None
+        return any(self._pieces)
 
     def extend(self, events: Sequence[TranscriptEvent]) -> int:
         """Adds events in order; returns how many."""
         for event in events:
             if isinstance(event, TranscriptDelta):
-                self.pieces.append(event.delta)
+                self._pieces.append(event.delta)
             elif isinstance(event, TranscriptDone):
-                self.done = event
+                self.may_end = True
+                self._complete = event.text
+                self.usage = event.usage
         return len(events)
 
-    @property
-    def usage(self) -> TranscriptionUsage | None:
-        """The usage, once the server has sent it (with the last event)."""
-        return self.done.usage if self.done is not None else None
-
-    def text(self) -> str:
-        """Returns the text so far, or the server's complete text once it has arrived."""
-        return (self.done is not None and self.done.text) or join_text(self.pieces)
-
     def partial(self) -> Partial:
-        """Returns the text so far."""
+        """Returns the text so far, or the server's complete text once it has arrived."""
         return partial_of(self.result())
 
     def result(self) -> Transcription:
         """Returns the complete transcription."""
-        return Transcription(text=self.text(), usage=self.usage)
+        return Transcription(text=self._complete or join_text(self._pieces), usage=self.usage)
 
 
 class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, TranscriptionUsage]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, cast
 
 import msgspec
 
@@ -167,25 +167,21 @@ class UsageOptions(ExtraQuery, total=False):
     """Only these kinds of capacity."""
 
 
-def _following(page: CostPage | UsagePage) -> str | None:
-    return page.next_page or "" if page.has_more else None
+P = TypeVar("P", CostPage, UsagePage)
 
 
-_TIMES: Final = {"start_time": datetime, "end_time": datetime}
-_COST: Final = Listing(
-    operation("cost.get", "GET /v1/team/cost", CostPage),
-    Parameters(CostOptions, _TIMES),
-    cursor="page",
-    items=lambda page: page.data,
-    following=_following,
-)
-_USAGE: Final = Listing(
-    operation("usage.get", "GET /v1/team/usage", UsagePage),
-    Parameters(UsageOptions, _TIMES),
-    cursor="page",
-    items=lambda page: page.data,
-    following=_following,
-)
+def _listing(name: str, request: str, page: type[P], options: type) -> Listing[Any, P]:
+    return Listing(
+        operation(name, request, page),
+        Parameters(options, {"start_time": datetime, "end_time": datetime}),
+        cursor="page",
+        items=lambda page: page.data,
+        following=lambda page: page.next_page or "" if page.has_more else None,
+    )
+
+
+_COST: Final = _listing("cost.get", "GET /v1/team/cost", CostPage, CostOptions)
+_USAGE: Final = _listing("usage.get", "GET /v1/team/usage", UsagePage, UsageOptions)
 
 # --- the resources ---------------------------------------------------------------------------------------------------
 

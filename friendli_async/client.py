@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, Unpack, cast
 from friendli_async._core.observers import Observer
 from friendli_async._core.protocol import Deployment
 from friendli_async._core.secret import masked, masked_values
-from friendli_async._core.settings import (
-    ClientOptions,
-    NoOptions,
-    Settings,
-    Token,
-    check_proxy,
-    unknown_option,
-)
+from friendli_async._core.settings import ClientOptions, NoOptions, Settings, Token, check_proxy, unknown_option
 from friendli_async._hints import Hinted
 from friendli_async.audio import Audio, ContainerAudio
 from friendli_async.billing import TeamCost, TeamUsage

@@ -13,13 +13,7 @@ from friendli_async.replies import FunctionCall, ToolCall, Usage
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
-    from friendli_async.chat.structured import (
-        ItemView,
-        ParsedChatStream,
-        ParsedCompletion,
-        SnapshotView,
-        json_schema,
-    )
+    from friendli_async.chat.structured import ItemView, ParsedChatStream, ParsedCompletion, SnapshotView, json_schema
 
 __all__ = ["FunctionCall", "TextView", "ToolCall", "Usage"]
 __all__ += collector.__all__

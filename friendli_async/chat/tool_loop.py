@@ -122,10 +122,7 @@ class ToolRunner:
     """
 
     def __init__(
-        self,
-        tools: Mapping[str, LocalTool],
-        settings: RunSettings,
-        reporter: RunReporter | None = None,
+        self, tools: Mapping[str, LocalTool], settings: RunSettings, reporter: RunReporter | None = None
     ) -> None:
         self._tools = tools
         self._settings = settings

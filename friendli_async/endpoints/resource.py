@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final, Unpack
+from typing import Any, Final, TypeVar, Unpack
 
 from friendli_async._core.body.arguments import Arguments, Parameters, path_parameters
 from friendli_async._core.pages import Listing, Pages
@@ -40,26 +40,29 @@ from friendli_async.errors import APIStatusError, APITimeoutError, ArgumentError
 __all__ = ["Endpoints"]
 
 
+P = TypeVar("P", EndpointPage, EndpointVersionPage)
+
+
+def _listing(name: str, request: str, page: type[P], options: type) -> Listing[Any, P]:
+    return Listing(
+        operation(name, request, page),
+        Parameters(options),
+        cursor="cursor",
+        items=lambda page: page.items,
+        following=lambda page: page.next_cursor or None,
+    )
+
+
 _ENDPOINT: Final = "/beta/endpoint/{endpoint_id}"
 
 _CREATE: Final = operation("endpoint.create", "POST /beta/endpoint", EndpointStatus)
 _DELETE: Final = operation("endpoint.delete", f"DELETE {_ENDPOINT}", ANYTHING)
 _GET_SPEC: Final = operation("endpoint.get_spec", f"GET {_ENDPOINT}", EndpointSpec)
 _GET_STATUS: Final = operation("endpoint.get_status", f"GET {_ENDPOINT}/status", EndpointStatus)
-_VERSIONS: Final = Listing(
-    operation("endpoint.get_version_history", f"GET {_ENDPOINT}/version", EndpointVersionPage),
-    Parameters(EndpointVersionOptions),
-    cursor="cursor",
-    items=lambda page: page.items,
-    following=lambda page: page.next_cursor or None,
+_VERSIONS: Final = _listing(
+    "endpoint.get_version_history", f"GET {_ENDPOINT}/version", EndpointVersionPage, EndpointVersionOptions
 )
-_LIST: Final = Listing(
-    operation("endpoint.list", "GET /beta/endpoint", EndpointPage),
-    Parameters(EndpointListOptions),
-    cursor="cursor",
-    items=lambda page: page.items,
-    following=lambda page: page.next_cursor or None,
-)
+_LIST: Final = _listing("endpoint.list", "GET /beta/endpoint", EndpointPage, EndpointListOptions)
 _RESTART: Final = operation("endpoint.restart", f"PUT {_ENDPOINT}/restart", EndpointStatus)
 _SLEEP: Final = operation("endpoint.sleep", f"PUT {_ENDPOINT}/sleep", EndpointStatus)
 _TERMINATE: Final = operation("endpoint.terminate", f"PUT {_ENDPOINT}/terminate", EndpointStatus)
