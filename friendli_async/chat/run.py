@@ -238,47 +238,43 @@ class Run:
         Idempotent; may be called from any task of the run's event loop. A task that is waiting for an event gets
         StreamInterruptedError.
         """
-        was_open = self._state == "open"
-        if was_open:
-            self._error = StreamInterruptedError("the run was closed before it was complete", partial=self._partial())
+        error = StreamInterruptedError("the run was closed before it was complete", partial=self._partial())
         self._is_unraised = False
         self._events.clear()
-        try:
-            await self._release()
-        finally:
-            if was_open:
-                self._report_end("cancelled", self._error)
-
-    async def _release(self) -> None:
-        """Closes the stream, and cancels the tools and waits for them."""
-        self._work.close()
-        if self._stream is not None:
-            await self._stream.aclose()
-        self._calls.wake()
-        await self._calls.stop(wait=not self._work.is_current())
+        await self._close(error, error, "cancelled")
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error, and stores the error for later calls."""
-        was_open, was_cancelled = self._state == "open", isinstance(error, asyncio.CancelledError)
+        was_cancelled = isinstance(error, asyncio.CancelledError)
+        if isinstance(error, FriendliError):
+            if isinstance(error, StreamInterruptedError) and error.partial is None:
+                error.partial = self._partial()
+            stored = copy.copy(error)
+        else:
+            message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
+            stored = StreamInterruptedError(message, partial=self._partial())
+        self._is_unraised = self._is_unraised or self._state == "open"
+        await self._close(stored, error, _outcome_of(error))
+        if not was_cancelled:
+            self._is_unraised = False
+
+    async def _close(self, stored: FriendliError, error: BaseException, outcome: Outcome) -> None:
+        """Closes the stream, and cancels the tools and waits for them; reports the error, if the run was open."""
+        was_open = self._state == "open"
         if was_open:
-            self._is_unraised = True
-            if isinstance(error, FriendliError):
-                if isinstance(error, StreamInterruptedError) and error.partial is None:
-                    error.partial = self._partial()
-                self._error = copy.copy(error)
-            else:
-                message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
-                self._error = StreamInterruptedError(message, partial=self._partial())
+            self._error = stored
+        self._work.close()
         try:
-            await self._release()
-            if not was_cancelled:
-                self._is_unraised = False
+            if self._stream is not None:
+                await self._stream.aclose()
+            self._calls.wake()
+            await self._calls.stop(wait=not self._work.is_current())
         finally:  # not earlier: a tool may finish although it is cancelled
             for failed in (error, self._error):
                 if isinstance(failed, ToolError):
                     failed.messages, failed.usage = self.messages, self.usage
             if was_open:
-                self._report_end(_outcome_of(error), error)
+                self._report_end(outcome, error)
 
     def _report_end(self, outcome: Outcome, error: BaseException | None, reply: ChatCompletion | None = None) -> None:
         if self._reporter is not None:
