@@ -184,20 +184,16 @@ class JSONReader:
             container[self._key] = value
         self.changes += 1
 
-    def _replace(self, value: str) -> None:
-        """Replaces the string that was stored last."""
-        container = self._container
-        if container is None:
-            self.value = value
-        else:
-            container[-1 if type(container) is list else self._key] = value
-
     def _flush_string(self) -> None:
-        """Stores the received part of the open string."""
+        """Replaces the open string, which was stored last, by what has been received of it."""
         self._flushed += "".join(self._parts)
         self._parts.clear()
         self._pending = 0
-        self._replace(self._flushed)
+        container = self._container
+        if container is None:
+            self.value = self._flushed
+        else:
+            container[-1 if type(container) is list else self._key] = self._flushed
         self.changes += 1
 
     def _enter(self, container: Any, at: int) -> None:

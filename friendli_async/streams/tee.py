@@ -209,7 +209,7 @@ class Branch(Generic[E]):
         """Closes the branch. A task waiting for its next event gets StreamInterruptedError."""
         self._check_loop(running_loop())
         self._error = None  # closed on purpose: the next read just ends
-        self._close()
+        _close_branch(self._stream, self._fanout, self._buffer)
 
     def __del__(self) -> None:
         buffer: _Buffer[E] | None = getattr(self, "_buffer", None)
@@ -243,11 +243,11 @@ class Branch(Generic[E]):
             self._has_ended = True
             raise
         except asyncio.CancelledError:
-            if buffer.closed and task.uncancel() <= cancelling:  # _close() cancelled this task
+            if buffer.closed and task.uncancel() <= cancelling:  # closing it cancelled this task
                 raise self._stream._with_received(StreamInterruptedError(_CLOSED)) from None
             self._error = self._stream._with_received(StreamInterruptedError(_CANCELLED))
             buffer.task = None
-            self._close()
+            _close_branch(self._stream, self._fanout, self._buffer)
             raise
         finally:
             buffer.task = None
@@ -325,20 +325,14 @@ class Branch(Generic[E]):
         fanout.opening = running_loop().create_task(self._stream._ensure_open())
         fanout.opening.add_done_callback(fanout.on_opened)
 
-    # --- closing -----------------------------------------------------------------------------------------------------
-
-    def _close(self) -> None:
-        buffer = self._buffer
-        if buffer.closed:
-            return
-        if buffer.task is not None:
-            buffer.task.cancel()  # `_wait` turns it into StreamInterruptedError
-        _close_branch(self._stream, self._fanout, buffer)
-
 
 def _close_branch(stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
     """Closes a branch; the last one closes the stream."""
+    if buffer.closed:
+        return
     buffer.closed = True
+    if buffer.task is not None:
+        buffer.task.cancel()  # `_wait` turns it into StreamInterruptedError
     buffer.events.clear()
     if buffer in fanout.buffers:
         fanout.buffers.remove(buffer)
