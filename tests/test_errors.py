@@ -266,6 +266,18 @@ def test_error_fields_are_keyword_only() -> None:
         APIStatusError("no", 429)  # type: ignore[call-arg, arg-type]  # the tested mistake
 
 
+def test_errors_reject_unknown_attributes() -> None:
+    with pytest.raises(TypeError, match=r"APITimeoutError\(\) got an unexpected keyword argument 'limits'"):
+        APITimeoutError("slow", limits="idle")  # type: ignore[call-arg]  # the tested mistake
+
+
+@pytest.mark.parametrize("kind", [ToolError, TurnLimitError])
+def test_errors_do_not_share_their_lists(kind: type[ToolError | TurnLimitError]) -> None:
+    error = kind()
+    error.messages.append({"role": "user", "content": "Hi"})
+    assert copy.copy(error).messages == error.messages != kind().messages == []
+
+
 @pytest.mark.parametrize("kind", PARENTS, ids=lambda kind: kind.__name__)
 def test_errors_do_not_hold_requests_or_clients(kind: type[FriendliError]) -> None:
     names = set(vars(full_error(kind)[0])) | set(vars(kind()))
