@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -155,18 +155,26 @@ class Telemetry(Observer):
         """Starts the span of a call, in the caller's context, or below the run that it is a turn of."""
         group, _, method = event.operation.rpartition(".")
         operation = _OPERATIONS.get(group)
-        attributes = _source(event) | _known(
-            {
-                "server.address": event.server_address,
-                "server.port": event.server_port,
-                "gen_ai.operation.name": operation,
-            }
-        )
+        attributes: _Attributes = {"gen_ai.provider.name": "friendli", "server.address": event.server_address}
+        if event.server_port is not None:
+            attributes["server.port"] = event.server_port
+        if operation is not None:
+            attributes["gen_ai.operation.name"] = operation
+        if event.model is not None:
+            attributes["gen_ai.request.model"] = event.model
+        if event.team is not None:
+            attributes["friendli.team"] = event.team
         streamed = method == "stream"
         name = event.operation if operation is None else f"{operation} {event.model}" if event.model else operation
-        asked = _known({**attributes, **_request_attributes(event), "gen_ai.request.stream": streamed or None})
         span = self._tracer.start_span(
-            name, self._context_of(event.run_id), kind=trace.SpanKind.CLIENT, attributes=asked
+            name,
+            self._context_of(event.run_id),
+            kind=trace.SpanKind.CLIENT,
+            attributes={
+                **attributes,
+                **_request_attributes(event),
+                **({"gen_ai.request.stream": True} if streamed else {}),
+            },
         )
         choices = event.parameters.get("n", 1)
         count = choices if type(choices) is int else 1
@@ -183,13 +191,10 @@ class Telemetry(Observer):
         """Adds an event to the span if the attempt will be retried."""
         call = self._calls.get(event.call_id)
         if call is not None and event.wait is not None:
-            retried = {
-                "error.type": event.error or "",
-                "friendli.attempt": event.attempt,
-                "http.response.status_code": event.status,
-                "friendli.wait": event.wait,
-            }
-            call.span.add_event("friendli.retry", _known(retried))
+            retried: _Attributes = {"error.type": event.error or "", "friendli.attempt": event.attempt}
+            if event.status is not None:
+                retried["http.response.status_code"] = event.status
+            call.span.add_event("friendli.retry", {**retried, "friendli.wait": event.wait})
 
     def first_event(self, event: FirstEvent) -> None:
         """Records the time to the first chunk of a stream."""
@@ -203,26 +208,27 @@ class Telemetry(Observer):
         if call is None:
             return
         failure = _failure(event)
-        attributes = _usage(event.usage) | _known(
-            {
-                "friendli.outcome": event.outcome,
-                "friendli.deployment": event.deployment,
-                "http.request.resend_count": max(event.attempt - 1, 0),
-                # Without an attempt it is that of the response to another call.
-                "http.response.status_code": event.status if event.attempt else None,
-                "friendli.request_id": event.request_id,
-                "gen_ai.response.id": event.response_id,
-                "gen_ai.response.model": event.response_model,
-                "gen_ai.response.finish_reasons": _finish_reasons(event, call) or None,
-                "error.type": failure,
-            }
-        )
+        attributes: _Attributes = {"friendli.outcome": event.outcome, "friendli.deployment": event.deployment}
+        attributes["http.request.resend_count"] = max(event.attempt - 1, 0)
+        if event.status is not None and event.attempt:  # else it is that of the response to another call
+            attributes["http.response.status_code"] = event.status
+        if event.request_id is not None:
+            attributes["friendli.request_id"] = event.request_id
+        if event.response_id is not None:
+            attributes["gen_ai.response.id"] = event.response_id
+        if event.response_model is not None:
+            attributes["gen_ai.response.model"] = event.response_model
+        reasons = _finish_reasons(event, call)
+        if reasons:
+            attributes["gen_ai.response.finish_reasons"] = reasons
+        if event.usage is not None:
+            attributes.update(_usage(event.usage))
+        attributes |= _error(failure)
         # The span first, because a provider of metrics or logs may raise.
         error = event.error if event.reason is None else f"{event.error}: {event.reason}"
         _end(call.span, {**attributes, **(call.content if self._on_spans else {})}, failure, error)
         if call.is_inference:
-            answered = _known({"gen_ai.response.model": event.response_model, "error.type": failure})
-            self._meters.record(event, call.streamed, call.attributes | answered)
+            self._meters.record(event, call.streamed, _labels(call, event, failure))
             if self._as_events and call.content:
                 self._emit_content(call, attributes)
 
@@ -254,7 +260,7 @@ class Telemetry(Observer):
 
     def run_started(self, event: RunStarted) -> None:
         """Starts the span of a run, in the context of the caller that uses it first."""
-        attributes = {"gen_ai.operation.name": "invoke_agent", **_source(event)}
+        attributes = {"gen_ai.operation.name": "invoke_agent", **_run_attributes(event)}
         self._runs[event.run_id] = self._tracer.start_span("invoke_agent", attributes=attributes)
 
     def run_ended(self, event: RunEnded) -> None:
@@ -262,27 +268,25 @@ class Telemetry(Observer):
         span = self._runs.pop(event.run_id, None)
         if span is None:
             return
-        attributes = _usage(event.usage) | _known(
-            {
-                "friendli.outcome": event.outcome,
-                "friendli.deployment": event.deployment,
-                "friendli.turns": event.turns,
-                "gen_ai.response.finish_reasons": event.finish_reasons or None,
-            }
-        )
+        attributes: _Attributes = {"friendli.outcome": event.outcome, "friendli.deployment": event.deployment}
+        attributes["friendli.turns"] = event.turns
+        if event.finish_reasons:
+            attributes["gen_ai.response.finish_reasons"] = event.finish_reasons
+        if event.usage is not None:
+            attributes.update(_usage(event.usage))
         failure = _failure(event)
         _end(span, attributes, failure, event.error)
-        self._agent_meters.record_run(event, _source(event) | _known({"error.type": failure}))
+        self._agent_meters.record_run(event, _run_attributes(event) | _error(failure))
 
     def tool_call_started(self, event: ToolCallStarted) -> None:
         """Starts the span of a tool, and makes it the current span of the tool's task."""
-        attributes = _tool_attributes(event.name) | _known(
-            {
-                "gen_ai.operation.name": "execute_tool",
-                "gen_ai.tool.call.id": replace_surrogates(event.tool_call_id),
-                "gen_ai.tool.description": event.description,
-            }
-        )
+        attributes: _Attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.call.id": replace_surrogates(event.tool_call_id),
+            **_tool_attributes(event.name),
+        }
+        if event.description is not None:
+            attributes["gen_ai.tool.description"] = event.description
         span = self._tracer.start_span(
             f"execute_tool {attributes['gen_ai.tool.name']}", self._context_of(event.run_id), attributes=attributes
         )
@@ -302,9 +306,7 @@ class Telemetry(Observer):
         outcome = "refused" if event.problem == "refused" else event.outcome
         _end(span, {"friendli.outcome": outcome}, failure, event.error)
         if event.problem not in ("unknown", "refused"):
-            self._agent_meters.record_tool(
-                event.seconds, _tool_attributes(event.name) | _known({"error.type": failure})
-            )
+            self._agent_meters.record_tool(event.seconds, _tool_attributes(event.name) | _error(failure))
 
     def _keep_tool_content(self, event: ToolCallContent) -> None:
         span = self._tools.get((event.run_id, event.tool_call_id))
@@ -325,24 +327,21 @@ class Telemetry(Observer):
 def _end(span: trace.Span, attributes: _Attributes, failure: str | None, error: str | None) -> None:
     if failure is not None:
         span.set_status(trace.StatusCode.ERROR, error)
-    span.set_attributes(attributes | _known({"error.type": failure}))
+    span.set_attributes(attributes | _error(failure))
     span.end()
 
 
-def _known(attributes: Mapping[str, Any]) -> _Attributes:
-    """Returns the attributes that have a value."""
-    return {name: value for name, value in attributes.items() if value is not None}
+def _error(failure: str | None) -> _Attributes:
+    return {} if failure is None else {"error.type": failure}
 
 
-def _source(event: CallStarted | ObservedRunEvent) -> _Attributes:
-    """Returns the attributes of spans and measurements that say where the answers come from."""
-    return _known(
-        {
-            "gen_ai.provider.name": "friendli",
-            "gen_ai.request.model": event.model,
-            "friendli.team": event.team,
-        }
-    )
+def _run_attributes(event: ObservedRunEvent) -> _Attributes:
+    attributes: _Attributes = {"gen_ai.provider.name": "friendli"}
+    if event.model is not None:
+        attributes["gen_ai.request.model"] = event.model
+    if event.team is not None:
+        attributes["friendli.team"] = event.team
+    return attributes
 
 
 def _tool_attributes(name: str) -> _Attributes:
@@ -382,18 +381,25 @@ def _failure(event: CallEnded | RunEnded) -> str | None:
     return event.error or "_OTHER"
 
 
-def _usage(usage: Usage | None) -> _Attributes:
-    if usage is None:
-        return {}
+def _usage(usage: Usage) -> _Attributes:
+    found: _Attributes = {
+        "gen_ai.usage.input_tokens": usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": usage.completion_tokens,
+    }
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    return _known(
-        {
-            "gen_ai.usage.input_tokens": usage.prompt_tokens,
-            "gen_ai.usage.output_tokens": usage.completion_tokens,
-            "gen_ai.usage.cache_read.input_tokens": prompt and prompt.cached_tokens,
-            "gen_ai.usage.reasoning.output_tokens": completion and completion.reasoning_tokens,
-        }
-    )
+    if prompt is not None and prompt.cached_tokens is not None:
+        found["gen_ai.usage.cache_read.input_tokens"] = prompt.cached_tokens
+    if completion is not None and completion.reasoning_tokens is not None:
+        found["gen_ai.usage.reasoning.output_tokens"] = completion.reasoning_tokens
+    return found
+
+
+def _labels(call: _Call, event: CallEnded, failure: str | None) -> _Attributes:
+    """Returns the attributes of a measurement, all of low cardinality."""
+    labels = dict(call.attributes)
+    if event.response_model is not None:
+        labels["gen_ai.response.model"] = event.response_model
+    return labels | _error(failure)
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
