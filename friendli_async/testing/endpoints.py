@@ -41,6 +41,18 @@ _TRANSITIONS: Final[Mapping[str, Sequence[tuple[str, str | None]]]] = {
     "wake": (("AWAKING", None), ("RUNNING", None)),
     "terminate": (("TERMINATING", None), ("TERMINATED", None)),
 }
+_NEW_SPEC: Final = {
+    "gpuType": "NVIDIA H100",
+    "numGpu": 1,
+    "autoscalingMin": 0,
+    "autoscalingMax": 1,
+    "autoscalingCooldown": 300,
+    "maxBatchSize": 128,
+    "maxInputLength": None,
+    "maxContextLength": None,
+    **dict.fromkeys(("currReplicaCnt", "desiredReplicaCnt", "updatedReplicaCnt"), 1),
+}
+"""What the request does not say, as far as it is not made up by the schema."""
 _FINAL_STATES: Final = ("TERMINATING", "TERMINATED")
 
 
@@ -126,9 +138,7 @@ class EndpointStore:
 
     def _add(self, request: ReceivedRequest, body: _Body) -> _Endpoint:
         self._created += 1
-        spec = fill(
-            "DedicatedEndpointSpec", autoscalingMin=0, maxBatchSize=128, maxInputLength=None, maxContextLength=None
-        )
+        spec = fill("DedicatedEndpointSpec", **_NEW_SPEC)
         spec |= {"projectId": body["projectId"], **_settings(body)}
         endpoint = _Endpoint(f"endpoint-{self._created}", [spec], timestamp(request.created))
         self._endpoints[endpoint.id] = endpoint
