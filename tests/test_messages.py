@@ -58,7 +58,7 @@ from friendli_async.messages import (
     UnknownEvent,
 )
 from friendli_async.messages.collector import MessagesCollector
-from friendli_async.replies import FunctionCall, ToolCall
+from friendli_async.replies import FunctionCall, Headers, ToolCall
 from friendli_async.testing import (
     FriendliServer,
     Payload,
@@ -413,6 +413,20 @@ async def test_arguments_are_parsed_or_kept_as_raw_text(
     server.enqueue(script(*named(events)))
     [block] = (await open_stream(client).result()).content
     assert block == ToolUseBlock(id="tu_1", name="weather", input=expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        (None, b'{"type":"message_start","message":{"id":"m"}}'),
+        (None, b'{"type":"message_start","message":{"id":"m","content":null}}'),
+        ("message_start", b'{"message":{"id":"m","content":{}}}'),
+        ("message_start", b'{"type":"other","message":{"id":"m"}}'),
+    ],
+)
+def test_start_without_content_is_that_of_an_empty_message(name: str | None, data: bytes) -> None:
+    decoded = MessagesCollector.dialect.decode(name, data, 200, Headers())
+    assert decoded.payload == MessageStart(message=MessageEnvelope(id="m", content=()))
 
 
 def calls_to_collect(blocks: int) -> int:
