@@ -157,7 +157,8 @@ class Output(Generic[T]):
             )
             return self.convert(value[_ROOT] if has_wrapper else value)
         except JSONError as error:
-            faults = faults or [(f"invalid JSON: {error}", "")]
+            if not faults or self.is_wrapped:  # the wrapper may be all that msgspec has looked for
+                faults = [(f"invalid JSON: {error}", "")]
         except MismatchError as mismatch:
             if not faults or not isinstance(value, dict):  # of an object without the wrapper, that is what is wrong
                 faults = mismatch.faults
