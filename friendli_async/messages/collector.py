@@ -175,6 +175,7 @@ class Wording:
 
     def __init__(self, kind: Literal["text", "thinking"]) -> None:
         self._kind = kind
+        self._delta = TextDelta if kind == "text" else ThinkingDelta
         self._untouched: dict[int, ContentBlock] = {}  # the blocks that have started, without deltas so far
 
     def of(self, event: MessageEvent) -> str:
@@ -182,7 +183,7 @@ class Wording:
         if type(event) is ContentBlockDelta:
             if self._untouched:
                 self._untouched.pop(event.index, None)
-            return getattr(event.delta, self._kind, "")
+            return getattr(event.delta, self._kind) if type(event.delta) is self._delta else ""
         if type(event) is ContentBlockStart:
             return self._start(event.index, event.content_block)
         if type(event) is MessageStart:
