@@ -336,8 +336,8 @@ def _build_parameters(name: str, fn: Callable[..., Any], descriptions: Mapping[s
                 fields.append((parameter.name, kind | msgspec.UnsetType, msgspec.UNSET))
         arguments = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
         with type_lock:
-            schema = _build_schema(arguments, parameters, hints, descriptions)
             decoder = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic)
+        schema = _build_schema(arguments, parameters, hints, descriptions)
         lax = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic, strict=False)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ToolDefinitionError(f"{name}() cannot be a tool: {error}") from error
