@@ -56,9 +56,9 @@ class SSEResponse:
     status (but see ``answer_after``). After that the status is 200, and an error becomes the last event of the
     response, ``event: error``, with ``error_body`` as its data; a truncated event before it is dropped. If upstream
     reported the error in an event of its own, that event is relayed as well, unless there is ``encode``; the service's
-    token is masked in it. The error is logged as a warning (logger ``friendli_async``). An exception that your own code
-    raises, in ``encode``, ``on_error`` or a tool, also ends the response with an error event, and is then raised, for
-    the server to log.
+    token is masked in it. The error is logged as a warning (logger ``friendli_async``). Another exception, which your
+    own code raises in ``encode``, ``on_error`` or a tool, also ends the response with an error event, and is then
+    raised, for the server to log.
 
     The stream is closed when the browser disconnects or stops reading, when the task is cancelled, and when an error
     is raised; a run also cancels its tools. A HEAD request is answered without opening it. Nothing else may receive
