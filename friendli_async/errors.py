@@ -24,9 +24,7 @@ which are not in this tree: they are bugs in the calling code, or in its data.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, dataclass_transform
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from friendli_async.replies import Meta, Partial, Reply, ToolCall, Usage
 
@@ -75,52 +73,39 @@ class UnknownArgumentError(TypeError):
     name: str = ""
 
     def __init__(self, message: str = "", name: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, name)
         self.name = name
 
-
-def _field(*, default: Any = None, factory: Callable[[], Any] | None = None, kw_only: bool = True) -> Any:
-    """Declares an attribute that is not by keyword only, or whose default each error has for itself."""
-    return default if factory is None else cached_property(lambda error: factory())
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
-if TYPE_CHECKING:
+class _Context(TypedDict, total=False):
+    """What every error of a call may be given besides its message."""
 
-    @dataclass_transform(eq_default=False, kw_only_default=True, field_specifiers=(_field,))
-    class _RootError(Exception):
-        """Makes the annotated attributes of an error the parameters of its constructor, as in a dataclass."""
-else:  # the constructor of FriendliError accepts them
-    _RootError = Exception
+    meta: Meta | None
+    partial: Partial | None
 
 
-class FriendliError(_RootError):
+class FriendliError(Exception):
     """Root of the errors that this library raises for a call.
 
-    The attributes of an error can be passed to its constructor: the message first, and the others by keyword.
-
     Attributes:
-        message: The message.
         meta: Status, headers, request id and attempts of the call; None if it failed before it could wait or send.
             Its ``attempts`` are empty if a rate-limit hold rejected the call.
         partial: What a stream had received, or what a plain reply holds: besides the error, or in place of a stream.
             Otherwise None.
     """
 
-    # All attributes have defaults. The default pickling of exceptions, which calls the class with its message and then
-    # restores __dict__, thus works.
-    message: str = _field(default="", kw_only=False)
+    # All attributes except the message have defaults, and are set after construction or by keyword. The default
+    # pickling of exceptions, which calls the class with its message and then restores __dict__, thus works.
     meta: Meta | None = None
     partial: Partial | None = None
 
-    if not TYPE_CHECKING:
-
-        def __init__(self, message: str = "", **attributes: object) -> None:
-            super().__init__(message)
-            self.message = message
-            for name, value in attributes.items():
-                if not hasattr(type(self), name):
-                    raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
-                setattr(self, name, value)
+    def __init__(self, message: str = "", *, meta: Meta | None = None, partial: Partial | None = None) -> None:
+        super().__init__(message)
+        self.meta = meta
+        self.partial = partial
 
 
 class ConfigurationError(FriendliError, ValueError):
@@ -131,6 +116,10 @@ class ConfigurationError(FriendliError, ValueError):
     """
 
     draining: bool = False
+
+    def __init__(self, message: str = "", *, draining: bool = False, **context: Unpack[_Context]) -> None:
+        super().__init__(message, **context)
+        self.draining = draining
 
 
 class APIConnectionError(FriendliError):
@@ -147,6 +136,13 @@ class APIConnectionError(FriendliError):
     draining: bool = False
     permanent: bool = False
 
+    def __init__(
+        self, message: str = "", *, sent: bool = False, draining: bool = False, **context: Unpack[_Context]
+    ) -> None:
+        super().__init__(message, **context)
+        self.sent = sent
+        self.draining = draining
+
 
 class APITimeoutError(APIConnectionError, TimeoutError):
     """A timeout expired.
@@ -159,11 +155,27 @@ class APITimeoutError(APIConnectionError, TimeoutError):
     limit: TimeoutLimit = "total"
     seconds: float = 0.0
 
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        limit: TimeoutLimit = "total",
+        seconds: float = 0.0,
+        sent: bool = False,
+        **context: Unpack[_Context],
+    ) -> None:
+        super().__init__(message, sent=sent, **context)
+        self.limit = limit
+        self.seconds = seconds
+
 
 class StreamInterruptedError(APIConnectionError):
     """A stream ended before it was complete; ``partial`` holds what had been received."""
 
-    sent: bool = True
+    def __init__(
+        self, message: str = "", *, sent: bool = True, draining: bool = False, **context: Unpack[_Context]
+    ) -> None:
+        super().__init__(message, sent=sent, draining=draining, **context)
 
 
 class APIStatusError(FriendliError):
@@ -185,9 +197,31 @@ class APIStatusError(FriendliError):
     status_code: int = 0
     code: str | None = None
     type: str | None = None
+    message: str = ""
     body: str = ""
     request_id: str | None = None
     retry_after: float | None = None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status_code: int = 0,
+        code: str | None = None,
+        type: str | None = None,
+        body: str = "",
+        retry_after: float | None = None,
+        request_id: str | None = None,
+        **context: Unpack[_Context],
+    ) -> None:
+        super().__init__(message, **context)
+        self.status_code = status_code
+        self.code = code
+        self.type = type
+        self.message = message
+        self.body = body
+        self.request_id = request_id
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         # An error in a good reply has no status of its own: "200 model overloaded" would read like a success. Servers
@@ -239,6 +273,10 @@ class ResponseDecodeError(FriendliError):
 
     excerpt: str = ""
 
+    def __init__(self, message: str = "", *, excerpt: str = "", **context: Unpack[_Context]) -> None:
+        super().__init__(message, **context)
+        self.excerpt = excerpt
+
 
 class ToolError(FriendliError):
     """A tool call failed.
@@ -255,8 +293,24 @@ class ToolError(FriendliError):
 
     kind: ToolProblem = "failed"
     call: ToolCall | None = None
-    messages: list[Any] = _field(factory=list)
+    messages: list[Any]
     usage: Usage | None = None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        kind: ToolProblem = "failed",
+        call: ToolCall | None = None,
+        messages: list[Any] | None = None,
+        usage: Usage | None = None,
+        **context: Unpack[_Context],
+    ) -> None:
+        super().__init__(message, **context)
+        self.kind = kind
+        self.call = call
+        self.messages = messages or []
+        self.usage = usage
 
 
 class TurnLimitError(FriendliError):
@@ -268,9 +322,23 @@ class TurnLimitError(FriendliError):
         turns: The number of turns.
     """
 
-    messages: list[Any] = _field(factory=list)
+    messages: list[Any]
     usage: Usage | None = None
     turns: int = 0
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        messages: list[Any] | None = None,
+        usage: Usage | None = None,
+        turns: int = 0,
+        **context: Unpack[_Context],
+    ) -> None:
+        super().__init__(message, **context)
+        self.messages = messages or []
+        self.usage = usage
+        self.turns = turns
 
 
 class OutputError(ResponseDecodeError):
@@ -291,6 +359,23 @@ class OutputError(ResponseDecodeError):
     text: str = ""
     asked: int = 1
     feedback: str = ""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reply: Reply | None = None,
+        path: str = "",
+        text: str = "",
+        feedback: str = "",
+        excerpt: str = "",
+        **context: Unpack[_Context],
+    ) -> None:
+        super().__init__(message, excerpt=excerpt or text[:200], **context)
+        self.reply = reply
+        self.path = path
+        self.text = text
+        self.feedback = feedback
 
 
 class OutputCutOffError(OutputError):

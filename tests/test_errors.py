@@ -263,12 +263,7 @@ def test_default_of_sent_is_safe() -> None:
 
 def test_error_fields_are_keyword_only() -> None:
     with pytest.raises(TypeError):
-        APIStatusError("no", 429)  # type: ignore[call-arg, arg-type]  # the tested mistake
-
-
-def test_errors_reject_unknown_attributes() -> None:
-    with pytest.raises(TypeError, match=r"APITimeoutError\(\) got an unexpected keyword argument 'limits'"):
-        APITimeoutError("slow", limits="idle")  # type: ignore[call-arg]  # the tested mistake
+        APIStatusError("no", 429)  # type: ignore[misc]  # the tested mistake
 
 
 @pytest.mark.parametrize("kind", [ToolError, TurnLimitError])

@@ -126,7 +126,6 @@ class Output(Generic[T]):
             reply=answer.reply,
             path=faults[0][1],
             text=answer.text,
-            excerpt=answer.text[:200],
             feedback=feedback,
             meta=cast("Meta | None", answer.reply.__dict__.get("_meta")),
             partial=partial_of(answer.reply),
@@ -157,7 +156,7 @@ class Output(Generic[T]):
             )
             return self.convert(value[_ROOT] if has_wrapper else value)
         except JSONError as error:
-            if not faults or self.is_wrapped:  # the wrapper may be all that msgspec has looked for
+            if not faults or (self.is_wrapped and not faults[0][1]):  # msgspec may have looked for the wrapper only
                 faults = [(f"invalid JSON: {error}", "")]
         except MismatchError as mismatch:
             if not faults or not isinstance(value, dict):  # of an object without the wrapper, that is what is wrong

@@ -97,8 +97,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     def _invalid(self, message: str, path: str = "") -> FriendliError:
         """Returns the error for an answer that is invalid, whatever follows."""
         text, feedback = self.text_so_far, self._output.feedback(message)
-        error = OutputInvalidError(message, path=path, text=text, excerpt=text[:200], feedback=feedback)
-        return self._with_received(error)
+        return self._with_received(OutputInvalidError(message, path=path, text=text, feedback=feedback))
 
     @property
     def text_so_far(self) -> str:
@@ -156,14 +155,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         reply = None if self._open is None else self._open.collector.result()
         if reply is not None and error.meta is not None:
             attach_meta(reply, error.meta)
-        return OutputCutOffError(
-            f"the answer was truncated: {error}",
-            reply=reply,
-            text=partial.text,
-            excerpt=partial.text[:200],
-            meta=error.meta,
-            partial=partial,
-        )
+        message = f"the answer was truncated: {error}"
+        return OutputCutOffError(message, reply=reply, text=partial.text, meta=error.meta, partial=partial)
 
     async def result(self) -> R:
         """Reads the rest of the stream and returns the reply, with ``value`` and ``meta``.
