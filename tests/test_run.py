@@ -297,6 +297,34 @@ async def test_the_first_request_offers_the_tools(client: AsyncFriendli, server:
     assert request.json_object["stream_options"] == {"include_usage": True}
 
 
+async def test_tool_call_of_a_choice_that_was_not_requested_is_not_run(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    called: list[str] = []
+
+    @tool
+    async def charge(card: str) -> str:
+        called.append(card)
+        return "charged"
+
+    function = {"name": "charge", "arguments": '{"card": "a"}'}
+    call = {"index": 0, "id": "t", "type": "function", "function": function}
+    server.enqueue(
+        script(
+            chunk("Hello", role="assistant"),
+            chunk(role="assistant", tool_calls=[call], index=1),
+            chunk(finish_reason="tool_calls", index=1),
+            finish("stop"),
+            done(),
+        )
+    )
+    run = start_run(client, charge)
+    chunks = [event for event in await events_of(run) if isinstance(event, ChatChunk)]
+    assert [choice.index for each in chunks for choice in each.choices] == [0, 1, 1, 0]
+    assert (await run.result()).reply.text == "Hello"
+    assert called == []
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}, "auto"])
 @pytest.mark.parametrize("in_extra_body", [False, True])
 async def test_forcing_tool_choice_applies_to_the_first_turn_only(

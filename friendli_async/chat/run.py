@@ -238,7 +238,8 @@ class Run:
         Idempotent; may be called from any task of the run's event loop. A task that is waiting for an event gets
         StreamInterruptedError.
         """
-        error = StreamInterruptedError("the run was closed before it was complete", partial=self._partial())
+        partial = self._partial() if self._state == "open" else None
+        error = StreamInterruptedError("the run was closed before it was complete", partial=partial)
         self._is_unraised = False
         self._events.clear()
         await self._close(error, error, "cancelled")
@@ -394,7 +395,9 @@ class Run:
         self._work.is_between_calls = False
         self._stream = self._turns.next()
         self._whole_calls = CompleteToolCalls()
-        self._delivered = ChatCollector()  # of tool calls: the stream's own is ahead by as much as a read has brought
+        # Of tool calls: the stream's own is ahead by as much as a read has brought. It is for two choices, so that it
+        # does not take the first that has a tool call for the only one.
+        self._delivered = ChatCollector(2)
 
     def _end_turn(self, reply: ChatCompletion) -> None:
         turns, is_last = self._turns, not self._calls.requested
