@@ -13,12 +13,12 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, without_none
 from friendli_async._core.error_json import as_list, as_object
-from friendli_async._core.events.decoding import ChunkDialect, Dialect
+from friendli_async._core.events.decoding import Dialect
 from friendli_async._core.events.plain_reply import move_answer
 from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
-from friendli_async.chat.collector import CHUNK_CONTENT, ChoiceParts, ChoicesCollector, are_ordinary
+from friendli_async.chat.collector import ChoiceParts, ChoicesCollector, ChoicesDialect
 from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, STOP, SamplingOptions, requested_choices, stream_fields
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import Reply, Usage, Value, always_encoded
@@ -242,8 +242,11 @@ def _normalize_frame(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
     return frame
 
 
-def _are_ordinary(chunks: Sequence[TextCompletionChunk], payloads: Sequence[bytes]) -> bool:
-    return are_ordinary(chunks, payloads) and b'"event"' not in b" ".join(payloads)
+class _FrameDialect(ChoicesDialect[TextCompletionChunk]):
+    """Chunks of completions, and the frames in which a server may wrap their choices: see ``_normalize_frame``."""
+
+    def are_ordinary(self, events: Sequence[Any], payloads: Sequence[bytes]) -> bool:
+        return super().are_ordinary(events, payloads) and b'"event"' not in b" ".join(payloads)
 
 
 class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts]):
@@ -253,9 +256,7 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
         n: Number of choices requested.
     """
 
-    dialect: Dialect[TextCompletionChunk] = ChunkDialect(
-        TextCompletionChunk, content=CHUNK_CONTENT, are_complete=_are_ordinary, rewrite=_normalize_frame
-    )
+    dialect: Dialect[TextCompletionChunk] = _FrameDialect(TextCompletionChunk, rewrite=_normalize_frame)
     add_texts: None = None
 
     _parts = _ChoiceParts

@@ -185,6 +185,12 @@ def test_event_with_more_than_a_text_delta_leaves_the_fast_path(extra: dict[str,
     assert collector.partial().text == "ab"
 
 
+@pytest.mark.parametrize("piece", [{"index": None, "text": "a"}, {"index": None, "type": None, "signature": "s"}])
+def test_only_piece_of_reasoning_details_is_kept(piece: dict[str, Any]) -> None:
+    collector = collected(delta(reasoning_details=[piece]), delta(finish_reason="stop"))
+    assert collector.result().choices[0].message.reasoning_details == (piece,)
+
+
 @given(st.data())
 @fewer
 def test_chat_is_complete_exactly_after_its_last_finish_reason(data: st.DataObject) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from friendli_async.chat.incremental_json import JSONReader
     from friendli_async.chat.tool_calls import ToolCallView
 
-__all__: list[str] = ["CHUNK_CONTENT", "ChatCollector", "ChoiceParts", "ChoicesCollector", "are_ordinary"]
+__all__: list[str] = ["ChatCollector", "ChoiceParts", "ChoicesCollector", "ChoicesDialect"]
 __all__ += ["ChatStream", "CompletionStream"]
 
 
@@ -69,20 +69,22 @@ P = TypeVar("P", bound=Any)
 """A class of ``ChoiceParts`` with ``add``, which takes a chunk's entry for the choice, and ``result``."""
 R = TypeVar("R")
 
-CHUNK_CONTENT: Final = frozenset({"choices", "usage"})
-"""The fields that carry a chunk's content."""
 
+class ChoicesDialect(ChunkDialect[E], kw_only=True):
+    """Chunks of choices."""
 
-def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
-    """Whether every chunk has content or usage, and neither an error nor a message."""
-    # One chunk, or only chunks with content, are the common cases: checked first, for speed.
-    if len(chunks) == 1 and _has_content(chunks[0]):
-        return True
-    with_content = [_has_content(chunk) for chunk in chunks]
-    return all(with_content) or all(
-        is_content or _is_without_error(chunk, payload)
-        for is_content, chunk, payload in zip(with_content, chunks, payloads, strict=True)
-    )
+    content: frozenset[str] = frozenset({"choices", "usage"})
+
+    def are_ordinary(self, events: Sequence[Any], payloads: Sequence[bytes]) -> bool:
+        """Whether every chunk has content or usage, and neither an error nor a message."""
+        # One chunk, or only chunks with content, are the common cases: checked first, for speed.
+        if len(events) == 1 and _has_content(events[0]):
+            return True
+        with_content = [_has_content(chunk) for chunk in events]
+        return all(with_content) or all(
+            is_content or _is_without_error(chunk, payload)
+            for is_content, chunk, payload in zip(with_content, events, payloads, strict=True)
+        )
 
 
 def _has_content(chunk: Any) -> bool:
@@ -448,7 +450,7 @@ def _merge_details(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ..
     texts: list[dict[str, list[str]]] = []  # of each object, joined at the end: there may be a piece for each token
     for piece in pieces:
         last = merged[-1] if merged else {}
-        if "index" in piece and (piece["index"], piece.get("type")) == (last.get("index"), last.get("type")):
+        if merged and "index" in piece and (piece["index"], piece.get("type")) == (last.get("index"), last.get("type")):
             last.update({key: value for key, value in piece.items() if value is not None})
         else:
             merged.append({**piece})
@@ -468,7 +470,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
         n: Number of choices requested.
     """
 
-    dialect: Dialect[ChatChunk] = ChunkDialect(ChatChunk, content=CHUNK_CONTENT, are_complete=are_ordinary)
+    dialect: Dialect[ChatChunk] = ChoicesDialect(ChatChunk)
 
     usage: Usage | None  # again: type checkers infer a narrower type from ``add_texts``
 

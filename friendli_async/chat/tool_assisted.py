@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, check_values, encode_body, model_of
-from friendli_async._core.events.decoding import ChunkDialect, Dialect
+from friendli_async._core.events.decoding import Dialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import document_fields
-from friendli_async._json import encode_json
-from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, CompletionStream, are_ordinary
+from friendli_async._json import encode_json, prepared
+from friendli_async.chat.collector import ChatCollector, ChoicesDialect, CompletionStream
 from friendli_async.chat.inputs import (
     CHECKS,
     CONVERTERS,
@@ -161,12 +161,10 @@ class ToolAssistedCollector(ChatCollector):
         n: Number of choices requested.
     """
 
-    dialect: Dialect[Any] = ChunkDialect(
+    dialect: Dialect[Any] = ChoicesDialect(
         ChatChunk,
-        content=CHUNK_CONTENT,
         named={"tool_status": ToolStatus},
         shape=_STATUS_FIELDS,
-        are_complete=are_ordinary,
         rewrite=_normalize_status,
     )
 
@@ -239,6 +237,7 @@ def _create_stream(engine: Engine, arguments: Arguments, n: int) -> ToolAssisted
 _BODY: Final = "tool_assisted_completion_request_body"
 
 
+@prepared
 class _Body(msgspec.Struct):
     """What the body must have, and what selects streaming."""
 

@@ -238,15 +238,10 @@ class ChunkDialect(Dialect[E], kw_only=True):
 
     content: frozenset[str]
     """The fields that identify a chunk."""
-    are_complete: Callable[[Sequence[E], Sequence[bytes]], bool]
-    """What ``are_ordinary`` returns."""
     named: Mapping[str, Any] = {}
     """Structs of further kinds of events by event name; without their name they are recognized by ``shape``."""
     shape: frozenset[str] = frozenset()
     """The fields that all events of further kinds have, and chunks do not."""
-
-    def are_ordinary(self, events: Sequence[E], payloads: Sequence[bytes]) -> bool:
-        return self.are_complete(events, payloads)
 
     def _kind(self, name: str | None, fields: Fields) -> Any:
         """Returns the struct of an event: that of a further kind, or the chunk."""
