@@ -7,6 +7,7 @@ What it accepts takes no slower path here.
 from __future__ import annotations
 
 import json
+import os
 from threading import RLock
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -20,6 +21,8 @@ type_lock: Final = RLock()
 """Held wherever msgspec may see a type for the first time. It then stores what it knows of the type before that is
 complete, and a thread that uses the type meanwhile crashes the process. Later uses need no lock. Import nothing while
 holding it."""
+if hasattr(os, "register_at_fork"):  # the child would inherit a half-built type, and a lock that nobody releases
+    os.register_at_fork(before=type_lock.acquire, after_in_parent=type_lock.release, after_in_child=type_lock.release)
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder[Any]()

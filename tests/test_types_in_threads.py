@@ -1,5 +1,7 @@
 """Types that several threads use: msgspec crashes if two of them use one for the first time at once."""
 
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypedDict
@@ -69,3 +71,29 @@ def test_type_is_used_for_the_first_time_by_one_thread_at_a_time(use: Callable[[
     kind = msgspec.defstruct("Watched", fields, bases=(PydanticField, msgspec.Struct), module=__name__)
     use(kind)
     assert any(held)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_child_of_a_fork_can_use_types_while_a_thread_of_its_parent_sees_one() -> None:
+    is_held, may_release, forks = threading.Event(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with type_lock:
+            is_held.set()
+            may_release.wait(30)
+
+    def fork() -> int:
+        is_held.wait(30)
+        forks.set()
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if type_lock.acquire(timeout=30) else 1)
+        may_release.set()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(hold)
+        child = threads.submit(fork)
+        forks.wait(30)
+        may_release.set()
+        assert child.result(60) == 0
