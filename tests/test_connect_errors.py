@@ -271,7 +271,7 @@ async def test_failed_handshake_is_explained_and_not_retried(data: bytes, messag
         ("400 Bad Request", 1, "400 Bad Request"),
         ("302 Found", 1, "302 Found"),
         ("511 Network Authentication Required", 1, "511 Network Authentication Required"),
-        ("429 Slow down", 3, "429 Slow down"),
+        ("429 Slow down", 3, "429 Too Many Requests"),
         ("502 Bad Gateway", 3, "502 Bad Gateway"),
         ("504 Gateway Timeout", 3, "504 Gateway Timeout"),
     ],

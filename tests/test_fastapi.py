@@ -126,6 +126,16 @@ def test_lone_surrogates_of_a_rejected_keyword_are_escaped(app: FastAPI, caplog:
     assert caplog.text.encode()  # a handler can write it
 
 
+def test_message_of_upstream_forges_no_line_of_the_log(
+    browser: TestClient, remote: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote.enqueue(status(404, message="no such model: m\nWARNING forged"))
+    with caplog.at_level(logging.INFO, "friendli_async"):
+        assert browser.get("/chat").status_code == 404
+    [line] = [record.getMessage() for record in caplog.records if "NotFoundError" in record.getMessage()]
+    assert line.startswith("/chat: 404, NotFoundError: 404 no such model: m WARNING forged (")
+
+
 def test_return_type_has_openapi_schema(browser: TestClient) -> None:
     paths = browser.get("/openapi.json").json()["paths"]
     schema = paths["/chat"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]

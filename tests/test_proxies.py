@@ -51,6 +51,21 @@ async def proxy() -> AsyncIterator[ProxyServer]:
         yield running
 
 
+async def test_reason_of_a_proxy_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    async def reject(conversation: Conversation) -> None:
+        request = (await conversation.request()).decode()
+        [credentials] = [line for line in request.splitlines() if line.lower().startswith("proxy-authorization")]
+        await conversation.send(f"HTTP/1.1 502 {credentials}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    async with RawServer(reject) as proxy:
+        url = proxy.url.replace("//", "//user:pass@")
+        async with client_of("https://api.invalid", proxy=url, retry=None) as client:
+            with caplog.at_level("DEBUG", "friendli_async"), pytest.raises(APIConnectionError) as caught:
+                await with_timeout(complete(client))
+    assert "rejected the CONNECT request: 502 Bad Gateway" in str(caught.value)
+    assert base64.b64encode(b"user:pass").decode() not in f"{caught.value} {caplog.text}"
+
+
 async def test_proxy_receives_the_absolute_url(proxy: ProxyServer) -> None:
     async with client_of("http://api.invalid/base", proxy=proxy.url) as client:
         assert (await with_timeout(complete(client))).text == "by proxy"

@@ -577,6 +577,16 @@ async def test_function_that_returns_coroutine_is_awaited() -> None:
     assert await shout.run('{"text":"hi"}') == "HI"
 
 
+def test_tool_has_the_attributes_of_its_function_that_do_not_hide_its_own() -> None:
+    def search(query: str) -> str:
+        return query
+
+    search.__dict__.update(permission="admin", run="an attribute that every tool has, too")
+    found = tool(search)
+    assert vars(found)["permission"] == "admin"
+    assert callable(found.run)
+
+
 async def test_callable_object_can_be_a_tool() -> None:
     class Adder:
         """Adds to what it has."""

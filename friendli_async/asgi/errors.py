@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+from friendli_async._json import replace_surrogates
 from friendli_async.errors import (
     APIConnectionError,
     APIStatusError,
@@ -102,3 +104,8 @@ def retry_headers(error: FriendliError) -> Iterable[tuple[str, str]]:
     wait = getattr(error, "retry_after", None)
     if wait is not None and error_status(error) in {429, 503}:
         yield "Retry-After", str(-int(-wait // 1))
+
+
+def one_line(text: str) -> str:
+    """Returns a text for the log, which a browser or a server may have chosen: in one line, so that it forges none."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", replace_surrogates(text))

@@ -18,7 +18,7 @@ from friendli_async.asgi.disconnect import (
     send_closed_request,
     wait_for_disconnect,
 )
-from friendli_async.asgi.errors import error_body
+from friendli_async.asgi.errors import error_body, one_line
 from friendli_async.asgi.events import Conversion, Encoded, EncodedEvents, WholeEvents, error_event, sse_bytes
 from friendli_async.asgi.sender import EventSender
 from friendli_async.chat.run import Run
@@ -88,8 +88,8 @@ class SSEResponse:
             exception is raised: the stream could not be opened, or code of your own failed.
 
     Raises:
-        TypeError: Not a stream or a run; ``encode`` is no function, or missing for a run; ``on_error`` is no function;
-            or ``end`` cannot be sent.
+        TypeError: Not a stream or a run; ``encode`` is no function, or missing for a run; ``on_error`` or
+            ``background`` is no function; or ``end`` cannot be sent.
         ValueError: A number of seconds is not greater than 0.
     """
 
@@ -124,6 +124,8 @@ class SSEResponse:
         _check_source(stream, encode)
         if on_error is not None and not callable(on_error):
             raise TypeError(f"on_error must be a function of the error, not {type(on_error).__name__}")
+        if background is not None and not callable(background):
+            raise TypeError(f"background must be a coroutine function, not {type(background).__name__}")
         for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
             given: object = seconds
             if given is not None and not (isinstance(given, int | float) and given > 0):
@@ -213,7 +215,9 @@ class SSEResponse:
             if not sender.answered:
                 raise
             # As text: log handlers keep their arguments, and the error's traceback holds the stream.
-            _logger.warning("%s: after the first byte, %s: %s", _path(scope), type(error).__name__, str(error))
+            _logger.warning(
+                "%s: after the first byte, %s: %s", _path(scope), type(error).__name__, one_line(str(error))
+            )
             if event := error_event(error_body(error) if self._on_error is None else self._on_error(error)):
                 await sender.send(event)
 

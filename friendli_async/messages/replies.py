@@ -161,7 +161,7 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
 
 
 MessageEnvelope = Message
-"""The start of a streamed message: its metadata, usually without content."""
+"""Another name of ``Message``: the start of a streamed one has its metadata, and usually no content yet."""
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

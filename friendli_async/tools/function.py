@@ -83,7 +83,9 @@ class FunctionTool(Generic[F_co]):
         name: str | None = None,
         description: str | None = None,
     ) -> None:
-        functools.update_wrapper(self, fn, updated=())  # its attributes would hide ours
+        functools.update_wrapper(self, fn, updated=())
+        given: dict[str, Any] = getattr(fn, "__dict__", {})
+        vars(self).update({key: value for key, value in given.items() if not hasattr(FunctionTool, key)})
         self._fn = fn
         self._is_async = _is_async(fn)
         self._cached: list[_Parameters] = []  # empty, or one item

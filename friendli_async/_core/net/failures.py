@@ -159,8 +159,8 @@ def _bracketed(host: str) -> str:
 
 
 def _proxy_reason(error: aiohttp.ClientHttpProxyError) -> str:
-    """Returns what a proxy answered to CONNECT."""
-    url, message = error.request_info.real_url, error.message or responses.get(error.status, "")
+    """Returns what a proxy answered to CONNECT, but not in its own words, which may quote the request."""
+    url, message = error.request_info.real_url, responses.get(error.status, "")
     return f"the proxy {url.host}:{url.port} rejected the CONNECT request: {error.status} {message}".rstrip()
 
 
