@@ -587,6 +587,26 @@ def test_tool_has_the_attributes_of_its_function_that_do_not_hide_its_own() -> N
     assert callable(found.run)
 
 
+def test_tool_of_a_decorated_method_wraps_the_decorated_one() -> None:
+    def guarded(fn: Callable[..., str]) -> Callable[..., str]:
+        @functools.wraps(fn)
+        def call(*args: Any, **kwargs: Any) -> str:
+            return "guarded: " + fn(*args, **kwargs)
+
+        return call
+
+    class Desk:
+        @tool
+        @guarded
+        def count(self, text: str) -> str:
+            return text
+
+    bound = Desk().count
+    assert list(inspect.signature(bound).parameters) == ["text"]
+    assert bound.__wrapped__("a") == bound("a") == "guarded: a"
+    assert tool(bound, name="other").parameters == bound.parameters
+
+
 async def test_callable_object_can_be_a_tool() -> None:
     class Adder:
         """Adds to what it has."""

@@ -83,9 +83,10 @@ class FunctionTool(Generic[F_co]):
         name: str | None = None,
         description: str | None = None,
     ) -> None:
-        functools.update_wrapper(self, fn, updated=())
         given: dict[str, Any] = getattr(fn, "__dict__", {})
-        vars(self).update({key: value for key, value in given.items() if not hasattr(FunctionTool, key)})
+        own = ("__wrapped__", "__signature__")  # those of a function are not those of its bound method
+        vars(self).update({k: value for k, value in given.items() if k not in own and not hasattr(FunctionTool, k)})
+        functools.update_wrapper(self, fn, updated=())
         self._fn = fn
         self._is_async = _is_async(fn)
         self._cached: list[_Parameters] = []  # empty, or one item
