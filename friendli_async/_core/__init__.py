@@ -27,7 +27,8 @@ The path of a request
    c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
       ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` (``events.opening``) reads
       the reply. A plain one is decoded there by ``events.plain_reply.decode_reply``, which also detects an error sent
-      with a success status. So a reply that cannot be decoded is a failed attempt.
+      with a success status, as does the ``failure_of`` of an ``Operation``. So a reply that cannot be decoded is a
+      failed attempt.
    d. Evaluate: after a failed attempt, these are asked in this order.
 
       1. ``Call._try_recovery``, if the deployment has a recovery and another attempt is possible
