@@ -23,10 +23,8 @@ _RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 def _check_number(owner: object, name: str, *, minimum: float = 0.0, above: bool = False) -> None:
     """Checks that a field is a finite number, at least ``minimum``, or with ``above`` greater than it."""
-    value = getattr(owner, name)
-    # bool is a subclass of int, but `connect=True` does not mean one second.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
-    if not is_number or value < minimum or (above and value == minimum):
+    value: object = getattr(owner, name)
+    if not is_number(value) or not minimum <= value <= _LARGEST or (above and value == minimum):
         bound = f"greater than {minimum:g}" if above else f"at least {minimum:g}"
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a number {bound}, not {value!r}")
 
@@ -37,8 +35,13 @@ def check_seconds(name: str, value: object) -> None:
     Raises:
         ConfigurationError: It is not.
     """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+    if value is not None and not (is_number(value) and value >= 0):
         raise ConfigurationError(f"{name} must be a number of seconds, at least 0, or None, not {value!r}")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is an int or a float. True is not: ``connect=True`` does not mean one second."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_count(value: object) -> TypeGuard[int]:

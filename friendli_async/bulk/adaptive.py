@@ -7,6 +7,7 @@ from typing import Final, TypeGuard
 
 from friendli_async.bulk.start_rate import StartRate
 from friendli_async.errors import ConfigurationError
+from friendli_async.options import is_number
 
 __all__ = ["Adaptive"]
 
@@ -74,9 +75,9 @@ class Adaptive:
                 raise ConfigurationError(f"Adaptive: {name} must be a whole number, at least 1, not {count!r}")
         if start > max:
             raise ConfigurationError(f"Adaptive: start ({start}) must not be greater than max ({max})")
-        if not _is_number(shrink) or not 0 < shrink < 1:
+        if not _is_finite(shrink) or not 0 < shrink < 1:
             raise ConfigurationError(f"Adaptive: shrink must be a number above 0 and below 1, not {shrink!r}")
-        if guard is not None and (not _is_number(guard) or guard <= 1):
+        if guard is not None and (not _is_finite(guard) or guard <= 1):
             raise ConfigurationError(f"Adaptive: guard must be a number above 1, or None, not {guard!r}")
         self._limit = float(start)
         self._max = max
@@ -315,8 +316,8 @@ class _Rejections:
 
 
 def _is_seconds(value: object) -> TypeGuard[float]:
-    return _is_number(value) and value >= 0
+    return _is_finite(value) and value >= 0
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_finite(value: object) -> TypeGuard[float]:
+    return is_number(value) and math.isfinite(value)

@@ -36,6 +36,7 @@ from friendli_async.endpoints.replies import (
     WandbArtifactEndpoint,
 )
 from friendli_async.errors import APIStatusError, APITimeoutError, ArgumentError
+from friendli_async.options import is_number
 
 __all__ = ["Endpoints"]
 
@@ -350,7 +351,7 @@ def _check_seconds(timeout: object, interval: object) -> None:
 
 
 def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return is_number(value) and math.isfinite(value) and value >= 0
 
 
 def _unreachable_error(endpoint_id: str, seen: EndpointStatus, until: str) -> APIStatusError:

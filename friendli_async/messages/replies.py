@@ -85,7 +85,7 @@ def as_block(value: object) -> ContentBlock:
     block = with_type(value, KNOWN_BLOCKS)
     if is_unknown(block, KNOWN_BLOCKS):
         return cast("dict[str, Any]", block)
-    try:
+    try:  # by itself: after it, the lenient conversion looks for a usage, which blocks do not have
         known: KnownBlock = msgspec.convert(block, KnownBlock)
     except msgspec.ValidationError:
         known = convert(block, KnownBlock)
