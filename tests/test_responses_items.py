@@ -168,3 +168,26 @@ def test_refusals_and_texts_with_the_same_indexes_are_all_in_the_result(count: i
     parts = item.content or ()
     assert [part.text for part in parts if part.type == "output_text"] == [f"{index} " for index in range(count)]
     assert [part.refusal for part in parts if part.type == "refusal"] == [f"no {index}" for index in range(count)]
+
+
+@pytest.mark.parametrize("order", [("refusal", "output_text"), ("output_text", "refusal")])
+@pytest.mark.parametrize("indexes", [[0, 1], [None, None]])
+def test_refusal_beside_a_text_is_in_the_result_once(order: tuple[str, str], indexes: list[int | None]) -> None:
+    fields = {"refusal": "refusal", "output_text": "text"}
+    payloads = [
+        {**DELTA, "type": f"response.{kind}.delta", "delta": kind} | ({} if index is None else {"content_index": index})
+        for kind, index in zip(order, indexes, strict=True)
+    ]
+    item = {"type": "message", "id": "i", "content": [{"type": kind, fields[kind]: kind} for kind in order]}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": item}
+    collector, events = read([*payloads, done, BARE])
+    [result] = collector.result().output
+    assert [(part.type, part.text or part.refusal) for part in result.content or ()] == [(kind, kind) for kind in order]
+    assert "".join(map(Wording("output_text").of, events)) == "output_text"
+
+
+def test_equal_announcements_without_ids_begin_items_of_their_own() -> None:
+    added = {"type": "response.output_item.added", "item": {"type": "message", "content": []}}
+    deltas = [{"type": DELTA["type"], "content_index": index, "delta": str(index)} for index in (0, 1)]
+    collector, _ = read([added, *deltas, added, *deltas, BARE])
+    assert [item.text for item in collector.result().output] == ["01", "01"]

@@ -83,6 +83,11 @@ class ItemParts:
             pieces = self._streamed[key] = []
         return pieces
 
+    @property
+    def has_pieces(self) -> bool:
+        """Whether any delta has arrived."""
+        return bool(self._streamed or self.arguments)
+
     def pieces_of(self, kind: str) -> Iterable[str]:
         """Returns the text pieces of all parts of a type, part by part."""
         return chain.from_iterable(pieces for (_, each), pieces in self._streamed.items() if each == kind)
@@ -111,14 +116,11 @@ class ItemParts:
                 continue
             text, part = join_text(pieces), final[index] if 0 <= index < len(final) else None
             streamed = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
-            if part is None:
-                if not has_text[kind]:
+            if part is None or index in filled or _holds_other(part, kind):  # an engine that omits indexes has only 0
+                if text and not has_text[kind]:
                     others.append(streamed)
             elif text and not _holds(part, kind):
-                if index in filled or part.refusal or (kind == "refusal" and part.text):
-                    others.append(streamed)
-                else:
-                    filled[index] = streamed
+                filled[index] = streamed
         return (*(filled.get(index, part) for index, part in enumerate(final)), *others)
 
 
@@ -127,6 +129,11 @@ def _holds(part: ContentPart, kind: str) -> bool:
     if kind == "refusal":
         return bool(part.refusal)
     return bool(part.text) and part.type in (("output_text", "text") if kind == "output_text" else (kind,))
+
+
+def _holds_other(part: ContentPart, kind: str) -> bool:
+    """Whether a part holds what cannot be replaced by text of the kind that was streamed."""
+    return bool(part.text if kind == "refusal" else part.refusal)
 
 
 class Items:
@@ -278,7 +285,8 @@ def _is_announced_by(parts: ItemParts, item: OutputItem, index: int | None) -> b
     """Whether an announcement is that of an item of which parts have arrived, or repeats its announcement."""
     is_same_type = parts.item.type == item.type
     is_in_place = index is not None and parts.index == index
-    is_repeated = is_same_type and parts.item.id == item.id and (item.id is not None or parts.item == item)
+    is_equal = parts.item == item and (is_in_place or not parts.has_pieces)  # else it announces the next item
+    is_repeated = is_same_type and parts.item.id == item.id and (item.id is not None or is_equal)
     if parts.is_complete or (parts.is_announced and not is_repeated):
         return False
     return _may_be(parts, item.id, index) or (is_in_place and is_same_type and not parts.is_announced)
