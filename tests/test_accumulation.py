@@ -326,6 +326,10 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
         [[call(name="f", arguments="{}")], [call(name="g", arguments="{")], [call(arguments="}")]],
         [("", "f", "{}"), ("", "g", "{}")],
     ),
+    "neither index nor id, second function begins without arguments": (
+        [[call(name="f", arguments="{}")], [call(name="g", arguments="")], [call(arguments="{}")]],
+        [("", "f", "{}"), ("", "g", "{}")],
+    ),
     "neither index nor id, name repeated": (
         [[call(name="f", arguments="{")], [call(name="f", arguments="}")], [call(name="f", arguments="")]],
         [("", "f", "{}")],

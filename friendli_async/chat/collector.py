@@ -275,9 +275,9 @@ class _CallParts:
             return True
         if not self.arguments:
             return self.has_arguments and function.name != self.name
-        if not (function.arguments and function.arguments.strip() and self.arguments[-1].rstrip().endswith("}")):
-            return False
-        return self._is_whole()  # only space may follow a complete object
+        is_other = function.name != self.name or bool(function.arguments and function.arguments.strip())
+        # Only space, and the same name, may follow a complete object.
+        return is_other and self.arguments[-1].rstrip().endswith("}") and self._is_whole()
 
     def _is_whole(self) -> bool:
         """Whether the arguments are a JSON object. Each piece is parsed once: some servers repeat the name in each."""
