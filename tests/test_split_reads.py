@@ -17,6 +17,7 @@ from friendli_async.audio import TranscriptCollector
 from friendli_async.chat import ChatCollector
 from friendli_async.chat.tool_assisted import ToolAssistedCollector
 from friendli_async.completions import TextCompletionCollector
+from friendli_async.errors import ResponseDecodeError
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.messages.collector import Wording as MessageWording
 from friendli_async.replies import Headers
@@ -196,3 +197,11 @@ def test_reasoning_of_the_events_is_the_reasoning_of_the_result() -> None:
     block = b'{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"%s"}}'
     collector, _, events = read("messages", [b"data: %b\n\n" % (block % text) for text in (b"a", b"b")])
     assert "".join(map(MessageWording("thinking").of, events)) == collector.result().reasoning == "ab"
+
+
+def test_usage_of_an_event_that_fails_is_not_that_of_the_reply() -> None:
+    good = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
+    bad = b'data: {"choices": [{"index": 0, "\xc0": 1, "delta": {}}], "usage": {"prompt_tokens": 1}}\n\n'
+    for pieces in ([good + bad], [good, bad]):
+        collector, reader, _ = read("chat", pieces)
+        assert (type(reader.failure), collector.usage) == (ResponseDecodeError, None)

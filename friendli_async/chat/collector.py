@@ -488,11 +488,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 parts = begun[choice.index]
             except (ValueError, KeyError):  # not exactly one choice, or a choice's first chunk
                 return texts
-            if chunk.usage is not None:  # some servers send usage with every chunk
-                if not chunk.usage.total_tokens:
-                    return texts
-                self.usage = chunk.usage
-            delta = choice.delta
+            delta, usage = choice.delta, chunk.usage
             if (
                 choice.finish_reason is not None
                 or choice.logprobs is not None
@@ -505,6 +501,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 or choice.text is not None
                 or chunk.message is not None
                 or chunk.error is not None
+                or (usage is not None and not usage.total_tokens)
             ):
                 return texts
             text = delta.content
@@ -514,6 +511,8 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 parts.reasoning_content.append(delta.reasoning_content)
             else:
                 return texts
+            if usage is not None:  # some servers send usage with every chunk
+                self.usage = usage
             parts.may_end = False
             texts += 1
         return texts
