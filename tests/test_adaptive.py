@@ -140,6 +140,18 @@ def test_limit_recovers_within_a_minute_of_a_capacity_change(server: Server, ful
     assert found.rate(460, 520) > 0.8 * full
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seconds", [3.0, 30.0, 120.0])
+def test_run_is_as_fast_as_before_a_minute_after_an_outage_in_which_all_calls_are_rejected(
+    seconds: float, seed: int
+) -> None:
+    def capacity(at: float) -> float:
+        return 0 if 250 <= at < 250 + seconds else 64
+
+    found = simulate(Server(speed=lambda at: 3200.0, max_in_flight=capacity, tokens=40.0), Adaptive(), seed)
+    assert found.rate(int(310 + seconds), int(360 + seconds)) > 0.8 * found.rate(200, 250)
+
+
 def test_guard_bounds_the_limit_if_server_never_rejects() -> None:
     unguarded = simulate(Server(), Adaptive(max=10_000, guard=None))
     guarded = simulate(Server(), Adaptive(max=10_000))

@@ -142,6 +142,14 @@ def test_calls_are_started_at_the_rate_that_the_server_accepts(
     assert counts.rejected < 0.016 * (counts.done + counts.rejected)
 
 
+@pytest.mark.parametrize("retry_after", [False, True], ids=["without Retry-After", "with Retry-After"])
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.25])
+def test_rate_is_lowered_if_every_second_call_is_rejected_for_ever(seconds: float, retry_after: bool) -> None:
+    counts = simulate(TokenBucket(60), seconds, retry_after=retry_after)
+    assert counts.done >= 0.95 * (SECONDS - LEARNING)
+    assert counts.rejected < 0.01 * counts.done
+
+
 # --- single decisions ------------------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,14 @@ _MIN_CREDIT: Final = -2.0
 """A success earns credit and a rejection costs 1; what was rejected is tried again for 1, so that under 1 % of the
 calls are rejected by a limit that has been found. The minimum bounds the successes that this takes after many
 rejections."""
+_BLOCK: Final = 1.0
+"""Rejections are a block once the pause is so long, in seconds: nothing was accepted meanwhile."""
+_BLOCK_INTERVAL: Final = 90.0
+"""A limit per minute blocks calls again within so many seconds after the last block, or after the run began, and a
+round trip. A block that comes later was an outage."""
+_MIN_ACCEPTED: Final = 5
+_FREQUENT: Final = 4
+"""Rejections are frequent if at most so many calls are accepted per rejection, and ``_MIN_ACCEPTED`` or more in all."""
 _BEST_DECAY: Final = 1.002
 """The best seconds per token grow by this factor per window: a model may have become slower for good."""
 
@@ -51,7 +59,8 @@ class Adaptive:
     and less, and exceeds it only for credit, which 125 successes earn. Above it, each round of successes (as many as
     the limit) adds more than the one before, since capacity was freed. But if fewer were in flight, the server limits
     requests per minute: the limit returns to what it was, and calls are started at the rate that was accepted in the
-    last minute, which grows in the same way. And if a server rejects nothing but slows down, the guard shrinks the
+    last minute, which grows in the same way. But if nothing was accepted for seconds, and that had not happened before,
+    it was an outage: all goes on as before. And if a server rejects nothing but slows down, the guard shrinks the
     limit. It compares seconds per token, since the duration of a call depends on the length of its answer.
 
     The caller drives it, with any clock: ``acquire`` and ``release`` around each call, ``succeeded`` and ``refused`` in
@@ -95,6 +104,7 @@ class Adaptive:
         self._probe_step = _FIRST_PROBE_STEP
         self._round_successes = 0  # successes of this round above the ceiling
         self._rejections: _Rejections | None = None  # until calls are accepted again
+        self._block_ended_at = math.inf  # the last one; or when the run began
         self._last_was_rate = False  # whether the last rejections were caused by a rate limit
         self._window: list[float] = []  # seconds per token of the guard's window
         self._best_seconds = math.inf
@@ -157,6 +167,7 @@ class Adaptive:
             now: See ``acquire``.
         """
         seconds = max(0.0, seconds)
+        self._block_ended_at = min(self._block_ended_at, now)
         sent = now - seconds + _TOLERANCE
         self._credit = min(_MAX_CREDIT, self._credit + _CREDIT_PER_SUCCESS)
         self._round_trip += (seconds - self._round_trip) / 8 if self._round_trip else seconds
@@ -191,6 +202,8 @@ class Adaptive:
         sent = now - self._round_trip if sent is None else sent
         in_flight = self._starts.in_flight_at(sent + _TOLERANCE, self._in_flight)
         self._credit = max(_MIN_CREDIT, self._credit - 1.0)
+        if self._rejections is not None and self._rejections.persist(self._limit):
+            self._end(self._rejections, now)
         rejections = self._rejections
         if rejections is not None:
             rejections.number += 1
@@ -203,11 +216,13 @@ class Adaptive:
             ceiling = self._limit if self._ceiling == math.inf else self._ceiling
             rejections = self._rejections = _Rejections(now, ceiling, self._first_pause())
             rejections.few_in_flight = in_flight <= max(1, self._accepted)
+            rejections.rate_held_back = self._starts.is_limited and in_flight < int(self._limit)
             rejections.is_limit_known = self._accepted > 0 or not self._last_was_rate
         pause = self._first_pause() if rejections is None else rejections.pause
         if rejections is not None and is_new:
             rejections.last_at = now
             rejections.may_be_rate |= is_rate_limit
+            rejections.are_block |= rejections.pause >= _BLOCK
             self._decrease(self._shrink, now)
             self._ceiling = in_flight if in_flight > 1 else rejections.ceiling
         wait = pause if not _is_seconds(retry_after) else retry_after
@@ -244,20 +259,30 @@ class Adaptive:
                 self._limit = min(self._limit, self._in_flight + 1.0)  # all at once might be rejected again
             rejections.pause, rejections.successes = 0.0, 0
         rejections.successes += 1
-        if rejections.successes < self._limit:
-            return
+        rejections.accepted += 1
+        if rejections.successes >= self._limit:
+            self._end(rejections, now)
+
+    def _end(self, rejections: _Rejections, now: float) -> None:
+        """Decides what caused rejections, and draws the consequences."""
         self._rejections = None
         if rejections.few_in_flight:
             self._ceiling = rejections.ceiling
-            if rejections.may_be_rate:
+            if rejections.may_be_rate and not self._was_outage(rejections):
                 self._starts.measure(rejections.began_at, rejections.number, now)
         elif rejections.is_limit_known:
             self._limit = max(self._limit, min(_NEAR_CEILING * self._ceiling, self._accepted))
             self._starts.loosen(now)
         else:  # nothing was accepted since the last rejections, which a rate limit caused: probably it did again
             self._ceiling = rejections.ceiling
+        if rejections.are_block:
+            self._block_ended_at = now
         self._last_was_rate = rejections.few_in_flight
         self._accepted, self._accepted_since = 0, now + _MAX_RETRY_DELAY  # rejected calls wait, but count as in flight
+
+    def _was_outage(self, rejections: _Rejections) -> bool:
+        is_first = rejections.began_at >= self._block_ended_at + _BLOCK_INTERVAL + self._round_trip
+        return rejections.are_block and is_first and not rejections.rate_held_back
 
     def _step_size(self) -> float:
         """Returns what a round of successes adds: less and less below the ceiling, then increasingly more."""
@@ -308,11 +333,18 @@ class _Rejections:
         self.number: int = 1
         self.pause: float = pause  # 0 once a call was accepted
         self.repeated: bool = False  # also after a pause, since a call was accepted
-        self.successes: int = 0
+        self.successes: int = 0  # since the last rejection
+        self.accepted: int = 0  # in between, too
         self.ceiling: float = ceiling  # of before
         self.few_in_flight: bool = False  # fewer than the server had accepted before
         self.is_limit_known: bool = True  # whether the server had accepted any number before
         self.may_be_rate: bool = False
+        self.are_block: bool = False
+        self.rate_held_back: bool = False  # whether the rate of starts, and not the limit, had held calls back
+
+    def persist(self, limit: float) -> bool:
+        """Whether they are frequent, although calls were accepted in between: no round will be accepted entirely."""
+        return max(_MIN_ACCEPTED, 2 * limit) <= self.accepted <= _FREQUENT * self.number
 
 
 def _is_seconds(value: object) -> TypeGuard[float]:

@@ -8,7 +8,7 @@ from typing import Final
 
 __all__: list[str] = []
 
-_MAX_STARTS: Final = 2000
+_MAX_STARTS: Final = 20_000
 """How many starts are remembered; half of them are forgotten at once."""
 _MINUTE: Final = 60.0
 """The seconds before a rejection over which the rate is measured: most limits are per minute."""
@@ -43,6 +43,11 @@ class StartRate:
         self._since = -math.inf  # when the rate was last measured, or found not to be the cause
         self._grown_at = -math.inf
         self._growing = 0.0  # seconds of growth above the measured, or above the rejected rate
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether calls are started at a limited rate."""
+        return self._rate < math.inf
 
     def wait(self, now: float) -> float:
         """Returns the seconds until the next call may start; 0 or less if it may start now."""
