@@ -26,7 +26,8 @@ from friendli_async import AsyncFriendli, ChatChunk, ResponseDecodeError, Stream
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
-from friendli_async.chat.replies import ChunkChoice, ChunkDelta
+from friendli_async.chat.replies import ChunkChoice, ChunkDelta, FunctionCallDelta, ToolCallDelta
+from friendli_async.chat.tool_calls import CompleteToolCalls
 from friendli_async.replies import Headers, UnknownEvent
 from friendli_async.responses import OutputTextDelta
 from friendli_async.responses.collector import ResponseCollector
@@ -68,6 +69,39 @@ def read_tool_call_with_its_name_in_each_delta(count: int) -> None:
         reader.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
 
+def tool_call_chunk(index: int, arguments: str, finish_reason: str | None = None) -> ChatChunk:
+    """Returns a chunk of a server that repeats the name in each delta."""
+    call = ToolCallDelta(index, f"call-{index}", function=FunctionCallDelta("f", arguments))
+    delta = ChunkDelta(tool_calls=(call,))
+    return ChatChunk(choices=(ChunkChoice(delta=delta, finish_reason=finish_reason),))
+
+
+def find_complete_tool_calls(*chunks: ChatChunk) -> int:
+    collector, complete = ChatCollector(), CompleteToolCalls()
+    found = 0
+    for chunk in chunks:
+        collector.extend([chunk])
+        found += len(list(complete.after(chunk, collector)))
+    return found
+
+
+def find_interleaved_tool_calls(count: int) -> None:
+    pieces = [tool_call_chunk(index, "x" * 500 + "} ") for index in (0, 1)] * count
+    first, last = ([tool_call_chunk(index, text) for index in (0, 1)] for text in ('{"a":"', '"}'))
+    assert find_complete_tool_calls(*first, *pieces, *last, tool_call_chunk(2, "{}", "tool_calls")) == 3
+
+
+def find_tool_calls_after_an_incomplete_one(count: int) -> None:
+    others = [tool_call_chunk(1 + number, "{}") for number in range(count)]
+    assert find_complete_tool_calls(tool_call_chunk(0, "{"), *others, tool_call_chunk(0, "}")) == count
+
+
+def find_tool_call_with_a_finish_reason_in_each_chunk(count: int) -> None:
+    pieces = [tool_call_chunk(0, "x}", "tool_calls")] * count
+    first, last = (tool_call_chunk(0, text, "tool_calls") for text in ('{"a":"', '"}'))
+    assert find_complete_tool_calls(first, *pieces, last) == 1
+
+
 def assemble_reasoning_details(count: int) -> None:
     detail = {"index": 0, "type": "reasoning.text", "text": "a" * 500}
     choice = ChunkChoice(delta=ChunkDelta(reasoning_details=(detail,) * count))
@@ -105,6 +139,9 @@ def read_whole_reply_in_place_of_a_stream(size: int) -> None:
         (read_in_small_chunks, 500_000),
         (read_tool_calls_without_index, 1_000),
         (read_tool_call_with_its_name_in_each_delta, 500),
+        (find_interleaved_tool_calls, 1_000),
+        (find_tool_calls_after_an_incomplete_one, 8_000),
+        (find_tool_call_with_a_finish_reason_in_each_chunk, 4_000),
         (assemble_reasoning_details, 2_000),
         (assemble_parts_with_the_same_indexes, 1_000),
         (read_whole_reply_in_place_of_a_stream, 4_000_000),

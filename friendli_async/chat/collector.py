@@ -16,6 +16,7 @@ from friendli_async._core.events.decoding import (
 )
 from friendli_async._core.lenient import drop_unreported_usage, has_blank_usage
 from friendli_async._core.text import join_text, missing_suffix
+from friendli_async._json import is_json_object
 from friendli_async.chat.replies import (
     ChatChoice,
     ChatChunk,
@@ -277,13 +278,15 @@ class _CallParts:
             return self.has_arguments and function.name != self.name
         is_other = function.name != self.name or bool(function.arguments and function.arguments.strip())
         # Only space, and the same name, may follow a complete object.
-        return is_other and self.arguments[-1].rstrip().endswith("}") and self._is_whole()
+        return is_other and self.arguments[-1].rstrip().endswith("}") and self.is_whole()
 
-    def _is_whole(self) -> bool:
-        """Whether the arguments are a JSON object. Each piece is parsed once: some servers repeat the name in each."""
+    def is_whole(self) -> bool:
+        """Whether the arguments are a JSON object. However often this is asked, it takes linear time."""
         from friendli_async.chat.incremental_json import JSONError, JSONReader
 
-        if self._reader is None:
+        if self._reader is None:  # asked for the first time, and mostly the last: msgspec is faster
+            if is_json_object(join_text(self.arguments)):
+                return True
             self._reader = JSONReader()
         pieces, self._parsed = self.arguments[self._parsed :], len(self.arguments)
         try:
@@ -517,11 +520,14 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             texts += 1
         return texts
 
-    def calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
-        """Yields the tool calls of choice 0 from index ``first`` on, built lazily. The last one may be incomplete."""
+    def whole_calls(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
+        """Yields the tool calls of choice 0 from index ``first`` on, up to one whose arguments are not whole."""
         parts = self.choices.get(0)
-        for call in parts.calls[first : None if with_last else -1] if parts is not None else ():
-            yield call.result()
+        calls = parts.calls if parts is not None else []
+        for index in range(first, len(calls) if with_last else len(calls) - 1):
+            if not calls[index].is_whole():
+                break
+            yield calls[index].result()
 
     def result(self) -> ChatCompletion:
         """Returns the assembled completion."""

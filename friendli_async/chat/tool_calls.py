@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from friendli_async._json import is_json_object
 from friendli_async.chat.replies import ChatChunk
 from friendli_async.replies import ToolCall
 from friendli_async.streams.views import View
@@ -41,9 +40,7 @@ class CompleteToolCalls:
             deltas = choice.delta.tool_calls or ()
             self.has_finished = choice.finish_reason is not None and choice.finish_reason != "null"
             if self.has_finished or any(call.function is not None and call.function.name for call in deltas):
-                for call in collector.calls_from(self._yielded, with_last=self.has_finished):
-                    if not is_json_object(call.function.arguments):
-                        break
+                for call in collector.whole_calls(self._yielded, with_last=self.has_finished):
                     self._yielded += 1
                     yield call
 
