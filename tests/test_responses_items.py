@@ -42,6 +42,7 @@ class Engine:
         )
         self.announced: str = draw(st.sampled_from(["before", "after", "twice", "never"]))
         self.has_content_index, self.sends_done, self.sends_part_done = draw(st.tuples(*[st.booleans()] * 3))
+        self.sends_deltas: bool = draw(st.booleans()) or not self.sends_done
         self.item_done: str = draw(st.sampled_from(["full", "empty", "none"]))
         self.final: str = draw(st.sampled_from(["full", "empty", "none"]))
 
@@ -80,7 +81,8 @@ class Engine:
             if kind != "function_call":
                 name, done, position = KINDS[kind], {"text": text}, at
             pieces = (text[:cut], text[cut:])
-            events += [self.of_part(index, position, f"{name}.delta", delta=piece) for piece in pieces]
+            if self.sends_deltas:
+                events += [self.of_part(index, position, f"{name}.delta", delta=piece) for piece in pieces]
             if self.sends_done:
                 events.append(self.of_part(index, position, f"{name}.done", **done))
             if self.sends_part_done and position is not None:
@@ -155,6 +157,53 @@ def test_delta_after_a_complete_item_with_the_same_index_begins_another() -> Non
         payloads.append({"type": "response.output_item.done", "output_index": 0, "item": item})
     collector, events = read([*payloads, BARE])
     assert collector.result().text == "".join(map(Wording("output_text").of, events)) == "ab"
+
+
+def whole_texts(kind: str, texts: str) -> list[Fields]:
+    return [
+        {"type": f"response.{kind}", "item_id": "i", "text": text, "part": {"type": "output_text", "text": text}}
+        for text in texts
+    ]
+
+
+@pytest.mark.parametrize("texts", ["ab", "aa", "aba"])
+@pytest.mark.parametrize(
+    "kinds", [["output_text.done"], ["content_part.done"], ["output_text.done", "content_part.done"]]
+)
+def test_parts_that_come_whole_and_without_an_index_are_kept_apart(kinds: list[str], texts: str) -> None:
+    payloads = [each for text in texts for kind in kinds for each in whole_texts(kind, text)]
+    collector, events = read([*payloads, BARE])
+    result = collector.result()
+    assert "".join(map(Wording("output_text").of, events)) == result.text == collector.partial().text == texts
+    assert [part.text for part in result.output[0].content or ()] == [*texts]
+
+
+def test_whole_texts_after_the_deltas_of_all_parts_repeat_them() -> None:
+    deltas = [{"type": DELTA["type"], "item_id": "i", "delta": text} for text in "abc"]
+    collector, events = read([*deltas, *whole_texts("output_text.done", "abc"), BARE])
+    assert collector.result().text == "".join(map(Wording("output_text").of, events)) == "abc"
+
+
+def test_part_that_comes_whole_after_one_of_deltas_is_in_the_result() -> None:
+    delta = {"type": DELTA["type"], "item_id": "i", "delta": "a"}
+    collector, events = read([delta, *whole_texts("output_text.done", "ab"), {**delta, "delta": "c"}, BARE])
+    assert collector.result().text == "".join(map(Wording("output_text").of, events)) == "abc"
+
+
+def test_calls_that_come_whole_before_they_are_announced_are_kept_apart() -> None:
+    payloads: list[Fields] = []
+    for name in ("a", "b"):
+        payloads.append({"type": "response.function_call_arguments.done", "item_id": name, "arguments": "{}"})
+        call = {"type": "function_call", "id": name, "call_id": name, "name": "f", "arguments": ""}
+        payloads.append({"type": "response.output_item.added", "item": call})
+    collector, _ = read([*payloads, BARE])
+    assert [(call.id, call.function.arguments) for call in collector.result().tool_calls] == [("a", "{}"), ("b", "{}")]
+
+
+def test_input_of_a_custom_tool_that_comes_in_several_whole_texts_is_complete() -> None:
+    done = {"type": "response.custom_tool_call_input.done", "item_id": "i"}
+    collector, _ = read([{**done, "input": "a"}, {**done, "input": "b"}, BARE])
+    assert [item.input for item in collector.result().output] == ["ab"]
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])

@@ -74,19 +74,46 @@ class ItemParts:
         self.arguments: list[str] = []
         self.name: str | None = None
         self._streamed: dict[tuple[int, str], list[str]] = {}  # by index and type of part
+        self._latest: dict[str, int] = {}  # the index of the latest part, by its type
+        self._completed_by: dict[tuple[int, str], set[type[OfPart]]] = {}  # the events with all of a part's text
 
     def pieces(self, index: int | None, kind: str) -> list[str]:
-        """Returns the collected text pieces of a part."""
-        key = (index or 0, kind)
+        """Returns the collected text pieces of a part, the index of which may be unknown."""
+        key = (self._index_of_next(kind) if index is None else index, kind)
         pieces = self._streamed.get(key)
         if pieces is None:
             pieces = self._streamed[key] = []
+            self._latest[kind] = key[0]
         return pieces
 
     @property
     def has_pieces(self) -> bool:
         """Whether any delta has arrived."""
         return bool(self._streamed or self.arguments)
+
+    def complete(self, event: OfPart, kind: str, text: str) -> str:
+        """Adds the rest of a complete text that its deltas have not delivered, and returns it."""
+        index = event.content_index
+        if index is None:
+            index = self._index_of_next(kind, type(event))
+        pieces = self.pieces(index, kind)
+        given = join_text(pieces)
+        if len(text) >= len(given):  # else the deltas without an index were those of several parts
+            self._completed_by.setdefault((index, kind), set()).add(type(event))
+        pieces.append(missing_suffix(text, (given,)))
+        return pieces[-1]
+
+    def _index_of_next(self, kind: str, whole: type[OfPart] | None = None) -> int:
+        """Returns the index for an event without one: that of the latest part of its type, or the next if that ended.
+
+        Args:
+            kind: The type of part.
+            whole: The class of the event if it has a complete text. A part has one event of each class.
+        """
+        index = self._latest.get(kind, 0)
+        if completed_by := self._completed_by.get((index, kind)):
+            index += completed_by != {ContentPartAdded} if whole is None else whole in completed_by
+        return index
 
     def pieces_of(self, kind: str) -> Iterable[str]:
         """Returns the text pieces of all parts of a type, part by part."""
@@ -95,13 +122,12 @@ class ItemParts:
     def result(self) -> OutputItem:
         """Returns the item with what was streamed and it lacks."""
         item = self.item
-        inputs = self._streamed.get((0, "input"), ())
         return msgspec.structs.replace(
             item,
             content=self._with_streamed("content", item.content) or item.content,
             summary=self._with_streamed("summary", item.summary) or item.summary,
             arguments=(self.is_complete and item.arguments) or join_text(self.arguments) or item.arguments,
-            input=(self.is_complete and item.input) or join_text(inputs) or item.input,
+            input=(self.is_complete and item.input) or join_text(self.pieces_of("input")) or item.input,
             name=item.name or self.name,
         )
 
@@ -207,9 +233,7 @@ class Items:
 
     def _complete(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:
         """Adds the rest of a complete text that its deltas have not delivered."""
-        pieces = self._of(event, _ITEM_TYPES[kind]).pieces(event.content_index, kind)
-        pieces.append(missing_suffix(text, pieces))
-        return kind, pieces[-1]
+        return kind, self._of(event, _ITEM_TYPES[kind]).complete(event, kind, text)
 
     # --- which item ------------------------------------------------------------------------------------------------
 
@@ -251,6 +275,8 @@ class Items:
         if parts is None or not _is_announced_by(parts, item, index):
             self._begin(item, index, announced=True)
             return
+        if not parts.is_announced and item.id is not None and item.id == parts.id:
+            parts.is_named = True  # by the event that began it
         parts.item, parts.is_announced = item, True
         self._latest[item.type] = parts
         self._register(parts, item.id, index)
