@@ -160,6 +160,33 @@ async def test_text_of_a_block_start_is_the_same_in_the_view_and_the_result(
     assert unknown == [start for start in starts if start.get("type") == "x" and start["text"]]
 
 
+@pytest.mark.parametrize("block", [{"type": "text", "text": "again"}, {"type": "thinking", "thinking": "again"}])
+@pytest.mark.parametrize("in_message_start", [False, True])
+async def test_equal_blocks_without_an_index_are_all_in_the_view_and_the_result(
+    server: FriendliServer, client: AsyncFriendli, block: dict[str, Any], in_message_start: bool
+) -> None:
+    head = event({"type": "message_start", "message": {"id": "m", "content": [block] if in_message_start else []}})
+    steps = [event({"type": "content_block_start", "content_block": block}), event({"type": "content_block_stop"})] * 2
+    server.always(script(head, *steps, event({"type": "message_stop"})))
+    ask = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+    streams = [client.serverless.messages.stream(**ask) for _ in range(2)]
+    view = streams[0].text() if block["type"] == "text" else streams[0].reasoning()
+    assert [piece async for piece in view] == ["again", "again"]
+    result = await streams[1].result()
+    assert len(result.content) == 2
+    assert result.text + result.reasoning == "againagain"
+
+
+async def test_equal_blocks_of_an_unknown_type_without_an_index_are_all_in_the_result(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    block = {"type": "x", "y": 1}
+    steps = [event({"type": "content_block_start", "content_block": block}), event({"type": "content_block_stop"})] * 2
+    server.enqueue(script(*steps, event({"type": "message_stop"})))
+    stream = client.serverless.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}])
+    assert (await stream.result()).content == (block, block)
+
+
 PART = {"item_id": "i", "output_index": 0, "content_index": 0}
 FULL_ITEM = {"type": "message", "id": "i", "role": "assistant", "content": [{"type": "output_text", "text": WHOLE}]}
 EMPTY_ITEM = {**FULL_ITEM, "content": []}

@@ -17,6 +17,7 @@ from friendli_async.messages.replies import (
     ContentBlock,
     ContentBlockDelta,
     ContentBlockStart,
+    ContentBlockStop,
     KnownBlock,
     KnownEvent,
     Message,
@@ -93,6 +94,7 @@ class _BlockParts:
 
     def __init__(self, start: ContentBlock | None = None) -> None:
         self.start = start
+        self.has_ended = False
         self.text: list[str] = []
         self.thinking: list[str] = []
         self.signature: list[str] = []
@@ -116,9 +118,10 @@ class _BlockParts:
                 if name != "type" and isinstance(piece, str) and isinstance(self.start.get(name) or "", str):
                     self.others.setdefault(name, []).append(piece)
 
-    @property
-    def has_deltas(self) -> bool:
-        return bool(self.text or self.thinking or self.signature or self.input or self.others)
+    def is_repeated_by(self, start: ContentBlock | None) -> bool:
+        """Whether a start is that of this block once more, and not that of an equal one after it."""
+        has_deltas = self.text or self.thinking or self.signature or self.input or self.others
+        return start is not None and self.start == start and not (has_deltas or self.has_ended)
 
     def result(self) -> list[ContentBlock]:
         """Returns the block, and a block each for streamed text and thinking that it cannot hold."""
@@ -176,7 +179,7 @@ class Wording:
     def __init__(self, kind: Literal["text", "thinking"]) -> None:
         self._kind = kind
         self._delta = TextDelta if kind == "text" else ThinkingDelta
-        self._untouched: dict[int, ContentBlock] = {}  # the blocks that have started, without deltas so far
+        self._untouched: dict[int, ContentBlock] = {}  # the open blocks without deltas so far
 
     def of(self, event: MessageEvent) -> str:
         """Returns the text that an event adds to the message; often ""."""
@@ -188,6 +191,8 @@ class Wording:
             return self._start(event.index, event.content_block)
         if type(event) is MessageStart:
             return join_text(itertools.starmap(self._start, enumerate(event.message.content)))
+        if type(event) is ContentBlockStop:
+            self._untouched.pop(event.index, None)
         return ""
 
     def _start(self, index: int, block: ContentBlock) -> str:
@@ -260,6 +265,8 @@ class MessagesCollector:
                 ended = self._ending
                 self._ending = MessageDeltaPayload(reason or ended.stop_reason, sequence or ended.stop_sequence)
                 self._update_usage(event.usage)
+            case ContentBlockStop(index=index) if index in self._by_index:
+                self._by_index[index].has_ended = True
             case MessageStop():
                 self.is_last = True
             case UnknownEvent(type="content_block_start", data=data):
@@ -276,7 +283,7 @@ class MessagesCollector:
             parts = self._by_index.pop(_UNKNOWN_INDEX, self._blocks[-1])
             return self._by_index.setdefault(index, parts)
         existing = self._by_index.get(index)
-        if existing is not None and block is not None and existing.start == block and not existing.has_deltas:
+        if existing is not None and existing.is_repeated_by(block):
             return existing  # message_start already contained it
         parts = self._by_index[index] = _BlockParts(block)
         self._blocks.append(parts)
