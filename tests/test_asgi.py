@@ -38,6 +38,7 @@ from friendli_async import (
     ToolError,
     TurnLimitError,
 )
+from friendli_async._core.events.sse import SSEDecoder
 from friendli_async.asgi import SSEResponse, error_body, error_status, run_until_disconnect
 from friendli_async.asgi.events import WholeEvents
 from friendli_async.testing import (
@@ -1336,7 +1337,8 @@ def test_splitting_preserves_whole_events_and_splits_at_blank_lines_only(
     body = b"".join(line + end for lines, end in blocks for line in lines)
     cuts = sorted({min(place, len(body)) for place in places} | {0, len(body)})
     pieces = whole_events([body[begin:end] for begin, end in itertools.pairwise(cuts)])
-    assert all(piece.endswith((b"\n\n", b"\n\r\n", b"\r\r")) for piece in pieces)
+    for piece in pieces[:-1] if pieces and pieces[-1] == b"\n" else pieces:  # maybe of the line end CR LF
+        assert piece.endswith((b"\n\n", b"\n\r\n", b"\r\r", b"\n\r"))
     sent = b"".join(pieces)
     if sent.startswith(body):
         assert sent.removeprefix(body) in {b"", b"\n", b"\n\n"}
@@ -1344,6 +1346,28 @@ def test_splitting_preserves_whole_events_and_splits_at_blank_lines_only(
         assert body.startswith(sent)
         rest = re.split(rb"\r\n|\r|\n", body.removeprefix(sent))
         assert b"\n".join(line[6:] for line in rest if line.startswith(b"data: ")) not in {b"{}", b"[DONE]"}
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"data: x", b"event: y", b""]), LINE_ENDS), max_size=12), st.data())
+def test_events_are_passed_on_as_soon_as_they_are_whole_and_a_ping_may_follow_each_piece(
+    lines: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    body = b"".join(line + end for line, end in lines)
+    cuts = sorted({0, len(body), *data.draw(st.lists(st.integers(0, len(body)), max_size=8))})
+    events, received, browser = WholeEvents(), SSEDecoder(), SSEDecoder()
+    for begin, end in itertools.pairwise(cuts):
+        whole = events.feed(body[begin:end])
+        assert browser.feed(whole) == received.feed(body[begin:end])
+        assert browser.feed(b": ping\n\n") == []
+
+
+@pytest.mark.parametrize(
+    "blank_line", [b"\n\n", b"\n\r", b"\n\r\n", b"\r\r", b"\r\r\n", b"\r\n\n", b"\r\n\r", b"\r\n\r\n"]
+)
+def test_bytes_of_a_blank_line_are_passed_on_verbatim_however_they_are_split(blank_line: bytes) -> None:
+    body = (b"data: x" + blank_line) * 2
+    for place in range(len(body) + 1):
+        assert b"".join(whole_events([body[:place], body[place:]])) == body
 
 
 def test_large_event_is_scanned_in_linear_time() -> None:

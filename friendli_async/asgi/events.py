@@ -18,7 +18,7 @@ Encoded = str | bytes | dict[str, Any] | None
 """What to send for an event: a str as the data of an SSE event (it may have several lines), a dict as JSON data, bytes
 unchanged (whole SSE events of your own), None for nothing. Half a character that ends a str is sent with the next."""
 
-_BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
+_BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r", b"\n\r")  # if an LF follows a CR, the next event begins with it
 _OVERLAP: Final = 2  # bytes of a blank line that may end one piece while the rest begins the next
 
 
@@ -55,8 +55,10 @@ class WholeEvents:
         return self._mask(whole)
 
     def finish(self) -> bytes:
-        """Returns the last event, with its blank line, if it lacks only that."""
+        """Returns the last event, with its blank line, if it lacks only that, or the rest of the last line end."""
         rest = b"".join(self._incomplete)
+        if rest == b"\n":
+            return rest
         if not _lacks_only_blank_line(rest):
             return b""
         return self._mask(rest + (b"\n" if rest.endswith(b"\n") else b"\n\n"))
