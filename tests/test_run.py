@@ -791,8 +791,8 @@ async def test_exit_raised_by_a_tool_is_a_failure_of_the_tool(
     assert (await run.result()).reply.text == "Sorry"
 
 
-@pytest.mark.parametrize("in_thread", ["", "in_thread"])
-def test_keyboard_interrupt_of_a_tool_ends_the_process(in_thread: str) -> None:
+@pytest.mark.parametrize("where", ["thread", "coroutine", "approval"])
+def test_keyboard_interrupt_in_a_tool_or_its_approval_ends_the_process(where: str) -> None:
     code = """
 import asyncio, sys
 from friendli_async import AsyncFriendli
@@ -805,16 +805,25 @@ def interrupt() -> str:
 async def interrupt_async() -> str:
     raise KeyboardInterrupt
 
+def approve(call) -> bool:
+    if sys.argv[1] == "approval":
+        raise KeyboardInterrupt
+    return True
+
 async def main():
     async with FriendliServer() as server, AsyncFriendli("token", server_url=server.url) as client:
         server.enqueue(tool_calls(("interrupt", {})))
-        made = tool(interrupt) if sys.argv[1] else tool(interrupt_async, name="interrupt")
+        made = tool(interrupt) if sys.argv[1] == "thread" else tool(interrupt_async, name="interrupt")
         messages = [{"role": "user", "content": "Hi"}]
-        await client.serverless.chat.run(model="m", messages=messages, tools=[made]).result()
+        run = client.serverless.chat.run(model="m", messages=messages, tools=[made], before_tool=approve)
+        try:
+            await run.result()
+        finally:
+            assert repr(run) == "<Run closed, 0 turns>"
 
 asyncio.run(main())
 """
-    command = [sys.executable, "-c", code, in_thread]
+    command = [sys.executable, "-c", code, where]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
@@ -1108,6 +1117,42 @@ async def test_invalid_or_failing_approval_ends_the_run(client: AsyncFriendli, s
         with pytest.raises(StreamInterruptedError, match="the run failed"):
             await run.result()
     await assert_idle(client, server)
+
+
+class Exit(BaseException):
+    """Propagates as KeyboardInterrupt does, but does not stop the event loop."""
+
+
+@pytest.mark.parametrize("error", [Exit, GeneratorExit])
+@pytest.mark.parametrize("in_coroutine", [False, True])
+async def test_exit_raised_by_an_approval_ends_the_run_and_its_stream(
+    client: AsyncFriendli, server: FriendliServer, error: type[BaseException], in_coroutine: bool
+) -> None:
+    def leave(call: ToolCall) -> bool:
+        raise error
+
+    async def leave_async(call: ToolCall) -> bool:
+        raise error
+
+    server.enqueue(turn(call_delta(0, "now", arguments="{}"), call_delta(1, "now"), stall()))
+    run = start_run(client, now, before_tool=leave_async if in_coroutine else leave)
+    with pytest.raises(error):
+        await with_timeout(run.result())
+    assert repr(run) == "<Run closed, 0 turns>"
+    with pytest.raises(StreamInterruptedError, match="the run failed"):
+        await run.result()
+    await assert_idle(client, server)
+
+
+async def test_exit_raised_by_a_token_callable_ends_the_run(server: FriendliServer) -> None:
+    def leave() -> str:
+        raise GeneratorExit
+
+    async with AsyncFriendli(leave, server_url=server.url) as client:
+        run = start_run(client, now)
+        with pytest.raises(GeneratorExit):
+            await run.result()
+        assert repr(run) == "<Run closed, 0 turns>"
 
 
 async def test_approval_gives_the_model_a_reason_by_raising_tool_error(

@@ -36,6 +36,16 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object
     return True
 
 
+def is_current(task: asyncio.Task[Any] | None) -> bool:
+    """Whether the code runs in this task, and may await. It does not if the task is destroyed, maybe after its loop."""
+    import asyncio  # see running_loop
+
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:  # no loop is running
+        return False
+
+
 def wake(waiter: asyncio.Future[None] | None) -> None:
     """Completes a future, unless it is None or done."""
     if waiter is not None and not waiter.done():

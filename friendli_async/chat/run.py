@@ -15,6 +15,7 @@ import msgspec
 from friendli_async._core.body.arguments import check_keywords, check_values, to_builtins
 from friendli_async._core.events.stream import Outcome
 from friendli_async._core.held import reject_stop_iteration
+from friendli_async._core.loops import is_current
 from friendli_async._core.reporting import RunReporter, finish_reasons_of
 from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
@@ -340,19 +341,21 @@ class Run:
         if self._is_waiting:
             raise RuntimeError("another task is already waiting for this run's events")
         self._is_waiting = True
+        task = asyncio.current_task()
         try:
             with self._work.making_calls():
                 await wait()
-        except GeneratorExit:  # the task was destroyed with its event loop: nothing can be awaited
-            self._calls.drop()
-            self._report_dropped()
-            raise
         except BaseException as error:
-            await self._abort(error)
-            reject_stop_iteration(error)
+            if isinstance(error, GeneratorExit) and not is_current(task):  # destroyed with its event loop
+                self._calls.drop()
+                self._report_dropped()
+            else:
+                await self._abort(error)
+                reject_stop_iteration(error)
             raise
         finally:
             self._is_waiting = False
+            del task  # avoid a reference cycle: the error's traceback holds this frame, and the task the error
 
     async def _wait_for_event(self) -> None:
         while not self._events and self._state == "open":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 import msgspec
 
 from friendli_async._core.held import Held
-from friendli_async._core.loops import call_in_loop, wait_ended
+from friendli_async._core.loops import call_in_loop, is_current, wait_ended
 from friendli_async._core.reporting import MAX_NAME, RunReporter
 from friendli_async._help import document_fields
 from friendli_async._json import prepared
@@ -397,10 +397,7 @@ def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
         group = cast("BaseExceptionGroup[BaseException]", error)
         return all(_is_failure(inner, task) for inner in group.exceptions)
     if isinstance(error, GeneratorExit):
-        try:
-            return asyncio.current_task() is task
-        except RuntimeError:  # not raised by the tool: its coroutine is closed after the event loop has ended
-            return False
+        return is_current(task)  # else not raised by the tool
     return isinstance(error, Exception | SystemExit)
 
 
