@@ -12,7 +12,7 @@ import msgspec
 
 from friendli_async._core.held import Held
 from friendli_async.chat.faults import describe_faults
-from friendli_async.chat.incremental_json import JSONError, JSONReader
+from friendli_async.chat.incremental_json import ElementTexts, JSONError, JSONReader
 from friendli_async.chat.output import Answer, MismatchError, Output, output_of
 from friendli_async.errors import FriendliError, OutputCutOffError, OutputInvalidError, StreamInterruptedError
 from friendli_async.replies import Partial, Reply, attach_meta, convert_reply
@@ -44,7 +44,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             valid JSON any more closes the stream, with the outcome ``failed``.
     """
 
-    __slots__ = ("_output", "_pick", "_pieces", "_reader")
+    __slots__ = ("_output", "_pick", "_pieces", "_read_pieces", "_reader")
 
     _parsed: ClassVar[type[Any]]
     """The class of the reply with a value."""
@@ -55,6 +55,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         self._pick = self._text_extractor()
         self._reader = JSONReader()
         self._pieces: deque[str] = deque()  # of text, delivered but not yet parsed
+        self._read_pieces: list[str] = []  # those that were parsed
 
     async def __anext__(self) -> E:
         event = await super().__anext__()
@@ -84,8 +85,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 
         Args:
             path: Path of the list: field names separated by dots, or "" if the value itself is the list.
-            of: The type of an element, against which each is validated. By default any JSON. Numbers with a fraction
-                have the precision of a float, also for a Decimal, of which only ``result()`` has all digits.
+            of: The type of an element, against which each is validated. By default any JSON.
 
         Raises:
             TypeError: ``of`` has no JSON form.
@@ -138,6 +138,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         return False
 
     def _feed(self, piece: str) -> None:
+        self._read_pieces.append(piece)
         try:
             self._reader.feed(piece)
             return
@@ -205,6 +206,7 @@ class ItemView(View[V]):
         self._names = path.split(".") if path else []
         self._list: list[Any] | None = None
         self._yielded = 0
+        self._texts = ElementTexts(stream._read_pieces)
 
     async def __anext__(self) -> V:
         while True:
@@ -226,11 +228,12 @@ class ItemView(View[V]):
             return None
         if value is not self._list:  # the first list, or that of a duplicate key, where the last wins
             self._list, self._yielded = value, 0
+            self._texts.begin(self._answer._reader.start_of(value))
         return self._list
 
     def _element(self, items: list[Any], index: int) -> V:
         try:
-            return self._output.convert(items[index])
+            return self._output.convert_exactly(self._texts.next(), items[index])
         except MismatchError as mismatch:
             item = f"{self._path}[{index}]"
             faults = [
