@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, NoReturn, TypeVar, cast
 
@@ -13,6 +14,21 @@ T = TypeVar("T")
 _MIN_TOKEN: Final = 8
 """A shorter token, such as that of a test, would also be found inside of words."""
 _MASK: Final = "***"
+_CHARACTER: Final = re.compile(
+    r"\\{1,7}(?:u00[0-9a-fA-F]{2}|[^\\])"  # JSON, up to three times
+    r"|%(?:25){0,2}[0-9a-fA-F]{2}"  # URLs, up to three times
+    r"|&#(?:0{0,4}[0-9]{2,3}|[xX]0{0,4}[0-9a-fA-F]{2});"  # HTML
+    r"|.",
+    re.DOTALL,
+)
+"""A character of a text, escaped or not."""
+_MARKS: Final = "\\%&"
+"""What every escaped character begins with."""
+_LONGEST_CUT: Final = 16
+_CUT: Final = re.compile(
+    r"(?:%(?:25){0,2}[0-9a-fA-F]?|\\{1,7}(?:u[0-9a-fA-F]{0,3})?|&#?[xX]?[0-9a-fA-F]{0,6})?(?:\.{3})?\Z"
+)
+"""The end of an excerpt: an escaped character that is cut off, and an ellipsis."""
 _QUOTED: Final = frozenset({"message", "body", "excerpt", "code", "type", "request_id"})
 """The attributes of errors that quote the response, besides the message of the exception."""
 _NOT_SECRET: Final = frozenset({"team", "timeout", "retry", "limits", "observers", "wake"})
@@ -72,22 +88,40 @@ def mask_token(error: FriendliError, token: str) -> None:
 
 def without_token(headers: Headers, token: str) -> Headers:
     """Masks the token of the request in response headers."""
-    if not token or not any(token in value for value in headers.values()):
-        return headers
-    return Headers((name, _masked(value, token)) for name, value in headers.items())
+    return Headers((name, _masked(value, token)) for name, value in headers.items()) if token else headers
 
 
 def without_token_bytes(data: bytes, token: str) -> bytes:
     """Masks the token of the request in bytes of the response."""
-    return data.replace(token.encode(), _MASK.encode()) if token else data
+    return _masked(data.decode("latin-1"), token).encode("latin-1") if token else data
 
 
 def _masked(text: str, token: str) -> str:
-    """Masks a token in a text, also one that JSON escapes, and one that is cut off at the end of an excerpt."""
-    for spelling in (token, token.replace("/", "\\/")):
-        text = text.replace(spelling, _MASK)
-    end = text.removesuffix("...")
+    """Masks a token in a text, however it is escaped, and also if it is cut off at the end of an excerpt."""
+    text = text.replace(token, _MASK)  # what precedes it may be no escape
+    found = _CUT.search(text, max(0, len(text) - _LONGEST_CUT))
+    plain = text[: None if found is None else found.start()]
+    characters, rest = [*plain], text[len(plain) :]
+    if any(mark in plain for mark in _MARKS):
+        characters = _CHARACTER.findall(plain)
+        plain, token = "".join(map(_unescaped, characters)), "".join(map(_unescaped, _CHARACTER.findall(token)))
+    if token[:_MIN_TOKEN] not in plain:
+        return text
+    places = [match.span() for match in re.finditer(re.escape(token), plain)]
     for length in range(len(token) - 1, _MIN_TOKEN - 1, -1):
-        if end.endswith(token[:length]):
-            return f"{end[:-length]}{_MASK}{text[len(end) :]}"
-    return text
+        if plain.endswith(token[:length]):
+            places.append((len(plain) - length, len(plain)))
+            break
+    for start, stop in reversed(places):
+        characters[start:stop] = [_MASK]
+    return "".join(characters) + rest
+
+
+def _unescaped(character: str) -> str:
+    if len(character) == 1:
+        return character
+    if character[0] == "&":
+        return chr(int(character[3:-1], 16) if character[2] in "xX" else int(character[2:-1]))
+    if character[0] == "%" or "u00" in character:
+        return chr(int(character[-2:], 16))
+    return character[-1]
