@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 
 import msgspec
 
 from friendli_async._core.body.arguments import ExtraQuery, Parameters
-from friendli_async._core.pages import Listing, Pages
+from friendli_async._core.pages import Listing, PageFormat, Pages
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import document_fields
 from friendli_async.replies import Reply, Value, always_encoded
@@ -167,21 +167,18 @@ class UsageOptions(ExtraQuery, total=False):
     """Only these kinds of capacity."""
 
 
-P = TypeVar("P", CostPage, UsagePage)
-
-
-def _listing(name: str, request: str, page: type[P], options: type) -> Listing[Any, P]:
-    return Listing(
-        operation(name, request, page),
-        Parameters(options, {"start_time": datetime, "end_time": datetime}),
-        cursor="page",
-        items=lambda page: page.data,
-        following=lambda page: page.next_page or "" if page.has_more else None,
-    )
-
-
-_COST: Final = _listing("cost.get", "GET /v1/team/cost", CostPage, CostOptions)
-_USAGE: Final = _listing("usage.get", "GET /v1/team/usage", UsagePage, UsageOptions)
+_RANGE: Final = {"start_time": datetime, "end_time": datetime}
+_PAGES: Final = PageFormat(
+    cursor="page",
+    items=lambda page: page.data,
+    following=lambda page: page.next_page or "" if page.has_more else None,
+)
+_COST: Final[Listing[CostBucket, CostPage]] = Listing(
+    operation("cost.get", "GET /v1/team/cost", CostPage), Parameters(CostOptions, _RANGE), _PAGES
+)
+_USAGE: Final[Listing[UsageBucket, UsagePage]] = Listing(
+    operation("usage.get", "GET /v1/team/usage", UsagePage), Parameters(UsageOptions, _RANGE), _PAGES
+)
 
 # --- the resources ---------------------------------------------------------------------------------------------------
 

@@ -576,10 +576,10 @@ async def test_error_after_the_first_byte_is_logged(
     server.enqueue(script(chunk("a secret"), cut()))
     browser = Server()
     response = SSEResponse(open_stream(client), on_error=on_error)
-    await response({**HTTP, "path": "/chat\nforged"}, browser.receive, browser.send)
+    await response({**HTTP, "path": "/chat\nforged\ud83d"}, browser.receive, browser.send)
     [record] = [record for record in caplog.records if record.name == "friendli_async"]
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith("/chat%0Aforged: after the first byte, StreamInterruptedError: the conn")
+    assert record.getMessage().startswith("/chat%0Aforged%3F: after the first byte, StreamInterruptedError: the conn")
     assert "secret" not in record.getMessage()
 
 

@@ -136,6 +136,16 @@ def test_message_of_upstream_forges_no_line_of_the_log(
     assert line.startswith("/chat: 404, NotFoundError: 404 no such model: m WARNING forged (")
 
 
+def test_path_is_quoted_in_the_log(app: FastAPI, browser: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    @app.get("/at/{place}")
+    async def at(place: str) -> None:
+        raise friendli_async.ConfigurationError(place)
+
+    with caplog.at_level(logging.INFO, "friendli_async"):
+        assert browser.get("/at/a%0Ab%20c").status_code == 500
+    assert "/at/a%0Ab%20c: 500, ConfigurationError: a b c" in [record.getMessage() for record in caplog.records]
+
+
 def test_return_type_has_openapi_schema(browser: TestClient) -> None:
     paths = browser.get("/openapi.json").json()["paths"]
     schema = paths["/chat"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]

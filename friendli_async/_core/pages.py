@@ -15,25 +15,31 @@ from friendli_async.replies import Reply
 if TYPE_CHECKING:
     from friendli_async._core.engine import Engine
 
-__all__ = ["ItemIterator", "Listing", "PageIterator", "Pages"]
+__all__ = ["ItemIterator", "Listing", "PageFormat", "PageIterator", "Pages"]
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Reply)
 
 
+class PageFormat(msgspec.Struct, frozen=True, eq=False):
+    """How the pages of an API are requested and read."""
+
+    cursor: str
+    """Name of the query parameter with the cursor of a page."""
+    items: Callable[[Any], Iterable[Any]]
+    """Returns the items of a page."""
+    following: Callable[[Any], str | None]
+    """Returns the cursor of the next page; None after the last one, "" if the cursor of another is missing."""
+
+
 class Listing(msgspec.Struct, Generic[T, P], frozen=True, eq=False):
-    """Declares a paginated list of the API: its operation, its keywords, and how to read a page."""
+    """Declares a paginated list of the API: its operation, its keywords, and the format of its pages."""
 
     operation: Operation[P]
     """Returns one page."""
     parameters: Parameters
     """The method's keywords; those whose value is None are not sent."""
-    cursor: str
-    """Name of the query parameter with the cursor of a page."""
-    items: Callable[[P], Iterable[T]]
-    """Returns the items of a page."""
-    following: Callable[[P], str | None]
-    """Returns the cursor of the next page; None after the last one, "" if the cursor of another is missing."""
+    format: PageFormat
 
     def of(
         self,
@@ -56,10 +62,10 @@ class Listing(msgspec.Struct, Generic[T, P], frozen=True, eq=False):
         """
         given = self.parameters.checked(self.operation.name.rpartition(".")[2], required, options)
         given.update(cast("Mapping[str, object] | None", given.pop("extra_query", None)) or {})
-        start = given.pop(self.cursor, None)
+        start = given.pop(self.format.cursor, None)
         if start is not None and not isinstance(start, str):  # from extra_query, which is not validated above
-            raise ArgumentError(f"Expected `str`, got `{type(start).__name__}`", f"extra_query[{self.cursor!r}]")
-        encode_query({self.cursor: start}, "{}")  # raises now what would fail at the first page
+            raise ArgumentError(f"Expected `str`, got `{type(start).__name__}`", f"extra_query[{self.format.cursor!r}]")
+        encode_query({self.format.cursor: start}, "{}")  # raises now what would fail at the first page
         return Pages(engine, self, Arguments(query=encode_query(given, "{}"), path=path), start)
 
 
@@ -79,18 +85,18 @@ class Pages(Generic[T, P]):
         self._start = start
 
     def __aiter__(self) -> ItemIterator[T]:
-        return ItemIterator(self.pages(), self._listing.items)
+        return ItemIterator(self.pages(), self._listing.format.items)
 
     def pages(self) -> PageIterator[P]:
         """Returns an iterator over the pages, each with its ``meta``."""
-        return PageIterator(self._fetch, self._start, self._listing.following)
+        return PageIterator(self._fetch, self._start, self._listing.format.following)
 
     def __await__(self) -> Generator[Any, None, P]:
         return self._fetch(self._start).__await__()
 
     async def _fetch(self, cursor: str | None) -> P:
         fixed = self._arguments.query
-        query = "&".join(part for part in (fixed, encode_query({self._listing.cursor: cursor})) if part)
+        query = "&".join(part for part in (fixed, encode_query({self._listing.format.cursor: cursor})) if part)
         arguments = msgspec.structs.replace(self._arguments, query=query)
         return await self._engine.call(self._listing.operation, arguments)
 

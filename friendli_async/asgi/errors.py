@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from friendli_async._json import replace_surrogates
 from friendli_async.errors import (
@@ -106,6 +107,11 @@ def retry_headers(error: FriendliError) -> Iterable[tuple[str, str]]:
         yield "Retry-After", str(-int(-wait // 1))
 
 
+def logged_path(scope: Mapping[str, Any]) -> str:
+    """Returns the path of a request for the log, quoted: the browser has chosen it."""
+    return quote(str(scope.get("path", "")), errors="replace")
+
+
 def one_line(text: str) -> str:
-    """Returns a text for the log, which a browser or a server may have chosen: in one line, so that it forges none."""
+    """Returns a message for the log, which a server may have chosen: in one line, so that it forges none."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", replace_surrogates(text))

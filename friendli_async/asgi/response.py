@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import closing, suppress
 from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
-from urllib.parse import quote
 
 from friendli_async._core.runtime import Work
 from friendli_async.asgi.disconnect import (
@@ -18,7 +17,7 @@ from friendli_async.asgi.disconnect import (
     send_closed_request,
     wait_for_disconnect,
 )
-from friendli_async.asgi.errors import error_body, one_line
+from friendli_async.asgi.errors import error_body, logged_path, one_line
 from friendli_async.asgi.events import Conversion, Encoded, EncodedEvents, WholeEvents, error_event, sse_bytes
 from friendli_async.asgi.sender import EventSender
 from friendli_async.chat.run import Run
@@ -195,7 +194,7 @@ class SSEResponse:
                             await sender.end()
                     raise
         if sender.gave_up:
-            _logger.warning("%s: the browser stopped reading, and was disconnected", _path(scope))
+            _logger.warning("%s: the browser stopped reading, and was disconnected", logged_path(scope))
             abort_connection(receive)
 
     async def _send_events(self, scope: MutableMapping[str, Any], sender: EventSender, work: Work) -> None:
@@ -216,7 +215,7 @@ class SSEResponse:
                 raise
             # As text: log handlers keep their arguments, and the error's traceback holds the stream.
             _logger.warning(
-                "%s: after the first byte, %s: %s", _path(scope), type(error).__name__, one_line(str(error))
+                "%s: after the first byte, %s: %s", logged_path(scope), type(error).__name__, one_line(str(error))
             )
             if event := error_event(error_body(error) if self._on_error is None else self._on_error(error)):
                 await sender.send(event)
@@ -256,10 +255,6 @@ def _check_source(stream: object, encode: object) -> None:
     elif isinstance(stream, View):
         advice = ": pass the stream itself, with encode=lambda chunk: chunk.text or None"
     raise TypeError(f"a response takes a stream, chat.stream(...), or a run, chat.run(...), not {given}{advice}")
-
-
-def _path(scope: Mapping[str, Any]) -> str:
-    return quote(str(scope.get("path", "")))
 
 
 def _raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -239,32 +239,22 @@ class Run:
         Idempotent; may be called from any task of the run's event loop. A task that is waiting for an event gets
         StreamInterruptedError.
         """
-        partial = self._partial() if self._state == "open" else None
-        error = StreamInterruptedError("the run was closed before it was complete", partial=partial)
         self._is_unraised = False
         self._events.clear()
-        await self._close(error, error, "cancelled")
+        await self._close(StreamInterruptedError("the run was closed before it was complete"), "cancelled")
 
     async def _abort(self, error: BaseException) -> None:
-        """Closes the run after an error, and stores the error for later calls."""
-        was_cancelled = isinstance(error, asyncio.CancelledError)
-        if isinstance(error, FriendliError):
-            if isinstance(error, StreamInterruptedError) and error.partial is None:
-                error.partial = self._partial()
-            stored = copy.copy(error)
-        else:
-            message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
-            stored = StreamInterruptedError(message, partial=self._partial())
+        """Closes the run after an error."""
         self._is_unraised = self._is_unraised or self._state == "open"
-        await self._close(stored, error, _outcome_of(error))
-        if not was_cancelled:
+        await self._close(error, _outcome_of(error))
+        if not isinstance(error, asyncio.CancelledError):
             self._is_unraised = False
 
-    async def _close(self, stored: FriendliError, error: BaseException, outcome: Outcome) -> None:
-        """Closes the stream, and cancels the tools and waits for them; reports the error, if the run was open."""
+    async def _close(self, error: BaseException, outcome: Outcome) -> None:
+        """Closes the stream, cancels the tools and waits for them; stores and reports the error, if the run was open."""
         was_open = self._state == "open"
         if was_open:
-            self._error = stored
+            self._error = self._error_for_later(error)
         self._work.close()
         try:
             if self._stream is not None:
@@ -277,6 +267,16 @@ class Run:
                     failed.messages, failed.usage = self.messages, self.usage
             if was_open:
                 self._report_end(outcome, error)
+
+    def _error_for_later(self, error: BaseException) -> FriendliError:
+        """Returns what later calls raise after an error."""
+        if not isinstance(error, FriendliError):
+            was_cancelled = isinstance(error, asyncio.CancelledError)
+            message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
+            return StreamInterruptedError(message, partial=self._partial())
+        if isinstance(error, StreamInterruptedError) and error.partial is None:
+            error.partial = self._partial()
+        return copy.copy(error)
 
     def _report_end(self, outcome: Outcome, error: BaseException | None, reply: ChatCompletion | None = None) -> None:
         if self._reporter is not None:

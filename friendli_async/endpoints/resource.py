@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar, Unpack
+from typing import Final, Unpack
 
 from friendli_async._core.body.arguments import Arguments, Parameters, path_parameters
-from friendli_async._core.pages import Listing, Pages
+from friendli_async._core.pages import Listing, PageFormat, Pages
 from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async.endpoints.inputs import (
     CREATE_PARAMETERS,
@@ -41,29 +41,23 @@ from friendli_async.options import is_number
 __all__ = ["Endpoints"]
 
 
-P = TypeVar("P", EndpointPage, EndpointVersionPage)
-
-
-def _listing(name: str, request: str, page: type[P], options: type) -> Listing[Any, P]:
-    return Listing(
-        operation(name, request, page),
-        Parameters(options),
-        cursor="cursor",
-        items=lambda page: page.items,
-        following=lambda page: page.next_cursor or None,
-    )
-
-
 _ENDPOINT: Final = "/beta/endpoint/{endpoint_id}"
 
 _CREATE: Final = operation("endpoint.create", "POST /beta/endpoint", EndpointStatus)
 _DELETE: Final = operation("endpoint.delete", f"DELETE {_ENDPOINT}", ANYTHING)
 _GET_SPEC: Final = operation("endpoint.get_spec", f"GET {_ENDPOINT}", EndpointSpec)
 _GET_STATUS: Final = operation("endpoint.get_status", f"GET {_ENDPOINT}/status", EndpointStatus)
-_VERSIONS: Final = _listing(
-    "endpoint.get_version_history", f"GET {_ENDPOINT}/version", EndpointVersionPage, EndpointVersionOptions
+_PAGES: Final = PageFormat(
+    cursor="cursor", items=lambda page: page.items, following=lambda page: page.next_cursor or None
 )
-_LIST: Final = _listing("endpoint.list", "GET /beta/endpoint", EndpointPage, EndpointListOptions)
+_VERSIONS: Final[Listing[EndpointVersion, EndpointVersionPage]] = Listing(
+    operation("endpoint.get_version_history", f"GET {_ENDPOINT}/version", EndpointVersionPage),
+    Parameters(EndpointVersionOptions),
+    _PAGES,
+)
+_LIST: Final[Listing[ListedEndpoint, EndpointPage]] = Listing(
+    operation("endpoint.list", "GET /beta/endpoint", EndpointPage), Parameters(EndpointListOptions), _PAGES
+)
 _RESTART: Final = operation("endpoint.restart", f"PUT {_ENDPOINT}/restart", EndpointStatus)
 _SLEEP: Final = operation("endpoint.sleep", f"PUT {_ENDPOINT}/sleep", EndpointStatus)
 _TERMINATE: Final = operation("endpoint.terminate", f"PUT {_ENDPOINT}/terminate", EndpointStatus)

@@ -32,7 +32,7 @@ from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._pydantic import PydanticField, as_json
 from friendli_async.asgi import SSEResponse, error_body, error_status
 from friendli_async.asgi.disconnect import run_until_disconnect
-from friendli_async.asgi.errors import one_line, retry_headers
+from friendli_async.asgi.errors import logged_path, one_line, retry_headers
 from friendli_async.errors import ArgumentError, FriendliError, UnknownArgumentError
 from friendli_async.options import check_seconds
 
@@ -333,8 +333,8 @@ async def _handle_error(connection: HTTPConnection, error: Exception) -> Respons
 
 def _log_error(connection: HTTPConnection, status: int, error: Exception) -> None:
     level = logging.WARNING if status >= 500 else logging.INFO
-    path = one_line(connection.url.path)
-    _logger.log(level, "%s: %d, %s: %s", path, status, type(error).__name__, one_line(str(error)))
+    path, message = logged_path(connection.scope), one_line(str(error))
+    _logger.log(level, "%s: %d, %s: %s", path, status, type(error).__name__, message)
 
 
 async def _respond(
