@@ -27,7 +27,38 @@ _POLL_SECONDS: Final = 0.05
 _NO_CONNECTIONS: Final = LoopGauges()
 
 
-class Work:
+class Scope:
+    """What a task, and the tasks that it starts, are a part of, by their context. It may be a part of another."""
+
+    def __init__(self) -> None:
+        self._outer: Scope | None = None
+
+    def lineage(self) -> Iterator[Scope]:
+        """Yields it, and what it is a part of."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope._outer
+
+    def is_current(self) -> bool:
+        """Whether the calling context is a part of it, and would wait for itself."""
+        return self in _current_lineage()
+
+    @contextmanager
+    def making_calls(self) -> Generator[None, None, None]:
+        """Makes the calls that begin in this context a part of it, and of what it is itself a part of."""
+        outer = _current_scope.get()
+        if outer is None or self not in outer.lineage():
+            self._outer = outer
+        token = _current_scope.set(self)
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # if its loop was closed, it ends in another context
+                _current_scope.reset(token)
+
+
+class Work(Scope):
     """Several calls, such as the turns of a run. Only the first is a new one for a client that is being drained.
 
     Args:
@@ -37,36 +68,24 @@ class Work:
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, interrupt: Callable[[FriendliError], None] | None = None) -> None:
+        super().__init__()
         self.interrupt = interrupt
         self.is_between_calls = False
-        self._outer: Work | None = None
         self._ended = False
         self._open: list[set[Work]] = []  # the ``works`` of its clients
 
-    def lineage(self) -> Iterator[Work]:
-        """Yields it, and what it is a part of."""
-        work: Work | None = self
-        while work is not None:
-            yield work
-            work = work._outer
-
     def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
-        """Makes it open work of a client, one of whose calls has begun in it; and what it is a part of."""
-        for work in self.lineage():
-            if not work._ended and work not in works:
-                if not work._open:  # else a part of it may run another event loop, in a thread
-                    work.loop = loop
-                work._open.append(works)
-                works.add(work)
-
-    def is_current(self) -> bool:
-        """Whether the calling context is a part of it, and would wait for itself."""
-        return self in _current_lineage()
+        """Makes it open work of a client, one of whose calls has begun in it."""
+        if not self._ended and self not in works:
+            if not self._open:  # else a part of it may run another event loop, in a thread
+                self.loop = loop
+            self._open.append(works)
+            works.add(self)
 
     def include(self, other: Work) -> None:
         """Makes other work, some of whose calls may have begun, a part of this."""
         for works in other._open:
-            self.begin(works, other.loop)
+            _begin_all(self, works, other.loop)
 
     def is_of(self, works: set[Work]) -> bool:
         """Whether it began with a call of this client. A tool may call other clients, too."""
@@ -79,27 +98,21 @@ class Work:
         for works in self._open:
             works.discard(self)
 
-    @contextmanager
-    def making_calls(self) -> Generator[None, None, None]:
-        """Makes the calls that begin in this context part of the work, and of the work that it is itself a part of."""
-        outer = _current_work.get()
-        if outer is None or self not in outer.lineage():
-            self._outer = outer
-        token = _current_work.set(self)
-        try:
-            yield
-        finally:
-            with suppress(ValueError):  # if its loop was closed, it ends in another context
-                _current_work.reset(token)
+
+_current_scope: Final[ContextVar[Scope | None]] = ContextVar("friendli_async_scope", default=None)
 
 
-_current_work: Final[ContextVar[Work | None]] = ContextVar("friendli_async_work", default=None)
+def _current_lineage() -> set[Scope]:
+    """Returns what the calling context is a part of."""
+    scope = _current_scope.get()
+    return set() if scope is None else set(scope.lineage())
 
 
-def _current_lineage() -> set[Work]:
-    """Returns the work that the calling context is a part of."""
-    work = _current_work.get()
-    return set() if work is None else set(work.lineage())
+def _begin_all(scope: Scope, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
+    """Makes the works in the lineage of a scope open work of a client, one of whose calls has begun in it."""
+    for each in scope.lineage():
+        if isinstance(each, Work):
+            each.begin(works, loop)
 
 
 class InFlightCall(Protocol):
@@ -146,15 +159,15 @@ class Runtime:
         """
         self.calls.add(call)  # before the check: a drain in another thread either waits for the call or rejects it
         self.check()
-        if (work := _current_work.get()) is not None:
-            work.begin(self.works, call.loop)
+        if (scope := _current_scope.get()) is not None:
+            _begin_all(scope, self.works, call.loop)
 
     @contextmanager
     def as_one_call(self, begun_in: asyncio.AbstractEventLoop | None = None) -> Generator[None, None, None]:
         """Makes the calls that begin in this context one piece of work, of a call that has begun if a loop is given."""
         with closing(Work()) as work, work.making_calls():
             if begun_in is not None:
-                work.begin(self.works, begun_in)
+                _begin_all(work, self.works, begun_in)
             yield
 
     def check(self) -> None:

@@ -11,12 +11,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextvars import ContextVar
 from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from friendli_async._core.loops import wait_ended
+from friendli_async._core.runtime import Scope
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
 from friendli_async.bulk.errors import CheckpointInUseError, RejectedError, is_overload, is_rejection
@@ -40,8 +40,6 @@ _PROBES: Final = 3
 """Up to this many first rows are sent one at a time, until a reply shows that replies can be kept in the checkpoint."""
 _ENDING_SECONDS: Final = 5.0
 """How long a run waits for abandoned runs before it reports its checkpoint as in use."""
-_inside: Final[ContextVar[frozenset[RunState]]] = ContextVar("friendli_async_inside", default=frozenset())
-"""The states of the runs that the current task is a part of. It must not wait for their end."""
 _ending: Final[set[Job[Any, Any]]] = set()
 """Runs that use their checkpoint although nobody iterates them: they were dropped, or are closing."""
 
@@ -256,6 +254,7 @@ class Job(Generic[Row, R]):
         self._probes = probes
         self._owns_rows = self._rows is not rows  # an iterator of the caller is not closed: it may be read further
         self._state = RunState()
+        self._scope = Scope()  # of its tasks, which must not wait for its end
         self._sender = RowSender(call, self._gate, self._state)
         self._ledger = ledger
         self._key = key
@@ -319,11 +318,11 @@ class Job(Generic[Row, R]):
     # --- taking rows ---
 
     async def _take_rows(self) -> None:
-        _inside.set(_inside.get() | {self._state})  # also for the tasks that this one starts
         try:
-            if self._ledger is not None:
-                await self._open_ledger(self._ledger)
-            await self._start_calls()
+            with self._scope.making_calls():
+                if self._ledger is not None:
+                    await self._open_ledger(self._ledger)
+                await self._start_calls()
         except Exception as error:  # from the rows, their keys or the checkpoint: it ends the run
             self._fail(error)
 
@@ -497,7 +496,7 @@ class Job(Generic[Row, R]):
     async def close(self) -> None:
         """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
         shutdown = self._start_shutdown()
-        if shutdown is None or self._state in _inside.get():
+        if shutdown is None or self._scope.is_current():
             return  # a call or the rows close their own run: each would wait for the other
         await wait_ended((shutdown,))
         shutdown.result()
@@ -515,15 +514,14 @@ class Job(Generic[Row, R]):
         return self._shutdown
 
     async def _shut_down(self) -> None:
-        _inside.set(_inside.get() | {self._state})
         for call in self._calls:
             call.cancel()
         try:
             if self._row_taker is not None:
                 await asyncio.wait((self._row_taker, *self._calls))
-            if self._owns_rows:
-                aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
-                if aclose is not None:
+            aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
+            if self._owns_rows and aclose is not None:
+                with self._scope.making_calls():
                     await aclose()
         finally:
             try:

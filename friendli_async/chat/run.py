@@ -251,7 +251,7 @@ class Run:
             self._is_unraised = False
 
     async def _close(self, error: BaseException, outcome: Outcome) -> None:
-        """Closes the stream, cancels the tools and waits for them; stores and reports the error, if the run was open."""
+        """Closes the stream, cancels the tools and waits for them; an open run stores and reports the error."""
         was_open = self._state == "open"
         if was_open:
             self._error = self._error_for_later(error)
