@@ -9,7 +9,7 @@ from friendli_async.integrations import fastapi as friendli
 
 app = FastAPI(lifespan=friendli.lifespan())
 friendli.install_error_handlers(app)
-Client = Annotated[AsyncFriendli, Depends(friendli.client_of)]
+Client = Annotated[AsyncFriendli, Depends(friendli.get_client)]
 
 
 def ask(client: AsyncFriendli, q: str) -> ChatStream:

@@ -14,7 +14,7 @@ friendli.install_error_handlers(app)
 
 @app.post("/v1/chat/completions", response_model=ChatCompletion)
 async def chat(
-    request: Request, body: dict[str, Any], client: Annotated[AsyncFriendli, Depends(friendli.client_of)]
+    request: Request, body: dict[str, Any], client: Annotated[AsyncFriendli, Depends(friendli.get_client)]
 ) -> ChatCompletion | Response:
     chat, streaming = client.serverless.chat, body.pop("stream", False)
     required = {"model": body.pop("model", ""), "messages": body.pop("messages", [])}

@@ -7,6 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
@@ -37,6 +38,7 @@ from friendli_async.integrations.fastapi import (
     FriendliResponse,
     LifespanOptions,
     client_of,
+    get_client,
     install_error_handlers,
     lifespan,
     while_connected,
@@ -284,6 +286,32 @@ def test_lifespan_composes_and_closes_its_client(remote: FriendliServer) -> None
     assert seen[0] is seen[1]
     assert "closed" in repr(seen[0])
     assert order == ["closed"]
+
+
+def test_client_is_got_in_the_event_loop_and_not_in_a_thread_that_others_may_block(remote: FriendliServer) -> None:
+    class State(dict[str, Any]):
+        """Records the threads in which the client is looked up."""
+
+        def get(self, key: str, default: Any = None) -> Any:
+            threads.append(threading.get_ident())
+            return super().get(key, default)
+
+    threads: list[int] = []
+    app = FastAPI(lifespan=lifespan(token="t", server_url=remote.url))
+
+    @app.get("/")
+    async def thread(client: Annotated[AsyncFriendli, Depends(get_client)], request: Request) -> list[int]:
+        assert client_of(request) is client
+        return [threading.get_ident()]
+
+    async def recorded(scope: Any, receive: Any, send: Any) -> None:
+        if "state" in scope and scope["type"] == "http":
+            scope = {**scope, "state": State(scope["state"])}
+        await app(scope, receive, send)
+
+    with TestClient(recorded) as browser:
+        [of_loop] = browser.get("/").json()
+    assert threads == [of_loop, of_loop]
 
 
 def test_app_without_lifespan_is_an_error() -> None:

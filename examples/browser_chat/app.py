@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import FileResponse
 
 from friendli_async import AsyncFriendli
-from friendli_async.integrations.fastapi import FriendliResponse, client_of, install_error_handlers, lifespan
+from friendli_async.integrations.fastapi import FriendliResponse, get_client, install_error_handlers, lifespan
 
 app = FastAPI(lifespan=lifespan())
 install_error_handlers(app)
@@ -19,6 +19,6 @@ async def page() -> FileResponse:
 
 
 @app.post("/chat")
-async def chat(client: Annotated[AsyncFriendli, Depends(client_of)], question: dict[str, str]) -> FriendliResponse:
+async def chat(client: Annotated[AsyncFriendli, Depends(get_client)], question: dict[str, str]) -> FriendliResponse:
     messages = [{"role": "user", "content": question["text"]}]
     return FriendliResponse(client.serverless.chat.stream(model="deepseek-r1", messages=messages))

@@ -5,7 +5,7 @@
 
 
     @app.post("/chat")
-    async def chat(client: Annotated[AsyncFriendli, Depends(client_of)]) -> FriendliResponse:
+    async def chat(client: Annotated[AsyncFriendli, Depends(get_client)]) -> FriendliResponse:
         return FriendliResponse(client.serverless.chat.stream(model="m", messages=[...]))
 
 Replies work as return types: ``-> ChatCompletion`` is serialized as JSON, and appears in the generated OpenAPI docs.
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     import aiohttp
     from starlette.applications import Starlette
 
-__all__ = ["ClientDisconnected", "FriendliResponse", "LifespanOptions", "client_of", "install_error_handlers"]
-__all__ += ["lifespan", "while_connected"]
+__all__ = ["ClientDisconnected", "FriendliResponse", "LifespanOptions", "client_of", "get_client"]
+__all__ += ["install_error_handlers", "lifespan", "while_connected"]
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -198,7 +198,7 @@ class LifespanOptions(TypedDict, total=False):
 def lifespan(
     *, drain: float | None = 5.0, **options: Unpack[LifespanOptions]
 ) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]:
-    """Creates one client for the app: ``FastAPI(lifespan=lifespan())``. ``client_of`` passes it to the routes.
+    """Creates one client for the app: ``FastAPI(lifespan=lifespan())``. ``get_client`` passes it to the routes.
 
     On SIGTERM and SIGINT the client rejects new calls; open calls, streams and runs may finish within ``drain``
     seconds, then they are interrupted, and each browser gets an ``event: error``. uvicorn waits for all responses
@@ -239,7 +239,7 @@ def lifespan(
 
 
 def client_of(connection: HTTPConnection) -> AsyncFriendli:
-    """Returns the app's client, as a dependency: ``client: Annotated[AsyncFriendli, Depends(client_of)]``.
+    """Returns the app's client. As a dependency of FastAPI, use ``get_client``.
 
     Args:
         connection: The request or websocket.
@@ -257,6 +257,24 @@ def client_of(connection: HTTPConnection) -> AsyncFriendli:
             "the app has no client: create the app with lifespan=friendli_async.integrations.fastapi.lifespan()"
         )
     return client
+
+
+async def get_client(connection: HTTPConnection) -> AsyncFriendli:
+    """Returns the app's client, as a dependency: ``client: Annotated[AsyncFriendli, Depends(get_client)]``.
+
+    The same as ``client_of``, but FastAPI calls it in the event loop. Plain functions are called in a thread of its
+    pool: they cost more, and wait for a free thread if 40 handlers or dependencies are blocking theirs.
+
+    Args:
+        connection: The request or websocket.
+
+    Returns:
+        The client created by ``lifespan``, also in an app that is mounted in another one.
+
+    Raises:
+        RuntimeError: The app does not use ``lifespan``, or its lifespan has not run.
+    """
+    return client_of(connection)
 
 
 class _Drain:
