@@ -75,15 +75,16 @@ class ItemParts:
         self.name: str | None = None
         self._streamed: dict[tuple[int, str], list[str]] = {}  # by index and type of part
         self._latest: dict[str, int] = {}  # the index of the latest part, by its type
+        self._next: dict[str, int] = {}  # the index of deltas without one
         self._completed_by: dict[tuple[int, str], set[type[OfPart]]] = {}  # the events with all of a part's text
 
     def pieces(self, index: int | None, kind: str) -> list[str]:
-        """Returns the collected text pieces of a part, the index of which may be unknown."""
-        key = (self._index_of_next(kind) if index is None else index, kind)
+        """Returns the collected text pieces of a part. Without an index: of the latest, or the next if that ended."""
+        key = (self._next.get(kind, 0) if index is None else index, kind)
         pieces = self._streamed.get(key)
         if pieces is None:
             pieces = self._streamed[key] = []
-            self._latest[kind] = key[0]
+            self._latest[kind] = self._next[kind] = key[0]
         return pieces
 
     @property
@@ -92,28 +93,22 @@ class ItemParts:
         return bool(self._streamed or self.arguments)
 
     def complete(self, event: OfPart, kind: str, text: str) -> str:
-        """Adds the rest of a complete text that its deltas have not delivered, and returns it."""
+        """Adds the rest of a complete text that its deltas have not delivered, and returns it.
+
+        Without its index, the part is the latest, or the next if such an event has completed that.
+        """
         index = event.content_index
         if index is None:
-            index = self._index_of_next(kind, type(event))
+            index = self._latest.get(kind, 0)
+            index += type(event) in self._completed_by.get((index, kind), ())
         pieces = self.pieces(index, kind)
         given = join_text(pieces)
         if len(text) >= len(given):  # else the deltas without an index were those of several parts
             self._completed_by.setdefault((index, kind), set()).add(type(event))
+            if not isinstance(event, ContentPartAdded):
+                self._next[kind] = index + 1
         pieces.append(missing_suffix(text, (given,)))
         return pieces[-1]
-
-    def _index_of_next(self, kind: str, whole: type[OfPart] | None = None) -> int:
-        """Returns the index for an event without one: that of the latest part of its type, or the next if that ended.
-
-        Args:
-            kind: The type of part.
-            whole: The class of the event if it has a complete text. A part has one event of each class.
-        """
-        index = self._latest.get(kind, 0)
-        if completed_by := self._completed_by.get((index, kind)):
-            index += completed_by != {ContentPartAdded} if whole is None else whole in completed_by
-        return index
 
     def pieces_of(self, kind: str) -> Iterable[str]:
         """Returns the text pieces of all parts of a type, part by part."""
