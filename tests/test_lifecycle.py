@@ -248,6 +248,37 @@ client = make()
 asyncio.run(call(client))
 asyncio.run(client.aclose())
 """,
+    "closed elsewhere while its loop is stopped": """
+import warnings
+warnings.simplefilter("ignore", ResourceWarning)  # for the loop itself, and its sockets, which the program leaves open
+client = make()
+loop = asyncio.new_event_loop()
+loop.run_until_complete(call(client))
+asyncio.run(client.aclose())
+""",
+    "dropped while its loop is stopped": """
+import warnings
+warnings.simplefilter("ignore", ResourceWarning)
+client = make()
+loop = asyncio.new_event_loop()
+loop.run_until_complete(call(client))
+del client
+""",
+    "closed elsewhere while its loop is stopped, and closed there when it runs again": """
+client = make()
+loop = asyncio.new_event_loop()
+loop.run_until_complete(call(client))
+[(pool, _)] = client._runtime.transport._pools.values()
+asyncio.run(client.aclose())
+assert pool.connections
+async def closed():
+    async with asyncio.timeout(30):
+        while pool.connections:
+            await asyncio.sleep(0)
+loop.run_until_complete(closed())
+loop.close()
+del pool, _
+""",
     "cancelled by Ctrl-C": """
 import os, signal
 async def main():

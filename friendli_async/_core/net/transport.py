@@ -286,10 +286,9 @@ class AiohttpTransport:
 def _close_all(pools: _Pools) -> None:
     """Closes pools, each in its own loop."""
     for pool, guard in pools.values():
-        try:
+        with suppress(RuntimeError):  # the loop is closed; its guard has closed the pool, unless it was never shut down
             pool.loop.call_soon_threadsafe(close_soon, partial(pool.close, "the client was closed"), guard)
-        except RuntimeError:  # the loop is closed; its guard has closed the pool, unless the loop was never shut down
-            pool.discard()
+        pool.discard()  # a loop that does not run may never run again
 
 
 @lru_cache(maxsize=256)
