@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
 import msgspec
 
+from friendli_async._callables import check_plain
 from friendli_async._core.body.arguments import Arguments, ForeignArguments, check_values, encode_body, path_parameters
 from friendli_async._core.body.content_types import OCTET_STREAM
 from friendli_async._core.body.forms import Form, Part
@@ -211,9 +212,11 @@ class Files(Resource):
             Its id, name, size and digest. Content that the server already has is not sent again.
 
         Raises:
+            TypeError: ``progress`` is not a plain function.
             ValueError: An invalid value, or a file that changed while being read.
             OSError: The file cannot be read.
         """
+        check_plain(progress, "progress", "two numbers of bytes")
         source = source_of(content, "content")
         # Validate the arguments before the content is read.
         _upload_body(name="" if name is None else name, size=0, digest="", project_id=project_id)
@@ -282,12 +285,14 @@ class Files(Resource):
             The path.
 
         Raises:
+            TypeError: ``progress`` is not a plain function. Nothing was sent.
             ValueError: The path has no file name. Nothing was sent.
             APIConnectionError: The download was interrupted, or does not match the uploaded file.
             OSError: The file cannot be written.
         """
         from pathlib import Path
 
+        check_plain(progress, "progress", "two numbers of bytes")
         destination = Path(to)
         if not destination.name:
             raise ArgumentError(f"{os.fspath(to)!r} has no file name", "to")

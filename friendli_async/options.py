@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Final, Literal, TypeGuard
 
 import msgspec
 
+from friendli_async._callables import is_async
 from friendli_async._help import document_fields
 from friendli_async._hints import field_hint
 from friendli_async.errors import ConfigurationError
@@ -167,7 +167,7 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
                 f"RetryPolicy.statuses can only narrow {sorted(_RETRYABLE_STATUSES)}; not retryable: {unknown}"
             )
         on_retry: object = self.on_retry
-        if on_retry is not None and (not callable(on_retry) or iscoroutinefunction(on_retry)):
+        if on_retry is not None and (not callable(on_retry) or is_async(on_retry)):
             raise ConfigurationError("RetryPolicy.on_retry must be a plain callable, not a coroutine function")
         msgspec.structs.force_setattr(self, "statuses", frozenset(self.statuses))
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Mutable
 from contextlib import closing, suppress
 from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
+from friendli_async._callables import check_plain
 from friendli_async._core.runtime import Work
 from friendli_async.asgi.disconnect import (
     Receive,
@@ -121,8 +122,7 @@ class SSEResponse:
         background: Callable[[], Awaitable[Any]] | None = None,
     ) -> None:
         _check_source(stream, encode)
-        if on_error is not None and not callable(on_error):
-            raise TypeError(f"on_error must be a function of the error, not {type(on_error).__name__}")
+        check_plain(on_error, "on_error", "the error")
         if background is not None and not callable(background):
             raise TypeError(f"background must be a coroutine function, not {type(background).__name__}")
         for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
@@ -242,8 +242,7 @@ class SSEResponse:
 
 def _check_source(stream: object, encode: object) -> None:
     """Raises TypeError for anything but a stream or a run, for no function as ``encode``, and for a run without it."""
-    if encode is not None and not callable(encode):
-        raise TypeError(f"encode must be a function of an event, not {type(encode).__name__}")
+    check_plain(encode, "encode", "an event")
     if isinstance(stream, Run) and encode is None:
         raise TypeError("encode is required for a run: it chooses what a browser sees of each event, such as the text")
     if isinstance(stream, EventStream | Run):

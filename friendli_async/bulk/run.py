@@ -15,6 +15,7 @@ from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
+from friendli_async._callables import check_plain
 from friendli_async._core.loops import wait_ended
 from friendli_async._core.runtime import Scope
 from friendli_async.bulk.adaptive import Adaptive
@@ -123,14 +124,14 @@ def run_all(
         The run, which starts when it is first iterated: use ``async for``, best inside ``async with``.
 
     Raises:
-        TypeError: ``rows`` is not iterable, ``call`` or ``key`` is not callable, or ``reply_type`` cannot be decoded
-            from JSON.
+        TypeError: ``rows`` is not iterable, ``call`` is not callable, ``key`` or ``on_progress`` is not a plain
+            function, or ``reply_type`` cannot be decoded from JSON.
         ValueError: ``concurrency`` is not a positive integer or an ``Adaptive``, or ``max_rejections`` is below 1.
     """
     if not callable(call):
         raise TypeError(f"call must be a coroutine function, not {type(call).__name__}")
-    if key is not None and not callable(key):
-        raise TypeError(f"key must be a function of a row, not {type(key).__name__}")
+    check_plain(key, "key", "a row")
+    check_plain(on_progress, "on_progress", "a Progress")
     ledger, probes = None, 0
     if checkpoint is not None:
         codec: ReplyCodec[R] = ReplyCodec(reply_type, call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
+from friendli_async._callables import is_async
 from friendli_async._core.text import split_surrogate
 
 __all__ = ["check_predicate", "predicate_on_text"]
@@ -18,11 +19,9 @@ def check_predicate(predicate: F | None) -> F:
     Raises:
         TypeError: It is not callable, or it is a coroutine function, whose result would always be true.
     """
-    import inspect  # only streams with stop conditions need it
-
     if predicate is None or not callable(predicate):
         raise TypeError(f"stop_when() takes a function, not {type(predicate).__name__}")
-    if inspect.iscoroutinefunction(predicate) or inspect.iscoroutinefunction(getattr(predicate, "__call__", None)):  # noqa: B004  # no callability test
+    if is_async(predicate):
         raise TypeError("stop_when() takes a plain function, not a coroutine function")
     return predicate
 

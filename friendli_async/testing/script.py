@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from multidict import CIMultiDict
 
+from friendli_async._callables import is_async
 from friendli_async._json import encode_json
 from friendli_async.testing.arguments import (
     check_headers,
@@ -148,7 +149,7 @@ def check_answer(answer: object, name: str) -> None:
     if not callable(answer) or isinstance(answer, type):
         hint = next((hint for kind, hint in _HINTS if issubclass(type(answer), kind)), "")
         raise TypeError(f"{name} must be {_ACCEPTED}, not {describe(answer)}{hint}")
-    if inspect.iscoroutinefunction(answer) or inspect.iscoroutinefunction(type(answer).__call__):
+    if is_async(answer):
         raise TypeError(f"{name} must not be a coroutine function: {_function_name(answer)}; delay() and gate() wait")
     try:
         inspect.signature(answer).bind(None)

@@ -18,6 +18,7 @@ from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 from multidict import CIMultiDict
 
+from friendli_async._callables import check_plain
 from friendli_async.testing.arguments import check_seconds, check_text, check_type
 from friendli_async.testing.faults import Faults
 from friendli_async.testing.limiter import Limiter
@@ -93,6 +94,7 @@ class FriendliServer:
         check_seconds("pace", pace)
         if faults is not None:
             check_type(faults, Faults, "faults", "made by friendli_async.testing.faults.parse(...)")
+        check_plain(access_log, "access_log", "a request and its duration")
         self.token = token
         self.requests: list[ReceivedRequest] = []
         """The requests received so far, including their bodies, in order of arrival."""

@@ -24,6 +24,7 @@ from typing import (
 
 import msgspec
 
+from friendli_async._callables import is_async
 from friendli_async._core.body.choices import choices_hint
 from friendli_async._json import decode_json, encode_json, type_lock
 from friendli_async._pydantic import dump_model
@@ -263,7 +264,7 @@ def _is_async(fn: Callable[..., Any]) -> bool:
         fn = fn.func
     if isinstance(fn, FunctionTool):
         return fn._is_async  # pyright: ignore[reportPrivateUsage]  # a tool that wraps another tool
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_dunder_call(fn))
+    return is_async(fn)
 
 
 def _dunder_call(callable_object: object) -> object:
