@@ -37,6 +37,12 @@ ASYNC: dict[str, Callable[..., Any]] = {
 }
 
 
+async def pass_callback(use: Callable[[Any], object], callback: object) -> None:
+    """Passes a callback to a function, and awaits it if that is a coroutine function."""
+    if inspect.isawaitable(used := use(callback)):
+        await used
+
+
 def users(client: AsyncFriendli) -> Iterator[tuple[str, Callable[[Any], object]]]:
     """Yields each public function that takes a plain callback, with its name."""
     yield "on_retry", lambda callback: RetryPolicy(on_retry=callback)
@@ -57,8 +63,7 @@ async def test_coroutine_function_as_plain_callback_is_rejected_before_anything_
 ) -> None:
     for name, use in users(client):
         with pytest.raises((TypeError, ValueError), match="coroutine function") as caught:
-            if inspect.isawaitable(used := use(callback)):
-                await used
+            await pass_callback(use, callback)
         assert name in str(caught.value) or name == "enqueue"
     assert not server.requests
 
@@ -69,6 +74,5 @@ async def test_other_values_as_callback_are_rejected_before_anything_is_sent(
 ) -> None:
     for _, use in users(client):
         with pytest.raises((TypeError, ValueError)):
-            if inspect.isawaitable(used := use(callback)):
-                await used
+            await pass_callback(use, callback)
     assert not server.requests

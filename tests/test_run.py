@@ -581,6 +581,11 @@ async def fails_in_a_group() -> str:
 
 
 @tool
+async def fails_in_nested_groups() -> str:
+    raise ExceptionGroup("both", [ValueError("one"), ExceptionGroup("inner", [KeyError("two"), ValueError()])])
+
+
+@tool
 async def leaks() -> str:
     raise RuntimeError("GET https://ann:pass@host/x failed, Authorization: Bearer abcdef0123 flp_0123456789abc")
 
@@ -596,6 +601,7 @@ TOOL_ERRORS = [
     ("times_out", {}, "failed", "Error: TimeoutError: the database did not answer"),
     ("raises_tool_error", {}, "failed", "Error: there are two cities of that name"),
     ("fails_in_a_group", {}, "failed", "Error: ValueError: inside"),
+    ("fails_in_nested_groups", {}, "failed", "Error: ValueError: one; KeyError: 'two'; ValueError"),
     ("leaks", {}, "failed", "Error: RuntimeError: GET https://***@host/x failed, Authorization: Bearer *** ***"),
 ]
 ALL_TOOLS = [
@@ -608,6 +614,7 @@ ALL_TOOLS = [
     times_out,
     raises_tool_error,
     fails_in_a_group,
+    fails_in_nested_groups,
 ]
 ALL_TOOLS += [leaks]
 

@@ -1,6 +1,7 @@
 """Functions as tools: the definitions that the model sees, argument decoding, calling and results."""
 
 import asyncio
+import collections
 import contextvars
 import copy
 import dataclasses
@@ -12,6 +13,7 @@ import math
 import pickle
 import pydoc
 import threading
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
@@ -243,10 +245,13 @@ def test_defaults_that_are_not_json_are_omitted_from_schema_but_used() -> None:
     marker = object()
 
     @tool
-    def keep(value: Any = marker, place: Place | None = HERE, many: tuple[int, ...] = (1, 2)) -> bool:
-        return value is marker and place is HERE and many == (1, 2)
+    def keep(
+        value: Any = marker, place: Place | None = HERE, many: tuple[int, ...] = (1, 2), limit: float = math.inf
+    ) -> bool:
+        return value is marker and place is HERE and many == (1, 2) and limit == math.inf
 
     assert "default" not in properties(keep)["value"]
+    assert "default" not in properties(keep)["limit"]
     assert properties(keep)["many"]["default"] == [1, 2]
     assert properties(keep)["place"]["default"] == {"name": "here", "floor": 0}
     assert asyncio.run(keep.run("{}")) == "true"
@@ -726,6 +731,8 @@ async def test_tool_can_be_called_as_the_function() -> None:
             marks=pytest.mark.skipif(OLD_MSGSPEC, reason="msgspec 0.21 does not support enum keys"),
         ),
         (["\ud83d"], '["\\ud83d"]'),
+        (collections.deque([1, range(2)]), "[1,[0,1]]"),
+        (types.MappingProxyType({"a": 1}), '{"a":1}'),
     ],
 )
 async def test_result_is_text_or_json(result: object, text: str) -> None:
@@ -733,6 +740,17 @@ async def test_result_is_text_or_json(result: object, text: str) -> None:
         return result
 
     assert await tool(give).run("") == text
+
+
+async def test_numpy_numbers_in_a_result_are_numbers() -> None:
+    np = pytest.importorskip("numpy")
+
+    def measure(degrees: float) -> Any:
+        return {"degrees": np.float64(degrees), "days": [np.int64(3)], "dry": np.bool_(True)}
+
+    assert await tool(measure).run('{"degrees": 1.5}') == '{"degrees":1.5,"days":[3],"dry":true}'
+    with pytest.raises(ToolError, match="Out of range float values"):
+        await tool(functools.partial(measure, degrees=np.float64(math.nan))).run("")
 
 
 @pytest.mark.parametrize("arguments", [r'{"text":"half \ud83d"}', '{"text":"half \ud83d"}'])

@@ -424,9 +424,10 @@ def _strip_library_frames(error: BaseException) -> None:
 
 
 def _error_message(error: BaseException) -> str:
-    """Returns an exception's class and message for the model, truncated and with secrets masked."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    """Returns an exception's class and message for the model, truncated and with secrets masked; all of a group's."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return "; ".join(map(_error_message, group.exceptions))[:_MAX_MESSAGE]
     try:
         message = _SECRETS.sub("***", str(error))[:_MAX_MESSAGE]
     except Exception:  # a broken __str__, which the model cannot fix

@@ -8,6 +8,7 @@ import json
 import re
 import types
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -25,6 +26,7 @@ from typing import (
 import msgspec
 
 from friendli_async._callables import is_async
+from friendli_async._core.body.arguments import normalize
 from friendli_async._core.body.choices import choices_hint
 from friendli_async._json import decode_json, encode_json, type_lock
 from friendli_async._pydantic import dump_model
@@ -46,7 +48,6 @@ F_co = TypeVar("F_co", covariant=True)
 S = TypeVar("S")
 R = TypeVar("R")
 
-_encoder: Final = msgspec.json.Encoder(enc_hook=dump_model)
 _OUTSIDE: Final = "a class or static method must be wrapped outside the class, such as tool(Desk.count)"
 _MAX_THREADS: Final = 40  # in an event loop; anyio's own limit
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -386,10 +387,8 @@ def _build_schema(
         if not described and (text := words or descriptions.get(parameter.name)):
             property_schema["description"] = text  # instead of the docstring of its type
         if parameter.default is not parameter.empty and "$ref" not in property_schema:
-            try:
-                property_schema["default"] = json.loads(encode_json(parameter.default, _encoder))
-            except (TypeError, ValueError):
-                continue  # a default that JSON cannot represent is omitted
+            with suppress(*_NOT_JSON):  # a default that JSON cannot represent is omitted
+                property_schema["default"] = json.loads(_encode(parameter.default))
     return schema
 
 
@@ -433,18 +432,33 @@ def _encode_result(result: object) -> str:
     if isinstance(result, str):
         return str.__str__(result)
     try:
-        encoded = encode_json(result, _encoder).decode()
-        if "null" in encoded:
-            _require_finite(result)
-        return encoded
-    except (TypeError, ValueError, NotImplementedError, RecursionError) as error:
+        return _encode(result)
+    except _NOT_JSON as error:
         raise ToolError(f"the tool's result cannot be serialized: {error}", kind="result") from None
 
 
-def _require_finite(result: object) -> None:
-    """Raises ValueError if a result contains NaN or infinity, which msgspec encodes as null."""
+def _encode(value: object) -> str:
+    """Encodes a value as JSON. Raises one of ``_NOT_JSON`` if it has no JSON form."""
+    encoded = encode_json(value, _encoder).decode()
+    if "null" in encoded:
+        _require_finite(value)
+    return encoded
 
-    def convert(value: object) -> Any:
-        return None if isinstance(value, msgspec.Raw) else dump_model(value)
 
-    json.dumps(msgspec.to_builtins(result, enc_hook=convert, str_keys=True), allow_nan=False)
+def _require_finite(value: object) -> None:
+    """Raises ValueError if a value contains NaN or infinity, which msgspec encodes as null."""
+
+    def convert(inner: object) -> Any:
+        return None if isinstance(inner, msgspec.Raw) else _convert(inner)
+
+    json.dumps(msgspec.to_builtins(value, enc_hook=convert, str_keys=True), allow_nan=False)
+
+
+def _convert(value: object) -> object:
+    """Converts what msgspec does not know: a numpy number, a sequence, a pydantic model."""
+    plain = normalize(value)
+    return dump_model(value) if plain is value else plain
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_convert)
+_NOT_JSON: Final = (TypeError, ValueError, NotImplementedError, RecursionError)

@@ -88,7 +88,7 @@ def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") 
 
 
 def _query_value(name: str, value: object) -> str:
-    plain = _normalize(value)
+    plain = normalize(value)
     if isinstance(plain, bool):
         return "true" if plain else "false"
     if isinstance(plain, int) or (isinstance(plain, float) and math.isfinite(plain)):
@@ -346,7 +346,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
     Raises:
         ValueError: With its path: NaN, infinity, a value or key that is not JSON, a container that contains itself.
     """
-    plain = struct_to_dict(value) if isinstance(value, msgspec.Struct) else _normalize(value)
+    plain = struct_to_dict(value) if isinstance(value, msgspec.Struct) else normalize(value)
     if type(plain) in _SCALARS or (isinstance(plain, float) and math.isfinite(plain)):
         return
     where = path or "value"
@@ -373,7 +373,7 @@ def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, _NOT_LISTS)
 
 
-def _normalize(value: object) -> object:
+def normalize(value: object) -> object:
     """Converts a subclass or look-alike of a built-in type to that type; returns any other value as it is."""
     if type(value) in _BUILTINS:
         return value
@@ -412,7 +412,7 @@ def to_builtins(value: object) -> object:
     """
     if isinstance(value, msgspec.Struct) and not isinstance(value, Reply):
         value = struct_to_dict(value)
-    plain = _normalize(value)
+    plain = normalize(value)
     if isinstance(plain, dict):
         return {key: to_builtins(item) for key, item in cast("dict[object, object]", plain).items()}
     if isinstance(plain, list):
@@ -420,7 +420,7 @@ def to_builtins(value: object) -> object:
     return plain
 
 
-_encoder: Final = msgspec.json.Encoder(enc_hook=_normalize)
+_encoder: Final = msgspec.json.Encoder(enc_hook=normalize)
 
 
 def encode_body(body: Mapping[str, object]) -> bytes:
