@@ -815,6 +815,13 @@ def test_unknown_names_version_is_rejected() -> None:
 
 # --- content ---------------------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("content", ["false", "no_content", 0, None])
+def test_content_that_is_not_a_bool_is_rejected(content: Any) -> None:
+    with pytest.raises(TypeError, match="content is True or False"):
+        Telemetry(content=content)
+
+
 SECRET: Final = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "my secret"}]
 TOOL: Final[dict[str, Any]] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 

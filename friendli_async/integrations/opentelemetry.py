@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from friendli_async._core.observers import (
     AttemptEnded,
@@ -116,6 +116,7 @@ class Telemetry(Observer):
         logger_provider: Where the event with the content goes; None is the global one.
 
     Raises:
+        TypeError: ``content`` is not a bool.
         ValueError: Unknown ``names``.
     """
 
@@ -129,6 +130,8 @@ class Telemetry(Observer):
     ) -> None:
         if names not in {"v0.1.0", "old"}:
             raise ValueError(f"names is 'v0.1.0' or 'old', not {names!r}")
+        if not isinstance(cast("object", content), bool):  # such as "false", from the environment, which is true
+            raise TypeError(f"content is True or False, not {content!r}")
         self._tracer = trace.get_tracer("friendli_async", __version__, tracer_provider, schema_url=_SCHEMA)
         meter = metrics.get_meter("friendli_async", __version__, meter_provider, schema_url=_SCHEMA)
         self._meters = _NewMeters(meter) if names == "v0.1.0" else _OldMeters(meter)
