@@ -1316,6 +1316,8 @@ async def test_base_exception_in_a_tool_ends_the_run(
         ({"tools": {"weather": weather}}, ValueError, "tools: Expected a list"),
         ({"n": 2}, ValueError, "n: a run supports only one choice"),
         ({"extra_body": {"n": 2}}, ValueError, "n: a run supports only one choice"),
+        ({"extra_body": {"messages": []}}, ValueError, "extra_body.messages: cannot be set here"),
+        ({"extra_body": {"tools": []}}, ValueError, "extra_body.tools: cannot be set here"),
         ({"max_turns": 0}, ValueError, "max_turns"),
         ({"concurrency": True}, ValueError, "concurrency"),
         ({"tool_timeout": 0}, ValueError, "tool_timeout"),

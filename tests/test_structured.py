@@ -617,6 +617,9 @@ async def test_invalid_types_paths_and_counts_are_rejected(client: AsyncFriendli
     for path in ("line", "total", "lines.sku", "", "number.x", "lines.", ".lines", "..lines"):
         with pytest.raises(ValueError, match=r"no field|not a list"):
             stream.items(path)
+    for no_path in (None, 3, ["lines"]):
+        with pytest.raises(ValueError, match="items: Expected `str`"):
+            stream.items(no_path)
     with pytest.raises(TypeError, match="complex"):
         stream.items("lines", of=complex)
     assert server.requests == []

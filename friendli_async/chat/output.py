@@ -198,8 +198,10 @@ class Output(Generic[T]):
         """Checks that a path can lead to a list.
 
         Raises:
-            ArgumentError: It cannot, whatever the answer is.
+            ArgumentError: It cannot, whatever the answer is; or it is no text.
         """
+        if not isinstance(cast("object", path), str):
+            raise ArgumentError(f"Expected `str`, got {path!r}", "items")
         if self.schema is None:
             return
         definitions = self.schema.get("$defs", {})

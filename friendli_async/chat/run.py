@@ -7,7 +7,7 @@ import copy
 import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, cast
 from uuid import uuid4
 
 import msgspec
@@ -511,6 +511,9 @@ def _as_input(call: ToolCall) -> dict[str, object]:
 # --- creation --------------------------------------------------------------------------------------------------------
 
 
+_SET_EACH_TURN: Final = frozenset({"messages", "tools"})
+
+
 def create_run(
     open_turn: _OpenTurn,
     messages: Messages,
@@ -539,6 +542,9 @@ def create_run(
         raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
     if requested_choices(options) != 1:
         raise ArgumentError("a run supports only one choice per turn", "n")
+    if isinstance(extra := options.get("extra_body"), Mapping):
+        for name in _SET_EACH_TURN & cast("Mapping[str, object]", extra).keys():
+            raise ArgumentError("cannot be set here: each turn of the run sends its own", f"extra_body.{name}")
     by_name = _index_by_name(tools)
     sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [to_request_tool(tool) for tool in tools]
