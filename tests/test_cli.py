@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -320,6 +322,60 @@ def test_ctrl_c_keeps_text_already_printed(server: FriendliServer, environment: 
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert (process.stdout.read(), process.stderr.read()) == ("\n", "")
+
+
+def wait_until_it_reads(process: subprocess.Popen[bytes]) -> None:
+    """Waits until a process has read what its pipe holds, and is blocked in the next read."""
+    assert process.stdin is not None
+    unread = bytearray(4)
+    while process.poll() is None:
+        fcntl.ioctl(process.stdin, termios.FIONREAD, unread)
+        state = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        if not any(unread) and state == "S":
+            return
+        os.sched_yield()
+
+
+def test_ctrl_c_ends_the_wait_for_standard_input(environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        command("-m", "m"), env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"Hi")
+        process.stdin.flush()
+        wait_until_it_reads(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+INTERRUPTED_AT_START: Final = """
+import os, signal, sys
+from friendli_async.cli import __main__, chat
+
+class Interrupting(chat._Output):
+    def __init__(self):
+        super().__init__()
+        os.kill(os.getpid(), signal.SIGINT)
+
+chat._Output = Interrupting  # made just before the request
+sys.exit(__main__.main(["-m", "m", "Hi"]))
+"""
+
+
+def test_ctrl_c_before_the_request_is_quiet(server: FriendliServer, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_START],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert not server.requests
 
 
 # --- chat, on a terminal ---------------------------------------------------------------------------------------------

@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _chat(arguments: argparse.Namespace) -> int:
+    # asyncio's handler cancels this task at its next turn: it could not end a blocking read, nor the answer's own task.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments.model is None and arguments.deployment != "container":
         raise ConfigurationError("no model: pass -m MODEL, or set FRIENDLI_MODEL (`friendli-async models` lists them)")
     options = _options(arguments)
@@ -81,9 +83,7 @@ async def _chat(arguments: argparse.Namespace) -> int:
             return await _converse(session, arguments)
         texts = [" ".join(arguments.prompt)]
         if not sys.stdin.isatty():
-            import asyncio  # deferred, here and below: --help does not need it
-
-            texts.append(await asyncio.to_thread(sys.stdin.read))
+            texts.append(sys.stdin.read())  # not in a thread, which would block the exit after Ctrl-C
         prompt = "\n\n".join(text for text in texts if text.strip())
         if not prompt and not arguments.attach:
             raise ConfigurationError("no prompt: pass one, or write it to standard input")
@@ -95,7 +95,6 @@ async def _converse(session: _Session, arguments: argparse.Namespace) -> int:
     """Reads prompts and answers them until the input ends."""
     with suppress(ImportError):  # line editing; not available on Windows
         import readline as _  # noqa: F401  # importing it enables line editing in input()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's handler needs the loop, which input() blocks
     print(f"{arguments.model or arguments.deployment}: Ctrl-C stops an answer, Ctrl-D ends.", file=sys.stderr)
     attached: list[str] = arguments.attach
     while True:
@@ -135,7 +134,7 @@ class _Session:
 
     async def answer(self) -> int:
         """Prints the answer and appends it to the messages, even if partial. Returns 130 if Ctrl-C stopped it."""
-        import asyncio
+        import asyncio  # deferred, here and below: --help does not need it
 
         stream: ChatStream = self._chat.stream(messages=self.messages, **self._options)
         output = _Output()
