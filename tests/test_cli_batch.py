@@ -313,6 +313,8 @@ def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Fil
         code, stderr = files.run("--retry-failed")
         assert (code, len(files.server.requests)) == (1, 4)
         assert "2 of 3 rows succeeded, 1 failed" in stderr
+        assert "1 row rejected as invalid (400, 413, 422, ...) will not be sent again" in stderr
+        assert "--retry-failed" not in stderr  # what is left is not sent again by it
     assert files.by_id()["b"]["response"]["status_code"] == 200
 
 

@@ -44,7 +44,7 @@ from friendli_async.embeddings import EmbeddingsOptions
 from friendli_async.errors import APIStatusError, FriendliError
 from friendli_async.replies import Reply, kept_raw
 
-__all__ = ["BatchInput", "BatchOutput", "BatchRow", "Deployment", "FailedBeforeError"]
+__all__ = ["BatchInput", "BatchOutput", "BatchRow", "Deployment", "FailedBeforeError", "InvalidBeforeError"]
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
@@ -248,6 +248,10 @@ class FailedBeforeError(FriendliError):
     """A request failed in an earlier run and is not sent again."""
 
 
+class InvalidBeforeError(FailedBeforeError):
+    """A request was rejected in an earlier run because it is invalid. It is not sent again until it has changed."""
+
+
 class _Error(msgspec.Struct, omit_defaults=True):
     code: str | None = None
     message: str | None = None
@@ -343,7 +347,8 @@ class BatchOutput:
             return Outcome(key=key, row=row, resumed=True)
         if state == _REJECTED or (state == _FAILED and self._retry_failed):
             return None
-        return Outcome(key=key, row=row, error=FailedBeforeError("failed in an earlier run"), resumed=True)
+        kind = InvalidBeforeError if state == _INVALID else FailedBeforeError
+        return Outcome(key=key, row=row, error=kind("failed in an earlier run"), resumed=True)
 
     def keep(self, outcome: Outcome[BatchRow, Reply]) -> None:
         """Writes the answer to a request.

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from friendli_async.bulk import CheckpointError, Outcome, Progress, RejectedError, RowsError, Run
-from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError
-from friendli_async.bulk.errors import is_rejection
+from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError, InvalidBeforeError
+from friendli_async.bulk.errors import is_final, is_rejection
 from friendli_async.bulk.run import Job
 from friendli_async.cli import connection
 from friendli_async.client import AsyncFriendli
@@ -217,6 +217,7 @@ class _Reporter:
     def __init__(self) -> None:
         self.total = 0
         self._rejected = 0
+        self._invalid = 0
         self._stream = sys.stderr
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._has_live_line = False
@@ -236,9 +237,13 @@ class _Reporter:
 
     def report_failed(self, outcome: Outcome[BatchRow, Reply]) -> None:
         """Reports a row if it has failed in this run."""
-        self._rejected += is_rejection(outcome.error)
-        if outcome.error is not None and not isinstance(outcome.error, FailedBeforeError):
-            self._report_row("failed", f"{outcome.key}: {type(outcome.error).__name__}: {outcome.error}")
+        error = outcome.error
+        if error is None:
+            return
+        self._rejected += is_rejection(error)
+        self._invalid += is_final(error) or isinstance(error, InvalidBeforeError)
+        if not isinstance(error, FailedBeforeError):
+            self._report_row("failed", f"{outcome.key}: {type(error).__name__}: {error}")
 
     def _report_row(self, kind: str, line: str) -> None:
         count = self._counts[kind] = self._counts.get(kind, 0) + 1
@@ -260,10 +265,15 @@ class _Reporter:
         self.write_line(f"{', '.join(parts)}; {progress.tokens:,} tokens in {_time(progress.seconds)}")
         if self._rejected:
             self.write_line(
-                f"the same command sends the {self._rejected:,} rows again that were rejected because of the token, "
+                f"the same command sends the {_rows(self._rejected)} again that were rejected because of the token, "
                 "account, model or endpoint (401, 402, 403, 404, 407), or could not be sent"
             )
-        if progress.failed > self._rejected:
+        if self._invalid:
+            self.write_line(
+                f"{_rows(self._invalid)} rejected as invalid (400, 413, 422, ...) will not be sent again, unless the "
+                "line changes"
+            )
+        if progress.failed > self._rejected + self._invalid:
             self.write_line("to send failed rows again, run the same command with --retry-failed")
 
     # --- progress ---
@@ -308,6 +318,10 @@ class _Reporter:
         with contextlib.suppress(OSError, ValueError):  # the reader has closed stderr: the job goes on
             self._stream.write(text)
             self._stream.flush()
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
 
 
 def _time(seconds: float) -> str:
