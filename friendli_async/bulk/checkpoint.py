@@ -17,8 +17,8 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from friendli_async._core.body.arguments import json_hook
 from friendli_async._json import encode_json
-from friendli_async._pydantic import dump_model
 from friendli_async.bulk.errors import DuplicateKeyError, RowsError, is_final
 from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
@@ -70,7 +70,7 @@ class _Line(_Head, omit_defaults=True):
 
 _head_decoder: Final = msgspec.json.Decoder(_Head)
 _line_decoder: Final = msgspec.json.Decoder(_Line)
-_row_encoder: Final = msgspec.json.Encoder(enc_hook=dump_model, order="deterministic")
+_row_encoder: Final = msgspec.json.Encoder(enc_hook=json_hook, order="deterministic")
 
 
 class Lines(Generic[Row, R]):
@@ -220,9 +220,15 @@ def row_hash(key: str | int, row: object) -> str:
         RowsError: The row is neither JSON nor a dataclass, a struct or a pydantic model of JSON values.
     """
     try:
-        data = encode_json(row, _row_encoder)
+        try:
+            data = encode_json(row, _row_encoder)
+        except TypeError:  # in sorted dicts, msgspec accepts no keys but text
+            data = encode_json(msgspec.to_builtins(row, enc_hook=json_hook, str_keys=True), _row_encoder)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise RowsError(f"row {key!r} cannot be compared with the checkpoint: {error}") from error
+        raise RowsError(
+            f"row {key!r} cannot be compared with the checkpoint: {error}. Rows are JSON values, or structs, "
+            "dataclasses or pydantic models of them"
+        ) from error
     return blake2b(data, digest_size=16).hexdigest()
 
 

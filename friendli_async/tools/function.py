@@ -26,10 +26,9 @@ from typing import (
 import msgspec
 
 from friendli_async._callables import is_async
-from friendli_async._core.body.arguments import normalize
+from friendli_async._core.body.arguments import json_hook
 from friendli_async._core.body.choices import choices_hint
 from friendli_async._json import decode_json, encode_json, type_lock
-from friendli_async._pydantic import dump_model
 from friendli_async.chat.faults import describe_faults, faults_of
 from friendli_async.chat.inputs import LocalTool
 from friendli_async.chat.schema import SchemaBuilder, pydantic_adapter, schema_name
@@ -449,16 +448,10 @@ def _require_finite(value: object) -> None:
     """Raises ValueError if a value contains NaN or infinity, which msgspec encodes as null."""
 
     def convert(inner: object) -> Any:
-        return None if isinstance(inner, msgspec.Raw) else _convert(inner)
+        return None if isinstance(inner, msgspec.Raw) else json_hook(inner)
 
     json.dumps(msgspec.to_builtins(value, enc_hook=convert, str_keys=True), allow_nan=False)
 
 
-def _convert(value: object) -> object:
-    """Converts what msgspec does not know: a numpy number, a sequence, a pydantic model."""
-    plain = normalize(value)
-    return dump_model(value) if plain is value else plain
-
-
-_encoder: Final = msgspec.json.Encoder(enc_hook=_convert)
+_encoder: Final = msgspec.json.Encoder(enc_hook=json_hook)
 _NOT_JSON: Final = (TypeError, ValueError, NotImplementedError, RecursionError)

@@ -18,6 +18,7 @@ from friendli_async._core.body.forms import Form
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
 from friendli_async._json import encode_json, prepared
+from friendli_async._pydantic import dump_model
 from friendli_async.errors import ArgumentError, UnknownArgumentError
 from friendli_async.replies import Reply
 
@@ -88,7 +89,7 @@ def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") 
 
 
 def _query_value(name: str, value: object) -> str:
-    plain = normalize(value)
+    plain = _normalize(value)
     if isinstance(plain, bool):
         return "true" if plain else "false"
     if isinstance(plain, int) or (isinstance(plain, float) and math.isfinite(plain)):
@@ -346,7 +347,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
     Raises:
         ValueError: With its path: NaN, infinity, a value or key that is not JSON, a container that contains itself.
     """
-    plain = struct_to_dict(value) if isinstance(value, msgspec.Struct) else normalize(value)
+    plain = struct_to_dict(value) if isinstance(value, msgspec.Struct) else _normalize(value)
     if type(plain) in _SCALARS or (isinstance(plain, float) and math.isfinite(plain)):
         return
     where = path or "value"
@@ -373,7 +374,7 @@ def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, _NOT_LISTS)
 
 
-def normalize(value: object) -> object:
+def _normalize(value: object) -> object:
     """Converts a subclass or look-alike of a built-in type to that type; returns any other value as it is."""
     if type(value) in _BUILTINS:
         return value
@@ -396,6 +397,16 @@ def normalize(value: object) -> object:
     return found if isinstance(found, str | int | float) else value
 
 
+def json_hook(value: object) -> object:
+    """Converts what msgspec does not know, as a hook of an encoder: a look-alike of a built-in type, a pydantic model.
+
+    Raises:
+        TypeError: The value has no JSON form.
+    """
+    plain = _normalize(value)
+    return dump_model(value) if plain is value else plain
+
+
 def struct_to_dict(struct: msgspec.Struct) -> dict[str, object]:
     """Returns a struct as a dict that encodes the same. Its values are not converted, so that they are checked, too."""
     config = struct.__struct_config__
@@ -412,7 +423,7 @@ def to_builtins(value: object) -> object:
     """
     if isinstance(value, msgspec.Struct) and not isinstance(value, Reply):
         value = struct_to_dict(value)
-    plain = normalize(value)
+    plain = _normalize(value)
     if isinstance(plain, dict):
         return {key: to_builtins(item) for key, item in cast("dict[object, object]", plain).items()}
     if isinstance(plain, list):
@@ -420,7 +431,7 @@ def to_builtins(value: object) -> object:
     return plain
 
 
-_encoder: Final = msgspec.json.Encoder(enc_hook=normalize)
+_encoder: Final = msgspec.json.Encoder(enc_hook=_normalize)
 
 
 def encode_body(body: Mapping[str, object]) -> bytes:
