@@ -167,7 +167,8 @@ class Output(Generic[T]):
         """Returns the value inside parsed JSON, with or without its wrapper, or ``default`` if there is none yet."""
         if not self.is_wrapped or not isinstance(value, dict):
             return value
-        return cast("dict[str, Any]", value).get(_ROOT, default)
+        fields = cast("dict[str, Any]", value)
+        return fields.get(_ROOT, fields or default)  # an object that begins with another key is the value itself
 
     def convert(self, value: Any) -> T:
         """Converts parsed JSON to a value of the type.
