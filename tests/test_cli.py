@@ -96,6 +96,19 @@ def request_bodies(server: FriendliServer) -> list[dict[str, Any]]:
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
+def test_package_runs_the_command(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "friendli_async", "-m", "m", "Hi"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "You said: Hi\n", "")
+
+
 def test_help_lists_every_command_and_each_has_its_own_help(run: Run) -> None:
     overview = run("--help")
     assert overview.returncode == 0

@@ -34,6 +34,7 @@ LAYERS: Final = (
     {"bulk"},
     {"integrations", "testing"},
     {"cli", "demo"},
+    {"__main__"},
 )
 """The components of the package, lowest layer first: a module imports from lower layers and its own component."""
 
