@@ -580,6 +580,12 @@ def test_doctor_gives_advice_on_an_error_status(server: FriendliServer, run: Run
     assert advice in stream
 
 
+def test_doctor_says_alike_why_a_server_with_tls_cannot_be_reached(run: Run, unused_tcp_port: int) -> None:
+    lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=f"https://127.0.0.1:{unused_tcp_port}"))
+    expected = f"FAIL: could not connect to 127.0.0.1:{unused_tcp_port}: {os.strerror(errno.ECONNREFUSED)}"
+    assert (lines["connection"], lines["TLS"]) == (expected, expected)
+
+
 def test_doctor_defaults_to_a_model_of_the_catalogue(server: FriendliServer, run: Run) -> None:
     assert checks(run("doctor"))["stream"].startswith("ok: ")
     assert server.requests[-1].json_object["model"] == "meta-llama-3.1-8b-instruct"

@@ -178,6 +178,8 @@ class _Server:
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason or error
             raise _CheckFailedError(f"handshake failed: {reason}; to trust another CA, set SSL_CERT_FILE") from None
+        except OSError as error:
+            raise _CheckFailedError(f"could not connect to {host}:{port}: {_words_of(error)}") from None
         certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
         protocol = writer.get_extra_info("ssl_object").version()
         writer.transport.abort()
