@@ -481,7 +481,7 @@ def test_dict_with_keys_that_text_can_hold_is_accepted(key: Any) -> None:
         (dict[str, list[complex]], "complex has no JSON representation"),
         (object, "object"),
         (Inner | Tree, "must be tagged"),
-        (Unknown, "Unknown cannot be decoded from JSON: NameError: name 'Nowhere'"),
+        (Unknown, "Unknown cannot be decoded from JSON: NameError: name 'Nowhere' is not defined; the types"),
         (Mixed, "Mixed cannot be decoded from JSON: PartA is a pydantic model, which can be in another model, a data"),
         (WithModelAndStruct, "WithModelAndStruct cannot be decoded from JSON: it contains a pydantic model, and"),
         (dict[tuple[int, int], int], "cannot be decoded from JSON: JSON has no keys of the type tuple"),

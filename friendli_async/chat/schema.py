@@ -91,8 +91,10 @@ def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
         return _Rewriter(adapter.json_schema(), strict=strict).rewrite(), adapter
     try:
         return SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(prepared(kind))), None
-    except (TypeError, NameError, ValueError, RecursionError) as error:
-        reason = f"{error.__class__.__name__}: {error}" if isinstance(error, NameError) else str(error)
+    except NameError as error:  # with ``from __future__ import annotations``, also of a type in the same function
+        reason = f"NameError: {error}; the types of its fields must be defined at the top level of its module"
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = str(error)
     raise _undecodable(kind, reason)
 
 
