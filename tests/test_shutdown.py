@@ -1,27 +1,32 @@
 """Gauges of a client, graceful shutdown, and warming up connections."""
 
 import asyncio
+import contextlib
 import copy
 import gc
+import json
 import threading
-from collections.abc import AsyncIterable, Callable
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import pytest
-from support.clock import run_loop_iterations, wait_until
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.sockets import (
     DONE,
     Conversation,
     RawServer,
     assert_no_leaks,
+    chunked,
     client_of,
     complete,
     completion,
     delta,
     open_stream,
     read,
+    read_into,
     reply,
     unresponsive_port,
     with_timeout,
@@ -37,6 +42,7 @@ from friendli_async import (
     ConfigurationError,
     FriendliError,
     Gauges,
+    InternalServerError,
     LoopGauges,
     RetryPolicy,
     StreamInterruptedError,
@@ -514,6 +520,182 @@ async def test_closing_the_client_ends_an_unread_stream_which_delivers_what_arri
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
     assert seen.reported.count("cancelled StreamInterruptedError") == 1
+
+
+async def receive_more(stream: ChatStream, released: asyncio.Event, size: int) -> None:
+    """Lets the server send the rest of `size` bytes, and waits until they have arrived; nobody reads them."""
+    assert stream._open is not None
+    exchange = stream._open.exchange
+    assert isinstance(exchange, AiohttpExchange)
+    released.set()
+    await wait_until(lambda: exchange.content.total_bytes == size)
+
+
+async def read_texts(stream: ChatStream) -> AsyncIterator[str]:
+    async for event in stream:
+        yield event.text
+
+
+async def read_branch(stream: ChatStream) -> AsyncIterator[str]:
+    async for event in stream.tee(1, buffer=1)[0]:
+        yield event.text
+
+
+async def read_bytes(stream: ChatStream) -> AsyncIterator[str]:
+    async for data in stream.raw():
+        for event in data.splitlines():
+            if event:
+                yield json.loads(event.removeprefix(b"data: "))["choices"][0]["delta"].get("content", "")
+
+
+READERS = {"events": read_texts, "branch": read_branch, "raw": read_bytes}
+
+
+@pytest.fixture(params=["own", "session", "gzip"])
+async def connection(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, aiohttp.ClientSession | None]]:
+    async with aiohttp.ClientSession() as session:
+        yield request.param, session if request.param == "session" else None
+
+
+class LateEvents:
+    """A stream of which the first event has been sent, and more arrive when nobody reads."""
+
+    def __init__(self, server: FriendliServer, connection: tuple[str, aiohttp.ClientSession | None], *late: bytes):
+        kind, self._session = connection
+        self._server = server
+        compressor = zlib.compressobj(wbits=31)
+        pieces: list[bytes] = [delta("a"), *late]
+        if kind == "gzip":
+            pieces = [compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
+        self._size = len(b"".join(pieces))
+        self._released = asyncio.Event()
+        headers = {"Content-Encoding": "gzip"} if kind == "gzip" else {}
+        first, *rest = map(raw, pieces)
+        server.enqueue(script(first, gate(self._released), *rest, stall(), headers=headers))
+
+    def client(self, **options: Any) -> AsyncFriendli:
+        return client_of(self._server.url, session=self._session, **options)
+
+    async def arrive(self, stream: ChatStream) -> None:
+        await receive_more(stream, self._released, self._size)
+
+
+@pytest.mark.parametrize("reads", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("begun", [False, True])
+async def test_unread_events_that_arrived_after_the_opening_are_delivered_after_the_client_was_closed(
+    server: FriendliServer,
+    connection: tuple[str, aiohttp.ClientSession | None],
+    reads: Callable[[ChatStream], AsyncIterator[str]],
+    begun: bool,
+) -> None:
+    late = LateEvents(server, connection, delta("b"), delta("c"))
+    client = late.client()
+    stream = await open_stream(client)
+    texts = reads(stream)
+    got = [await anext(texts)] if begun else []
+    await late.arrive(stream)
+    await client.aclose()
+    assert stream.outcome == "cancelled"
+    with pytest.raises(StreamInterruptedError, match="the client was closed") as caught:
+        await read_into(got, texts)
+    assert got == ["a", "b", "c"]
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "abc"
+    assert stream.timing.events == 3
+    with pytest.raises(StreamInterruptedError):
+        await stream.result()
+
+
+async def test_unread_events_that_have_arrived_are_delivered_after_the_total_timeout(
+    server: FriendliServer, connection: tuple[str, aiohttp.ClientSession | None], clock: Clock
+) -> None:
+    late = LateEvents(server, connection, delta("b"), delta("c"))
+    async with late.client(timeout=20) as client:
+        stream = await open_stream(client)
+        await late.arrive(stream)
+        clock.advance(21)
+        await wait_until(lambda: stream.outcome != "open")
+        got: list[str] = []
+        with pytest.raises(APITimeoutError, match="total") as caught:
+            await read_into(got, read_texts(stream))
+    assert (stream.outcome, got) == ("failed", ["a", "b", "c"])
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "abc"
+
+
+@pytest.mark.parametrize("reads", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(
+    ("last", "outcome"),
+    [
+        (delta(finish="stop"), "done"),
+        (delta() + DONE, "done"),
+        (b'data: {"error": {"message": "busy", "code": 503}}\n\n', "failed"),
+    ],
+    ids=["finish reason", "sentinel", "error"],
+)
+async def test_end_that_arrived_while_nobody_read_is_that_of_the_stream_after_the_client_was_closed(
+    server: FriendliServer,
+    connection: tuple[str, aiohttp.ClientSession | None],
+    reads: Callable[[ChatStream], AsyncIterator[str]],
+    last: bytes,
+    outcome: str,
+) -> None:
+    late = LateEvents(server, connection, delta("b"), last)
+    client = late.client()
+    stream = await open_stream(client)
+    await late.arrive(stream)
+    await client.aclose()
+    assert stream.outcome == outcome
+    got: list[str] = []
+    if reads is read_bytes:  # the sentinel and the error are no events
+        assert last in b"".join([data async for data in filtered(stream.raw())])
+    elif outcome == "failed":
+        with pytest.raises(InternalServerError, match="busy"):
+            await read_into(got, reads(stream))
+        assert got == ["a", "b"]
+    else:
+        await read_into(got, reads(stream))
+        assert (await stream.result()).text == "".join(got) == "ab"
+
+
+async def filtered(source: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Yields what a source delivers before its error, if it raises one of the stream."""
+    with contextlib.suppress(InternalServerError):
+        async for data in source:
+            yield data
+
+
+async def test_result_of_a_stopped_stream_has_what_arrived_on_any_connection(
+    server: FriendliServer, connection: tuple[str, aiohttp.ClientSession | None]
+) -> None:
+    late = LateEvents(server, connection, delta("b"), delta("c"))
+    async with late.client() as client:
+        stream = await open_stream(client)
+        await late.arrive(stream)
+        await stream.stop()
+        assert [event async for event in stream] == []
+        assert (await stream.result()).text == "abc"
+
+
+@pytest.mark.parametrize("reads", READERS.values(), ids=READERS)
+async def test_events_that_arrive_in_the_moment_of_the_close_reach_the_waiting_reader(
+    server: FriendliServer, reads: Callable[[ChatStream], AsyncIterator[str]]
+) -> None:
+    late = LateEvents(server, ("own", None), delta("b"))
+    client = late.client()
+    stream = await open_stream(client)
+    got: list[str] = []
+    reading = asyncio.ensure_future(read_into(got, reads(stream)))
+    await wait_until(lambda: bool(got))
+    await run_loop_iterations()
+    assert stream._open is not None
+    exchange = stream._open.exchange
+    assert isinstance(exchange, AiohttpExchange)
+    assert exchange.take_chunks(chunked(delta("b")))  # the reader is woken, but has not run
+    await client.aclose()
+    with pytest.raises(StreamInterruptedError, match="the client was closed"):
+        await with_timeout(reading)
+    assert got == ["a", "b"]
 
 
 async def read_until_interrupted(stream: ChatStream) -> list[str]:

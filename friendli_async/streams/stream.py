@@ -269,7 +269,9 @@ class EventStream(Generic[E]):
         """Prepares for the first event: applies stop conditions to what was read while opening, and releases it."""
         if opened.head != b"" and self._stop_conditions:
             opened.apply_stop_conditions(self._stop_conditions, self._opening.collector())
-        if self._read_mode != "raw()":
+        if self._read_mode == "raw()":
+            opened.reads_bytes = True
+        else:
             opened.head = b""
 
     # --- raw bytes -------------------------------------------------------------------------------------------------

@@ -86,6 +86,9 @@ class FakeExchange:
             case error:
                 raise copy.copy(error)
 
+    def take_arrived(self) -> bytes:
+        return b""
+
     def wait_readable(self) -> Awaitable[None]:
         self._waiter = waiter = self.loop.create_future()
         seconds = self._pieces.pop(0)

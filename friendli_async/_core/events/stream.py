@@ -41,7 +41,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
 
     Attributes:
         head: The bytes of the reads up to the one that completed the first event, until an event is consumed or the
-            stream is closed; then b"". None if they were too many to keep.
+            stream is closed; then b"". None if they were too many to keep. Also the bytes that had arrived when the
+            exchange was aborted, if they may still be read.
+        reads_bytes: Whether the bytes are read, and the events only decoded.
         request_headers: The headers of the request, whose token errors must not quote.
         outcome: Its state.
         error: The error that ended it, without a traceback; None while it is open, or if it ended
@@ -64,6 +66,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     error: FriendliError | None = None
     was_interrupted: bool = False
     on_abort: Callable[[], None] | None = None
+    reads_bytes: bool = False
     _meta_is_final: bool = False
 
     def __post_init__(self) -> None:
@@ -117,7 +120,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             ready.clear()
             problem = Held(StreamInterruptedError("the stream was closed"))
         data = data or b"" if once and problem is None else b""  # no frame of an error holds it: it may quote the token
-        if problem is not None:
+        if problem is not None and (self.outcome == "open" or not (ready or self.head)):  # else a later read raises it
             self._break(problem)  # returns if it is complete, or was stopped
         elif reader.has_ended and not once:
             self.settle()
@@ -150,6 +153,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             data, self.head = self._whole_head(), b""
         if not data and not reader.has_ended:
             data = await self.fill(once=True)
+            if not data and self.head:  # it was aborted meanwhile
+                data, self.head = self._whole_head(), b""
         reader.ready.clear()
         if not data:
             self.settle()
@@ -202,13 +207,20 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         self._release()
         if reader.ready:
             return
-        if reader.failure is None:
+        has_failed = reader.failure is not None
+        self._end_as_read()
+        reader.failure = None
+        if has_failed:
+            self._raise_error()
+
+    def _end_as_read(self) -> None:
+        """Ends the stream in the way that the reader has read."""
+        reader = self.reader
+        failure = reader.failure
+        if failure is None:
             self._end("stopped" if reader.stopped else "done")
         else:
-            failure, reader.failure = reader.failure, None
             self._end("truncated" if isinstance(failure, StreamInterruptedError) else "failed", failure)
-            del failure
-            self._raise_error()
 
     def _detach(self) -> None:
         """Makes sure that neither a timeout nor an abort of the exchange ends the stream any more."""
@@ -238,12 +250,20 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     def _end_aborted(self, error: FriendliError) -> None:
         """Ends the stream after ``Exchange.abort_with``, although nobody may be reading it.
 
-        The events that have arrived are still delivered. The error is raised by the read that waits, or by the next.
+        What has arrived is still delivered. The error is raised after that, by the read that waits, or by a later one.
         """
         self._detach()
         if self.on_abort is not None:
             self.on_abort()
-        self._end_broken(error)
+        arrived = self._read_arrived()
+        if self.reads_bytes:
+            self.reader.ready.clear()
+        if self.head is not None and (self.head or self.reads_bytes):
+            self.head += arrived
+        if self.reader.has_ended:
+            self._end_as_read()
+        else:
+            self._end_broken(error)
         self.was_interrupted = self.error is not None
 
     def _end_broken(self, error: FriendliError) -> None:
@@ -275,6 +295,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             return
         if outcome == "stopped":
             self._read_arrived()
+            self.reader.ready.clear()
         if isinstance(error, str):
             error = StreamInterruptedError(error)
         self._detach()
@@ -284,16 +305,22 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             self.exchange.abort()
         self._end(outcome, None if outcome == "stopped" else error)
 
-    def _read_arrived(self) -> None:
-        """Decodes what has arrived and nobody has read, for the result of a stream that is stopped."""
-        reader = self.reader
+    def _read_arrived(self) -> bytes:
+        """Decodes what has arrived and nobody has read, before the stream ends early.
+
+        Returns:
+            The bytes.
+        """
+        reader, ready, arrived = self.reader, self.reader.ready, b""
         if reader.stop_conditions:
-            return  # they would be called once more
+            return arrived  # they would be called outside of a read, and may raise
         with suppress(FriendliError):
-            while not reader.has_ended and (data := self.exchange.take()):
+            while not reader.has_ended and (data := self.exchange.take_arrived()):
+                queued = len(ready)
                 reader.feed(data)
-                self.stopwatch.read(len(data), len(reader.ready))
-                reader.ready.clear()
+                self.stopwatch.read(len(data), len(ready) - queued)
+                arrived += data
+        return arrived
 
     def _end(self, outcome: Outcome, error: FriendliError | None = None) -> None:
         """Records the outcome unless there is one, and adds ``meta`` and ``partial`` to the error in either case."""

@@ -69,6 +69,10 @@ class Exchange(Protocol):
         """
         ...
 
+    def take_arrived(self) -> bytes:
+        """Returns more of what has arrived and was not taken; b"" if nothing is left. ``on_abort`` may call it, too."""
+        ...
+
     def abort_with(self, error: FriendliError) -> None:
         """Aborts the exchange, unless its body has ended. A pending read, or the next one, raises the error."""
         ...
@@ -252,6 +256,27 @@ class AiohttpExchange:
             return rest
         raise APIConnectionError(f"the connection broke while the reply was being read: {reason}", sent=True)
 
+    def take_arrived(self) -> bytes:
+        """Returns more of what has arrived and was not taken; b"" if nothing is left.
+
+        Unlike ``take``, it serves all connections, and neither raises what ended the exchange nor reports its end.
+
+        Raises:
+            ResponseDecodeError: The compression is broken, or was not requested.
+        """
+        piece, self._pending = self._pending, None
+        if piece:
+            return piece
+        data = self.content._read_nowait(-1)  # pyright: ignore[reportPrivateUsage]  # the public way raises
+        inflate = self._inflate
+        if inflate is None:
+            return data
+        while data or not inflate.needs_input:
+            if plain := inflate.step(data):
+                return plain
+            data = b""
+        return b""
+
     async def read_all(self, limit: int) -> bytes:
         """Returns the whole body and finishes the exchange.
 
@@ -295,13 +320,15 @@ class AiohttpExchange:
             self._detach()  # aiohttp has released the connection; releasing it again would discard those bytes
             return
         self._abort_error = error
-        self._pending = None
         if self._uses_readany:
             self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
         self.notify_readable()
         self.abort()
-        if self.on_abort is not None:  # last: it runs observers, and whatever they raise
-            self.on_abort(error)
+        try:
+            if self.on_abort is not None:  # last: it runs observers, and whatever they raise
+                self.on_abort(error)
+        finally:
+            self._pending = None
 
     def abort(self) -> None:
         """Closes the connection at once, synchronously. Call it in the loop's thread only."""
