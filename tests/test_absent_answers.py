@@ -9,7 +9,7 @@ import pytest
 from support.sockets import MESSAGES, complete
 
 from friendli_async import APIStatusError, AsyncFriendli, InternalServerError, RateLimitError, ResponseDecodeError
-from friendli_async.testing import FriendliServer, json_body
+from friendli_async.testing import FriendliServer, body, json_body
 
 HI = {"content": "hi"}
 
@@ -127,3 +127,30 @@ async def test_failure_in_body_is_raised_with_its_message_by_every_operation(
     with pytest.raises(kind) as raised:
         await OPERATIONS[operation](client)
     assert message in str(raised.value)
+
+
+CALLS = b'"tool_calls": [{"id": "i", "type": "function", "function": {"name": "f", "arguments": "{}"}}]'
+
+
+@pytest.mark.parametrize("field", [b'"note": "\xff"', b'"\xff": 1'])
+async def test_unreadable_field_beside_tool_calls_does_not_cost_them(
+    client: AsyncFriendli, server: FriendliServer, field: bytes
+) -> None:
+    data = b'{%s, "choices": [{"message": {%s}, "finish_reason": "tool_calls"}]}' % (field, CALLS)
+    server.enqueue(body(data, content_type="application/json"))
+    assert [call.function.name for call in (await complete(client)).tool_calls] == ["f"]
+
+
+@pytest.mark.parametrize("message", [b'"me\xffssage": {"content": "hi"}', b'"message": {"conten\xff": "hi"}'])
+async def test_answer_under_an_unreadable_name_is_reported_as_missing(
+    client: AsyncFriendli, server: FriendliServer, message: bytes
+) -> None:
+    server.enqueue(body(b'{"choices": [{%s, "index": 0}]}' % message, content_type="application/json"))
+    with pytest.raises(ResponseDecodeError, match="no answer"):
+        await complete(client)
+
+
+async def test_answer_that_is_not_utf8_is_rejected_in_words(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(body(b'{"choices": [{"message": {"content": "\xff"}}]}', content_type="application/json"))
+    with pytest.raises(ResponseDecodeError, match="a text in it is not UTF-8: invalid start byte"):
+        await complete(client)

@@ -64,8 +64,12 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise ResponseDecodeError("the server's reply is empty")
     try:
         reply = decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
+    except msgspec.DecodeError as error:
+        reason = str(error)
+    except UnicodeDecodeError as error:
+        reason = f"a text in it is not UTF-8: {error.reason}"
+    except RecursionError as error:
+        reason = type(error).__name__
     else:
         if _is_blank_usage(getattr(reply, "usage", None)):
             drop_unreported_usage(reply, as_object(json_or_none(data)))

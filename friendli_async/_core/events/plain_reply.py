@@ -66,7 +66,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         is_certain = bool(own) and _has_certain_answer(reply)
         if is_certain and _has_content(reply):
             return reply
-        value = json_or_none(data)
+        value = json_or_none(data.decode("utf-8", "replace"))  # msgspec does not check the texts that it skips
         fields = as_object(value)
         is_error = _shows_error_without_answer(fields, own) if is_certain else _is_error_reply(value, own)
         if not is_error:
@@ -185,11 +185,12 @@ def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.D
     own_choices: Any = getattr(reply, "choices", ())
     if not own_choices:
         return reply
-    choices = list(map(as_object, items_of(fields["choices"])))
+    choices = list(map(as_object, items_of(fields.get("choices"))))  # none if the rest of the reply is not JSON
     wanted = "message" if hasattr(own_choices[0], "message") else "text"
     lacking = [choice for choice in choices if _lacks(choice, wanted)]
     moved = [choice for choice in lacking if move_answer(choice, wanted)]
-    if any(_lacks(choice, wanted) and not (wanted in choice and choice.get("finish_reason")) for choice in lacking):
+    unanswered = [choice for choice in lacking if _lacks(choice, wanted)]
+    if not choices or any(wanted not in choice or not choice.get("finish_reason") for choice in unanswered):
         raise ResponseDecodeError("a choice in the server's reply contains no answer", excerpt=excerpt(data))
     return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
 
