@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Final, Literal, TypeGuard
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
 
 import msgspec
 
@@ -37,6 +38,23 @@ def check_seconds(name: str, value: object) -> None:
     """
     if value is not None and not (is_number(value) and value >= 0):
         raise ConfigurationError(f"{name} must be a number of seconds, at least 0, or None, not {value!r}")
+
+
+def plain_number(value: object) -> Any:
+    """Returns a number of another library, such as numpy, as an int or a float, and anything else unchanged."""
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def _convert_numbers(owner: msgspec.Struct) -> None:
+    """Converts the numbers in the fields to plain ones."""
+    for name in owner.__struct_fields__:
+        value: object = getattr(owner, name)
+        if (plain := plain_number(value)) is not value:
+            msgspec.structs.force_setattr(owner, name, plain)
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -100,6 +118,7 @@ class Timeouts(_Value, frozen=True, kw_only=True):
     """Wall time of the whole call: attempts, waits between them, and reading the stream."""
 
     def __post_init__(self) -> None:
+        _convert_numbers(self)
         for name in self.__struct_fields__:
             if getattr(self, name) is not None:
                 _check_number(self, name, above=True)
@@ -126,6 +145,7 @@ class Limits(_Value, frozen=True, kw_only=True):
     """The body of an error response."""
 
     def __post_init__(self) -> None:
+        _convert_numbers(self)
         for name in self.__struct_fields__:
             check_count(f"Limits.{name}", getattr(self, name))
 
@@ -154,22 +174,23 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
     """Called with the failed attempt before its ``wait``. Exceptions that it raises are logged and ignored."""
 
     def __post_init__(self) -> None:
+        _convert_numbers(self)
         check_count("RetryPolicy.max_attempts", self.max_attempts)
         for name in ("initial", "max_wait", "max_retry_after"):
             _check_number(self, name)
         _check_number(self, "multiplier", minimum=1.0)
         try:
-            unknown = [status for status in self.statuses if status not in _RETRYABLE_STATUSES]
+            statuses = frozenset(self.statuses)  # once: it may be an iterator
+            unknown = statuses - _RETRYABLE_STATUSES
         except TypeError:
             raise ConfigurationError(f"RetryPolicy.statuses must be a set of statuses, not {self.statuses!r}") from None
         if unknown:
-            raise ConfigurationError(
-                f"RetryPolicy.statuses can only narrow {sorted(_RETRYABLE_STATUSES)}; not retryable: {unknown}"
-            )
+            most, others = sorted(_RETRYABLE_STATUSES), sorted(unknown, key=str)
+            raise ConfigurationError(f"RetryPolicy.statuses can only narrow {most}; not retryable: {others}")
         on_retry: object = self.on_retry
         if on_retry is not None and (not callable(on_retry) or is_async(on_retry)):
             raise ConfigurationError("RetryPolicy.on_retry must be a plain callable, not a coroutine function")
-        msgspec.structs.force_setattr(self, "statuses", frozenset(self.statuses))
+        msgspec.structs.force_setattr(self, "statuses", statuses)
 
 
 @document_fields
@@ -190,6 +211,7 @@ class Pacing(msgspec.Struct, frozen=True):
     raised without a retry (``attempts[-1].cause`` says so). None is unlimited."""
 
     def __post_init__(self) -> None:
+        _convert_numbers(self)
         if self.obey not in ("retry-after", None):
             raise ConfigurationError(f"Pacing.obey must be 'retry-after' or None, not {self.obey!r}")
         if self.retry_budget is not None:
