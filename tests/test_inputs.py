@@ -438,6 +438,38 @@ async def test_body_is_compact_utf8_and_lone_surrogates_are_escaped(
     assert sent(server)["messages"][0]["content"] == "half \ud83d"
 
 
+async def test_lone_surrogates_in_names_are_escaped(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    server.always(text("ok"))
+    message = {"role": "user", "content": "a", "na\ud800me": {"\udc00": "\ud83d"}}
+    await send(client, messages=[message], extra_body={"\ud800": 1})
+    assert (sent(server)["messages"], sent(server)["\ud800"]) == ([message], 1)
+
+
+async def test_value_with_a_lone_surrogate_where_the_api_has_names_is_rejected_with_its_path(
+    client: f.AsyncFriendli, server: FriendliServer
+) -> None:
+    with pytest.raises(f.ArgumentError, match="Invalid value 'us\ufffd'") as caught:
+        await send(client, messages=[{"role": "us\ud800", "content": "a"}])
+    assert caught.value.path == "messages[0].role"
+    for refused in (
+        lambda: client.dedicated.endpoint.get_spec("a\ud800"),
+        lambda: send(client, extra_query={"a\ud800": "1"}),
+    ):
+        with pytest.raises(f.ArgumentError):
+            await refused()
+    assert server.requests == []
+
+
+async def test_subclasses_of_str_may_be_names(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    server.always(text("ok"))
+    names = {Role.USER: 1, np.str_("b"): {Role.USER: 2}}
+    messages = [{np.str_("role"): "user", np.str_("content"): "a", **names}]
+    await send(client, messages=messages, extra_body=names)
+    plain = {"user": 1, "b": {"user": 2}}
+    assert sent(server)["messages"] == [{"role": "user", "content": "a", **plain}]
+    assert {name: sent(server)[name] for name in plain} == plain
+
+
 async def test_arguments_are_captured_at_the_call(client: f.AsyncFriendli, server: FriendliServer) -> None:
     messages: list[dict[str, Any]] = [{"role": "user", "content": "before"}]
     query = {"q": "before"}

@@ -226,13 +226,17 @@ def test_environment_proxy_may_have_whitespace_and_quotes(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "value", ["http://", "//p:1", "http://p:0", "http://p:1\n", "http://u:s3cret@p:99999", "u:s3cret@p:x", "http:p"]
+    "value",
+    [
+        *("http://", "//p:1", "http://p:0", "http://p:1\n", "http://u:s3cret@p:99999", "u:s3cret@p:x", "http:p"),
+        "http://u\udcff:s3cret@p:1",  # a byte that is not UTF-8
+    ],
 )
 def test_invalid_environment_proxy_is_rejected_without_the_password(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("https_proxy", value)
-    with pytest.raises(ConfigurationError, match="the proxy from the environment") as caught:
+    with pytest.raises(ConfigurationError, match=r"the proxy from the environment .* unset HTTPS_PROXY") as caught:
         proxy_finder(None, environment_proxies())("https", HOST, 443)
     error = caught.value.with_traceback(caught.tb.tb_next)  # without this test's own frame
     shown = traceback.TracebackException.from_exception(error, capture_locals=True).format()

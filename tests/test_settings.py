@@ -668,6 +668,7 @@ def test_environment_variables_may_be_padded_and_quoted(monkeypatch: pytest.Monk
         "http://[::1",
         "http://a:0",
         "http://a..b",
+        "http://a/\ud800",
     ],
 )
 def test_invalid_base_url_is_rejected(url: str) -> None:

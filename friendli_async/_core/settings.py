@@ -135,14 +135,14 @@ def base_url(value: object, name: str) -> str:
     from urllib.parse import quote
 
     if not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be a URL, not {type(value).__name__}")
+        raise ConfigurationError(f"{name} must be a URL as a string, not {type(value).__name__}")
     if "@" in value or "?" in value or "#" in value:  # the value is omitted: it may hold a secret
         raise ConfigurationError(f"{name} must not contain credentials (pass token=), a query or a fragment")
     host = _hostname(value)
     if not host.isascii():  # IDNA-encoded, as on the wire
         punycode = host.encode("idna").decode()
         value = re.sub("//[^/]*", lambda netloc: netloc[0].lower().replace(host, punycode), value, count=1)
-    if not host or re.search(r"[\s\x00-\x1f\x7f]|//[^/]*[\\\"<>^`{|}]", value):
+    if not host or re.search(r"[\s\x00-\x1f\x7f\ud800-\udfff]|//[^/]*[\\\"<>^`{|}]", value):
         raise ConfigurationError(f"{name} must be an http or https URL, not {str(value)!r}")
     value = re.sub(r"[^\x00-\x7f]+|[\\\"<>^`{|}]", lambda found: quote(found[0]), str(value)).rstrip("/")
     if value.endswith(_API_PATHS):
@@ -206,9 +206,13 @@ def check_proxy(proxy: object) -> Secret:
         ConfigurationError: It is not an http(s) URL. The message omits it, as it may contain a password.
     """
     # Parsed without its credentials, or the result would show them in tracebacks.
-    if not isinstance(proxy, str) or re.search(r"\s", proxy) or not _hostname(re.sub(r"//.*@", "//", proxy)):
-        raise ConfigurationError("proxy must be an http or https URL")
-    return Secret(proxy)
+    if (
+        isinstance(proxy, str)
+        and not re.search(r"[\s\ud800-\udfff]", proxy)
+        and _hostname(re.sub("//.*@", "//", proxy))
+    ):
+        return Secret(proxy)
+    raise ConfigurationError("proxy must be an http or https URL")
 
 
 def unknown_option(method: str, name: str, known: Collection[str]) -> TypeError:

@@ -17,7 +17,7 @@ from friendli_async._core.body.choices import choices_hint
 from friendli_async._core.body.forms import Form
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
-from friendli_async._json import encode_json, prepared
+from friendli_async._json import encode_json, prepared, replace_surrogates
 from friendli_async._pydantic import dump_model
 from friendli_async.errors import ArgumentError, UnknownArgumentError
 from friendli_async.replies import Reply
@@ -55,12 +55,12 @@ def path_parameters(**parameters: str) -> dict[str, str]:
     """Percent-encodes path parameters.
 
     Raises:
-        ValueError: One is empty or a dot segment, and would address something else.
+        ValueError: One is empty or a dot segment, and would address something else, or has a lone surrogate.
     """
     for name, value in parameters.items():
         if not isinstance(value, str):
             raise ArgumentError(f"Expected `str`, got `{type(value).__name__}`", name)
-        if value in {"", ".", ".."}:
+        if value in {"", ".", ".."} or _has_surrogates(value):
             raise ArgumentError(f"{value!r} is not a valid identifier", name)
     from urllib.parse import quote
 
@@ -80,6 +80,8 @@ def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") 
     pairs: list[tuple[str, str]] = []
     for name, value in query.items():
         values = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [value]
+        if _has_surrogates(name):
+            raise ArgumentError("the name cannot be sent in a query string", label.format(name))
         pairs.extend((name, _query_value(label.format(name), item)) for item in values if item is not None)
     if not pairs:
         return ""
@@ -96,9 +98,14 @@ def _query_value(name: str, value: object) -> str:
         return str(plain)
     if isinstance(plain, datetime):
         return plain.isoformat().replace("+00:00", "Z")
-    if isinstance(plain, str) and not any("\ud800" <= character <= "\udfff" for character in plain):
+    if isinstance(plain, str) and not _has_surrogates(plain):
         return plain
     raise ArgumentError(f"{value!r} cannot be sent in a query string", name)
+
+
+def _has_surrogates(text: str) -> bool:
+    """Whether a text has lone surrogates, which only JSON can carry."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def without_none(**parameters: object) -> dict[str, object]:
@@ -261,10 +268,11 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
     try:
         try:
             msgspec.convert(values, expected)
-        except (msgspec.ValidationError, AttributeError):
+        except (msgspec.ValidationError, AttributeError, UnicodeEncodeError):
             # Slow path for look-alikes of built-in types: a str enum, a deque, a numpy float. An AttributeError comes
-            # from an object that has items but is neither list nor mapping: msgspec asks it for its keys.
-            msgspec.convert(to_builtins(values), expected)
+            # from an object that has items but is neither list nor mapping: msgspec asks it for its keys. It cannot
+            # compare texts with lone surrogates, which JSON carries as escapes.
+            msgspec.convert(_encodable(to_builtins(values)), expected)
     except AttributeError as error:
         kind, advice = type(error.obj).__name__, _conversion_hint(error.obj)
         raise ArgumentError(f"{kind} is not JSON serializable{advice}", prefix or "arguments") from None
@@ -358,7 +366,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
     above = (*above, id(value))
     if isinstance(plain, dict):
         for key, item in cast("dict[object, object]", plain).items():
-            if type(key) is not str:
+            if not isinstance(key, str):
                 raise ArgumentError(f"the key {key!r} is not a string", where)
             if type(item) not in _SCALARS:
                 check_json(item, f"{path}.{key}" if path else key, above)
@@ -425,10 +433,21 @@ def to_builtins(value: object) -> object:
         value = struct_to_dict(value)
     plain = _normalize(value)
     if isinstance(plain, dict):
-        return {key: to_builtins(item) for key, item in cast("dict[object, object]", plain).items()}
+        items = cast("dict[object, object]", plain).items()
+        return {str.__str__(key) if isinstance(key, str) else key: to_builtins(item) for key, item in items}
     if isinstance(plain, list):
         return [to_builtins(item) for item in cast("list[object]", plain)]
     return plain
+
+
+def _encodable(plain: object) -> object:
+    """Replaces lone surrogates in what ``to_builtins`` returned."""
+    if isinstance(plain, dict):
+        items = cast("dict[object, object]", plain).items()
+        return {replace_surrogates(key) if isinstance(key, str) else key: _encodable(item) for key, item in items}
+    if isinstance(plain, list):
+        return [_encodable(item) for item in cast("list[object]", plain)]
+    return replace_surrogates(plain) if isinstance(plain, str) else plain
 
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=_normalize)

@@ -42,7 +42,8 @@ def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Cal
 
     @lru_cache(maxsize=64)
     def find(scheme: str, host: str, port: int) -> Proxy:
-        found = strip_quotes(environment.get(scheme) or environment.get("all") or "")
+        name = scheme if environment.get(scheme) else "all"
+        found = strip_quotes(environment.get(name) or "")
         if not found or _is_bypassed(host, port, environment.get("no", "")):
             return Proxy()
         if "://" not in found:
@@ -50,8 +51,9 @@ def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Cal
         try:
             check_proxy(found)
         except ConfigurationError:
+            variable = f"{name}_proxy".upper()
             raise ConfigurationError(
-                "the proxy from the environment is not an http or https URL; pass proxy=, or unset the variable"
+                f"the proxy from the environment is not an http or https URL; pass proxy=, or unset {variable}"
             ) from None
         return _split_credentials(found)
 
