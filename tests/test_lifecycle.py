@@ -1,6 +1,7 @@
 """Client lifecycle: event loops, threads, forks, closing, copies and pickling."""
 
 import asyncio
+import concurrent.futures
 import copy
 import gc
 import json
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -853,6 +854,34 @@ async def test_closed_user_session_is_rejected(server: FriendliServer) -> None:
     async with client_of(server.url, session=session) as client:
         with pytest.raises(ConfigurationError, match="session"):
             await complete(client)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_user_session_of_another_loop_is_rejected_before_any_io(remote: FriendliServer, streamed: bool) -> None:
+    async def open_session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    async def call() -> object:
+        return await (open_stream(client).result() if streamed else complete(client))
+
+    with asyncio.Runner() as home:
+        session = home.run(open_session())
+        client = client_of(remote.url, session=session)
+        with pytest.raises(ConfigurationError, match="the session passed in belongs to another event loop"):
+            run_in_thread(call)
+        assert remote.requests == []
+        home.run(call())
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            run_in_thread(call)
+        assert len(remote.requests) == 1
+        home.run(client.aclose())
+        home.run(session.close())
+
+
+def run_in_thread(call: Callable[[], Coroutine[Any, Any, object]]) -> object:
+    """Runs a coroutine in an event loop of its own, in another thread."""
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        return threads.submit(lambda: asyncio.run(call())).result(30)
 
 
 async def test_client_cannot_be_pickled_or_copied(server: FriendliServer, client: AsyncFriendli) -> None:

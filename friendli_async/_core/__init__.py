@@ -251,6 +251,9 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     aiohttp sends GET, PUT and DELETE again, once per attempt, if the connection breaks before the reply, even if it was
     new: ``meta.attempts`` would not show it, and ``retry=None`` not prevent it. ``AiohttpTransport.send`` replaces only
     a dead pooled connection. A session that was passed in is left as it is.
+``ClientSession._loop`` (read, if it exists)
+    The loop of a session that was passed in: in another loop it fails with asyncio's words, after the retries, or
+    hangs. ``ClientSession.loop`` is deprecated.
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``)
     With ``data_received``, ``connection_made``, ``connection_lost``, ``close``, ``pause_reading``, ``resume_reading``,
     ``exception``, ``should_close``, ``connected``, ``transport``, ``_buffer`` and ``_drain_waiter``. ``data_received``

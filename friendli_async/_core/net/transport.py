@@ -48,7 +48,7 @@ class Transport(Protocol):
 
         Raises:
             APIConnectionError: There was no reply; ``sent`` is whether the server may have accepted the request.
-            ConfigurationError: The client is closed, or the session that was passed in is.
+            ConfigurationError: The client is closed, or the session that was passed in is, or belongs to another loop.
         """
         ...
 
@@ -123,7 +123,7 @@ class AiohttpTransport:
 
         Raises:
             APIConnectionError: There was no reply; ``sent`` is whether the server may have accepted the request.
-            ConfigurationError: The client is closed, or the session that was passed in is.
+            ConfigurationError: The client is closed, or the session that was passed in is, or belongs to another loop.
         """
         pool = await self._acquire_slot(dial)
         try:
@@ -239,11 +239,14 @@ class AiohttpTransport:
 
     def _new_pool(self) -> Pool:
         """Creates the running loop's pool."""
+        session, loop = self._session, asyncio.get_running_loop()
+        if session is not None and not session.closed and getattr(session, "_loop", loop) is not loop:
+            raise ConfigurationError("the session passed in belongs to another event loop")
         with self._lock:
             if self.closed:  # meanwhile, by another thread
                 raise ConfigurationError("the client is closed", draining=True)
-            for loop in [loop for loop in self._pools if loop.is_closed()]:
-                self._pools.pop(loop)[0].discard()
+            for closed in [each for each in self._pools if each.is_closed()]:
+                self._pools.pop(closed)[0].discard()
             pool = Pool(self._session, self._ssl, self._max_connections)
             guard = start_guard(partial(pool.close, "the event loop of the client was shut down"))
             self._pools[pool.loop] = pool, guard
