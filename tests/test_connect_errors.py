@@ -83,6 +83,18 @@ async def test_unresolvable_host_is_reported(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_unresolvable_proxy_is_reported_as_a_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    async def getaddrinfo(*_: Any, **__: Any) -> Any:
+        raise NO_NAME
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    message = await connect_error(f"{scheme}://api.example", proxy="http://u:secret@proxy.example:1")
+    assert message == (
+        "could not connect: the proxy proxy.example:1 [the name could not be resolved: Name or service not known]"
+    )
+
+
 @pytest.mark.parametrize("number", [ECONNREFUSED, EHOSTUNREACH, ENETUNREACH])
 async def test_os_error_is_reported_by_its_strerror(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     async def sock_connect(sock: socket.socket, address: Any) -> None:

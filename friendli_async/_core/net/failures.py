@@ -92,7 +92,7 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
         return ConfigurationError(f"the request cannot be made: {type(error).__name__}: {error}")
     if isinstance(error, aiohttp.ClientConnectorError):
         return _connect_error(
-            f"could not connect: {_dial_reason(error)}", sent, permanent=_is_permanent(error.os_error)
+            f"could not connect: {_dial_reason(error, dial)}", sent, permanent=_is_permanent(error.os_error)
         )
     if not dial.reused and (alert := _tls_alert(error)) is not None:  # TLS 1.3: clients may send before verification
         return _connect_error(f"could not connect: {dial.address} [{alert}]", sent, permanent=True)
@@ -164,10 +164,12 @@ def _proxy_reason(error: aiohttp.ClientHttpProxyError) -> str:
     return f"the proxy {url.host}:{url.port} rejected the CONNECT request: {error.status} {message}".rstrip()
 
 
-def _dial_reason(error: aiohttp.ClientConnectorError) -> str:
+def _dial_reason(error: aiohttp.ClientConnectorError, dial: DialContext) -> str:
     """Returns the address and the reason. aiohttp's message quotes the TLS context and ends with the system's."""
     cause = error.os_error
+    of_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
+        of_proxy = dial.proxy is not None  # which resolves the server's name itself
         why = f"the name could not be resolved: {cause.strerror or cause}"
     elif isinstance(cause, ssl.SSLError):
         why = _tls_message(cause.reason or "", re.sub(_NOISE, "", cause.strerror or str(cause)))
@@ -179,8 +181,7 @@ def _dial_reason(error: aiohttp.ClientConnectorError) -> str:
         return f"{path} [{why}]"
     if isinstance(cause, ConnectionResetError) and not cause.errno:  # raised by asyncio during the handshake
         why += "] in the TLS handshake [does the server require a client certificate, or another TLS version?"
-    proxy = "the proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
-    return f"{proxy}{_bracketed(error.host)}:{error.port} [{why}]"
+    return f"{'the proxy ' if of_proxy else ''}{_bracketed(error.host)}:{error.port} [{why}]"
 
 
 def _other_reason(error: Exception, dial: DialContext, *, owned: bool) -> str:
