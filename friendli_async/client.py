@@ -240,6 +240,7 @@ class AsyncFriendli(Hinted):
         """
         options = cast("ClientOptions", masked_values(options))
         copy = type(self).__new__(type(self))
+        vars(copy).update(vars(self))  # a subclass may have attributes of its own
         copy._build(self._runtime, self._settings.with_changes(options), owner=False)
         return copy
 

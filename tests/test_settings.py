@@ -537,12 +537,19 @@ async def test_unknown_option_raises_type_error(server: FriendliServer, keyword:
             client.with_options(**{keyword: 1})  # type: ignore[misc]  # unknown on purpose
 
 
-async def test_with_options_preserves_the_subclass(server: FriendliServer) -> None:
+async def test_with_options_preserves_the_subclass_and_its_attributes(server: FriendliServer) -> None:
     class Subclass(f.AsyncFriendli):
-        pass
+        def __init__(self, purpose: str) -> None:
+            super().__init__("t", server_url=server.url, timeout=10)
+            self.purpose = purpose
 
-    async with Subclass("t", server_url=server.url) as client:
-        assert type(client.with_options(timeout=5)) is Subclass
+    async with Subclass("test") as client:
+        copied = client.with_options(timeout=5)
+        assert type(copied) is Subclass
+        assert copied.purpose == "test"
+        assert (client._settings.timeout.total, copied._settings.timeout.total) == (10, 5)
+        await copied.aclose()
+        assert (await send(client)).text
 
 
 @pytest.mark.compatibility
