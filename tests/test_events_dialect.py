@@ -12,13 +12,15 @@ from strategies import deterministic
 from support.events import decode_event
 from support.sockets import client_of
 
-from friendli_async import APIStatusError, ResponseDecodeError, StreamInterruptedError
+from friendli_async import APIStatusError, AsyncFriendli, ResponseDecodeError, StreamInterruptedError
 from friendli_async._core.events.decoding import HEARTBEATS, Dialect, shows_error_without_content
 from friendli_async.audio import TranscriptCollector
 from friendli_async.chat import ChatCollector
 from friendli_async.chat.tool_assisted import ToolAssistedCollector
 from friendli_async.completions import TextCompletionCollector
+from friendli_async.messages import MessageStream
 from friendli_async.messages.collector import MessagesCollector
+from friendli_async.responses import ResponseStream
 from friendli_async.responses.collector import ResponseCollector
 from friendli_async.testing import FriendliServer, body, raw, script
 
@@ -207,6 +209,57 @@ async def test_response_without_content_is_a_decode_error(server: FriendliServer
     async with client_of(server.url) as client:
         with pytest.raises(ResponseDecodeError):
             await client.serverless.chat.complete(model="m", messages=MESSAGES)
+
+
+def _named(*events: dict[str, Any]) -> bytes:
+    return b"".join(b"event: %s\ndata: %s\n\n" % (each["type"].encode(), json.dumps(each).encode()) for each in events)
+
+
+_STARTS: Final = {
+    "messages": _named(
+        {"type": "message_start", "message": {"id": "m", "role": "assistant", "content": []}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": ""}},
+    ),
+    "responses": _named(
+        {"type": "response.created", "response": {"id": "r", "status": "in_progress", "output": []}},
+        {"type": "response.output_item.added", "item": {"id": "i", "type": "message", "content": []}},
+        {"type": "response.content_part.added", "item_id": "i", "part": {"type": "output_text", "text": ""}},
+        {"type": "response.output_text.delta", "item_id": "i", "delta": ""},
+    ),
+}
+_CALLS: Final = {
+    "messages": _named(
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t", "name": "f"}}
+    ),
+    "responses": _named(
+        {"type": "response.output_item.added", "item": {"id": "f", "type": "function_call", "name": "f"}}
+    ),
+}
+
+
+def _open(client: AsyncFriendli, api: str) -> MessageStream | ResponseStream:
+    if api == "messages":
+        return client.serverless.messages.stream(model="m", max_tokens=5, messages=MESSAGES)
+    return client.serverless.responses.stream(model="m", input="Hi")
+
+
+@pytest.mark.parametrize("api", _STARTS)
+async def test_sentinel_after_the_mere_start_of_a_text_is_no_success(server: FriendliServer, api: str) -> None:
+    server.enqueue(script(raw(_STARTS[api] + b"data: [DONE]\n\n")))
+    async with client_of(server.url, retry=None) as client:
+        stream = _open(client, api)
+        with pytest.raises(StreamInterruptedError, match="before any content came"):
+            await stream.result()
+        assert stream.outcome == "truncated"
+
+
+@pytest.mark.parametrize("api", _STARTS)
+async def test_sentinel_after_the_start_of_a_call_vouches_for_it(server: FriendliServer, api: str) -> None:
+    server.enqueue(script(raw(_STARTS[api] + _CALLS[api] + b"data: [DONE]\n\n")))
+    async with client_of(server.url, retry=None) as client:
+        result = await _open(client, api).result()
+    assert [call.function.name for call in result.tool_calls] == ["f"]
 
 
 async def test_stream_of_only_the_sentinel_is_interrupted(server: FriendliServer) -> None:

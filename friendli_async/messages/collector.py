@@ -123,6 +123,11 @@ class _BlockParts:
         has_deltas = self.text or self.thinking or self.signature or self.input or self.others
         return start is not None and self.start == start and not (has_deltas or self.has_ended)
 
+    @property
+    def has_content(self) -> bool:
+        """Whether it is more than the start of a text or of thinking."""
+        return any(block not in _EMPTY_BLOCKS for block in self.result())
+
     def result(self) -> list[ContentBlock]:
         """Returns the block, and a block each for streamed text and thinking that it cannot hold."""
         blocks = [as_block(self._fields())]
@@ -227,8 +232,8 @@ class MessagesCollector:
 
     @property
     def begun(self) -> bool:
-        """Whether a block or a stop reason has arrived; an empty envelope does not count."""
-        return bool(self._blocks or self.finish_reasons)
+        """Whether content or a stop reason has arrived; an empty envelope and empty blocks of words do not count."""
+        return bool(self.finish_reasons) or any(parts.has_content for parts in self._blocks)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:

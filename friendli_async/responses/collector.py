@@ -51,6 +51,12 @@ def _failure_of(event: ResponseEvent) -> APIStatusError | None:
     return failure_of(msgspec.structs.replace(event.response, status="failed"), 200, Headers())
 
 
+def _has_content(item: OutputItem) -> bool:
+    """Whether an item is more than the start of a message or of reasoning."""
+    parts = (*(item.content or ()), *(item.summary or ()))
+    return item.type not in {"message", "reasoning"} or any(part.text or part.refusal for part in parts)
+
+
 def _has_text(event: ResponseEvent) -> bool:
     match event:
         case OutputTextDelta(delta=text) | OutputTextDone(text=text):
@@ -83,8 +89,8 @@ class ResponseCollector:
 
     @property
     def begun(self) -> bool:
-        """Whether output or the end of the response has arrived; ``response.created`` alone does not count."""
-        return bool(self._items.all) or self.is_last
+        """Whether content or the end of the response has arrived; the start of a response or an item does not count."""
+        return self.is_last or any(_has_content(parts.result()) for parts in self._items.all)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
