@@ -66,7 +66,7 @@ HISTORIES: dict[str, tuple[bytes | str, ...]] = {
 TRACKED = {"AiohttpExchange", "Call", "ChatStream", "EventReader", "OpenStream", "ReadClock", "StreamOpening"}
 TRACKED |= {"Branch", "Fanout", "ItemView", "MessageStream", "ParsedChatStream", "RawView", "ResponseStream", "Run"}
 TRACKED |= {"SSEResponse", "SnapshotView", "TextCompletionStream", "TextView", "ToolAssistedStream", "ToolCallView"}
-TRACKED |= {"ToolRunner", "TranscriptionStream", "_Cutter", "_EventSender"}
+TRACKED |= {"ToolRunner", "TranscriptionStream", "WholeEvents", "EventSender"}
 """The names of the types whose live instances are counted."""
 
 
@@ -488,7 +488,7 @@ DEDICATED: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("ending", ["rejected", "timeout", "cancelled"])
+@pytest.mark.parametrize("ending", ["rejected", "failed", "timeout", "cancelled"])
 @pytest.mark.parametrize("calling", DEDICATED)
 async def test_call_is_released_if_its_endpoint_cannot_be_woken(calling: str, ending: str) -> None:
     async def fail(client: AsyncFriendli) -> None:
@@ -500,8 +500,11 @@ async def test_call_is_released_if_its_endpoint_cannot_be_woken(calling: str, en
         assert call.cancelled() or isinstance(call.exception(), FriendliError)
 
     before = live_objects()
-    rejected = reply(b"", status="500 Internal Server Error") if ending == "rejected" else HANG
-    server = ScriptedServer(UNAVAILABLE, reply(b'{"status": "SLEEPING"}'), rejected)
+    woken = {
+        "rejected": (reply(b"", status="500 Internal Server Error"),),
+        "failed": (reply(b'{"status": "AWAKING"}'), reply(b'{"status": "FAILED"}')),
+    }
+    server = ScriptedServer(UNAVAILABLE, reply(b'{"status": "SLEEPING"}'), *woken.get(ending, (HANG,)))
     timeout = Timeouts(total=0.5 if ending == "timeout" else None)
     async with server, client_of(server.url, timeout=timeout).with_options(wake=True) as client:
         await with_timeout(fail(client))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
 from friendli_async._callables import check_plain
@@ -170,32 +170,23 @@ class SSEResponse:
                 await send(self._head(_EVENT_STREAM))
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
-                sender = EventSender(send, self._heartbeat, self._send_timeout)
-                relay = self._relay(scope, receive, sender)
-                completed = await run_until_disconnect(wait_for_disconnect(receive), relay)
-                if not completed and not sender.answered:
-                    await send_closed_request(send)
+                await self._relay(scope, receive, send)
         finally:
             await self._stream.aclose()
         if self.background is not None:
             await self.background()
 
-    async def _relay(self, scope: MutableMapping[str, Any], receive: Receive, sender: EventSender) -> None:
-        """Relays until the end, or until the browser has stopped reading."""
+    async def _relay(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Relays until the end, or until the browser has disconnected or stopped reading."""
+        sender = EventSender(send, self._heartbeat, self._send_timeout)
         with closing(Work(sender.hurry)) as work, work.making_calls():
-            async with sender.running():
-                try:
-                    await self._send_events(scope, sender, work)
-                    await sender.end()
-                except Exception:  # raised by the user's code, or by the server because the connection is broken
-                    if sender.answered:
-                        with suppress(Exception):
-                            await sender.send(_FAILED)
-                            await sender.end()
-                    raise
+            relay = sender.run(self._send_events(scope, sender, work), _FAILED)
+            completed = await run_until_disconnect(wait_for_disconnect(receive), relay)
         if sender.gave_up:
             _logger.warning("%s: the browser stopped reading, and was disconnected", logged_path(scope))
             abort_connection(receive)
+        elif not completed and not sender.answered:
+            await send_closed_request(send)
 
     async def _send_events(self, scope: MutableMapping[str, Any], sender: EventSender, work: Work) -> None:
         if self._answer_after is not None:

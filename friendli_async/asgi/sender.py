@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, MutableMapping
+from contextlib import suppress
 from math import inf
 from typing import Any, Final
 
+from friendli_async._core.held import Held
 from friendli_async._core.net.clock import TURNS_TO_READ
 from friendli_async.asgi.disconnect import Send
 
@@ -18,7 +19,7 @@ _LONGEST_CHECK: Final = 3600.0  # seconds between two checks
 
 
 class EventSender:
-    """Sends the messages of one response, within ``async with sender.running()``.
+    """Sends the messages of one response, within ``run``.
 
     One timer checks whether to ping and whether to give up, instead of a task or a timeout for each piece: both are
     rare. A ping is sent in a task of its own, and the next piece waits for it.
@@ -30,7 +31,7 @@ class EventSender:
 
     Attributes:
         answered: Whether the response has been started.
-        gave_up: Whether the block has ended because the browser stopped reading.
+        gave_up: Whether ``run`` has ended because the browser stopped reading.
     """
 
     def __init__(self, send: Send, heartbeat: float | None, send_timeout: float | None) -> None:
@@ -40,20 +41,37 @@ class EventSender:
         self._heartbeat = inf if heartbeat is None else heartbeat
         self._send_timeout = inf if send_timeout is None else send_timeout
         self._loop = asyncio.get_running_loop()
-        self._scope: asyncio.Timeout | None = None  # of ``running``: ends its block
+        self._scope: asyncio.Timeout | None = None  # of ``run``: ends its work
         self._last = 0.0  # when the last message was passed to the server
         self._is_sending = False
         self._is_stuck = False
         self._ping: asyncio.Task[None] | None = None
+        self._failure: Held[Exception] | None = None  # of a ping
         self._timer: asyncio.Handle | None = None
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
-        """Ends its block early, without an error, if the browser stops reading; then ``gave_up`` is true."""
+    async def run(self, work: Awaitable[None], failed: bytes) -> None:
+        """Awaits the work, which sends the response, then ends the response.
+
+        Ends the work, without an error, if the browser stops reading; then ``gave_up`` is true.
+
+        Not an async context manager: from Python 3.12 on, contextlib's frame would keep an error that does not leave
+        it, and the error's traceback the frame.
+
+        Args:
+            work: What to do; its exceptions propagate.
+            failed: Sent before the end if there was one, once the response has been started.
+        """
         try:
             async with asyncio.timeout(None) as self._scope:
                 try:
-                    yield
+                    await work
+                    await self.end()
+                except Exception:  # raised by the user's code, or by the server because the connection is broken
+                    if self.answered:
+                        with suppress(Exception):
+                            await self.send(failed)
+                            await self.end()
+                    raise
                 finally:
                     await self._close()
         except TimeoutError:
@@ -114,16 +132,22 @@ class EventSender:
         try:
             for message in (*before, _body(_PING, more=True)):  # a server may hold back the head until there is a body
                 await self._send(message)
-        except Exception:  # the connection is broken: `_close` raises it
-            self._end_block()
-            raise
+        except Exception as error:  # the connection is broken: `_close` raises it
+            self._failure = Held(error)
+            self._end_work()
 
     async def _finish_ping(self) -> None:
-        if (ping := self._ping) is not None:
-            await asyncio.wait({ping})
+        """Waits for the ping, and raises its failure.
+
+        If this wait is cancelled first, the cancellation is the context of the failure, and its traceback has the task,
+        which therefore must not keep the failure: a reference cycle.
+        """
+        if self._ping is not None:
+            await asyncio.wait({self._ping})
             self._ping = None
-            if not ping.cancelled():
-                ping.result()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure.take()
 
     # --- the timer -----------------------------------------------------------------------------------------------
 
@@ -135,7 +159,7 @@ class EventSender:
 
     def _check_after(self, seconds: float) -> None:
         self._stop_timer()
-        if self._scope is not None:  # else the block is ending: with eager tasks, because of the ping just sent
+        if self._scope is not None:  # else the work is ending: with eager tasks, because of the ping just sent
             self._timer = self._loop.call_later(min(seconds, self._heartbeat, self._send_timeout), self._check)
 
     def _check(self, turns: int = 0) -> None:
@@ -146,7 +170,7 @@ class EventSender:
                 self._timer = self._loop.call_soon(self._check, turns + 1)
             else:
                 self._is_stuck = True
-                self._end_block()
+                self._end_work()
             return
         if not is_sending and waited >= self._heartbeat:
             self._start_ping()
@@ -159,8 +183,8 @@ class EventSender:
             self._timer.cancel()
             self._timer = None
 
-    def _end_block(self) -> None:
-        self._stop_timer()  # the block may take long to end: what it runs is cleaned up
+    def _end_work(self) -> None:
+        self._stop_timer()  # the work may take long to end: what it runs is cleaned up
         scope, self._scope = self._scope, None
         if scope is not None:
             scope.reschedule(self._loop.time())
