@@ -325,6 +325,8 @@ async def wait_for_state(
         if timeout is None or not limit.expired():  # of one of the calls, or of a token callable
             raise
         raise _timeout_error(endpoint_id, seen, until, timeout) from None
+    finally:
+        del limit  # it has the task, which may keep the error that is raised here: a cycle through its traceback
 
 
 def _fell_asleep(before: EndpointStatus | None, seen: EndpointStatus, until: str) -> bool:
