@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -320,6 +321,37 @@ async def test_breaking_out_of_the_loop_ends_the_run_without_gc() -> None:
         await settle()
         assert len(gated.cancelled) == len(gated.started) - 1
         assert [name for name in library_tasks() if "first" not in name] == []
+    finally:
+        gc.enable()
+
+
+async def test_cancelled_run_and_its_rows_are_freed_without_gc() -> None:
+    class Row:
+        pass
+
+    gated = GatedCalls()
+    refs: list[weakref.ref[Row]] = []
+
+    async def read() -> None:
+        def rows() -> Iterator[Row]:
+            for _ in range(100):
+                row = Row()
+                refs.append(weakref.ref(row))
+                yield row
+
+        async for _ in run_all(rows(), lambda row: gated(len(gated.started)), concurrency=LIMIT):
+            pass
+
+    gc.disable()
+    try:
+        reading = asyncio.create_task(read())
+        await gated.wait_started(LIMIT)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await with_timeout(reading)
+        await settle()
+        assert len(refs) >= LIMIT
+        assert [ref for ref in refs if ref() is not None] == []
     finally:
         gc.enable()
 

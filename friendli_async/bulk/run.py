@@ -414,11 +414,13 @@ class Job(Generic[Row, R]):
         # A cancellation comes from the rows or the call, or from code that cancels all tasks; another BaseException,
         # such as pytest's Failed, from the rows, their keys or the call. There is no outcome: the run must not go on.
         # Once the run is closed nobody would get the failure, but asyncio logs an exception that is not retrieved.
-        if not (was_ended if task.cancelled() else self._state.closed):
+        # A cancelled task keeps its error until it is asked for, and the traceback refers back to the run: a cycle.
+        if task.cancelled() or not self._state.closed:
             try:
                 task.result()
             except BaseException as error:
-                self._fail(error)
+                if not (task.cancelled() and was_ended):
+                    self._fail(error)
         if not self._calls and not self._is_taking:
             self._deliver_waiting()
         if not self._calls:
