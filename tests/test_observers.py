@@ -617,6 +617,22 @@ def test_base_exception_in_observer_leaves_nothing_open(
         runner.run(call_again())
 
 
+@pytest.mark.parametrize("method", ["call_started", "attempt_started", "connected", "attempt_ended"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_base_exception_in_observer_ends_what_other_observers_were_told_of(
+    server: FriendliServer, seen: Recorder, streamed: bool, method: str
+) -> None:
+    def end(event: CallEvent) -> None:
+        raise ProgramExit
+
+    exits: Any = type("Observer", (), {method: staticmethod(end)})()
+    async with client_of(server.url, observers=[seen, exits]) as client:
+        with pytest.raises(ProgramExit):
+            await (open_stream(client) if streamed else complete(client))
+    assert (seen.end.outcome, seen.end.error) == ("cancelled", "ProgramExit")
+    assert seen.methods.count("attempt_started") == seen.methods.count("attempt_ended")
+
+
 async def test_base_exception_at_the_end_of_an_unread_stream_closes_its_connection(server: FriendliServer) -> None:
     class Exits:
         def call_ended(self, event: CallEnded) -> None:

@@ -154,6 +154,7 @@ class Call(Generic[T]):
         runtime = self._engine.runtime
         exchange: Exchange | None = None
         try:
+            self._report_start()
             runtime.begin(self)
             if runtime.pace.holds:
                 await self._wait_for_hold()
@@ -243,8 +244,11 @@ class Call(Generic[T]):
                 team=engine.billed_team(self._operation),
                 run=self._run,
             )
-            address, port = engine.request_builder.address
-            asked = parameters_of(body)
+
+    def _report_start(self) -> None:
+        if self.reporter is not None:
+            address, port = self._engine.request_builder.address
+            asked = parameters_of(self._arguments.body)
             self.reporter.report(
                 "call_started", CallStarted, server_address=address, server_port=port, parameters=asked
             )
