@@ -462,7 +462,10 @@ class Call(Generic[T]):
         """
         try:
             with self.clock:
-                return await work()
+                result = await work()
+            if self.clock.interruption is not None:  # while the work was ending, or its own calls, which failed
+                raise copy.copy(self.clock.interruption)
+            return result
         except FriendliError as error:
             error.__context__ = None
             if error.meta is None:  # else it belongs to a call that the recovery made
