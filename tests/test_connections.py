@@ -79,6 +79,17 @@ async def _turns(count: int) -> None:
 # --- reuse -----------------------------------------------------------------------------------------------------------
 
 
+async def test_calls_that_are_cancelled_while_connecting_leave_no_connection(server: FriendliServer) -> None:
+    async with client_of(server.url) as client:
+        for turns in [*range(12), *range(12)]:
+            call = asyncio.ensure_future(complete(client))
+            await run_loop_iterations(turns)
+            call.cancel()
+            await asyncio.wait({call})
+        [(pool, _)] = client._runtime.transport._pools.values()
+        await wait_until(lambda: len(pool.connections) == client.gauges().idle)
+
+
 @pytest.mark.parametrize("bare", [True, False])
 async def test_ten_streams_in_a_row_use_one_connection(
     server: FriendliServer, client: AsyncFriendli, clock: Clock, bare: bool

@@ -255,10 +255,10 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     The loop of a session that was passed in: in another loop it fails with asyncio's words, after the retries, or
     hangs. ``ClientSession.loop`` is deprecated.
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``)
-    With ``data_received``, ``connection_made``, ``connection_lost``, ``close``, ``pause_reading``, ``resume_reading``,
-    ``exception``, ``should_close``, ``connected``, ``transport``, ``_buffer`` and ``_drain_waiter``. ``data_received``
-    wakes the reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's between the socket and
-    the stream. It also closes a connection that receives data while idle in the pool, which aiohttp would treat as the
+    With ``data_received``, ``connection_lost``, ``close``, ``pause_reading``, ``resume_reading``, ``exception``,
+    ``should_close``, ``connected``, ``transport``, ``_buffer`` and ``_drain_waiter``. ``data_received`` wakes the
+    reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's between the socket and the
+    stream. It also closes a connection that receives data while idle in the pool, which aiohttp would treat as the
     reply to the next request. And it passes the head of a reply to aiohttp by itself: the parser drops a head if it
     fails later in the same call, for instance at data after the reply, and the call would be retried. ``_buffer`` is
     the queue of the heads that were read.

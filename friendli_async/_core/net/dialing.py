@@ -118,10 +118,6 @@ class PooledProtocol(ResponseHandler):
         self.connections: set[PooledProtocol] = connections
         """The open connections of the pool, to which it belongs."""
 
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.connections.add(self)
-
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
         if self.between_chunks and exchange is not None and exchange.take_chunks(data):
@@ -210,6 +206,9 @@ class Connector(aiohttp.TCPConnector):
         dial.protocol = protocol = cast("PooledProtocol", connection.protocol)  # from the connector's factory
         protocol.has_received = protocol.idle = protocol.between_chunks = protocol.was_paused = False
         protocol.awaits_head = True
+        if not dial.reused and protocol.transport is not None:  # None: it has been lost meanwhile
+            # Not in ``connection_made``: if connecting is cancelled after that, uvloop does not report the loss.
+            protocol.connections.add(protocol)
         try:
             if dial.warming:
                 raise WarmedUp
