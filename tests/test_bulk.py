@@ -217,6 +217,36 @@ async def test_exception_of_a_call_is_not_in_a_reference_cycle() -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("base", [Exception, BaseException])
+async def test_error_that_ends_a_run_is_not_in_a_reference_cycle(base: type[BaseException]) -> None:
+    class TroubleError(base):
+        alive = 0
+
+        def __init__(self) -> None:
+            TroubleError.alive += 1
+
+        def __del__(self) -> None:
+            TroubleError.alive -= 1
+
+    def rows() -> Iterator[int]:
+        yield 1
+        if base is Exception:
+            raise TroubleError
+
+    async def call(row: int) -> None:
+        if base is not Exception:
+            raise TroubleError
+
+    gc.disable()
+    try:
+        with contextlib.suppress(TroubleError):
+            await collect(run_all(rows(), call, concurrency=2))
+        await settle()
+        assert TroubleError.alive == 0
+    finally:
+        gc.enable()
+
+
 async def test_no_rows_yield_no_outcomes() -> None:
     assert await collect(run_all([], double)) == []
 

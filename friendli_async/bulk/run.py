@@ -16,6 +16,7 @@ from types import AsyncGeneratorType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from friendli_async._callables import check_plain
+from friendli_async._core.held import Held
 from friendli_async._core.loops import wait_ended
 from friendli_async._core.runtime import Scope
 from friendli_async.bulk.adaptive import Adaptive
@@ -219,7 +220,7 @@ async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
             else:
                 await job.wait()
         if job.failure is not None:
-            raise job.failure
+            raise job.failure.take()
     finally:
         await job.close()
 
@@ -247,7 +248,7 @@ class Job(Generic[Row, R]):
         probes: int = 0,
     ) -> None:
         self.ready: deque[Outcome[Row, R]] = deque()
-        self.failure: BaseException | None = None
+        self.failure: Held[BaseException] | None = None
         self._gate = Gate(_check_concurrency(concurrency))
         self._rows: AsyncIterator[Row] = rows_of(rows)
         self._max_rejections = _check_max_rejections(max_rejections)
@@ -417,9 +418,12 @@ class Job(Generic[Row, R]):
         # A cancelled task keeps its error until it is asked for, and the traceback refers back to the run: a cycle.
         if task.cancelled() or not self._state.closed:
             try:
-                task.result()
-            except BaseException as error:
-                if not (task.cancelled() and was_ended):
+                error = task.exception()  # not result(), which would add this frame, with the task, to its traceback
+            except asyncio.CancelledError as cancellation:
+                if not was_ended:
+                    self._fail(cancellation)
+            else:
+                if error is not None:
                     self._fail(error)
         if not self._calls and not self._is_taking:
             self._deliver_waiting()
@@ -465,7 +469,7 @@ class Job(Generic[Row, R]):
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None:
-            self.failure = error
+            self.failure = Held(error)
         self.stop()
 
     def stop(self) -> None:
