@@ -1,12 +1,14 @@
 """Streamed request bodies: sources, retries, failures and cost."""
 
 import asyncio
+import gc
 import io
 import os
 import threading
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -240,15 +242,21 @@ async def test_missing_file_raises_file_not_found_and_nothing_is_sent(tmp_path: 
             await send(client, tmp_path)
 
 
-async def failing(error: Exception) -> AsyncIterator[bytes]:
+class Failed(BaseException):
+    """No Exception, as pytest's own."""
+
+
+async def failing(error: BaseException) -> AsyncIterator[bytes]:
     yield DATA
     raise error
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("mine"), OSError(5, "mine"), RuntimeError("mine"), TimeoutError("mine")], ids=repr
+    "error",
+    [ValueError("mine"), OSError(5, "mine"), RuntimeError("mine"), TimeoutError("mine"), Failed("mine")],
+    ids=repr,
 )
-async def test_source_error_propagates_unchanged_and_leaks_nothing(error: Exception) -> None:
+async def test_source_error_propagates_unchanged_and_leaks_nothing(error: BaseException) -> None:
     async with FriendliServer() as server, client_of(server.url, retry=FAST_RETRY) as client:
         with pytest.raises(type(error)) as caught:
             await send(client, failing(error))
@@ -256,6 +264,28 @@ async def test_source_error_propagates_unchanged_and_leaks_nothing(error: Except
         await assert_no_leaks(client, server)
         server.enqueue(ok())
         assert await send(client, b"x") == "ok"
+
+
+async def test_source_error_is_freed_without_gc() -> None:
+    alive: weakref.WeakSet[BaseException] = weakref.WeakSet()
+
+    class MineError(ValueError):
+        def __init__(self) -> None:
+            alive.add(self)
+
+    async def fail() -> AsyncIterator[bytes]:
+        yield DATA
+        raise MineError
+
+    gc.disable()
+    try:
+        async with FriendliServer() as server, client_of(server.url) as client:
+            with suppress(ValueError):
+                await send(client, fail())
+            await assert_no_leaks(client, server)
+            assert list(alive) == []
+    finally:
+        gc.enable()
 
 
 async def test_iterator_of_non_bytes_is_an_error() -> None:

@@ -141,7 +141,7 @@ class FormUpload:
     """
 
     def __init__(self, form: Form, on_piece: Callable[[], object]) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._pieces = form.pieces()
         self._on_piece: Callable[[], object] | None = on_piece
 
@@ -151,11 +151,18 @@ class FormUpload:
     async def __anext__(self) -> bytes:
         try:
             piece = await anext(self._pieces)
-        except StopAsyncIteration:
+        except (StopAsyncIteration, GeneratorExit, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as error:
+        except BaseException as error:
+            import asyncio  # already loaded here; a bare import of the library does not load it
+
+            if isinstance(error, asyncio.CancelledError):  # of the task that sends
+                raise
             self.error = error
-            raise
+            if isinstance(error, Exception):
+                raise
+            # Such as pytest's Failed: the task that sends would end, and the request not learn of it.
+            raise RuntimeError("the source of the body failed") from None
         if self._on_piece is not None:
             self._on_piece()
         return piece

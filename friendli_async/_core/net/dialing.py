@@ -68,7 +68,7 @@ class DialContext(msgspec.Struct, eq=False):
         return f"connecting to {self.address if self.proxy is None else f'the proxy {self.proxy}'}"
 
     @property
-    def source_error(self) -> Exception | None:
+    def source_error(self) -> BaseException | None:
         """The error raised by the source of the body, if any."""
         return None if self.upload is None else self.upload.error
 

@@ -62,7 +62,7 @@ _TLS_ERROR: Final = r"\[SSL: (\w+)\] ([^(]*)"
 _UNTRUSTED_CODES: Final = frozenset({18, 19, 20, 21})
 
 
-def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool) -> Exception:
+def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool) -> BaseException:
     """Returns the library's error for what a request raised.
 
     Args:

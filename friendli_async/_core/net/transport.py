@@ -131,7 +131,7 @@ class AiohttpTransport:
                 raise WarmedUp
             url, hops = _parse_url(request.url), 0
             while True:
-                failure: Held[Exception] | None = None
+                failure: Held[BaseException] | None = None
                 response: aiohttp.ClientResponse | None = None
                 try:
                     response = await self._send_once(pool, request, url, dial)
@@ -140,6 +140,7 @@ class AiohttpTransport:
                         raise  # a foreign connector may raise anything
                     if not self._is_stale(error, request, dial):
                         failure = Held(translate(error, dial, owned=pool.owned, closed=pool.session.closed))
+                        dial.upload = None  # it keeps the error that is raised below, whose traceback has this frame
                     clear_tracebacks(error)
                 if failure is not None:
                     raise failure.take()  # outside the except block: aiohttp's error holds the request's headers
