@@ -169,12 +169,11 @@ async def wake_endpoint(stage: Stage) -> None:
 
 
 PLAIN: Final = {
-    "over a new connection": Scenario(call),
+    "over a new connection": Scenario(call_with_token_function),
     "over a pooled connection": Scenario(call, call),
     "over a pooled connection that dies": Scenario(call_over_dying_connection, call),
     "rejected once": Scenario(call_rejected_once),
     "that waits for a connection": Scenario(call_behind_another, max_connections=1),
-    "with a token function": Scenario(call_with_token_function),
     "with a form": Scenario(transcribe),
     "that asks again": Scenario(ask_again),
     "to a sleeping endpoint": Scenario(wake_endpoint),
@@ -252,7 +251,6 @@ STREAMS: Final = {
     "read as bytes": streamed(lambda stream: read_all(stream.raw())),
     "read by branches": Scenario(read_branches),
     "stopped": streamed(stop_early),
-    "stopped by a condition": streamed(lambda stream: read_all(stream.stop_when(lambda text: "there" in text))),
     "held by nobody": Scenario(read_temporary),
     "of structured output": Scenario(read_snapshots),
 }
@@ -297,26 +295,16 @@ def with_tool_calls(stage: Stage) -> None:
     stage.server.otherwise = lambda head, body: CHAT if b'"tool_call_id"' in body else TOOL_CALLS
 
 
-async def run_tools(stage: Stage) -> None:
-    with_tool_calls(stage)
-    stage.stream = run_of(stage.client)
-    await read_all(stage.stream)
-
-
 async def run_approved_tools(stage: Stage) -> None:
     with_tool_calls(stage)
-    stage.stream = run_of(stage.client, before_tool=approve, concurrency=1)
+    stage.stream = run_of(stage.client, before_tool=approve)
     async with stage.stream as run:
         assert (await run.result()).turns == 2
 
 
-RUNS: Final = {"with tools": Scenario(run_tools), "with approval": Scenario(run_approved_tools)}
-
-
 @pytest.mark.parametrize("interruption", ["cancelled again and again", "client closed", "stream closed"])
-@pytest.mark.parametrize("scenario", RUNS)
-async def test_run_can_be_interrupted_at_each_step(scenario: str, interruption: str) -> None:
-    await sweep(RUNS[scenario], INTERRUPTIONS[interruption])
+async def test_run_can_be_interrupted_at_each_step(interruption: str) -> None:
+    await sweep(Scenario(run_approved_tools), INTERRUPTIONS[interruption])
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -388,8 +376,10 @@ OF_RESPONSES: Final = {
 }
 
 
-@pytest.mark.parametrize("interruption", OF_RESPONSES)
-@pytest.mark.parametrize("scenario", RESPONSES)
+@pytest.mark.parametrize(
+    ("scenario", "interruption"),
+    [*itertools.product(["with a stream"], OF_RESPONSES), ("with a run", "cancelled"), ("with a run", "browser gone")],
+)
 async def test_response_can_be_interrupted_at_each_step(scenario: str, interruption: str) -> None:
     await sweep(RESPONSES[scenario], OF_RESPONSES[interruption])
 
