@@ -192,7 +192,7 @@ class Stage:
     scope: asyncio.Timeout | None = None
     """A timeout around the scenario, which has not been set."""
     interrupted: bool = False
-    """Whether the task has been cancelled, or the scope has expired."""
+    """Whether the task has been cancelled."""
     others: list[asyncio.Task[Any]] = field(default_factory=list)
 
     def start(self, coroutine: Any) -> None:
