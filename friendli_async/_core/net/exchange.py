@@ -350,8 +350,7 @@ class AiohttpExchange:
         if self._pool is None or self._finish_timer is not None:
             return
         self.streaming = False
-        if self.content.is_eof():
-            self._response.release()
+        if self.content.is_eof():  # aiohttp has released the connection
             self._detach()
         elif self.content.exception() is not None:
             self.abort()
