@@ -158,10 +158,15 @@ class TranscriptCollector:
     head: None = None  # a transcript has neither id nor model
 
     def __init__(self) -> None:
-        self.may_end: bool = False
         self.usage: TranscriptionUsage | None = None
         self._pieces: list[str] = []
         self._complete: str | None = None
+        self._is_done = False
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the event with the complete text has arrived."""
+        return self._is_done and self.begun
 
     @property
     def begun(self) -> bool:
@@ -179,7 +184,7 @@ class TranscriptCollector:
             if isinstance(event, TranscriptDelta):
                 self._pieces.append(event.delta)
             elif isinstance(event, TranscriptDone):
-                self.may_end = True
+                self._is_done = True
                 self._complete = event.text
                 self.usage = event.usage
         return len(events)

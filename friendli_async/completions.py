@@ -263,15 +263,13 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 
     def extend(self, events: Sequence[TextCompletionChunk]) -> int:
         """Adds chunks up to the final one; returns how many it added."""
-        add_chunks = super().extend
-        for count, chunk in enumerate(events, 1):
+        for position, chunk in enumerate(events):
             if chunk.object == _FINAL_FRAME:
-                self.is_last = True
+                super().extend(events[:position])
                 self._remove_duplicates(chunk)
-            add_chunks((chunk,))
-            if self.is_last:
-                return count
-        return len(events)
+                self.is_last = True
+                return position + super().extend((chunk,))
+        return super().extend(events)
 
     def _remove_duplicates(self, chunk: TextCompletionChunk) -> None:
         for position, choice in enumerate(chunk.choices):

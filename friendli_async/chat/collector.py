@@ -78,14 +78,12 @@ class ChoicesDialect(ChunkDialect[E], kw_only=True):
 
     def are_ordinary(self, events: Sequence[Any], payloads: Sequence[bytes]) -> bool:
         """Whether every chunk has content or usage, and neither an error nor a message."""
-        # One chunk, or only chunks with content, are the common cases: checked first, for speed.
-        if len(events) == 1 and _has_content(events[0]):
+        if len(events) == 1 and _has_content(events[0]):  # as in nearly all reads of a live stream
             return True
-        with_content = [_has_content(chunk) for chunk in events]
-        return all(with_content) or all(
-            is_content or _is_without_error(chunk, payload)
-            for is_content, chunk, payload in zip(with_content, events, payloads, strict=True)
-        )
+        for chunk, payload in zip(events, payloads, strict=True):
+            if not _has_content(chunk) and not _is_without_error(chunk, payload):
+                return False
+        return True
 
 
 def _has_content(chunk: Any) -> bool:
@@ -175,8 +173,8 @@ class ChoicesCollector(Generic[C, P]):
     @property
     def may_end(self) -> bool:
         """Whether every requested choice has its finish reason."""
-        choices = self.choices.values()
-        return len(choices) >= self._n and all(parts.may_end for parts in choices)
+        finished = [parts.may_end for parts in self.choices.values()]
+        return len(finished) >= max(1, self._n) and all(finished)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
@@ -222,9 +220,11 @@ class ChoicesCollector(Generic[C, P]):
     def _renumber(self, chunk: C) -> None:
         """Replaces uninformative indexes of a chunk from the server."""
         if self._first is None and chunk.choices:
-            self._first = max(0, min(choice.index for choice in chunk.choices)) if self._n == 1 else 0
+            self._first = max(0, min([choice.index for choice in chunk.choices])) if self._n == 1 else 0
         for position, choice in enumerate(chunk.choices):
-            msgspec.structs.force_setattr(choice, "index", self._number(choice.index, position))
+            number = self._number(choice.index, position)
+            if number != choice.index:
+                msgspec.structs.force_setattr(choice, "index", number)
 
     def _number(self, index: int, position: int) -> int:
         """Returns the index for a choice: its position if the server's is negative; an only choice has 0.

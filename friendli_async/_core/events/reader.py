@@ -57,7 +57,7 @@ class Collector(Protocol[E, R_co, U_co]):
 
     @property
     def may_end(self) -> bool:
-        """Whether the body may end now: a terminal event has arrived."""
+        """Whether the body may end now: a terminal event has arrived. Implies ``begun``."""
         ...
 
     @property
@@ -295,7 +295,7 @@ class EventReader(Generic[E]):
         self.has_ended = True
         collector, possible_error = self._collector, self._possible_error_data
         stray = self._sse.stray if stray is None else stray
-        if collector.begun and collector.may_end:
+        if collector.may_end:
             return
         if collector.begun and explicit and all(map(_is_unknown_field, stray.splitlines())):
             stray = b""

@@ -269,7 +269,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     def _end_broken(self, error: FriendliError) -> None:
         """Ends the stream with an error, unless the reply is complete."""
         collector = self.collector
-        if isinstance(error, APIConnectionError) and collector.begun and collector.may_end:
+        if isinstance(error, APIConnectionError) and collector.may_end:
             self._end("done")
         elif type(error) is APIConnectionError:
             self._end("truncated", StreamInterruptedError(str(error)))
