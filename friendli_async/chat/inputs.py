@@ -333,9 +333,9 @@ TOOLS: Final[Any] = list[Tool | _NoTool] | None
 
 def to_request_message(message: object) -> object:
     """Converts a message struct to its request form. Anything else is returned unchanged and validated later."""
-    if isinstance(message, ChatMessage):
-        return message.as_input()
-    return struct_to_dict(message) if isinstance(message, AnyMessage) else message
+    if not isinstance(message, AnyMessage):
+        return message
+    return message.as_input() if isinstance(message, ChatMessage) else struct_to_dict(message)
 
 
 def is_local_tool(tool: object) -> TypeGuard[LocalTool]:

@@ -133,9 +133,7 @@ def map_items(make: Callable[[object], object]) -> Callable[[object], object]:
     """Returns a function that applies ``make`` to each item of a list and leaves other values to the type check."""
 
     def made(given: object) -> object:
-        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
-            return given
-        return [make(item) for item in cast("Sequence[object]", given)]
+        return [make(item) for item in cast("Sequence[object]", given)] if _is_list(given) else given
 
     return made
 
@@ -175,7 +173,7 @@ class Parameters:
 
     def prepared(self, given: Mapping[str, object]) -> dict[str, object]:
         """Returns the given values, converted to what is sent."""
-        return {**given, **{name: make(given[name]) for name, make in self._sent.items() if name in given}}
+        return {name: self._sent[name](value) if name in self._sent else value for name, value in given.items()}
 
     def check(self, values: Mapping[str, object], prefix: str = "") -> None:
         """Checks values by name. Unknown keys are ignored.
@@ -379,7 +377,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, _NOT_LISTS)
+    return isinstance(value, list) or (isinstance(value, Sequence) and not isinstance(value, _NOT_LISTS))
 
 
 def _normalize(value: object) -> object:
