@@ -33,6 +33,7 @@ from friendli_async import APIConnectionError, AsyncFriendli
 from friendli_async._core.net import pool, posting
 from friendli_async._core.net.dialing import Connector
 from friendli_async._core.net.posting import CAN_POST, Poster, can_post
+from friendli_async._core.protocol import RequestHeaders
 
 pytestmark = pytest.mark.compatibility
 
@@ -235,7 +236,7 @@ def test_fast_path_is_disabled_for_unknown_classes(other: dict[str, type]) -> No
 @pytest.mark.parametrize("value", ["a\r\nX-Other: b", "a\nb", "a\rb", "a\0b"])
 def test_header_value_with_line_break_is_rejected(value: str) -> None:
     with pytest.raises(ValueError, match="line break"):
-        posting._head("POST", URL("http://host/"), {"Authorization": "Bearer x", "X-Mine": value}, 2)
+        posting._head("", RequestHeaders({"Authorization": "Bearer x", "X-Mine": value}), 2)
 
 
 @needs_posting

@@ -76,12 +76,27 @@ class Deployment(msgspec.Struct, frozen=True):
         return "container" if self.container else self.prefix.lstrip("/")
 
 
+class RequestHeaders(dict[str, str]):
+    """The headers of requests, except those that frame a message. Most requests of a client share the same ones."""
+
+    @cached_property
+    def lines(self) -> Secret:
+        """The lines of the headers (RFC 9112 5).
+
+        Raises:
+            ValueError: A header contains a line break or NUL.
+        """
+        if not {"\r", "\n", "\0"}.isdisjoint("".join(self.values())):
+            raise ValueError("a header contains a line break")
+        return Secret("".join([f"{name}: {value}\r\n" for name, value in self.items()]))
+
+
 class Request(msgspec.Struct, frozen=True):
     """One HTTP request, ready to send. Its repr omits URL, headers and body."""
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: RequestHeaders
     body: bytes | Form | None = None
     repeatable: bool = False
 
@@ -111,7 +126,7 @@ class RequestBuilder:
         self._requires_token = not deployment.container and not has_own_authorization
         self._token = token
         self._team = None if deployment.container else settings.team
-        self._templates: dict[tuple[Accept, bool, bool], dict[str, str]] = {}
+        self._templates: dict[tuple[Accept, bool, bool], RequestHeaders] = {}
 
     @cached_property
     def address(self) -> tuple[str, int | None]:
@@ -172,21 +187,21 @@ class RequestBuilder:
             raise ConfigurationError("no token: pass token=, or set FRIENDLI_TOKEN")
         body = arguments.body
         if isinstance(arguments, ForeignArguments):  # a third-party server: it gets neither token nor custom headers
-            headers = {**_ACCEPT_HEADERS[accept], "User-Agent": _USER_AGENT, **(framing or {})}
+            headers = RequestHeaders({**_ACCEPT_HEADERS[accept], "User-Agent": _USER_AGENT, **(framing or {})})
             url = arguments.url
         else:
             headers = self._headers(accept, isinstance(body, bytes), operation.team)
-            if authorization is not None:
-                headers = {**headers, "Authorization": authorization}
+            if authorization is not None and self.authorization is None:  # of a token callable
+                headers = RequestHeaders({**headers, "Authorization": authorization})
             if framing is not None:
-                headers = {name: value for name, value in headers.items() if name.lower() != "content-type"}
+                headers = RequestHeaders({n: value for n, value in headers.items() if n.lower() != "content-type"})
                 headers.update(framing)
             path = operation.path.format_map(arguments.path) if arguments.path else operation.path
             query = f"?{arguments.query}" if arguments.query else ""
             url = f"{self.base}{path}{query}"
         return Request(operation.method, url, headers, body, operation.repeatable)
 
-    def _headers(self, accept: Accept, json: bool, team: bool) -> dict[str, str]:
+    def _headers(self, accept: Accept, json: bool, team: bool) -> RequestHeaders:
         """Returns the headers that such requests share. User headers override ours, by case-insensitive name."""
         key = (accept, json, team)
         template = self._templates.get(key)
@@ -197,5 +212,7 @@ class RequestBuilder:
             if json:
                 ours["Content-Type"] = "application/json"
             defaults = {name: value for name, value in ours.items() if name.lower() not in self._overridden}
-            template = self._templates[key] = {**defaults, **self._custom}
+            template = self._templates[key] = RequestHeaders({**defaults, **self._custom})
+            if self.authorization is not None:
+                template["Authorization"] = self.authorization
         return template

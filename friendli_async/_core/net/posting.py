@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import ssl as ssl_module
 
     from yarl import URL
+
+    from friendli_async._core.protocol import RequestHeaders
 
 NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 """Disables aiohttp's own timeouts: the call has its own."""
@@ -65,6 +68,16 @@ _WRITER_ARGUMENT: Final[dict[str, Any]] = (
 )
 
 
+class _Destination(NamedTuple):
+    """What all requests with one method to one URL have in common."""
+
+    line: str
+    """The request line and the header Host (RFC 9112 3)."""
+    request: aiohttp.ClientRequest
+    """Tells the connector the destination. Nothing else of it is used."""
+    new_response: Callable[[], aiohttp.ClientResponse]
+
+
 class Poster:
     """Sends requests over the connector of the running loop.
 
@@ -77,7 +90,7 @@ class Poster:
         self._session = session
         self._ssl = ssl
         self._loop = asyncio.get_running_loop()
-        self._destinations: dict[URL, aiohttp.ClientRequest] = {}
+        self._destinations: dict[tuple[str, URL], _Destination] = {}
 
     def can_send(self, body: object) -> TypeGuard[bytes]:
         """Whether it can send this body, and no tracer or test mock watches the session's requests."""
@@ -88,7 +101,7 @@ class Poster:
             and not self._session.trace_configs
         )
 
-    async def post(self, method: str, url: URL, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
+    async def post(self, method: str, url: URL, headers: RequestHeaders, body: bytes) -> aiohttp.ClientResponse:
         """Sends a request and waits for the reply's status and headers. Raises what ``session.request`` raises.
 
         Args:
@@ -100,62 +113,47 @@ class Poster:
         connector = self._session.connector
         if connector is None or connector.closed:
             raise RuntimeError("Session is closed")
-        connection: Any = await connector.connect(self._destination(url), [], NO_TIMEOUT)
-        response = self._response(method, url)
+        destination = self._destinations.get((method, url)) or self._new_destination(method, url)
+        connection: Any = await connector.connect(destination.request, [], NO_TIMEOUT)
+        response = destination.new_response()
         try:
             transport = connection.transport
             if transport is None or transport.is_closing():
                 raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
             connection.protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-            transport.write(_head(method, url, headers, len(body)) + body)
+            transport.write(_head(destination.line, headers, len(body)) + body)
             return await response.start(connection)
         except BaseException:
             response.close()
             connection.close()
             raise
 
-    def _destination(self, url: URL) -> aiohttp.ClientRequest:
-        """Returns a request that tells the connector the destination. Nothing else of it is used, so it is shared."""
-        known = self._destinations.get(url)
-        if known is None:
-            if len(self._destinations) >= _MAX_DESTINATIONS:
-                self._destinations.clear()
-            known = aiohttp.ClientRequest("POST", url, loop=self._loop, session=self._session, ssl=self._ssl)
-            self._destinations[url] = known
-        return known
-
-    def _response(self, method: str, url: URL) -> aiohttp.ClientResponse:
+    def _new_destination(self, method: str, url: URL) -> _Destination:
+        if len(self._destinations) >= _MAX_DESTINATIONS:
+            self._destinations.clear()
         unused: Any = None
-        return aiohttp.ClientResponse(
-            method,
-            url,
-            writer=None,
-            continue100=None,
-            timer=unused,
-            request_info=aiohttp.RequestInfo(url, method, _NO_HEADERS, url),  # errors quote it, so it omits the token
-            traces=[],
-            loop=self._loop,
-            session=self._session,
-            **_WRITER_ARGUMENT,
+        destination = _Destination(
+            line=f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n",
+            request=aiohttp.ClientRequest(method, url, loop=self._loop, session=self._session, ssl=self._ssl),
+            new_response=partial(
+                aiohttp.ClientResponse,
+                method,
+                url,
+                writer=None,
+                continue100=None,
+                timer=unused,
+                # Errors quote it, so it omits the token.
+                request_info=aiohttp.RequestInfo(url, method, _NO_HEADERS, url),
+                traces=[],
+                loop=self._loop,
+                session=self._session,
+                **_WRITER_ARGUMENT,
+            ),
         )
+        self._destinations[method, url] = destination
+        return destination
 
 
-def _head(method: str, url: URL, headers: Mapping[str, str], size: int) -> bytes:
-    """Returns the request line and headers (RFC 9112 3 and 5). They include the token, so no local variable holds them.
-
-    Raises:
-        ValueError: A header contains a line break or NUL.
-    """
-    if _has_line_break("".join(headers.values())):
-        raise ValueError("a header contains a line break")
-    return "".join(
-        [
-            f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n",
-            *[f"{name}: {value}\r\n" for name, value in headers.items()],
-            f"Content-Length: {size}\r\n\r\n",
-        ]
-    ).encode()
-
-
-def _has_line_break(text: str) -> bool:
-    return "\r" in text or "\n" in text or "\0" in text
+def _head(line: str, headers: RequestHeaders, size: int) -> bytes:
+    """Returns the head of a request (RFC 9112). It includes the token, so no local variable holds it."""
+    return "".join((line, headers.lines, f"Content-Length: {size}\r\n\r\n")).encode()

@@ -23,7 +23,7 @@ from friendli_async._core.net.guard import Guard, close_soon, start_guard
 from friendli_async._core.net.pool import Pool
 from friendli_async._core.net.posting import NO_TIMEOUT
 from friendli_async._core.net.proxies import Proxy, environment_proxies, proxy_finder
-from friendli_async._core.protocol import Request
+from friendli_async._core.protocol import Request, RequestHeaders
 from friendli_async._core.secret import Secret
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import LoopGauges
@@ -161,7 +161,7 @@ class AiohttpTransport:
         if self._session is not None:
             raise ConfigurationError("warm_up() cannot open connections of a session that was passed in")
         with suppress(WarmedUp):
-            await self.send(Request(method="GET", url=url, headers={}), dial)
+            await self.send(Request(method="GET", url=url, headers=RequestHeaders()), dial)
 
     async def _acquire_slot(self, dial: DialContext) -> Pool:
         """Returns the running loop's pool, with a connection slot taken."""
