@@ -46,7 +46,9 @@ async def read_first_event(
     Raises:
         FriendliError: There is no event, but an error, or no stream.
     """
-    data = await _read_first_bytes(exchange, decoder, limits)
+    data = await exchange.read()
+    if not data.startswith(_STREAM_PREFIXES):  # nearly all streams do
+        data = await _read_beginning(data, exchange, decoder, limits)
     head: bytearray | None = bytearray(data)
     reader = EventReader(collector, limits.event, exchange.status, exchange.headers)
     reader.feed(data)
@@ -67,11 +69,8 @@ async def read_first_event(
     return reader, head
 
 
-async def _read_first_bytes(exchange: Exchange, decoder: msgspec.json.Decoder[Any], limits: Limits) -> bytes:
-    """Reads the first bytes of a stream; raises if neither they nor the content type indicate an event stream."""
-    data = await exchange.read()
-    if data.startswith(_STREAM_PREFIXES):  # fast path
-        return data
+async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json.Decoder[Any], limits: Limits) -> bytes:
+    """Reads on after the first bytes; raises if neither they nor the content type indicate an event stream."""
     content_type = exchange.headers.get("content-type", "")
     types = {part.partition(";")[0].strip().lower() for part in content_type.split(",")}  # may be repeated
     if types & _STREAM_TYPES:
