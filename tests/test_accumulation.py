@@ -436,6 +436,7 @@ def test_chunk_with_text_and_finish_reason_keeps_both() -> None:
 
 def test_empty_stream_is_not_complete() -> None:
     assert not collected().may_end
+    assert not collected(n=0).may_end
     assert collected().partial() == Partial()
 
 

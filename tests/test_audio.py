@@ -324,6 +324,12 @@ def test_deltas_are_concatenated(deltas: list[str]) -> None:
     assert not collector.may_end
 
 
+def test_last_event_without_any_text_completes_nothing() -> None:
+    collector = TranscriptCollector()
+    collector.extend([TranscriptDone()])
+    assert not collector.may_end
+
+
 @pytest.mark.parametrize("final", ["", None])
 async def test_empty_text_of_the_last_event_leaves_that_of_the_deltas(
     server: FriendliServer, client: AsyncFriendli, final: str | None

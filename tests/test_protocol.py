@@ -27,6 +27,7 @@ from friendli_async import (
     ConfigurationError,
 )
 from friendli_async._core.body.arguments import (
+    Arguments,
     Parameters,
     check_keywords,
     check_values,
@@ -34,6 +35,29 @@ from friendli_async._core.body.arguments import (
     encode_query,
 )
 from friendli_async._core.settings import ClientOptions, base_url, check_header, check_token
+from friendli_async.chat.inputs import COMPLETE
+
+# --- headers ---------------------------------------------------------------------------------------------------------
+
+
+def test_requests_of_a_client_share_their_headers_and_mask_the_token() -> None:
+    builder = AsyncFriendli("a-secret-token").serverless.chat._engine.request_builder
+    first, second = (
+        builder.build(COMPLETE, Arguments(body), "json", builder.authorization).headers for body in (b"1", b"2")
+    )
+    assert first is second
+    assert "Authorization: Bearer a-secret-token\r\n" in first.lines
+    assert "a-secret-token" not in repr(first) + repr(vars(first))
+
+
+def test_token_of_a_callable_is_sent_with_one_request_only() -> None:
+    builder = AsyncFriendli(lambda: "unused-here").serverless.chat._engine.request_builder
+    for token in ("first-token", "second-token"):
+        headers = builder.build(COMPLETE, Arguments(b"{}"), "json", check_token(token)).headers
+        assert headers["Authorization"] == f"Bearer {token}"
+        assert f"Authorization: Bearer {token}\r\n" in headers.lines
+        assert "-token" not in repr(headers) + repr(vars(headers)) + repr(vars(builder))
+
 
 # --- encode_body -----------------------------------------------------------------------------------------------------
 
