@@ -170,23 +170,23 @@ class SSEResponse:
                 await send(self._head(_EVENT_STREAM))
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
-                await self._relay(scope, receive, send)
+                sender = EventSender(send, self._heartbeat, self._send_timeout)
+                relay = self._relay(scope, receive, sender)
+                completed = await run_until_disconnect(wait_for_disconnect(receive), relay)
+                if not completed and not sender.answered:
+                    await send_closed_request(send)
         finally:
             await self._stream.aclose()
         if self.background is not None:
             await self.background()
 
-    async def _relay(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Relays until the end, or until the browser has disconnected or stopped reading."""
-        sender = EventSender(send, self._heartbeat, self._send_timeout)
+    async def _relay(self, scope: MutableMapping[str, Any], receive: Receive, sender: EventSender) -> None:
+        """Relays until the end, or until the browser has stopped reading."""
         with closing(Work(sender.hurry)) as work, work.making_calls():
-            relay = sender.run(self._send_events(scope, sender, work), _FAILED)
-            completed = await run_until_disconnect(wait_for_disconnect(receive), relay)
+            await sender.run(self._send_events(scope, sender, work), _FAILED)
         if sender.gave_up:
             _logger.warning("%s: the browser stopped reading, and was disconnected", logged_path(scope))
             abort_connection(receive)
-        elif not completed and not sender.answered:
-            await send_closed_request(send)
 
     async def _send_events(self, scope: MutableMapping[str, Any], sender: EventSender, work: Work) -> None:
         if self._answer_after is not None:
