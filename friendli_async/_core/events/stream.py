@@ -120,7 +120,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             ready.clear()
             problem = Held(StreamInterruptedError("the stream was closed"))
         data = data or b"" if once and problem is None else b""  # no frame of an error holds it: it may quote the token
-        if problem is not None and (self.outcome == "open" or not (ready or self.head)):  # else a later read raises it
+        if problem is not None:
             self._break(problem)  # returns if it is complete, or was stopped
         elif reader.has_ended and not once:
             self.settle()
@@ -237,12 +237,17 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             self.exchange.abort()
 
     def _break(self, problem: Held[FriendliError]) -> None:
-        """Ends the stream after a timeout, a lost connection or ``aclose``. Raises unless it is complete or stopped."""
+        """Ends the stream after a timeout, a lost connection or ``aclose``. Raises unless it is complete or stopped.
+
+        If it has ended before what has arrived was read, a later read raises its error.
+        """
         self._detach()
         self.exchange.abort()
         error = problem.take()
         if self.outcome == "open":
             self._end_broken(error)
+        elif self.reader.ready or self.head:
+            return
         del error  # not raised itself: it would form a cycle with its traceback and this frame
         if self.error is not None:
             self._raise_error()
