@@ -88,6 +88,7 @@ async def test_calls_that_are_cancelled_while_connecting_leave_no_connection(ser
             await asyncio.wait({call})
         [(pool, _)] = client._runtime.transport._pools.values()
         await wait_until(lambda: len(pool.connections) == client.gauges().idle)
+        assert client.gauges().in_use == 0
 
 
 @pytest.mark.parametrize("bare", [True, False])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from support.interruptions import RESET, Interruption, Pieces, Scenario, Stage, json_reply, sweep
+from support.interruptions import RESET, Interruption, Pieces, Scenario, Stage, assert_interruptible, json_reply
 from support.sockets import (
     DONE,
     LAST_CHUNK,
@@ -183,7 +183,7 @@ PLAIN: Final = {
 @pytest.mark.parametrize("interruption", OF_CALLS)
 @pytest.mark.parametrize("scenario", PLAIN)
 async def test_plain_call_can_be_interrupted_at_each_step(scenario: str, interruption: str) -> None:
-    await sweep(PLAIN[scenario], INTERRUPTIONS[interruption])
+    await assert_interruptible(PLAIN[scenario], INTERRUPTIONS[interruption])
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
@@ -259,12 +259,12 @@ STREAMS: Final = {
 @pytest.mark.parametrize("interruption", OF_STREAMS)
 @pytest.mark.parametrize("scenario", STREAMS)
 async def test_stream_can_be_interrupted_at_each_step(scenario: str, interruption: str) -> None:
-    await sweep(STREAMS[scenario], INTERRUPTIONS[interruption])
+    await assert_interruptible(STREAMS[scenario], INTERRUPTIONS[interruption])
 
 
 @pytest.mark.parametrize("interruption", sorted(set(INTERRUPTIONS) - set(OF_STREAMS)))
 async def test_iteration_can_be_interrupted_in_further_ways_at_each_step(interruption: str) -> None:
-    await sweep(STREAMS["iterated"], INTERRUPTIONS[interruption])
+    await assert_interruptible(STREAMS["iterated"], INTERRUPTIONS[interruption])
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ async def run_approved_tools(stage: Stage) -> None:
 
 @pytest.mark.parametrize("interruption", ["cancelled again and again", "client closed", "stream closed"])
 async def test_run_can_be_interrupted_at_each_step(interruption: str) -> None:
-    await sweep(Scenario(run_approved_tools), INTERRUPTIONS[interruption])
+    await assert_interruptible(Scenario(run_approved_tools), INTERRUPTIONS[interruption])
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ OF_RESPONSES: Final = {
     [*itertools.product(["with a stream"], OF_RESPONSES), ("with a run", "cancelled"), ("with a run", "browser gone")],
 )
 async def test_response_can_be_interrupted_at_each_step(scenario: str, interruption: str) -> None:
-    await sweep(RESPONSES[scenario], OF_RESPONSES[interruption])
+    await assert_interruptible(RESPONSES[scenario], OF_RESPONSES[interruption])
 
 
 # --- bulk runs -------------------------------------------------------------------------------------------------------
@@ -418,4 +418,4 @@ class Rows:
 
 async def test_bulk_run_can_be_cancelled_at_each_step_and_continued(tmp_path: Path) -> None:
     rows = Rows(tmp_path)
-    await sweep(Scenario(rows.play, rows.prepare, rows.check_continuation), CANCELLED)
+    await assert_interruptible(Scenario(rows.play, rows.prepare, rows.check_continuation), CANCELLED)

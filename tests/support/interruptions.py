@@ -226,7 +226,7 @@ class Interruption:
     client_remains: bool = True
 
 
-async def sweep(scenario: Scenario, interruption: Interruption) -> None:
+async def assert_interruptible(scenario: Scenario, interruption: Interruption) -> None:
     """Plays the scenario once to count its steps, then once for each step, interrupted there."""
     gc.collect()
     gc.freeze()  # only objects of the scenario are searched
