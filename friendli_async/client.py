@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, Unpack, cast
 
 from friendli_async._core.observers import Observer
@@ -240,7 +241,10 @@ class AsyncFriendli(Hinted):
         """
         options = cast("ClientOptions", masked_values(options))
         copy = type(self).__new__(type(self))
-        vars(copy).update(vars(self))  # a subclass may have attributes of its own
+        if type(self) is not AsyncFriendli:  # a subclass may have attributes of its own
+            for name, value in vars(self).items():
+                if not isinstance(getattr(type(self), name, None), cached_property):  # computed from the settings
+                    vars(copy)[name] = value
         copy._build(self._runtime, self._settings.with_changes(options), owner=False)
         return copy
 

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -550,6 +551,19 @@ async def test_with_options_preserves_the_subclass_and_its_attributes(server: Fr
         assert (client._settings.timeout.total, copied._settings.timeout.total) == (10, 5)
         await copied.aclose()
         assert (await send(client)).text
+
+
+async def test_cached_property_of_a_subclass_is_computed_again_for_a_copy_with_options(server: FriendliServer) -> None:
+    class Subclass(f.AsyncFriendli):
+        @cached_property
+        def chat(self) -> Any:
+            return self.serverless.chat
+
+    async with Subclass("first-token", server_url=server.url) as client:
+        await client.chat.complete(model="m", messages=MESSAGES)
+        await client.with_options(token="second-token").chat.complete(model="m", messages=MESSAGES)
+    sent = [request.headers["authorization"] for request in server.requests]
+    assert sent == ["Bearer first-token", "Bearer second-token"]
 
 
 @pytest.mark.compatibility
