@@ -170,6 +170,26 @@ async def test_patched_session_request_receives_each_request(
     assert len(posted) == 1
 
 
+@pytest.mark.parametrize("token", ["token-1234", lambda: "token-1234", None], ids=["token", "callable", "none"])
+async def test_headers_that_a_patched_session_request_adds_are_sent_once(
+    monkeypatch: pytest.MonkeyPatch, token: Any
+) -> None:
+    baggage = "user=alice"
+    original: Any = aiohttp.ClientSession._request
+
+    async def patched(self: aiohttp.ClientSession, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:
+        options["headers"]["baggage"] = baggage  # in place, as Datadog does
+        answer: aiohttp.ClientResponse = await original(self, method, url, **options)
+        return answer
+
+    async with recording_server() as server, AsyncFriendli(token, container_url=server.url) as client:
+        with monkeypatch.context() as context:
+            context.setattr(aiohttp.ClientSession, "_request", patched)
+            await client.container.chat.complete(messages=MESSAGES)
+        await client.container.chat.complete(messages=MESSAGES)
+    assert [b"baggage: user=alice" in request for request in server.requests] == [True, False]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_all_requests_use_the_session_without_the_fast_path(
     posted: list[URL], monkeypatch: pytest.MonkeyPatch, stream: bool

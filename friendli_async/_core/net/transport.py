@@ -226,7 +226,8 @@ class AiohttpTransport:
         return await pool.session.request(
             request.method,
             url,
-            headers=request.headers if dial.tunnelled or not proxy.headers else {**request.headers, **proxy.headers},
+            # A copy: other requests share them, and a tracer that has replaced the session's method may add its own.
+            headers={**request.headers, **({} if dial.tunnelled else proxy.headers)},
             data=dial.upload or as_payload(body),
             allow_redirects=False,
             raise_for_status=False,
