@@ -29,9 +29,10 @@ from support.sockets import (
 )
 from yarl import URL
 
-from friendli_async import APIConnectionError, AsyncFriendli
+from friendli_async import APIConnectionError, APIStatusError, AsyncFriendli
 from friendli_async._core.net import pool, posting
 from friendli_async._core.net.dialing import Connector
+from friendli_async._core.net.exchange import AiohttpExchange
 from friendli_async._core.net.posting import CAN_POST, Poster, can_post
 from friendli_async._core.protocol import RequestHeaders
 
@@ -307,6 +308,27 @@ async def test_missing_response_head_leaves_nothing_open(answer: bytes) -> None:
         with pytest.raises(APIConnectionError) as caught:
             await with_timeout(complete(client))
         assert caught.value.sent
+        assert slots_in_use(client) == 0
+        pool = next(iter(client._runtime.transport._pools.values()))[0]
+        assert not pool.session.connector._acquired
+
+
+async def test_connection_that_the_server_switches_to_another_protocol_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    kept: list[AiohttpExchange] = []  # or the garbage collector would close its connection
+    finish = AiohttpExchange.finish
+
+    def finish_and_keep(self: AiohttpExchange) -> None:
+        kept.append(self)
+        finish(self)
+
+    monkeypatch.setattr(AiohttpExchange, "finish", finish_and_keep)
+    async with serve_bytes(switched, hang=True) as server, client_of(server.url) as client:
+        with pytest.raises(APIStatusError, match="101"):
+            await with_timeout(complete(client))
+        assert len(kept) == 1
         assert slots_in_use(client) == 0
         pool = next(iter(client._runtime.transport._pools.values()))[0]
         assert not pool.session.connector._acquired

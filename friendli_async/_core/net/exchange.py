@@ -350,7 +350,9 @@ class AiohttpExchange:
         if self._pool is None or self._finish_timer is not None:
             return
         self.streaming = False
-        if self.content.is_eof():  # aiohttp has released the connection
+        if self.content.is_eof():
+            if self._response.connection is not None:  # aiohttp keeps one that the reply (101) has upgraded
+                self._response.release()
             self._detach()
         elif self.content.exception() is not None:
             self.abort()
