@@ -50,6 +50,20 @@ def test_requests_of_a_client_share_their_headers_and_mask_the_token() -> None:
     assert "a-secret-token" not in repr(first) + repr(vars(first))
 
 
+def test_shared_headers_are_complete_before_another_thread_can_use_them() -> None:
+    class Templates(dict[Any, Any]):
+        def __setitem__(self, key: object, headers: Any) -> None:
+            stored.append(dict(headers))
+            super().__setitem__(key, headers)
+
+    stored: list[dict[str, str]] = []
+    builder = AsyncFriendli("a-secret-token").serverless.chat._engine.request_builder
+    builder._templates = Templates()
+    headers = builder.build(COMPLETE, Arguments(b"{}"), "json", builder.authorization).headers
+    assert stored == [headers]
+    assert headers["Authorization"] == "Bearer a-secret-token"
+
+
 def test_token_of_a_callable_is_sent_with_one_request_only() -> None:
     builder = AsyncFriendli(lambda: "unused-here").serverless.chat._engine.request_builder
     for token in ("first-token", "second-token"):

@@ -212,7 +212,8 @@ class RequestBuilder:
             if json:
                 ours["Content-Type"] = "application/json"
             defaults = {name: value for name, value in ours.items() if name.lower() not in self._overridden}
-            template = self._templates[key] = RequestHeaders({**defaults, **self._custom})
+            template = RequestHeaders({**defaults, **self._custom})
             if self.authorization is not None:
                 template["Authorization"] = self.authorization
+            self._templates[key] = template  # last: from here on, other threads use it
         return template
