@@ -606,6 +606,20 @@ async def test_unread_events_that_arrived_after_the_opening_are_delivered_after_
         await stream.result()
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_first_text_that_arrived_while_nobody_read_is_timed(server: FriendliServer, stopped: bool) -> None:
+    released = asyncio.Event()
+    first, late = delta(""), delta("b")
+    server.enqueue(script(raw(first), gate(released), raw(late), stall()))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    await receive_more(stream, released, len(first + late))
+    assert stream.timing.first_text is None
+    await (stream.stop() if stopped else client.aclose())
+    assert stream.timing.first_text is not None
+    await client.aclose()
+
+
 async def test_unread_events_that_have_arrived_are_delivered_after_the_total_timeout(
     server: FriendliServer, connection: tuple[str, aiohttp.ClientSession | None], clock: Clock
 ) -> None:

@@ -316,16 +316,19 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         Returns:
             The bytes.
         """
-        reader, ready, arrived = self.reader, self.reader.ready, b""
+        reader, ready = self.reader, self.reader.ready
         if reader.stop_conditions:
-            return arrived  # they would be called outside of a read, and may raise
+            return b""  # they would be called outside of a read, and may raise
+        pieces: list[bytes] = []
         with suppress(FriendliError):
             while not reader.has_ended and (data := self.exchange.take_arrived()):
                 queued = len(ready)
                 reader.feed(data)
                 self.stopwatch.read(len(data), len(ready) - queued)
-                arrived += data
-        return arrived
+                pieces.append(data)
+        if self.stopwatch.first_text_at is None and self.collector.has_text:
+            self.stopwatch.record_first_text()
+        return b"".join(pieces)
 
     def _end(self, outcome: Outcome, error: FriendliError | None = None) -> None:
         """Records the outcome unless there is one, and adds ``meta`` and ``partial`` to the error in either case."""
