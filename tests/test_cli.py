@@ -363,6 +363,23 @@ def test_ctrl_c_ends_the_wait_for_standard_input(environment: dict[str, str]) ->
         assert process.stderr.read() == b""
 
 
+def test_background_job_ignores_ctrl_c(server: FriendliServer, environment: dict[str, str]) -> None:
+    server.enqueue(text("Once"))
+    with subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$0" "$@"', *command("-m", "m")],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"Hi")
+        process.stdin.flush()
+        wait_until_it_reads(process)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == (b"Once\n", None)
+        assert process.returncode == 0
+
+
 INTERRUPTED_AT_START: Final = """
 import os, signal, sys
 from friendli_async.cli import __main__, chat

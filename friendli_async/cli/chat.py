@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _chat(arguments: argparse.Namespace) -> int:
     # asyncio's handler cancels this task at its next turn: it could not end a blocking read, nor the answer's own task.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not _ignores_interrupts():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments.model is None and arguments.deployment != "container":
         raise ConfigurationError("no model: pass -m MODEL, or set FRIENDLI_MODEL (`friendli-async models` lists them)")
     options = _options(arguments)
@@ -180,16 +181,22 @@ def _interruption() -> Generator[asyncio.Event]:
 
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
-    try:
-        loop.add_signal_handler(signal.SIGINT, event.set)
-    except NotImplementedError:  # Windows: Ctrl-C ends the program
-        yield event
-        return
+    is_handled = False
+    if not _ignores_interrupts():
+        with suppress(NotImplementedError):  # Windows: Ctrl-C ends the program
+            loop.add_signal_handler(signal.SIGINT, event.set)
+            is_handled = True
     try:
         yield event
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if is_handled:
+            loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _ignores_interrupts() -> bool:
+    """Whether this is a background job of a shell: Ctrl-C is meant for the foreground job."""
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 class _Output:

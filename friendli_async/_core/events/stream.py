@@ -188,6 +188,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
 
     def _whole_head(self) -> bytes:
         if self.head is None:
+            self.reader.ready.clear()  # not to be delivered: the bytes or stop conditions of these were asked for
             self._break(
                 Held(ResponseDecodeError("the data before the first event is larger than the limit (Limits.event)"))
             )
@@ -265,6 +266,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             self.reader.ready.clear()
         if self.head is not None and (self.head or self.reads_bytes):
             self.head += arrived
+        del arrived  # an observer may raise, and the traceback must not have bytes that may quote the token
         if self.reader.has_ended:
             self._end_as_read()
         else:
