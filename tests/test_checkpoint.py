@@ -595,6 +595,21 @@ async def test_order_of_keys_that_are_no_text_does_not_change_a_row(path: Path) 
     assert (first.resumed, again.resumed) == (False, True)
 
 
+def test_digest_of_a_row_with_number_keys_and_sets_is_the_same_in_each_process() -> None:
+    code = 'from friendli_async.bulk.checkpoint import row_hash; print(row_hash("k", {1: set("abcdefgh")}))'
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(digests) == 1
+
+
 async def test_unserializable_row_is_rejected_before_sending(path: Path) -> None:
     caller = Caller()
     with pytest.raises(RowsError, match=r"row 1 cannot be compared .* object is not JSON .* Rows are JSON values"):

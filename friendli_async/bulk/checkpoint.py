@@ -223,7 +223,8 @@ def row_hash(key: str | int, row: object) -> str:
         try:
             data = encode_json(row, _row_encoder)
         except TypeError:  # in sorted dicts, msgspec accepts no keys but text
-            data = encode_json(msgspec.to_builtins(row, enc_hook=json_hook, str_keys=True), _row_encoder)
+            plain = msgspec.to_builtins(row, enc_hook=json_hook, order=_row_encoder.order, str_keys=True)
+            data = encode_json(plain, _row_encoder)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise RowsError(
             f"row {key!r} cannot be compared with the checkpoint: {error}. Rows are JSON values, or structs, "
