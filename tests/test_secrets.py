@@ -9,6 +9,7 @@ import logging
 import pickle
 import tempfile
 import traceback
+import tracemalloc
 from base64 import b64encode
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -590,6 +591,17 @@ def test_text_that_is_escaped_but_holds_no_token_is_unchanged() -> None:
     error = FriendliError(message)
     mask_token(error, TOKEN)
     assert str(error) == message
+
+
+def test_search_for_the_token_takes_little_memory_for_a_long_text_without_it() -> None:
+    error = FriendliError("The server is busy, and accepts no further requests.\\n" * 20_000)
+    tracemalloc.start()
+    try:
+        mask_token(error, TOKEN)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(str(error))
 
 
 async def test_token_in_an_answer_is_not_masked(server: FriendliServer) -> None:

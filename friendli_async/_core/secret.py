@@ -14,16 +14,14 @@ T = TypeVar("T")
 _MIN_TOKEN: Final = 8
 """A shorter token, such as that of a test, would also be found inside of words."""
 _MASK: Final = "***"
-_CHARACTER: Final = re.compile(
-    r"\\{1,7}(?:u00[0-9a-fA-F]{2}|[^\\])"  # JSON, up to three times
+_ESCAPED: Final = re.compile(
+    r"\\\\{0,6}(?:u00[0-9a-fA-F]{2}|[^\\])"  # JSON, up to three times
     r"|%(?:25){0,2}[0-9a-fA-F]{2}"  # URLs, up to three times
     r"|&#(?:0{0,4}[0-9]{2,3}|[xX]0{0,4}[0-9a-fA-F]{2});"  # HTML
-    r"|.",
-    re.DOTALL,
 )
+"""An escaped character. That each alternative begins with a literal one makes the search fast."""
+_CHARACTER: Final = re.compile(rf"{_ESCAPED.pattern}|.", re.DOTALL)
 """A character of a text, escaped or not."""
-_MARKS: Final = "\\%&"
-"""What every escaped character begins with."""
 _LONGEST_CUT: Final = 16
 _CUT: Final = re.compile(
     r"(?:%(?:25){0,2}[0-9a-fA-F]?|\\{1,7}(?:u[0-9a-fA-F]{0,3})?|&#?[xX]?[0-9a-fA-F]{0,6})?(?:\.{3})?\Z"
@@ -101,25 +99,22 @@ def _masked(text: str, token: str) -> str:
     text = text.replace(token, _MASK)  # what precedes it may be no escape
     found = _CUT.search(text, max(0, len(text) - _LONGEST_CUT))
     plain = text[: None if found is None else found.start()]
-    characters, rest = [*plain], text[len(plain) :]
-    if any(mark in plain for mark in _MARKS):
-        characters = _CHARACTER.findall(plain)
-        plain, token = "".join(map(_unescaped, characters)), "".join(map(_unescaped, _CHARACTER.findall(token)))
-    if token[:_MIN_TOKEN] not in plain:
+    unescaped, token = _ESCAPED.sub(_unescaped, plain), _ESCAPED.sub(_unescaped, token)
+    if token[:_MIN_TOKEN] not in unescaped:
         return text
-    places = [match.span() for match in re.finditer(re.escape(token), plain)]
+    characters = _CHARACTER.findall(plain)  # as many as in the unescaped text
+    places = [match.span() for match in re.finditer(re.escape(token), unescaped)]
     for length in range(len(token) - 1, _MIN_TOKEN - 1, -1):
-        if plain.endswith(token[:length]):
-            places.append((len(plain) - length, len(plain)))
+        if unescaped.endswith(token[:length]):
+            places.append((len(unescaped) - length, len(unescaped)))
             break
     for start, stop in reversed(places):
         characters[start:stop] = [_MASK]
-    return "".join(characters) + rest
+    return "".join(characters) + text[len(plain) :]
 
 
-def _unescaped(character: str) -> str:
-    if len(character) == 1:
-        return character
+def _unescaped(match: re.Match[str]) -> str:
+    character = match[0]
     if character[0] == "&":
         return chr(int(character[3:-1], 16) if character[2] in "xX" else int(character[2:-1]))
     if character[0] == "%" or "u00" in character:
