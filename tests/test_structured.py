@@ -532,6 +532,26 @@ async def test_items_of_a_list_without_its_wrapper_are_yielded(client: AsyncFrie
     assert len([item async for item in invoice.items("lines", of=Line)]) == len(json.loads(INVOICE)["lines"])
 
 
+async def test_field_with_the_name_of_the_wrapper_is_not_taken_for_the_value(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    class Series(msgspec.Struct):
+        unit: str
+        value: float
+        points: list[int]
+
+    answer = '{"unit": "kg", "value": 1.5, "points": [1, 2]}'
+    server.enqueue(scripted(answer, 2), scripted(answer, 2))
+    chat: Any = client.serverless.chat  # a union is no type[T]
+    stream = chat.parse_stream(Series | None, model="m", messages=ASK)
+    snapshots = [copy.deepcopy(snapshot) async for snapshot in stream.snapshots()]
+    assert snapshots[-1] == json.loads(answer)
+    assert 1.5 not in snapshots
+    assert (await stream.result()).value == Series("kg", 1.5, [1, 2])
+    stream = chat.parse_stream(Series | None, model="m", messages=ASK)
+    assert [item async for item in stream.items("points")] == [1, 2]
+
+
 @pytest.mark.parametrize("bad", ["nope", '{"number": 1, "lines": [], "total": 1}'])
 async def test_feedback_of_a_stream_error_is_what_parse_would_send(
     client: AsyncFriendli, server: FriendliServer, bad: str

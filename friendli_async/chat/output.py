@@ -168,7 +168,10 @@ class Output(Generic[T]):
         if not self.is_wrapped or not isinstance(value, dict):
             return value
         fields = cast("dict[str, Any]", value)
-        return fields.get(_ROOT, fields or default)  # an object that begins with another key is the value itself
+        first = next(iter(fields), None)
+        if first is None:
+            return default
+        return fields[_ROOT] if first == _ROOT else fields  # what begins with another key is the value itself
 
     def convert(self, value: Any) -> T:
         """Converts parsed JSON to a value of the type.
