@@ -2143,6 +2143,16 @@ async def test_unused_run_sends_nothing(client: AsyncFriendli, server: FriendliS
     assert server.requests == []
 
 
+async def test_read_outside_of_an_event_loop_leaves_the_run_usable(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(text("Hi"))
+    run = start_run(client, now)
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        await asyncio.to_thread(lambda: run.__anext__().send(None))
+    assert (await run.result()).reply.text == "Hi"
+
+
 def test_events_can_be_pickled_and_encoded() -> None:
     call = ToolCall("a")
     for found in (ToolStarted(call=call), ToolFinished(call=call, content="x", error="timeout", elapsed=1.5)):

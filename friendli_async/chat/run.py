@@ -340,8 +340,8 @@ class Run:
         """Awaits ``wait`` in one task at a time; any error closes the run."""
         if self._is_waiting:
             raise RuntimeError("another task is already waiting for this run's events")
-        self._is_waiting = True
         task = asyncio.current_task()
+        self._is_waiting = True
         try:
             with self._work.making_calls():
                 await wait()
