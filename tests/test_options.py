@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import decimal
-import fractions
 import math
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
-from friendli_async import AsyncFriendli, Attempt, ConfigurationError, Limits, Pacing, RetryPolicy, Timeouts
+from friendli_async import Attempt, ConfigurationError, Limits, RetryPolicy, Timeouts
 from friendli_async.options import _RETRYABLE_STATUSES
 
 Options = Timeouts | Limits | RetryPolicy
@@ -165,29 +163,6 @@ def test_statuses_are_stored_as_frozenset(statuses: Any) -> None:
 def test_statuses_of_an_iterator_are_kept() -> None:
     statuses: Any = iter([429, 503])
     assert RetryPolicy(statuses=statuses).statuses == {429, 503}
-
-
-NUMPY: list[Any] = [np.int64(2), np.uint8(2), np.float64(2.0), np.float32(2.0), fractions.Fraction(2)]
-
-
-@pytest.mark.parametrize("value", NUMPY, ids=type)
-def test_numbers_of_other_libraries_are_plain_numbers(value: Any) -> None:
-    assert Timeouts(total=value) == Timeouts(total=2) == AsyncFriendli("t", timeout=value)._settings.timeout
-    assert RetryPolicy(initial=value, multiplier=value) == RetryPolicy(initial=2, multiplier=2)
-    assert isinstance(Timeouts(total=value).total, int | float)
-
-
-@pytest.mark.parametrize("value", [np.int64(2), np.uint8(2)], ids=type)
-def test_whole_numbers_of_other_libraries_are_counts(value: Any) -> None:
-    policy, limits, pacing = RetryPolicy(max_attempts=value), Limits(event=value), Pacing(retry_budget=value)
-    most = AsyncFriendli("t", max_connections=value).gauges().max_connections
-    assert [type(each) for each in (policy.max_attempts, limits.event, pacing.retry_budget, most)] == [int] * 4
-
-
-@pytest.mark.parametrize("value", [np.bool_(True), np.float64("nan"), np.int64(-1), np.array([1, 2]), np.str_("2")])
-def test_other_numpy_values_are_no_numbers(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"Timeouts\.total "):
-        Timeouts(total=value)
 
 
 def test_statuses_are_copied() -> None:
