@@ -49,7 +49,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.net.exchange import AiohttpExchange
-from friendli_async._core.runtime import Runtime, Work
+from friendli_async._core.runtime import Runtime, Scope, Work
 from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, raw, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
@@ -839,3 +839,10 @@ def test_work_is_a_part_of_what_it_began_in_but_not_of_itself() -> None:
     with outer.making_calls(), inner.making_calls(), outer.making_calls(), outer.making_calls():
         assert list(outer.lineage()) == [outer]
         assert list(inner.lineage()) == [inner, outer]
+
+
+async def test_work_begins_with_what_it_is_a_part_of() -> None:
+    outer, between, inner, works = Work(), Scope(), Work(), set[Work]()
+    with outer.making_calls(), between.making_calls(), inner.making_calls():
+        inner.begin(works, asyncio.get_running_loop())
+    assert works == {outer, inner}

@@ -40,6 +40,11 @@ class Scope:
             yield scope
             scope = scope._outer
 
+    def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
+        """Makes what it is a part of open work of a client, one of whose calls has begun in it."""
+        if self._outer is not None:
+            self._outer.begin(works, loop)
+
     def is_current(self) -> bool:
         """Whether the calling context is a part of it, and would wait for itself."""
         return self in _current_lineage()
@@ -75,7 +80,8 @@ class Work(Scope):
         self._open: list[set[Work]] = []  # the ``works`` of its clients
 
     def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
-        """Makes it open work of a client, one of whose calls has begun in it."""
+        """Makes it open work of a client, one of whose calls has begun in it; and what it is a part of."""
+        super().begin(works, loop)
         if not self._ended and self not in works:
             if not self._open:  # else a part of it may run another event loop, in a thread
                 self.loop = loop
@@ -85,7 +91,7 @@ class Work(Scope):
     def include(self, other: Work) -> None:
         """Makes other work, some of whose calls may have begun, a part of this."""
         for works in other._open:
-            _begin_all(self, works, other.loop)
+            self.begin(works, other.loop)
 
     def is_of(self, works: set[Work]) -> bool:
         """Whether it began with a call of this client. A tool may call other clients, too."""
@@ -106,13 +112,6 @@ def _current_lineage() -> set[Scope]:
     """Returns what the calling context is a part of."""
     scope = _current_scope.get()
     return set() if scope is None else set(scope.lineage())
-
-
-def _begin_all(scope: Scope, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
-    """Makes the works in the lineage of a scope open work of a client, one of whose calls has begun in it."""
-    for each in scope.lineage():
-        if isinstance(each, Work):
-            each.begin(works, loop)
 
 
 class InFlightCall(Protocol):
@@ -160,14 +159,14 @@ class Runtime:
         self.calls.add(call)  # before the check: a drain in another thread either waits for the call or rejects it
         self.check()
         if (scope := _current_scope.get()) is not None:
-            _begin_all(scope, self.works, call.loop)
+            scope.begin(self.works, call.loop)
 
     @contextmanager
     def as_one_call(self, begun_in: asyncio.AbstractEventLoop | None = None) -> Generator[None, None, None]:
         """Makes the calls that begin in this context one piece of work, of a call that has begun if a loop is given."""
         with closing(Work()) as work, work.making_calls():
             if begun_in is not None:
-                _begin_all(work, self.works, begun_in)
+                work.begin(self.works, begun_in)
             yield
 
     def check(self) -> None:
