@@ -59,6 +59,19 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "friendli_async.cli", *arguments]
 
 
+def run_python(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a process of its own, without standard input."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
 class Done(NamedTuple):
     """The exit status and the output of a command."""
 
@@ -97,15 +110,7 @@ def request_bodies(server: FriendliServer) -> list[dict[str, Any]]:
 
 
 def test_package_runs_the_command(environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "friendli_async", "-m", "m", "Hi"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    done = run_python(environment, "-W", "error", "-m", "friendli_async", "-m", "m", "Hi")
     assert (done.returncode, done.stdout, done.stderr) == (0, "You said: Hi\n", "")
 
 
@@ -395,15 +400,7 @@ sys.exit(__main__.main(["-m", "m", "Hi"]))
 
 
 def test_ctrl_c_before_the_request_is_quiet(server: FriendliServer, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_AT_START],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    done = run_python(environment, "-c", INTERRUPTED_AT_START)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
     assert not server.requests
 
