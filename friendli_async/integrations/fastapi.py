@@ -53,8 +53,9 @@ with suppress(ImportError):  # Starlette alone
 if TYPE_CHECKING:
     import ssl as ssl_module
 
-    import aiohttp
     from starlette.applications import Starlette
+
+    from friendli_async._core.net.transport import Session
 
 __all__ = ["ClientDisconnected", "FriendliResponse", "LifespanOptions", "client_of", "get_client"]
 __all__ += ["install_error_handlers", "lifespan", "while_connected"]
@@ -192,7 +193,7 @@ class LifespanOptions(TypedDict, total=False):
     observers: Sequence[Observer]
     proxy: str | None
     ssl: ssl_module.SSLContext | bool | None
-    session: aiohttp.ClientSession | None
+    session: Session | None
 
 
 def lifespan(
