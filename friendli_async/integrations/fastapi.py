@@ -332,11 +332,10 @@ def install_error_handlers(app: Starlette) -> None:
     Args:
         app: The app. Handlers added later for the same classes replace these.
     """
-    # The casts: Starlette has no type for a handler of both requests and websockets.
-    app.add_exception_handler(FriendliError, cast("Any", _handle_error))
+    handler = cast("Any", _handle_error)  # Starlette has no type for a handler of both requests and websockets
+    for kind in (FriendliError, ArgumentError, UnknownArgumentError):
+        app.add_exception_handler(kind, handler)
     app.exception_handlers.setdefault(WebSocketDisconnect, cast("Any", _ignore))
-    app.add_exception_handler(ArgumentError, cast("Any", _handle_argument_error))
-    app.add_exception_handler(UnknownArgumentError, cast("Any", _handle_argument_error))
 
 
 async def _ignore(connection: HTTPConnection, error: Exception) -> None:
@@ -344,21 +343,10 @@ async def _ignore(connection: HTTPConnection, error: Exception) -> None:
 
 
 async def _handle_error(connection: HTTPConnection, error: Exception) -> Response | None:
-    assert isinstance(error, FriendliError)
-    status = error_status(error)
-    _log_error(connection, status, error)
-    return await _respond(connection, status, error_body(error), dict(retry_headers(error)))
-
-
-def _log_error(connection: HTTPConnection, status: int, error: Exception) -> None:
+    status, body, headers = _answer_to(error)
     level = logging.WARNING if status >= 500 else logging.INFO
     path, message = logged_path(connection.scope), one_line(str(error))
     _logger.log(level, "%s: %d, %s: %s", path, status, type(error).__name__, message)
-
-
-async def _respond(
-    connection: HTTPConnection, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None
-) -> Response | None:
     if isinstance(connection, WebSocket):
         reason = replace_surrogates(str(body["error"]["message"])).encode()[:_MAX_CLOSE_REASON].decode(errors="ignore")
         with suppress(RuntimeError):  # already closed
@@ -367,9 +355,11 @@ async def _respond(
     return Response(encode_json(body), status, headers, "application/json")
 
 
-async def _handle_argument_error(connection: HTTPConnection, error: Exception) -> Response | None:
+def _answer_to(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Returns the status, body and headers of the response to an error."""
+    if isinstance(error, FriendliError):
+        return error_status(error), error_body(error), dict(retry_headers(error))
     assert isinstance(error, ArgumentError | UnknownArgumentError)
-    _log_error(connection, 422, error)
     param = error.path if isinstance(error, ArgumentError) else error.name
     body = {"message": str(error), "type": "invalid_request_error", "param": param or None, "code": None}
-    return await _respond(connection, 422, {"error": body})
+    return 422, {"error": body}, {}
