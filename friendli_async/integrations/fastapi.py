@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 __all__ = ["ClientDisconnected", "FriendliResponse", "LifespanOptions", "client_of", "get_client"]
 __all__ += ["install_error_handlers", "lifespan", "while_connected"]
 
-E = TypeVar("E")
 T = TypeVar("T")
 
 _STATE: Final = "friendli"

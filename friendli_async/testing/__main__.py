@@ -86,13 +86,9 @@ def run(options: argparse.Namespace, program: str = "python -m friendli_async.te
         access_log=_log if options.access_log else None,
     )
     try:
-        asyncio.run(_serve(server, options.host, options.port))
+        return asyncio.run(_serve(server, options, program))
     except KeyboardInterrupt:
-        pass
-    except _ListenError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,11 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(parser.parse_args(arguments))
 
 
-class _ListenError(Exception):
-    """The server cannot listen on its address."""
-
-
-async def _serve(server: FriendliServer, host: str, port: int) -> None:
+async def _serve(server: FriendliServer, options: argparse.Namespace, program: str) -> int:
     stopped = asyncio.Event()
     with contextlib.suppress(NotImplementedError):  # on Windows, KeyboardInterrupt ends it
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
@@ -126,12 +118,14 @@ async def _serve(server: FriendliServer, host: str, port: int) -> None:
         except OSError as error:
             # The code of a failed name lookup is negative; asyncio adds the address to the text of a failed bind.
             reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
-            raise _ListenError(f"cannot listen on {host}:{port}: {reason}") from error
+            print(f"{program}: cannot listen on {options.host}:{options.port}: {reason}", file=sys.stderr)
+            return 2
         print(f"Listening on {server.url}. To point the client at it:")
         print(f"  export FRIENDLI_SERVER_URL={server.url}")
         print(f"  export FRIENDLI_CONTAINER_URL={server.url}")
         print(f"  export FRIENDLI_TOKEN={server.token}", flush=True)
         await stopped.wait()
+        return 0
 
 
 if __name__ == "__main__":
