@@ -178,7 +178,7 @@ async def _send(job: Job[BatchRow, Reply], client: AsyncFriendli, output: BatchO
 def _interruptible(outcomes: Run[BatchRow, Reply], reporter: _Reporter) -> Generator[list[int]]:
     """Stops the run gracefully on the first signal, and cancels it on the next. Yields the signals received."""
     received: list[int] = []
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
     assert task is not None
 
     def stop(number: int) -> None:
@@ -191,18 +191,8 @@ def _interruptible(outcomes: Run[BatchRow, Reply], reporter: _Reporter) -> Gener
         else:
             task.cancel()
 
-    handled: list[int] = []
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        # A background job of a shell ignores SIGINT: Ctrl-C is meant for the foreground job.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            with contextlib.suppress(NotImplementedError):  # Windows: the first Ctrl-C cancels
-                loop.add_signal_handler(number, stop, number)
-                handled.append(number)
-    try:
+    with connection.on_signals(stop, signal.SIGINT, signal.SIGTERM):
         yield received
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
 
 
 class _Sample(NamedTuple):

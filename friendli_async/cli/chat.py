@@ -16,10 +16,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from friendli_async._core.text import join_text, split_surrogate
 from friendli_async.chat.collector import ChatStream
@@ -27,9 +26,6 @@ from friendli_async.chat.inputs import Conversation
 from friendli_async.cli import connection
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import ArgumentError, ConfigurationError, FriendliError, StreamInterruptedError
-
-if TYPE_CHECKING:
-    import asyncio
 
 __all__ = ["add_arguments", "run"]
 
@@ -70,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _chat(arguments: argparse.Namespace) -> int:
     # asyncio's handler cancels this task at its next turn: it could not end a blocking read, nor the answer's own task.
-    if not _ignores_interrupts():
+    if not connection.is_ignored(signal.SIGINT):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments.model is None and arguments.deployment != "container":
         raise ConfigurationError("no model: pass -m MODEL, or set FRIENDLI_MODEL (`friendli-async models` lists them)")
@@ -135,12 +131,13 @@ class _Session:
 
     async def answer(self) -> int:
         """Prints the answer and appends it to the messages, even if partial. Returns 130 if Ctrl-C stopped it."""
-        import asyncio  # deferred, here and below: --help does not need it
+        import asyncio  # deferred: --help does not need it
 
         stream: ChatStream = self._chat.stream(messages=self.messages, **self._options)
         output = _Output()
         text: list[str] = []
-        with _interruption() as interrupted:
+        interrupted = asyncio.Event()
+        with connection.on_signals(lambda _: interrupted.set(), signal.SIGINT):
             reading = asyncio.ensure_future(self._show(stream, output, text))
             stopping = asyncio.ensure_future(interrupted.wait())
             await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -172,31 +169,6 @@ class _Session:
             if chunk.text:
                 text.append(chunk.text)
                 output.write_text(chunk.text)
-
-
-@contextmanager
-def _interruption() -> Generator[asyncio.Event]:
-    """Yields an event that Ctrl-C sets, instead of its usual effect."""
-    import asyncio
-
-    event = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    is_handled = False
-    if not _ignores_interrupts():
-        with suppress(NotImplementedError):  # Windows: Ctrl-C ends the program
-            loop.add_signal_handler(signal.SIGINT, event.set)
-            is_handled = True
-    try:
-        yield event
-    finally:
-        if is_handled:
-            loop.remove_signal_handler(signal.SIGINT)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _ignores_interrupts() -> bool:
-    """Whether this is a background job of a shell: Ctrl-C is meant for the foreground job."""
-    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 class _Output:

@@ -1,17 +1,19 @@
-"""Shared by the commands: the deployment and model options, exit statuses, and error reporting."""
+"""Shared by the commands: the deployment and model options, exit statuses, error reporting, and signals."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, get_args
 
 from friendli_async.client import DeploymentName
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "add_deployment", "add_model", "run"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "add_deployment", "add_model", "is_ignored", "on_signals", "run"]
 
 FAILED: Final = 1
 BAD_INPUT: Final = 2
@@ -60,6 +62,37 @@ def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
             raise  # not of a file that was read, but of the output
         print(f"friendli-async {command}: {error}", file=sys.stderr)
         return BAD_INPUT
+
+
+def is_ignored(number: int) -> bool:
+    """Whether a signal is ignored, as in a background job of a shell: Ctrl-C is meant for the foreground job."""
+    return signal.getsignal(number) is signal.SIG_IGN
+
+
+@contextmanager
+def on_signals(handle: Callable[[int], None], *numbers: int) -> Generator[None]:
+    """Calls a function with the number of each signal that is not ignored, instead of the signal's usual effect.
+
+    On Windows it keeps its usual effect: Ctrl-C ends the program.
+
+    Args:
+        handle: Called in the running event loop.
+        numbers: The signals.
+    """
+    import asyncio  # deferred, as in `run`
+
+    loop = asyncio.get_running_loop()
+    handled: list[int] = []
+    for number in numbers:
+        if not is_ignored(number):
+            with suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, handle, number)
+                handled.append(number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
 
 
 def _message(error: FriendliError) -> str:
