@@ -113,24 +113,24 @@ class BatchInput:
     Args:
         path: The file.
         deployment: The deployment that the requests are sent to.
-        model: The model of every request; overrides the line's.
+        model: The model of every request, or None; overrides the line's.
         options: Parameters of every request that generates text; they override the line's.
-        system: A system message for every line that is only a prompt.
+        system: A system message for every line that is only a prompt, or None.
     """
 
     def __init__(
         self,
         path: Path,
         *,
-        deployment: Deployment = "serverless",
-        model: str | None = None,
-        options: Mapping[str, object] | None = None,
-        system: str | None = None,
+        deployment: Deployment,
+        model: str | None,
+        options: Mapping[str, object],
+        system: str | None,
     ) -> None:
         self.path = path
         self._deployment: Deployment = deployment
         self._model = model
-        self._options = dict(options or {})
+        self._options = options
         self._system = system
 
     def check(self) -> int:
@@ -304,9 +304,7 @@ class BatchOutput:
         changed: Called with the ``custom_id`` of each finished request whose content has changed.
     """
 
-    def __init__(
-        self, path: Path, *, retry_failed: bool = False, changed: Callable[[str], object] | None = None
-    ) -> None:
+    def __init__(self, path: Path, *, retry_failed: bool, changed: Callable[[str], object]) -> None:
         self.unwritten: int = 0
         """The number of answers that could not be written."""
         self._journal = Journal(path, b'{"id":"' + _ID_PREFIX.encode())
@@ -340,8 +338,7 @@ class BatchOutput:
             return None
         digest, state = known[:_DIGEST_SIZE], known[_DIGEST_SIZE:]
         if digest != bytes.fromhex(row.id.removeprefix(_ID_PREFIX)):
-            if self._changed is not None:
-                self._changed(row.custom_id)
+            self._changed(row.custom_id)
             return None
         if state == _DONE:
             return Outcome(key=key, row=row, resumed=True)
