@@ -170,43 +170,37 @@ def parse(text: str) -> Faults:
 
 
 def _parse_item(item: str, column: int) -> Fault:
-    fields: dict[str, Any] = {}
-    seen: set[str] = set()
+    given: dict[str, Any] = {}
     for setting, start in _split(item, ";", column):
         name, equals, value = (part.strip() for part in setting.partition("="))
-        if name in seen:
+        if name in given:
             raise _error(f"{name} appears twice in one item", start)
-        seen.add(name)
-        if name == "ok":
-            if equals:
-                raise _error("ok takes no value", start)
-            continue
-        if name not in _SETTINGS:
-            raise _error(f"unknown setting {name!r}; expected ok, {', '.join(_SETTINGS)}", start)
-        if not value:
-            raise _error(f"{name} needs a value, such as {name}={_SETTINGS[name][1]}", start)
-        try:
-            parsed = _SETTINGS[name][0](value)
-        except ValueError as error:
-            raise _error(f"{name}: {error}, not {value!r}", start) from None
-        if name in _BREAKS:
-            if "breaks" in fields:
-                raise _error("an item can have only one of cut, reset and stall", start)
-            fields["breaks"] = drop if name == "cut" and not parsed else _BREAKS[name]
-            fields["after"] = parsed
-        else:
-            fields[name] = parsed
-    _check(fields, seen, column)
-    return Fault(**fields)
-
-
-def _check(fields: dict[str, Any], seen: set[str], column: int) -> None:
-    if "ok" in seen and seen & {"status", "retry_after", "message", *_BREAKS}:
+        if name == "ok" and equals:
+            raise _error("ok takes no value", start)
+        given[name] = None if name == "ok" else _parse_value(name, value, start)
+        if len(given.keys() & _BREAKS) > 1:
+            raise _error("an item can have only one of cut, reset and stall", start)
+    if "ok" in given and given.keys() & {"status", "retry_after", "message", *_BREAKS}:
         raise _error("ok can be combined only with delay, times and path", column)
-    if "status" not in seen and seen & {"retry_after", "message"}:
+    if "status" not in given and given.keys() & {"retry_after", "message"}:
         raise _error("retry_after and message need a status", column)
-    if not fields and "ok" not in seen:
-        raise _error("empty item", column)
+    given.pop("ok", None)
+    for name in given.keys() & _BREAKS:
+        given["after"] = given.pop(name)
+        given["breaks"] = drop if name == "cut" and not given["after"] else _BREAKS[name]
+    return Fault(**given)
+
+
+def _parse_value(name: str, value: str, column: int) -> object:
+    if name not in _SETTINGS:
+        raise _error(f"unknown setting {name!r}; expected ok, {', '.join(_SETTINGS)}", column)
+    read, example = _SETTINGS[name]
+    if not value:
+        raise _error(f"{name} needs a value, such as {name}={example}", column)
+    try:
+        return read(value)
+    except ValueError as error:
+        raise _error(f"{name}: {error}, not {value!r}", column) from None
 
 
 def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:
