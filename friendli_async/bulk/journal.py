@@ -18,7 +18,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
@@ -96,26 +96,17 @@ class Journal:
         self._reader = self.path.open("rb", buffering=_BUFFER_SIZE)
 
     def _read_through(self, load_line: Callable[[int, bytes], bool]) -> None:
-        tail = b""
-        for number, (offset, line) in enumerate(self._lines(), 1):
+        assert self._reader is not None
+        for number, line in enumerate(self._reader, 1):
             if not line.endswith(b"\n"):
-                tail = line
-                break
-            if not load_line(offset, line):
+                self._repair_tail(line, load_line)
+                return  # not on to the newline that this may have written
+            if not load_line(self._size, line):
                 raise CheckpointError(
                     f"{self.path} line {number} is not in the expected format; nothing was changed. Use another file, "
                     "or remove the line: its row will be sent again"
                 )
-            self._size = offset + len(line)
-        if tail:
-            self._repair_tail(tail, load_line)
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        assert self._reader is not None
-        offset = 0
-        for line in self._reader:
-            yield offset, line
-            offset += len(line)
+            self._size += len(line)
 
     def _repair_tail(self, tail: bytes, load_line: Callable[[int, bytes], bool]) -> None:
         """Completes a last line that only lacks its newline, and truncates any other partial line."""
