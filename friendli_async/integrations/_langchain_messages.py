@@ -14,8 +14,8 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from friendli_async._json import decode_json
-from friendli_async.chat import ChatChoice, ChatChunk, ChatCompletion, ChatMessage, ChunkDelta, Logprobs
-from friendli_async.chat.replies import reasoning_of
+from friendli_async.chat import ChatChoice, ChatChunk, ChatCompletion, ChatMessage, ChunkDelta
+from friendli_async.chat.replies import ChunkChoice, reasoning_of
 from friendli_async.errors import ArgumentError
 from friendli_async.integrations._tool_pieces import ToolPieces
 from friendli_async.replies import ToolCall, Usage
@@ -124,7 +124,7 @@ def answers_of(reply: ChatCompletion, model: str) -> list[ChatGeneration]:
     """Converts the choices of a reply."""
     usage = usage_metadata(reply.usage)
     return [
-        ChatGeneration(message=_message(choice, usage), generation_info=_info(choice, reply, model))
+        ChatGeneration(message=_message(choice, usage), generation_info=_info(choice, reply, model) | _logprobs(choice))
         for choice in reply.choices
     ]
 
@@ -141,7 +141,7 @@ def _message(choice: ChatChoice, usage: UsageMetadata | None) -> AIMessage:
     )
 
 
-def _info(choice: ChatChoice | None, reply: ChatCompletion, model: str, *, logprobs: bool = True) -> dict[str, Any]:
+def _info(choice: ChatChoice | None, reply: ChatCompletion, model: str) -> dict[str, Any]:
     info: dict[str, Any] = {"model_name": reply.model or model}
     if choice is not None and choice.finish_reason is not None:
         info["finish_reason"] = choice.finish_reason
@@ -149,14 +149,14 @@ def _info(choice: ChatChoice | None, reply: ChatCompletion, model: str, *, logpr
         info["id"] = reply.id
     if reply.meta.request_id is not None:
         info["request_id"] = reply.meta.request_id
-    if logprobs and choice is not None and choice.logprobs is not None:
-        info["logprobs"] = _logprobs(choice.logprobs)
     return info
 
 
-def _logprobs(logprobs: Logprobs) -> dict[str, Any]:
+def _logprobs(choice: ChatChoice | ChunkChoice) -> dict[str, Any]:
     """Returns log probabilities in OpenAI's format, as a list because LangChain concatenates those of chunks."""
-    return {"content": [msgspec.to_builtins(token) for token in logprobs.content or ()]}
+    if choice.logprobs is None:
+        return {}
+    return {"logprobs": {"content": [msgspec.to_builtins(token) for token in choice.logprobs.content or ()]}}
 
 
 def _split_calls(calls: Sequence[ToolCall]) -> tuple[list[LangChainCall], list[InvalidToolCall]]:
@@ -225,8 +225,7 @@ class ChunkReader:
             tool_call_chunks=calls,
             response_metadata={"model_provider": PROVIDER},
         )
-        info = None if choice.logprobs is None else {"logprobs": _logprobs(choice.logprobs)}
-        return ChatGenerationChunk(message=message, generation_info=info)
+        return ChatGenerationChunk(message=message, generation_info=_logprobs(choice) or None)
 
     def last(self, reply: ChatCompletion, model: str) -> ChatGenerationChunk:
         """Returns the last chunk: finish reason, metadata and usage."""
@@ -237,4 +236,4 @@ class ChunkReader:
             response_metadata={"model_provider": PROVIDER},
             usage_metadata=usage_metadata(reply.usage),
         )
-        return ChatGenerationChunk(message=message, generation_info=_info(choice, reply, model, logprobs=False))
+        return ChatGenerationChunk(message=message, generation_info=_info(choice, reply, model))
