@@ -42,16 +42,10 @@ class ReplyWriter:
         self._request = request
         self._writer: AbstractStreamWriter | None = None
 
-    async def send_head(self) -> AbstractStreamWriter:
-        """Send the status line and the headers, if that has not been done.
-
-        Returns:
-            The writer of the body.
-        """
+    async def send_head(self) -> None:
+        """Send the status line and the headers, if that has not been done."""
         if self._writer is None:
             self._writer = await self.response.prepare(self._request)
-            assert self._writer is not None
-        return self._writer
 
     async def write(self, data: bytes) -> None:
         """Write a part of the body in one write, then let a reader in the same event loop receive it.
