@@ -120,22 +120,23 @@ class _Example:
         return built
 
     def _array(self, items: Schema, name: str, depth: int) -> list[object]:
-        if "discriminator" in items:
-            tags: Mapping[str, str] = items["discriminator"]["mapping"]
-            named = [self._tagged_as(items["discriminator"]["property"], tag, tags[tag], depth) for tag in tags]
-            if self.novel:
-                named.append({items["discriminator"]["property"]: f"a new {name}"})
-            return named[self.variant % len(named) :] + named[: self.variant % len(named)]
-        return [self.of(items, name, depth + 1) for _ in range(2)]
+        if "discriminator" not in items:
+            return [self.of(items, name, depth + 1) for _ in range(2)]
+        discriminator = items["discriminator"]
+        named = [self._tagged_as(discriminator, tag, depth) for tag in discriminator["mapping"]]
+        if self.novel:
+            named.append({discriminator["property"]: f"a new {name}"})
+        first = self.variant % len(named)
+        return named[first:] + named[:first]
 
     def _tagged(self, discriminator: Mapping[str, Any], depth: int) -> object:
-        tags: Mapping[str, str] = discriminator["mapping"]
         if self.novel:
             return {discriminator["property"]: "a new kind"}
-        tag = list(tags)[self.variant % len(tags)]
-        return self._tagged_as(discriminator["property"], tag, tags[tag], depth)
+        tags = list(discriminator["mapping"])
+        return self._tagged_as(discriminator, tags[self.variant % len(tags)], depth)
 
-    def _tagged_as(self, key: str, tag: str, name: str, depth: int) -> object:
+    def _tagged_as(self, discriminator: Mapping[str, Any], tag: str, depth: int) -> object:
+        key, name = discriminator["property"], discriminator["mapping"][tag]
         built = self.of({"$ref": name}, name, depth + 1)
         return {**cast("dict[str, object]", built), key: tag} if isinstance(built, dict) else built
 
