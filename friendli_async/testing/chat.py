@@ -217,10 +217,11 @@ def _choice_steps(body: Body, request: ReceivedRequest, turn: Turn, index: int) 
 def _whole(request: ReceivedRequest, turns: Sequence[Turn], counts: tuple[int, int]) -> Script:
     choices: list[Body] = []
     for index, turn in enumerate(turns):
-        message: dict[str, object] = {"role": "assistant", "content": "".join(turn.content) or None}
+        message: dict[str, object] = {"role": "assistant", "content": "".join(turn.content)}
         if turn.reasoning:
             message["reasoning_content"] = "".join(turn.reasoning)
         if turn.calls:
+            message["content"] = message["content"] or None
             message["tool_calls"] = [
                 {
                     "id": _call_id(request, index, number),
@@ -229,8 +230,6 @@ def _whole(request: ReceivedRequest, turns: Sequence[Turn], counts: tuple[int, i
                 }
                 for number, call in enumerate(turn.calls)
             ]
-        else:
-            message["content"] = "".join(turn.content)
         logprobs = _logprobs(request.json_object, turn.content)
         choices.append({"index": index, "message": message, "finish_reason": turn.finish_reason, "logprobs": logprobs})
     return json_body(request.identity.completion(choices, token_counts(*counts)))
