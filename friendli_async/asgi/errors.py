@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -23,6 +24,7 @@ from friendli_async.errors import (
 
 __all__ = ["error_body", "error_status"]
 
+_logger: Final = logging.getLogger("friendli_async")
 _PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
 """Statuses that mean the same to the browser as to this service."""
 _TIMEOUTS: Final = {
@@ -112,6 +114,11 @@ def logged_path(scope: Mapping[str, Any]) -> str:
     return quote(str(scope.get("path", "")), errors="replace")
 
 
-def one_line(text: str) -> str:
-    """Returns a message for the log, which a server may have chosen: in one line, so that it forges none."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", replace_surrogates(text))
+def log_error(level: int, scope: Mapping[str, Any], answer: str, error: Exception) -> None:
+    """Logs an error, and how the request was answered.
+
+    The message is logged as text, since log handlers keep their arguments, and the error's traceback holds the stream.
+    A server may have chosen it: it is in one line, so that it forges none.
+    """
+    message = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", replace_surrogates(str(error)))
+    _logger.log(level, "%s: %s, %s: %s", logged_path(scope), answer, type(error).__name__, message)

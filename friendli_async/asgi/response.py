@@ -18,7 +18,7 @@ from friendli_async.asgi.disconnect import (
     send_closed_request,
     wait_for_disconnect,
 )
-from friendli_async.asgi.errors import error_body, logged_path, one_line
+from friendli_async.asgi.errors import error_body, log_error, logged_path
 from friendli_async.asgi.events import Conversion, Encoded, EncodedEvents, WholeEvents, error_event, sse_bytes
 from friendli_async.asgi.sender import EventSender
 from friendli_async.chat.run import Run
@@ -204,10 +204,7 @@ class SSEResponse:
         except FriendliError as error:
             if not sender.answered:
                 raise
-            # As text: log handlers keep their arguments, and the error's traceback holds the stream.
-            _logger.warning(
-                "%s: after the first byte, %s: %s", logged_path(scope), type(error).__name__, one_line(str(error))
-            )
+            log_error(logging.WARNING, scope, "after the first byte", error)
             if event := error_event(error_body(error) if self._on_error is None else self._on_error(error)):
                 await sender.send(event)
 

@@ -32,7 +32,7 @@ from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._pydantic import PydanticField, as_json
 from friendli_async.asgi import SSEResponse, error_body, error_status
 from friendli_async.asgi.disconnect import run_until_disconnect
-from friendli_async.asgi.errors import logged_path, one_line, retry_headers
+from friendli_async.asgi.errors import log_error, retry_headers
 from friendli_async.errors import ArgumentError, FriendliError, UnknownArgumentError
 from friendli_async.options import check_seconds
 
@@ -68,8 +68,6 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _MAX_CLOSE_REASON: Final = 123  # bytes, RFC 6455 section 5.5
 
 _Handler = Callable[[int, FrameType | None], Any]
-
-_logger: Final = logging.getLogger("friendli_async")
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -343,9 +341,7 @@ async def _ignore(connection: HTTPConnection, error: Exception) -> None:
 
 async def _handle_error(connection: HTTPConnection, error: Exception) -> Response | None:
     status, body, headers = _answer_to(error)
-    level = logging.WARNING if status >= 500 else logging.INFO
-    path, message = logged_path(connection.scope), one_line(str(error))
-    _logger.log(level, "%s: %d, %s: %s", path, status, type(error).__name__, message)
+    log_error(logging.WARNING if status >= 500 else logging.INFO, connection.scope, str(status), error)
     if isinstance(connection, WebSocket):
         reason = replace_surrogates(str(body["error"]["message"])).encode()[:_MAX_CLOSE_REASON].decode(errors="ignore")
         with suppress(RuntimeError):  # already closed
