@@ -7,6 +7,7 @@ last user message contains an expression. A tool that fails ends the turn unless
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from friendli_async._json import encode_json
@@ -61,16 +62,7 @@ def _tool_uses(body: Mapping[str, Any], text: str) -> list[ToolUse]:
 
 
 def _statuses(use: ToolUse, call_id: str, timestamp: int) -> list[Step]:
-    def report(status: str, **fields: Any) -> Step:
-        return tool_status(
-            status,
-            name=use.name,
-            tool_call_id=call_id,
-            parameters=use.parameters,
-            timestamp=timestamp,
-            **fields,
-        )
-
+    report = partial(tool_status, name=use.name, tool_call_id=call_id, parameters=use.parameters, timestamp=timestamp)
     started = report("STARTED", result="None")
     updates = [report("UPDATING", message=message) for message in use.messages]
     if isinstance(use.result, CalculatorError):
