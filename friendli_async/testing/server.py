@@ -398,10 +398,9 @@ class FriendliServer:
         headers.setdefault("x-request-id", received.request_id)
         reply = ReplyWriter(request, script.status, headers, received.identity)
         received.status = script.status
-        outcome: Outcome = "broken"  # the outcome if a script raises
+        outcome: Outcome = "broken"  # unless the reply ends
         try:
             await script.play(reply)
-            outcome = "completed"
         except (ConnectionError, asyncio.CancelledError) as error:
             # aiohttp cancels the task of a lost connection, whichever side closed it; writes to it fail.
             outcome = "broken" if reply.hung_up or self._closing else "disconnected"
