@@ -85,7 +85,7 @@ class EventSender:
         self._stop_timer()
         if self._ping is not None:
             self._ping.cancel()
-            await self._finish_ping()
+            await self._finish_ping(self._ping)
 
     # --- messages ------------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class EventSender:
     async def _pass_on(self, message: MutableMapping[str, Any]) -> None:
         self._is_sending = True
         if self._ping is not None:
-            await self._finish_ping()
+            await self._finish_ping(self._ping)
         self._last = self._loop.time()
         await self._send(message)
         self._is_sending = False
@@ -136,15 +136,14 @@ class EventSender:
             self._failure = Held(error)
             self._end_work()
 
-    async def _finish_ping(self) -> None:
+    async def _finish_ping(self, ping: asyncio.Task[None]) -> None:
         """Waits for the ping, and raises its failure.
 
         If this wait is cancelled first, the cancellation is the context of the failure, and its traceback has the task,
         which therefore must not keep the failure: a reference cycle.
         """
-        if self._ping is not None:
-            await asyncio.wait({self._ping})
-            self._ping = None
+        await asyncio.wait({ping})
+        self._ping = None
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure.take()
