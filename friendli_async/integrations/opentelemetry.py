@@ -158,15 +158,12 @@ class Telemetry(Observer):
         """Starts the span of a call, in the caller's context, or below the run that it is a turn of."""
         group, _, method = event.operation.rpartition(".")
         operation = _OPERATIONS.get(group)
-        attributes: _Attributes = {"gen_ai.provider.name": "friendli", "server.address": event.server_address}
+        attributes = _caller_attributes(event)
+        attributes["server.address"] = event.server_address
         if event.server_port is not None:
             attributes["server.port"] = event.server_port
         if operation is not None:
             attributes["gen_ai.operation.name"] = operation
-        if event.model is not None:
-            attributes["gen_ai.request.model"] = event.model
-        if event.team is not None:
-            attributes["friendli.team"] = event.team
         streamed = method == "stream"
         name = event.operation if operation is None else f"{operation} {event.model}" if event.model else operation
         span = self._tracer.start_span(
@@ -211,7 +208,7 @@ class Telemetry(Observer):
         if call is None:
             return
         failure = _failure(event)
-        attributes: _Attributes = {"friendli.outcome": event.outcome, "friendli.deployment": event.deployment}
+        attributes = _ending_attributes(event, _finish_reasons(event, call)) | _error(failure)
         attributes["http.request.resend_count"] = max(event.attempt - 1, 0)
         if event.status is not None and event.attempt:  # else it is that of the response to another call
             attributes["http.response.status_code"] = event.status
@@ -221,12 +218,6 @@ class Telemetry(Observer):
             attributes["gen_ai.response.id"] = event.response_id
         if event.response_model is not None:
             attributes["gen_ai.response.model"] = event.response_model
-        reasons = _finish_reasons(event, call)
-        if reasons:
-            attributes["gen_ai.response.finish_reasons"] = reasons
-        if event.usage is not None:
-            attributes.update(_usage(event.usage))
-        attributes |= _error(failure)
         # The span first, because a provider of metrics or logs may raise.
         error = event.error if event.reason is None else f"{event.error}: {event.reason}"
         _end(call.span, {**attributes, **(call.content if self._on_spans else {})}, failure, error)
@@ -263,7 +254,7 @@ class Telemetry(Observer):
 
     def run_started(self, event: RunStarted) -> None:
         """Starts the span of a run, in the context of the caller that uses it first."""
-        attributes = {"gen_ai.operation.name": "invoke_agent", **_run_attributes(event)}
+        attributes = {"gen_ai.operation.name": "invoke_agent", **_caller_attributes(event)}
         self._runs[event.run_id] = self._tracer.start_span("invoke_agent", attributes=attributes)
 
     def run_ended(self, event: RunEnded) -> None:
@@ -271,15 +262,10 @@ class Telemetry(Observer):
         span = self._runs.pop(event.run_id, None)
         if span is None:
             return
-        attributes: _Attributes = {"friendli.outcome": event.outcome, "friendli.deployment": event.deployment}
-        attributes["friendli.turns"] = event.turns
-        if event.finish_reasons:
-            attributes["gen_ai.response.finish_reasons"] = event.finish_reasons
-        if event.usage is not None:
-            attributes.update(_usage(event.usage))
+        attributes = {**_ending_attributes(event, event.finish_reasons), "friendli.turns": event.turns}
         failure = _failure(event)
         _end(span, attributes, failure, event.error)
-        self._agent_meters.record_run(event, _run_attributes(event) | _error(failure))
+        self._agent_meters.record_run(event, _caller_attributes(event) | _error(failure))
 
     def tool_call_started(self, event: ToolCallStarted) -> None:
         """Starts the span of a tool, and makes it the current span of the tool's task."""
@@ -338,12 +324,23 @@ def _error(failure: str | None) -> _Attributes:
     return {} if failure is None else {"error.type": failure}
 
 
-def _run_attributes(event: ObservedRunEvent) -> _Attributes:
+def _caller_attributes(event: CallStarted | ObservedRunEvent) -> _Attributes:
+    """Returns what describes the model and who uses it, of a call or a run."""
     attributes: _Attributes = {"gen_ai.provider.name": "friendli"}
     if event.model is not None:
         attributes["gen_ai.request.model"] = event.model
     if event.team is not None:
         attributes["friendli.team"] = event.team
+    return attributes
+
+
+def _ending_attributes(event: CallEnded | RunEnded, finish_reasons: tuple[str, ...]) -> _Attributes:
+    """Returns what describes the end of a call or a run."""
+    attributes: _Attributes = {"friendli.outcome": event.outcome, "friendli.deployment": event.deployment}
+    if finish_reasons:
+        attributes["gen_ai.response.finish_reasons"] = finish_reasons
+    if event.usage is not None:
+        attributes.update(_usage(event.usage))
     return attributes
 
 
