@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
@@ -381,8 +381,8 @@ def _failure(event: CallEnded | RunEnded) -> str | None:
     return event.error or "_OTHER"
 
 
-def _usage(usage: Usage) -> _Attributes:
-    found: _Attributes = {
+def _usage(usage: Usage) -> dict[str, int]:
+    found = {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
     }
@@ -434,7 +434,7 @@ class _Meters:
         if event.usage is not None:
             self._record_tokens(_usage(event.usage), labels)
 
-    def _record_tokens(self, usage: _Attributes, labels: _Attributes) -> None:
+    def _record_tokens(self, usage: Mapping[str, int], labels: _Attributes) -> None:
         raise NotImplementedError
 
 
@@ -448,10 +448,9 @@ class _NewMeters(_Meters):
             for kind in ("input_tokens", "output_tokens", "cache_read.input_tokens", "reasoning.output_tokens")
         }
 
-    def _record_tokens(self, usage: _Attributes, labels: _Attributes) -> None:
+    def _record_tokens(self, usage: Mapping[str, int], labels: _Attributes) -> None:
         for name, count in usage.items():
-            if isinstance(count, int):
-                self._tokens[name].add(count, labels)
+            self._tokens[name].add(count, labels)
 
 
 class _OldMeters(_Meters):
@@ -463,11 +462,9 @@ class _OldMeters(_Meters):
             "gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKENS
         )
 
-    def _record_tokens(self, usage: _Attributes, labels: _Attributes) -> None:
+    def _record_tokens(self, usage: Mapping[str, int], labels: _Attributes) -> None:
         for kind in ("input", "output"):
-            count = usage.get(f"gen_ai.usage.{kind}_tokens")
-            if isinstance(count, int):
-                self._tokens.record(count, {**labels, "gen_ai.token.type": kind})
+            self._tokens.record(usage[f"gen_ai.usage.{kind}_tokens"], {**labels, "gen_ai.token.type": kind})
 
 
 class _AgentMeters:
