@@ -159,10 +159,7 @@ class _Server:
     async def connection(self) -> str:
         """Opens a TCP connection to the server, or to the proxy."""
         host, port = self._peer()
-        try:
-            _, writer = await asyncio.open_connection(host, port)
-        except OSError as error:
-            raise _CheckFailedError(f"could not connect to {host}:{port}: {_words_of(error)}") from None
+        writer = await _connect(host, port)
         writer.close()
         return f"{host}:{port}"
 
@@ -173,13 +170,7 @@ class _Server:
             return "not used: the URL is http"
         if self._proxy() is not None:
             return "not checked separately: the connection goes through the proxy"
-        try:
-            _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context())
-        except ssl.SSLError as error:
-            reason = getattr(error, "verify_message", "") or error.reason or error
-            raise _CheckFailedError(f"handshake failed: {reason}; to trust another CA, set SSL_CERT_FILE") from None
-        except OSError as error:
-            raise _CheckFailedError(f"could not connect to {host}:{port}: {_words_of(error)}") from None
+        writer = await _connect(host, port, ssl.create_default_context())
         certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
         protocol = writer.get_extra_info("ssl_object").version()
         writer.transport.abort()
@@ -225,6 +216,17 @@ def _parse_url(url: str, source: str) -> tuple[str, str, int]:
         if host and parts.scheme in _DEFAULT_PORTS:
             return parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]
     raise _CheckFailedError(f"{source} is not a valid http or https URL")
+
+
+async def _connect(host: str, port: int, tls: ssl.SSLContext | None = None) -> asyncio.StreamWriter:
+    try:
+        _, writer = await asyncio.open_connection(host, port, ssl=tls)
+    except ssl.SSLError as error:
+        reason = getattr(error, "verify_message", "") or error.reason or error
+        raise _CheckFailedError(f"handshake failed: {reason}; to trust another CA, set SSL_CERT_FILE") from None
+    except OSError as error:
+        raise _CheckFailedError(f"could not connect to {host}:{port}: {_words_of(error)}") from None
+    return writer
 
 
 def _words_of(error: OSError) -> str:
