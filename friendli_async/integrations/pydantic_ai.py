@@ -269,8 +269,7 @@ def _allowed(settings: ModelSettings, parameters: ModelRequestParameters) -> tup
     if wanted is None or wanted == "auto":
         return None, default
     if wanted == "required":
-        names = {tool.name for tool in parameters.function_tools}
-        return names, "required"
+        return {tool.name for tool in parameters.function_tools}, "required"
     if isinstance(wanted, ToolOrOutput):
         return _known({*wanted.function_tools}, parameters) | outputs, default
     if wanted == "none" or not wanted:
