@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -50,22 +51,20 @@ class Limiter:
         self._remaining = 0
         self._resets_at = -math.inf
 
-    def admit(self, now: float) -> Script | None:
-        """Count a request; return the error reply if it exceeds the limit.
+    def answer(self, answer: Callable[[], Script], now: float) -> Script:
+        """Count a request, and return its reply, with the headers of the limit: an error if it exceeds the limit.
 
         Args:
+            answer: Returns the reply of the API.
             now: Seconds on a monotonic clock.
         """
         if now >= self._resets_at:
             self._remaining, self._resets_at = self._requests, now + _WINDOW
-        if not self._remaining:
-            delay = math.ceil(self._resets_at - now)
-            return self.telling(status(429, retry_after=delay, message="too many requests a minute"), now)
-        self._remaining -= 1
-        return None
-
-    def telling(self, script: Script, now: float) -> Script:
-        """Return the reply with the headers of the limit added."""
-        reset = round(self._resets_at - now, 3)
-        headers = rate_limit_headers(limit=self._requests, remaining=self._remaining, reset=reset)
+        seconds = self._resets_at - now
+        if self._remaining:
+            self._remaining -= 1
+            script = answer()
+        else:
+            script = status(429, retry_after=math.ceil(seconds), message="too many requests a minute")
+        headers = rate_limit_headers(limit=self._requests, remaining=self._remaining, reset=round(seconds, 3))
         return replace(script, headers=(*script.headers, *headers.items()))

@@ -386,8 +386,7 @@ class FriendliServer:
             return self._always
         if self._limiter is None:
             return self._default_answer(request)
-        now = asyncio.get_running_loop().time()
-        return self._limiter.admit(now) or self._limiter.telling(self._default_answer(request), now)
+        return self._limiter.answer(partial(self._default_answer, request), asyncio.get_running_loop().time())
 
     def _default_answer(self, request: ReceivedRequest) -> Script:
         answer = partial(self._router.answer, request, self.token)
