@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, TextIO
 
 __all__ = ["Page"]
@@ -40,15 +40,13 @@ class Page:
 
     Args:
         out: Where to write; standard output by default.
-        environment: Environment variables; those of the process by default.
     """
 
-    def __init__(self, out: TextIO | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, out: TextIO | None = None) -> None:
         self._out = sys.stdout if out is None else out
-        variables = os.environ if environment is None else environment
         terminal = self._out.isatty()
-        self._coloured = terminal and not variables.get("NO_COLOR") and variables.get("TERM") != "dumb"
-        self._can_erase = terminal and variables.get("TERM") != "dumb"
+        self._can_erase = terminal and os.environ.get("TERM") != "dumb"
+        self._coloured = self._can_erase and not os.environ.get("NO_COLOR")
         self._symbols = _can_encode(self._out, "─│▁█⚙✓✗·…")
         self._width = max(40, min(_MAX_WIDTH, shutil.get_terminal_size().columns if terminal else 80))
         self.is_speaking: bool = False
@@ -72,7 +70,7 @@ class Page:
         """Return a symbol, or its plain form if the encoding of the output lacks it."""
         return symbol if self._symbols else plain
 
-    def line(self, text: str = "", style: str | None = None) -> None:
+    def line(self, text: str, style: str | None = None) -> None:
         """Write one line inside the margin, wrapped if it is too long.
 
         Args:
@@ -81,7 +79,7 @@ class Page:
         """
         width = self._width - len(_MARGIN)
         words = " ".join(text.split())
-        for part in textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False) or [""]:
+        for part in textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False):
             self._write(f"{_MARGIN}{self.styled(part, style) if style else part}".rstrip() + "\n")
 
     def title(self, text: str, note: str) -> None:
