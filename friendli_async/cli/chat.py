@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _chat(arguments: argparse.Namespace) -> int:
-    # asyncio's handler cancels this task at its next turn: it could not end a blocking read, nor the answer's own task.
+    # asyncio's handler cancels this task at its next turn: it could not end a blocking read.
     if not connection.is_ignored(signal.SIGINT):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments.model is None and arguments.deployment != "container":
@@ -136,21 +136,16 @@ class _Session:
         stream: ChatStream = self._chat.stream(messages=self.messages, **self._options)
         output = _Output()
         text: list[str] = []
-        interrupted = asyncio.Event()
-        with connection.on_signals(lambda _: interrupted.set(), signal.SIGINT):
-            reading = asyncio.ensure_future(self._show(stream, output, text))
-            stopping = asyncio.ensure_future(interrupted.wait())
-            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if not reading.done():
-                await stream.stop()
+        stops: list[asyncio.Task[None]] = []
+        with connection.on_signals(lambda _: stops.append(asyncio.create_task(stream.stop())), signal.SIGINT):
             try:
-                await reading
+                await self._show(stream, output, text)
             finally:
                 output.end_line()  # also before an error message
+        await asyncio.gather(*stops)
         if text:
             self.messages.append({"role": "assistant", "content": join_text(text)})
-        return connection.INTERRUPTED if interrupted.is_set() else 0
+        return connection.INTERRUPTED if stops else 0
 
     async def _show(self, stream: ChatStream, output: _Output, text: list[str]) -> None:
         if not self._streams:
