@@ -10,7 +10,6 @@ import atexit
 import os
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 __all__ = ["end", "run"]
@@ -24,22 +23,18 @@ class _Background:
     """The loop and its thread."""
 
     def __init__(self) -> None:
-        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        self.thread = threading.Thread(target=self._main, args=(started,), name="friendli-async", daemon=True)
+        # With a factory, it does not become the current loop of the caller's thread.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self.loop = self._runner.get_loop()
+        self.thread = threading.Thread(target=self._main, name="friendli-async", daemon=True)
         self.thread.start()
-        self.loop, self._stop = started.result()
 
-    @staticmethod
-    def _main(started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
-        async def serve() -> None:
-            stop = asyncio.Event()
-            started.set_result((asyncio.get_running_loop(), stop))
-            await stop.wait()
-
-        asyncio.run(serve())  # on return, cancels the calls in flight and closes the loop's connections
+    def _main(self) -> None:
+        with self._runner:  # on exit, cancels the calls in flight and closes the loop's connections
+            self.loop.run_forever()
 
     def end(self) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(_GRACE)
 
 
