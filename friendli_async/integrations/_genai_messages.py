@@ -34,7 +34,9 @@ def input_messages(body: Mapping[str, Any]) -> list[_Json]:
 def output_messages(reply: object, finish_reasons: Sequence[str]) -> list[_Json]:
     """Returns the messages of a complete or partial reply."""
     if isinstance(reply, Partial):
-        return [_assistant_message(_partial_parts(reply), _finish_reason(finish_reasons, 0))]
+        calls = msgspec.to_builtins(reply.tool_calls)
+        message = {"reasoning": reply.reasoning or None, "content": reply.text or None, "tool_calls": calls}
+        return [_assistant_message(_choice_parts(message), _finish_reason(finish_reasons, 0))]
     if choices := _builtins_of(reply, "choices"):
         return [
             _assistant_message(_choice_parts(choice), _finish_reason(finish_reasons, index))
@@ -91,12 +93,6 @@ def _choice_parts(choice: Mapping[str, Any]) -> list[_Json]:
 
 def _tool_call(call_id: object, name: object, arguments: object) -> _Json:
     return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
-
-
-def _partial_parts(partial: Partial) -> list[_Json]:
-    parts: list[_Json] = [{"type": "reasoning", "content": partial.reasoning}] if partial.reasoning else []
-    parts += [{"type": "text", "content": partial.text}] if partial.text else []
-    return parts + [_tool_call(call.id, call.function.name, call.function.arguments) for call in partial.tool_calls]
 
 
 def _item_parts(item: Any) -> list[_Json]:
