@@ -268,23 +268,21 @@ class ChatFriendli(BaseChatModel):
         """
         model: Runnable[LanguageModelInput, AIMessage]
         asked: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        bound: dict[str, Any] = {"ls_structured_output_format": asked, **kwargs}
         if schema is None and method != "json_mode":
             raise ArgumentError(f"required for method {method!r}", "schema")
         if method == "json_mode":
-            model = self.bind(response_format={"type": "json_object"}, ls_structured_output_format=asked, **kwargs)
+            model = self.bind(response_format={"type": "json_object"}, **bound)
             parser = _parser(schema)
         elif method == "json_schema":
             form = _response_format(cast("_Schema", schema), strict)
             asked["schema"] = convert_to_openai_tool(cast("Any", schema))
-            model = self.bind(response_format=form, ls_structured_output_format=asked, **kwargs)
+            model = self.bind(response_format=form, **bound)
             parser = _parser(schema)
         elif method == "function_calling":
             asked["schema"] = tool = convert_to_openai_tool(cast("Any", schema), strict=strict)
             name: str = tool["function"]["name"]
-            offered = [cast("Any", schema)]
-            model = self.bind_tools(
-                offered, tool_choice=name, strict=strict, ls_structured_output_format=asked, **kwargs
-            )
+            model = self.bind_tools([cast("Any", schema)], tool_choice=name, strict=strict, **bound)
             parser = _call_parser(cast("_Schema", schema), name)
         else:
             raise ArgumentError(f"must be 'json_schema', 'function_calling' or 'json_mode', not {method!r}", "method")
