@@ -122,12 +122,9 @@ class Lines(Generic[Row, R]):
         head = self.head(line)
         if head is None or head.hash != digest:
             return None
-        if head.error is not None:
-            error = _restore_error(head.error)
-            return Outcome(key=head.key, row=row, error=error, attempts=head.attempts, resumed=True)
-        return Outcome(
-            key=head.key, row=row, reply=self._decode_reply(head.key, line), attempts=head.attempts, resumed=True
-        )
+        error = None if head.error is None else _restore_error(head.error)
+        reply = None if error is not None else self._decode_reply(head.key, line)
+        return Outcome(key=head.key, row=row, reply=reply, error=error, attempts=head.attempts, resumed=True)
 
     def _decode_reply(self, key: str | int, text: bytes) -> R:
         try:
