@@ -151,13 +151,8 @@ def json_schema_of(response_format: Body, schema: Body | None) -> Body | None:
         response_format: The format, with its `type`.
         schema: The schema in it.
     """
-    match response_format.get("type"):
-        case "json_object":
-            return _JSON_OBJECT
-        case "json_schema":
-            return schema
-        case _:
-            return None
+    schemas = {"json_object": _JSON_OBJECT, "json_schema": schema}
+    return schemas.get(response_format.get("type", "text"))
 
 
 def cut_at(text: str, stops: Sequence[str] | None) -> tuple[str, str | None]:
