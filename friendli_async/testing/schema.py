@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import Any, Final, cast
 
 __all__ = ["Error", "Location", "Schema", "from_text", "resolve", "schemas", "validate"]
@@ -33,8 +34,7 @@ def validate(name: str, value: object, where: str = "body") -> list[Error]:
     Returns:
         The errors, at most 100, each with `loc`, `msg` and `type`; none if the value is valid.
     """
-    errors = _check({"$ref": name}, value, (where,))
-    return [error for error, _ in zip(errors, range(_MAX_ERRORS), strict=False)]
+    return list(islice(_check({"$ref": name}, value, (where,)), _MAX_ERRORS))
 
 
 def resolve(schema: Schema) -> Schema:
@@ -67,7 +67,7 @@ def from_text(name: str, fields: Mapping[str, Sequence[str]]) -> dict[str, objec
         schema: Schema = resolve(properties[key]) if key in properties else {"type": "string"}
         if schema.get("type") == "array":
             values[key] = [_from_text(resolve(schema["items"]), text) for text in texts]
-        elif texts:
+        else:
             values[key] = _from_text(schema, texts[-1])
     return values
 
