@@ -40,6 +40,12 @@ _URLS: Final = {
     "server": ("FRIENDLI_SERVER_URL", API_URL),
 }
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_ADVICE: Final = {
+    401: ": the token was rejected; has it expired, or does it belong to another account?",
+    403: ": the token lacks permission; check FRIENDLI_TEAM",
+    404: ": no such model, or the base URL has an extra path",
+}
+"""Added to the errors of the stream."""
 
 
 class _Finding(msgspec.Struct, frozen=True):
@@ -186,7 +192,7 @@ class _Server:
                 given = {} if model is None else {"model": model}
                 reply = await chat.stream(messages=[message], max_tokens=1, **given).result()
             except APIStatusError as error:
-                raise _CheckFailedError(_with_advice(error)) from None
+                raise _CheckFailedError(f"{error}{_ADVICE.get(error.status_code, '')}") from None
             timing = reply.meta.timing
             first = (timing.first_event or 0.0) * 1000
             return (
@@ -234,13 +240,3 @@ def _words_of(error: OSError) -> str:
     if error.errno is not None and error.errno > 0 and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
     return error.strerror or str(error)
-
-
-def _with_advice(error: APIStatusError) -> str:
-    if error.status_code == 401:
-        return f"{error}: the token was rejected; has it expired, or does it belong to another account?"
-    if error.status_code == 403:
-        return f"{error}: the token lacks permission; check FRIENDLI_TEAM"
-    if error.status_code == 404:
-        return f"{error}: no such model, or the base URL has an extra path"
-    return str(error)
