@@ -69,9 +69,9 @@ PHASES: Final[dict[str, tuple[Answer, bool]]] = {
 }
 
 
-def virtual_client(transport: FakeTransport, recorder: Recorder) -> AsyncFriendli:
+def virtual_client(transport: FakeTransport, recorder: Recorder, token: str = "t") -> AsyncFriendli:
     client = client_of("http://nowhere")
-    settings = Settings.from_options({"token": "t", "observers": [recorder], "retry": RetryPolicy()})
+    settings = Settings.from_options({"token": token, "observers": [recorder], "retry": RetryPolicy()})
     client._build(Runtime(transport, 10), settings, owner=True)
     return client
 
@@ -96,6 +96,27 @@ def test_close_in_any_phase_cancels_the_stream_in_virtual_time(phase: str, close
     stream, error = run_in_virtual_time(main())
     assert error.sent == sent
     assert stream.outcome == "cancelled"
+
+
+def test_read_after_a_cancelled_opening_says_so_and_knows_the_attempts_before() -> None:
+    async def main() -> StreamInterruptedError:
+        rejected = response(status=503, retry_after="1")
+        begun = response(NEVER_ENDS, x_request_id="r-1", x_echo="token-of-the-test")
+        client = virtual_client(FakeTransport(rejected, begun), Recorder(), token="token-of-the-test")
+        stream = open_stream(client)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(stream), 10)
+        assert stream.meta.elapsed == 10
+        with pytest.raises(StreamInterruptedError, match=r"^the opening of the stream was cancelled$") as raised:
+            await anext(stream)
+        assert raised.value.meta == stream.meta
+        return raised.value
+
+    error = run_in_virtual_time(main())
+    assert error.meta is not None
+    assert [attempt.status for attempt in error.meta.attempts] == [503]
+    assert error.meta.request_id == "r-1"
+    assert "token-of-the-test" not in repr(error.meta.headers)
 
 
 @pytest.mark.parametrize(

@@ -476,6 +476,8 @@ class Call(Generic[T]):
 
     def _finish_failed(self, error: BaseException) -> None:
         self.stopwatch.stop()
+        self._elapsed = self.stopwatch.elapsed
+        self._headers = without_token(self._headers, token_of(self.request_headers))
         if self.reporter is not None:
             self._report_attempt_ended(None, error)
             outcome = self.outcome_of(error)

@@ -18,7 +18,7 @@ from friendli_async._core.reporting import RunReporter
 from friendli_async._core.runtime import Work
 from friendli_async.errors import ConfigurationError, FriendliError
 from friendli_async.options import is_count
-from friendli_async.replies import attach_meta
+from friendli_async.replies import Meta, attach_meta
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -160,6 +160,11 @@ class StreamOpening(Generic[E, R, U]):
         """Returns the outcome of an ``open`` that raised this error; observers were told the same."""
         assert self._call is not None, "kept if opening failed"
         return self._call.outcome_of(error)
+
+    def meta(self) -> Meta:
+        """Returns the metadata of an ``open`` that failed."""
+        assert self._call is not None, "kept if opening failed"
+        return self._call.meta()
 
     def interrupt(self, error: FriendliError, outcome: Outcome) -> Outcome:
         """Makes an ``open`` in progress raise the error, unless it was interrupted before; returns the outcome."""

@@ -188,7 +188,8 @@ class EventStream(Generic[E]):
                 self._error = copy.copy(error)
             elif was_open:
                 self._opening_cancelled = not isinstance(error, Exception)
-                self._error = StreamInterruptedError(f"the stream could not be opened: {type(error).__name__}")
+                what = "was cancelled" if self._opening_cancelled else f"failed with {type(error).__name__}"
+                self._error = StreamInterruptedError(f"the opening of the stream {what}", meta=self._opening.meta())
             reject_stop_iteration(error)
             raise
         self._open = opened
