@@ -354,6 +354,13 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
         [[call(0, "a", "get_")], [call(0, "a", "get_weather", "{")], [call(0, "a", "get_weather", "}")]],
         [("a", "get_weather", "{}")],
     ),
+    "no ids, calls of one function announced before their arguments": (
+        [
+            *([call(0, name="f", arguments="")], [call(1, name="f", arguments="")]),
+            *([call(0, arguments="{}")], [call(1, arguments="[]")]),
+        ],
+        [("", "f", "{}"), ("", "f", "[]")],
+    ),
     "no arguments": ([[call(0, "a", "f")]], [("a", "f", "")]),
 }
 
@@ -684,13 +691,33 @@ def test_empty_error_field_is_ignored(error: object) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b'{"message":"no"}', b'{"detail":"no"}', b'{"code":7,"msg":"no"}', b'"no"', b'[{"error":{"message":"no"}}]'],
+    [
+        *(b'{"message":"no"}', b'{"detail":"no"}', b'{"code":7,"msg":"no"}', b'"no"', b'[{"error":{"message":"no"}}]'),
+        *(b'{"choices":[{"index":0,"delta":{}}],"detail":"no"}', b'{"choices":[],"usage":null,"detail":"no"}'),
+    ],
 )
 def test_bare_error_message_is_an_error(data: bytes) -> None:
     reader = read(delta(content="a"), data, delta(content="never"))
     assert [event.text for event in reader.ready] == ["a"]
     assert isinstance(reader.failure, APIStatusError)
     assert reader.failure.message == "no"
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [("no", "no"), ("ok", None), (None, None), ("", None)],
+    ids=["error", "success", "null", "empty"],
+)
+def test_message_beside_a_text_is_an_error_after_the_text(message: str | None, error: str | None) -> None:
+    reader = read(delta(content="a"), chunk([{"index": 0, "delta": {"content": "b"}}], message=message))
+    assert [event.text for event in reader.ready] == ["a", "b"]
+    assert (None if reader.failure is None else str(reader.failure)) == error
+
+
+def test_unknown_event_between_texts_is_delivered_with_its_fields() -> None:
+    unknown = {"id": "c1", "tokens_left": 5}
+    reader = read(delta(content="a"), json.dumps(unknown).encode(), delta(content="b"))
+    assert [event.message for event in reader.ready] == [None, unknown, None]
 
 
 @pytest.mark.parametrize(("name", "data"), [(None, b'{"id":"c1","tokens_left":5}'), ("citations", b'{"urls":["u"]}')])

@@ -146,6 +146,18 @@ def test_text_in_parts_is_joined(content: Any, text: str) -> None:
         assert reply.text == text, kind
 
 
+@pytest.mark.parametrize(
+    ("reason", "read"),
+    [({"type": "length", "n": 3}, "length"), ({"n": 3}, "stop"), ({}, None), (["length"], None), (7, None)],
+    ids=str,
+)
+def test_finish_reason_that_is_an_object_is_the_word_in_it(reason: object, read: str | None) -> None:
+    whole = REPLIES["chat"]
+    value = with_value(whole.value, ("choices", 0, "finish_reason"), reason)
+    reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(whole.kind), 200, Headers())
+    assert reply.choices[0].finish_reason == read
+
+
 @pytest.mark.parametrize("count", [None, "unknown", []], ids=str)
 @pytest.mark.parametrize("kind", [kind for kind in REPLIES if "usage" in REPLIES[kind].value])
 def test_usage_without_any_readable_count_is_none_rather_than_zeros(kind: str, count: object) -> None:
