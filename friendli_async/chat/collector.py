@@ -14,7 +14,7 @@ from friendli_async._core.events.decoding import (
     is_end_of_choice,
     shows_error_without_content,
 )
-from friendli_async._core.lenient import drop_unreported_usage, has_blank_usage
+from friendli_async._core.lenient import drop_unreported_usage
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._json import is_json_object
 from friendli_async.chat.replies import (
@@ -115,8 +115,7 @@ def _is_without_error(chunk: Any, payload: bytes) -> bool:
         fields = msgspec.json.decode(payload)
     except NOT_DECODED:
         return False
-    if has_blank_usage(chunk):
-        drop_unreported_usage(chunk, fields)
+    drop_unreported_usage(chunk, fields)
     return bool(chunk.choices or chunk.usage is not None) and not shows_error_without_content(fields)
 
 

@@ -76,7 +76,7 @@ def _normalize_event(name: str | None, fields: dict[str, Any]) -> dict[str, Any]
 
 def _parse_index(index: object) -> int:
     """Returns an index, which some servers send as text, or the sentinel."""
-    digits = str(index).strip() if isinstance(index, int | str) else ""
+    digits = str(index).strip()
     return int(digits) if digits.isdecimal() and len(digits) < 20 else _UNKNOWN_INDEX
 
 
@@ -121,7 +121,7 @@ class _BlockParts:
     def is_repeated_by(self, start: ContentBlock | None) -> bool:
         """Whether a start is that of this block once more, and not that of an equal one after it."""
         has_deltas = self.text or self.thinking or self.signature or self.input or self.others
-        return start is not None and self.start == start and not (has_deltas or self.has_ended)
+        return self.start == start and not (has_deltas or self.has_ended)
 
     @property
     def has_content(self) -> bool:
@@ -161,7 +161,7 @@ class _BlockParts:
         """Infers the type of a block whose ``content_block_start`` is missing, or has an unknown type."""
         if self.input:
             return "tool_use"
-        return "thinking" if not self.text and (self.thinking or self.signature) else "text"
+        return "text" if self.text else "thinking"
 
     def tool_call(self) -> ToolCall | None:
         arguments = join_text(self.input)
@@ -189,8 +189,7 @@ class Wording:
     def of(self, event: MessageEvent) -> str:
         """Returns the text that an event adds to the message; often ""."""
         if type(event) is ContentBlockDelta:
-            if self._untouched:
-                self._untouched.pop(event.index, None)
+            self._untouched.pop(event.index, None)
             return getattr(event.delta, self._kind) if type(event.delta) is self._delta else ""
         if type(event) is ContentBlockStart:
             return self._start(event.index, event.content_block)
