@@ -392,6 +392,20 @@ def test_message_beside_a_filled_reply_is_ignored(kind: str, note: JSON) -> None
     assert decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers()) == plain
 
 
+BLANK: Final = [
+    *(None, "", " ", {}, [], False, 0, "null", "None"),
+    *({"message": None, "code": None}, {"message": "", "code": 0}, {"details": [], "inner": {"code": None}}),
+]
+
+
+@pytest.mark.parametrize("name", ["error", "errors", "detail", "error_message"])
+@pytest.mark.parametrize("value", BLANK)
+def test_blank_message_beside_the_usage_is_ignored(name: str, value: Any) -> None:
+    last = {"id": "c", "choices": [], "usage": USAGE, name: value}
+    reader = feed_reader("chat", f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode(), with_content=True)
+    assert reader.failure is None
+
+
 EMPTY_CHUNKS: Final[list[tuple[str, JSON]]] = [
     *(("chat", {"delta": delta}) for delta in ({}, {"content": ""}, {"role": "assistant", "content": None})),
     ("chat", {"delta": {}, "finish_reason": "error"}),
@@ -486,13 +500,7 @@ def test_event_after_the_final_one_is_ignored_even_in_the_same_read(kind: str, s
     assert len(outcomes[0][0]) < len(frames)
 
 
-BLANK_ERRORS: Final = [
-    *(None, "", " ", {}, [], False, 0),
-    *({"message": None, "code": None}, {"message": "", "code": 0}, {"details": [], "inner": {"code": None}}),
-]
-
-
-@pytest.mark.parametrize("error", BLANK_ERRORS)
+@pytest.mark.parametrize("error", BLANK)
 @pytest.mark.parametrize("kind", REPLIES)
 def test_blank_error_beside_response_fields_is_ignored(kind: str, error: Any) -> None:
     whole = REPLIES[kind]
@@ -500,7 +508,7 @@ def test_blank_error_beside_response_fields_is_ignored(kind: str, error: Any) ->
     assert type(decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers())) is whole.kind
 
 
-@pytest.mark.parametrize("error", BLANK_ERRORS)
+@pytest.mark.parametrize("error", BLANK)
 @pytest.mark.parametrize("kind", STREAMS)
 def test_blank_error_beside_event_fields_is_ignored(kind: str, error: Any) -> None:
     stream = STREAMS[kind]

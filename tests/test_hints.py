@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import pickle
 import re
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -24,6 +26,7 @@ from friendli_async import (
 )
 
 CLIENT = client_of("http://nowhere")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def get_attribute(path: str) -> Any:
@@ -144,6 +147,55 @@ async def test_parameter_of_other_clients_error_suggests_a_name(name: str, sugge
         with pytest.raises(TypeError) as raised:
             await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})
         assert str(raised.value).endswith(f"unexpected keyword argument {name!r}; use {suggestion}")
+
+
+OTHER_APIS: list[tuple[str, dict[str, Any], str, str]] = [
+    ("serverless.chat.complete", {"model": "m", "messages": []}, "prompt", "'messages'"),
+    ("serverless.chat.stream", {"model": "m", "messages": []}, "input", "'messages'"),
+    ("serverless.chat_render.render", {"model": "m", "messages": []}, "enable_thinking", "'chat_template_kwargs'"),
+    ("serverless.messages.create", {"model": "m", "max_tokens": 1, "messages": []}, "contents", "'messages'"),
+    ("serverless.responses.create", {"model": "m", "input": "x"}, "messages", "'input'"),
+    ("serverless.completions.complete", {"model": "m", "prompt": "x"}, "inputs", "'prompt'"),
+    ("serverless.token.tokenize", {"model": "m", "prompt": "x"}, "text", "'prompt'"),
+    ("serverless.token.detokenize", {"model": "m", "tokens": [1]}, "input_ids", "'tokens'"),
+    ("dedicated.embeddings.create", {"model": "m"}, "texts", "'input'"),
+    ("dedicated.embeddings.create", {"model": "m"}, "encoding", "'encoding_format'"),
+    ("dedicated.text_classification.classify", {"model": "m"}, "prompt", "'input'"),
+    ("dedicated.image.generate", {"model": "m", "prompt": "x"}, "steps", "'num_inference_steps'"),
+    ("dedicated.image.generate", {"model": "m", "prompt": "x"}, "cfg_scale", "'guidance_scale'"),
+    ("serverless.audio.transcribe", {"model": "m", "file": b"x"}, "lang", "'language'"),
+    ("dedicated.endpoint.list", {}, "page", "'cursor'"),
+    ("dedicated.endpoint.list", {}, "page_size", "'limit'"),
+    ("usage.get", {"start_time": NOW, "end_time": NOW}, "granularity", "'bucket_width'"),
+    ("cost.get", {"start_time": NOW, "end_time": NOW}, "cursor", "'page'"),
+]
+
+
+@pytest.mark.parametrize(("path", "required", "name", "suggestion"), OTHER_APIS)
+async def test_name_of_the_same_parameter_in_another_api_suggests_ours(
+    path: str, required: dict[str, Any], name: str, suggestion: str
+) -> None:
+    call: Any = operator.attrgetter(path)(CLIENT)
+    with pytest.raises(TypeError) as raised:
+        await call(**required, **{name: "x"})
+    assert str(raised.value).endswith(f"unexpected keyword argument {name!r}; use {suggestion}")
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("chat.complete", "call stream() instead"),
+        ("chat.parse", "call parse_stream() instead"),
+        ("chat.parse_stream", "leave it out, the reply is always streamed"),
+        ("chat.run", "leave it out, the reply is always streamed"),
+    ],
+)
+async def test_stream_as_a_keyword_names_the_method_that_streams(path: str, advice: str) -> None:
+    call: Any = operator.attrgetter(path)(CLIENT.serverless)
+    kind = [int] if "parse" in path else []
+    tools = {"tools": []} if path == "chat.run" else {}
+    with pytest.raises(TypeError, match=re.escape(advice)):
+        await call(*kind, model="m", messages=[], stream=True, **tools)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ from friendli_async.responses import (
 )
 from friendli_async.testing import (
     FriendliServer,
+    event,
     json_body,
+    script,
 )
 
 # --- plain replies ---------------------------------------------------------------------------------------------------
@@ -114,6 +116,30 @@ async def test_failed_reply_raises_with_its_partial_output(client: AsyncFriendli
     assert error.meta.status == 200
     assert error.partial is not None
     assert error.partial.text == "Hello there!"
+
+
+@pytest.mark.parametrize("fields", [{"status": "completed"}, {"status": None, "output": []}, {"output": []}])
+async def test_error_in_a_reply_that_has_not_failed_is_raised(
+    client: AsyncFriendli, server: FriendliServer, fields: dict[str, Any]
+) -> None:
+    whole = {**WHOLE, "error": {"code": "rate_limit_exceeded", "message": "slow down"}, **fields}
+    server.enqueue(json_body(whole), script(event({"type": "response.completed", "response": whole})))
+    for call in (
+        client.serverless.responses.create,
+        lambda **body: client.serverless.responses.stream(**body).result(),
+    ):
+        with pytest.raises(RateLimitError, match="slow down") as caught:
+            await call(model="m", input="hi")
+        assert caught.value.partial is not None
+        assert bool(caught.value.partial.text) == ("output" not in fields)
+
+
+@pytest.mark.parametrize("error", [{}, {"code": None, "message": None}, {"code": "", "message": "null"}])
+async def test_blank_error_in_a_reply_is_ignored(
+    client: AsyncFriendli, server: FriendliServer, error: dict[str, Any]
+) -> None:
+    server.enqueue(json_body({**WHOLE, "error": error}))
+    assert (await client.serverless.responses.create(model="m", input="hi")).text == "Hello there!"
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------

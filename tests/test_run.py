@@ -1994,6 +1994,26 @@ async def test_slow_worker_thread_is_reported_as_a_timeout(client: AsyncFriendli
     assert "block: timeout" in summarize(events)
 
 
+@pytest.mark.parametrize("finishes", [True, False])
+async def test_tool_that_finishes_while_the_loop_is_blocked_is_no_timeout(
+    client: AsyncFriendli, server: FriendliServer, clock: Clock, finishes: bool
+) -> None:
+    started = asyncio.Event()
+
+    @tool
+    async def nap() -> str:
+        started.set()
+        await asyncio.sleep(1 if finishes else 30)
+        return "rested"
+
+    server.enqueue(tool_calls(("nap", {})), text("x"))
+    reading = asyncio.create_task(events_of(start_run(client, nap, tool_timeout=5)))
+    await started.wait()
+    await run_loop_iterations()
+    clock.advance(10)  # both timers are due in the same turn of the loop
+    assert ("nap: timeout" in summarize(await with_timeout(reading))) != finishes
+
+
 @pytest.mark.compatibility
 async def test_dropped_run_cancels_tools_and_stream(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter

@@ -255,11 +255,17 @@ def _error_of(function: Callable[[], object]) -> BaseException:
     raise AssertionError("the call did not fail")
 
 
+AS_BYTES: Any = SECRET.encode()
+BYTES_OF_HEADERS: Any = {"X-Private": HEADER.encode()}
+LISTED_HEADERS: Any = {"X-Private": [HEADER]}
 BAD_TOKEN, BAD_HEADERS = SECRET + "\n", {"X-Private": HEADER, "X-Bad": HEADER + "\r\n"}
 INVALID_SETTINGS: dict[str, Callable[[], object]] = {
     "token": lambda: AsyncFriendli(BAD_TOKEN),
     "non-ASCII token": lambda: AsyncFriendli(SECRET + "\xe9"),
+    "token as bytes": lambda: AsyncFriendli(AS_BYTES),
     "header": lambda: AsyncFriendli(SECRET, headers=BAD_HEADERS),
+    "header as bytes": lambda: AsyncFriendli(SECRET, headers=BYTES_OF_HEADERS),
+    "header as a list": lambda: AsyncFriendli(SECRET, headers=LISTED_HEADERS),
     "timeout": lambda: AsyncFriendli(SECRET, headers={"X-Private": HEADER}, timeout="x"),  # type: ignore[arg-type]  # invalid on purpose
     "proxy": lambda: AsyncFriendli(SECRET, proxy=f"socks5://me:{PASSWORD}@127.0.0.1:1"),
     "url": lambda: AsyncFriendli(SECRET, server_url="ftp://x"),
@@ -282,6 +288,36 @@ def test_frames_of_configuration_errors_hold_no_secret(monkeypatch: pytest.Monke
     error = _error_of(INVALID_SETTINGS[name])
     assert isinstance(error, ConfigurationError | TypeError)
     assert secrets_in_frames(error) == []
+
+
+METHODS: dict[str, Callable[[AsyncFriendli, dict[str, Any]], Any]] = {
+    "complete": lambda client, options: client.serverless.chat.complete(model="m", messages=MESSAGES, **options),
+    "stream": lambda client, options: client.serverless.chat.stream(model="m", messages=MESSAGES, **options),
+    "parse": lambda client, options: client.serverless.chat.parse(int, model="m", messages=MESSAGES, **options),
+    "parse_stream": lambda client, options: client.serverless.responses.parse_stream(
+        int, model="m", input="x", **options
+    ),
+    "run": lambda client, options: client.serverless.chat.run(model="m", messages=MESSAGES, tools=[], **options),
+    "completions": lambda client, options: client.serverless.completions.complete(model="m", prompt="x", **options),
+    "messages": lambda client, options: client.serverless.messages.create(
+        model="m", max_tokens=1, messages=MESSAGES, **options
+    ),
+    "audio": lambda client, options: client.serverless.audio.transcribe(model="m", file=b"x", **options),
+    "image": lambda client, options: client.dedicated.image.generate(model="m", prompt="x", **options),
+    "endpoints": lambda client, options: client.dedicated.endpoint.list(**options),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("options", [{"api_key": SECRET}, {"extra_headers": {"Authorization": HEADER}}, {"x": SECRET}])
+async def test_frames_of_an_unknown_keyword_do_not_hold_its_value(method: str, options: dict[str, Any]) -> None:
+    async with AsyncFriendli("token") as client:
+        with pytest.raises(TypeError) as caught:
+            await METHODS[method](client, dict(options))
+    assert caught.traceback[-1].frame.code.name == "check_keywords"
+    frames = [each.frame.f_locals for each in caught.traceback[1:] if "friendli_async" in str(each.path)]
+    assert len(frames) > 1
+    assert not [secret for secret in SECRETS if secret in repr(frames)]
 
 
 class StallingHandlers:

@@ -524,7 +524,7 @@ def test_wake_hint_points_to_with_options() -> None:
 
 
 @pytest.mark.parametrize("name", ["server_url", "container_url"])
-@pytest.mark.parametrize("end", ["/v1", "/v1/", "/serverless/v1", "/serverless", "/dedicated"])
+@pytest.mark.parametrize("end", ["/v1", "/v1/", "/serverless/v1", "/serverless", "/dedicated", "/v1/chat/completions"])
 def test_base_url_that_would_duplicate_the_path_is_rejected(name: str, end: str) -> None:
     url: dict[str, Any] = {name: f"http://localhost:8000{end}"}
     with pytest.raises(f.ConfigurationError, match=f"{name} must not end with"):

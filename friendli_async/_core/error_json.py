@@ -124,13 +124,14 @@ def has_value(fields: Fields, names: Iterable[str]) -> bool:
     return any(fields.get(name) not in _EMPTY for name in names)
 
 
+_BLANK_WORDS: Final = frozenset({"", "null", "none"})
 _EMPTY: Final[tuple[object, ...]] = (None, [], {}, "")
 
 
 def is_blank(value: object, depth: int = 0) -> bool:
-    """Whether a value says nothing: null, false, zero or "", or an object or list of only such values."""
+    """Whether a value says nothing: null (also as a text), false, zero, "", or an object or list of only these."""
     if isinstance(value, str):
-        return not value.strip()
+        return value.strip().lower() in _BLANK_WORDS
     items = as_list(value) or as_object(value).values()
     if items and depth < _MAX_DEPTH:
         return all(is_blank(item, depth + 1) for item in items)
@@ -209,9 +210,13 @@ def _may_show_error(name: str) -> bool:
 
 
 def shows_error_beside(fields: Fields, own: Collection[str] = ()) -> bool:
-    """Like ``shows_error``, for an object that also has fields of the API, ``own``: a blank ``error`` is no error."""
+    """Like ``shows_error``, for an object that also has fields of the API, ``own``: a blank message is no error."""
     return shows_error(
-        {name: value for name, value in fields.items() if name not in own and not (name == "error" and is_blank(value))}
+        {
+            name: value
+            for name, value in fields.items()
+            if name not in own and not (_is_message_name(normalize_name(name)) and is_blank(value))
+        }
     )
 
 

@@ -15,6 +15,7 @@ from weakref import WeakSet
 from msgspec import structs
 
 from friendli_async._core.loops import call_in_loop
+from friendli_async._core.net.clock import TimeLimit
 from friendli_async._core.pacing import Pace
 from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Gauges, LoopGauges
@@ -214,10 +215,9 @@ class Runtime:
     async def drain(self, timeout: float | None) -> int:
         """Rejects new calls, and waits for those in flight and open works; see ``AsyncFriendli.drain``."""
         self._draining = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self._work_in_flight():  # noqa: ASYNC110  # not every end is notified
-                    await asyncio.sleep(_POLL_SECONDS)
+        with suppress(TimeoutError), TimeLimit(timeout):
+            while self._work_in_flight():  # noqa: ASYNC110  # not every end is notified
+                await asyncio.sleep(_POLL_SECONDS)
         waiting = sum(work.is_between_calls and not work.loop.is_closed() for work in self._own_works())
         aborted = self._calls_in_flight() + self.gauges().open_streams + waiting
         reason = "the client was drained, and the drain timed out"

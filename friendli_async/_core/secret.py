@@ -47,14 +47,30 @@ class Secret(str):
         raise TypeError("a secret cannot be pickled or copied")
 
 
+class _SecretBytes(bytes):
+    """Bytes in place of a secret string, which cannot be used, but are in the traceback of the error."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "b'***'"
+
+
+_SecretBytes.__name__ = "bytes"  # errors name the type of what was given
+
+
 def masked(value: T) -> T:
-    """Returns the value, masked if it is a string; the values of mappings are masked recursively.
+    """Returns the value, masked if it is a string or bytes; the values of mappings and lists are masked recursively.
 
     A function that takes a secret rebinds its parameter to the result before anything can fail, so that none of our
     frames in a traceback shows the secret.
     """
     if isinstance(value, str):
         return cast("T", Secret(str.__str__(value)))  # str() of an enum member would be its name
+    if isinstance(value, bytes | bytearray):
+        return cast("T", _SecretBytes(value))
+    if isinstance(value, list):
+        return cast("T", list(map(masked, cast("list[object]", value))))
     if isinstance(value, Mapping):
         return cast("T", {key: masked(inner) for key, inner in cast("Mapping[object, object]", value).items()})
     return value

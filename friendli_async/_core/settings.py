@@ -56,8 +56,9 @@ class ClientOptions(TypedDict, total=False):
 _HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Control characters end or corrupt a header (RFC 9110 5.5), and headers are limited to Latin-1.
 _INVALID_IN_VALUE: Final = r"[^\t\x20-\x7e\x80-\xff]"
-# Beginnings of the operations' paths. The base URLs of other clients end with them, so users may pass these.
-_API_PATHS: Final = ("/v1", "/serverless", "/dedicated")
+# Beginnings of the operations' paths, with which the base URLs of other clients end, and the path that documentation
+# shows most.
+_API_PATHS: Final = ("/v1", "/serverless", "/dedicated", "/chat/completions")
 _FRAMING_HEADERS: Final = frozenset({"content-length", "transfer-encoding", "connection", "host"})
 
 

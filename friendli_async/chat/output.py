@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from friendli_async._core.body.arguments import check_keywords
 from friendli_async.chat.faults import Faults, describe_faults, faults_of
 from friendli_async.chat.incremental_json import JSONError, read_json
 from friendli_async.chat.schema import check_strict, description_of, schema_and_adapter, schema_name
@@ -266,17 +267,26 @@ def _cached_output(kind: Any, strict: bool) -> Output[Any]:
 
 
 def prepare(
-    method: str, kind: Any, options: Mapping[str, object], format_option: str
+    method: str, kind: Any, options: Mapping[str, object], format_option: str, known: Collection[str]
 ) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the output of a type, and the options without ``strict``.
+
+    Args:
+        method: The method's name.
+        kind: The type.
+        options: The given keywords.
+        format_option: The option that the type sets.
+        known: The method's keywords.
 
     Raises:
         TypeError: The type has no JSON form, or the option for the format of the answer is given, as a keyword or in
             ``extra_body``: it would override the type's schema.
         ArgumentError: ``strict`` is not a bool.
     """
-    sent: dict[str, Any] = dict(options)
-    output = output_of(kind, sent.pop("strict", True))
+    strict: Any = options.get("strict", True)
+    output = output_of(kind, strict)
+    check_keywords(options, known, method)
+    sent: dict[str, Any] = {name: value for name, value in options.items() if name != "strict"}
     if format_option in sent or format_option in (sent.get("extra_body") or {}):
         raise TypeError(f"{method}() does not accept {format_option!r}: it is derived from the type")
     return output, sent

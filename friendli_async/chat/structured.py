@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
-from friendli_async.chat.inputs import COMPLETE, PARAMETERS, requested_choices, stream_fields
+from friendli_async.chat.inputs import (
+    COMPLETE,
+    PARAMETERS,
+    ChatOptions,
+    ParseOptions,
+    ParseStreamOptions,
+    requested_choices,
+    stream_fields,
+)
 from friendli_async.chat.output import Answer, Output, answer_from, ask, prepare
 from friendli_async.chat.output_stream import ItemView, OutputStream, SnapshotView
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
@@ -93,7 +101,9 @@ def parse_stream(
 
 def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the output of a type, and the request options with its ``response_format``."""
-    output, sent = prepare(method, kind, options, "response_format")
+    own = ParseOptions if method == "parse" else ParseStreamOptions
+    known = {*ChatOptions.__annotations__, *own.__annotations__}
+    output, sent = prepare(method, kind, options, "response_format", known)
     if requested_choices(sent) != 1:
         raise ArgumentError(f"{method}() supports only one choice; call it several times, or use complete()", "n")
     declared = output.declared()

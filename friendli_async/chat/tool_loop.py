@@ -21,6 +21,7 @@ import msgspec
 
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, is_current, wait_ended
+from friendli_async._core.net.clock import TimeLimit
 from friendli_async._core.reporting import MAX_NAME, RunReporter
 from friendli_async._help import document_fields
 from friendli_async._json import prepared
@@ -348,10 +349,10 @@ class ToolRunner:
             raise ToolError("the call was refused by the user", kind="refused")
 
     async def _run_with_timeout(self, tool: LocalTool, arguments: str) -> str:
-        limit = asyncio.timeout(self._settings.tool_timeout)
+        limit = TimeLimit(self._settings.tool_timeout)
         task = asyncio.current_task()
         try:
-            async with limit:
+            with limit:
                 content: object = await tool.run(arguments)
             return self._check_content(content)
         except BaseException as error:
@@ -359,7 +360,7 @@ class ToolRunner:
                 _log.warning("the tool %r failed: %s", tool.name, str(error))
             if isinstance(error, ToolError) or not _is_failure(error, task):
                 raise
-            if isinstance(error, TimeoutError) and limit.expired():
+            if isinstance(error, TimeoutError) and limit.expired:
                 timeout = self._settings.tool_timeout
                 _log.warning("the tool %r did not finish within %g s", tool.name, timeout)
                 raise ToolError(f"the tool did not finish within {timeout:g} s", kind="timeout") from error

@@ -307,12 +307,15 @@ async def wait_for_state(
         interval: Seconds between polls.
         may_sleep: Whether to keep waiting if it goes to sleep.
     """
-    import asyncio  # already imported by the client, but not needed to import this module
+    # Already imported by the client, but not needed to import this module.
+    import asyncio
+
+    from friendli_async._core.net.clock import TimeLimit
 
     seen: EndpointStatus | None = None
-    limit = asyncio.timeout(timeout)
+    limit = TimeLimit(timeout)
     try:
-        async with limit:
+        with limit:
             while True:
                 before, seen = seen, await endpoints.get_status(endpoint_id)
                 if seen.status == until:
@@ -322,7 +325,7 @@ async def wait_for_state(
                     raise _unreachable_error(endpoint_id, seen, until)
                 await asyncio.sleep(interval)
     except TimeoutError:
-        if timeout is None or not limit.expired():  # of one of the calls, or of a token callable
+        if timeout is None or not limit.expired:  # of one of the calls, or of a token callable
             raise
         raise _timeout_error(endpoint_id, seen, until, timeout) from None
     finally:

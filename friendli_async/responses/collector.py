@@ -46,9 +46,12 @@ def _fill_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _failure_of(event: ResponseEvent) -> APIStatusError | None:
-    if not isinstance(event, ResponseFailed):
+    if not isinstance(event, OfResponse):
         return None
-    return failure_of(msgspec.structs.replace(event.response, status="failed"), 200, Headers())
+    response = event.response
+    if isinstance(event, ResponseFailed):
+        response = msgspec.structs.replace(response, status="failed")
+    return failure_of(response, 200, Headers())
 
 
 def _has_content(item: OutputItem) -> bool:

@@ -7,6 +7,7 @@ from typing import ClassVar, Final, Literal, cast
 
 import msgspec
 
+from friendli_async._core.error_json import is_blank
 from friendli_async._core.status_errors import error_of_payload
 from friendli_async._core.text import join_text
 from friendli_async.errors import APIStatusError
@@ -177,16 +178,16 @@ _REQUEST_ERRORS: Final = frozenset(
 
 
 def failure_of(response: Response, status: int, headers: Headers) -> APIStatusError | None:
-    """Returns the error of a failed response, with its output so far; None if it has not failed.
+    """Returns the error of a response that failed or names one, with its output so far; None if there is none.
 
     Args:
         response: The response.
         status: The HTTP status of the reply. It is the status of the error, unless the error code implies another.
         headers: The reply's headers.
     """
-    if response.status != "failed":
-        return None
     failure = response.error or ResponseError()
+    if response.status != "failed" and is_blank([failure.code, failure.message]):
+        return None
     body = {"error": {"code": failure.code, "message": failure.message or "the response failed"}}
     if failure.code in _REQUEST_ERRORS:
         status = 400

@@ -12,7 +12,7 @@ from friendli_async.chat.output import Answer, Output, answer_from, ask, prepare
 from friendli_async.chat.output_stream import OutputStream
 from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
-from friendli_async.responses.inputs import CREATE, PARAMETERS
+from friendli_async.responses.inputs import CREATE, PARAMETERS, ParseOptions, ParseStreamOptions, ResponsesOptions
 from friendli_async.responses.replies import Response, ResponseUsage
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ def parse_stream(
 
 def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the expected output, and the options with its response format."""
-    output, sent = prepare(method, kind, options, "text")
+    own = ParseOptions if method == "parse" else ParseStreamOptions
+    known = {*ResponsesOptions.__annotations__, *own.__annotations__}
+    output, sent = prepare(method, kind, options, "text", known)
     declared = output.declared()
     response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", **declared}
     return output, {**sent, "text": {"format": response_format}}

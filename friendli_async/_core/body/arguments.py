@@ -15,6 +15,7 @@ import msgspec
 
 from friendli_async._core.body.choices import choices_hint
 from friendli_async._core.body.forms import Form
+from friendli_async._core.secret import masked
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
 from friendli_async._json import encode_json, prepared, replace_surrogates
@@ -246,15 +247,25 @@ def check_keywords(
     for name in given:
         if name in known:
             continue
+        is_callable = callable(given[name])
+        _mask_in_tracebacks(given, name)
         if name == "stream":
-            advice = "leave it out, the reply is always streamed" if method == "stream" else "call stream() instead"
+            advice = "leave it out, the reply is always streamed"
+            if method not in _STREAMING:
+                advice = f"call {'parse_stream' if method == 'parse' else 'stream'}() instead"
             raise UnknownArgumentError(f"{method}() does not accept 'stream': {advice}", name)
         if (setting := setting_hint(name)) is not None:
             raise UnknownArgumentError(f"{method}() does not accept {name!r}: {setting}", name)
         hint = parameter_hint(name, {*known, *required})
-        if callable(given[name]):
+        if is_callable:
             hint += next((advice for each, advice in _CALLABLES.items() if hint.endswith(f"use {each!r}")), "")
         raise UnknownArgumentError(f"{method}() got an unexpected keyword argument {name!r}{hint}", name)
+
+
+def _mask_in_tracebacks(given: Mapping[str, object], name: str) -> None:
+    """Masks an unknown keyword: it may be a setting of the client, such as the token, and the frames hold ``given``."""
+    if isinstance(given, dict):  # the keywords of one call, which nobody else has
+        cast("dict[str, object]", given)[name] = masked(given[name])
 
 
 def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
@@ -307,6 +318,8 @@ def _conversion_hint(value: object, where: str = "") -> str:
     return f"; pass {how}" if how else ""
 
 
+# Methods whose answer is always streamed.
+_STREAMING: Final = frozenset({"stream", "parse_stream", "run"})
 # Options for which other clients accept a type or a function.
 _CALLABLES: Final = {
     "response_format": "; for an answer of a type, use chat.parse(T, ...)",

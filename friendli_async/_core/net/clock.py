@@ -83,6 +83,47 @@ class _Deadline:
         raise NotImplementedError
 
 
+class TimeLimit(_Deadline):
+    """Like ``asyncio.timeout``, with grace turns: what has finished or arrived while the loop was blocked counts.
+
+    Args:
+        seconds: The limit; None is none.
+
+    Attributes:
+        expired: Whether the limit has expired.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        super().__init__(asyncio.get_running_loop())
+        self._seconds = seconds
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self.expired: bool = False
+
+    def __enter__(self) -> Self:
+        self._task = task = asyncio.current_task()
+        self._cancelling = 0 if task is None else task.cancelling()
+        self.reschedule(None if self._seconds is None else self.now() + self._seconds)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        self.reschedule(None)
+        self._disarm()
+        if not self.expired or task is None or task.uncancel() > self._cancelling:
+            return
+        if kind is asyncio.CancelledError:
+            del task  # it may keep the error raised below, whose traceback has this frame: a cycle
+            raise TimeoutError
+
+    def _expire(self) -> None:
+        if self._task is not None:
+            self.expired = True
+            self._task.cancel()
+
+
 class CallClock(_Deadline):
     """Limits of a call up to its first event or whole reply: a context manager around each attempt and each wait.
 

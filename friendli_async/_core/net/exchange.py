@@ -12,6 +12,7 @@ import aiohttp
 
 from friendli_async._core.held import clear_tracebacks
 from friendli_async._core.loops import wake
+from friendli_async._core.net.clock import TimeLimit
 from friendli_async._core.net.compression import inflater
 from friendli_async._core.net.dialing import PooledProtocol
 from friendli_async._core.net.failures import BROKEN, describe
@@ -299,14 +300,13 @@ class AiohttpExchange:
         Never raises for a broken body.
         """
         body = bytearray()  # a large one, in pieces, would take quadratic time as bytes
-        with suppress(TimeoutError, FriendliError):
-            async with asyncio.timeout(_ERROR_BODY_SECONDS):
-                while len(body) < limit:
-                    piece = await self.read()
-                    if not piece:
-                        self.finish()
-                        return bytes(body)
-                    body += piece
+        with suppress(TimeoutError, FriendliError), TimeLimit(_ERROR_BODY_SECONDS):
+            while len(body) < limit:
+                piece = await self.read()
+                if not piece:
+                    self.finish()
+                    return bytes(body)
+                body += piece
         if not body and self._inflate is not None:
             body += self._inflate.unread  # only the header claims that the message is compressed
         self.abort()
