@@ -100,6 +100,15 @@ DIALECTS = {
     "empty data lines": b"data:\n\n" + HI + b"data: \n\ndata\n\n" + FINISH + COUNTS + DONE,
     "data after the sentinel": ALL + b"data: {nope\n\n" + sse({"error": "x"}),
     "no blank line after the sentinel": ALL[:-2],
+    "no blank line after the last event": (HI + FINISH + COUNTS)[:-1],
+    "no line end after the last event": (HI + FINISH + COUNTS)[:-2],
+    "no line end after a named last event": HI + FINISH + COUNTS[:-2].replace(b"data:", b"event: message\ndata:"),
+    "usage of zeros after the usage": HI
+    + FINISH
+    + COUNTS
+    + sse({"choices": [], "usage": dict.fromkeys(USAGE, 0)})
+    + DONE,
+    "texts for no finish reason": HI.replace(b"}]}", b', "finish_reason": "None"}]}') + FINISH + COUNTS + DONE,
     "text in the finish chunk": delta("H") + _chunk_with_usage({"delta": {"content": "i"}, "finish_reason": "stop"}),
 }
 

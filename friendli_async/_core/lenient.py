@@ -71,7 +71,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except RecursionError as error:
         reason = type(error).__name__
     else:
-        if _is_blank_usage(getattr(reply, "usage", None)):
+        if is_blank_usage(getattr(reply, "usage", None)):
             drop_unreported_usage(reply, as_object(json_or_none(data)))
         return reply
     try:
@@ -112,7 +112,7 @@ _USAGE_HOLDERS: Final = ("message", "response")
 
 def has_blank_usage(value: object) -> bool:
     """Whether a decoded event or reply has a usage of zeros: the server's, or the defaults of an absent one."""
-    return any(_is_blank_usage(getattr(each, "usage", None)) for each in _with_held(value))
+    return any(is_blank_usage(getattr(each, "usage", None)) for each in _with_held(value))
 
 
 def drop_unreported_usage(value: object, fields: Fields) -> None:
@@ -120,7 +120,7 @@ def drop_unreported_usage(value: object, fields: Fields) -> None:
     sources = (fields, *(as_object(fields.get(name)) for name in _USAGE_HOLDERS))
     for each, source in zip(_with_held(value), sources, strict=True):
         usage: Any = getattr(each, "usage", None)
-        if _is_blank_usage(usage):
+        if is_blank_usage(usage):
             counts = as_object(source.get("usage"))
             if not any(_has_number(counts.get(name)) for name in usage.__struct_encode_fields__):
                 msgspec.structs.force_setattr(cast("msgspec.Struct", each), "usage", None)
@@ -130,12 +130,12 @@ def _with_held(value: object) -> tuple[object, ...]:
     return value, *(getattr(value, name, None) for name in _USAGE_HOLDERS)
 
 
-def _is_blank_usage(usage: object) -> bool:
+def is_blank_usage(usage: object) -> bool:
     """Whether a usage, or details of one, have only zeros."""
     if not isinstance(usage, msgspec.Struct) or getattr(usage, "total_tokens", False):
         return False
     counts = [getattr(usage, name) for name in usage.__struct_fields__ if name != "type"]
-    return not any(count and not _is_blank_usage(count) for count in counts)
+    return not any(count and not is_blank_usage(count) for count in counts)
 
 
 def _has_number(count: object) -> bool:

@@ -70,8 +70,8 @@ def _lacks_only_blank_line(data: bytes) -> bool:
     The SSE standard discards an event that the end of the stream truncates.
     """
     decoder = SSEDecoder()
-    events, last = decoder.feed(data), decoder.unfinished_data()
-    return bool(events) if last is None else last.strip() == DONE or is_object(json_or_none(last))
+    events, last = decoder.feed(data), decoder.unfinished()
+    return bool(events) if last is None else last.data.strip() == DONE or is_object(json_or_none(last.data))
 
 
 def _end_of_events(data: bytes) -> int:

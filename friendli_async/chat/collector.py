@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVa
 import msgspec
 
 from friendli_async._core.events.decoding import (
+    NO_REASONS,
     NOT_DECODED,
     ChunkDialect,
     Dialect,
     is_end_of_choice,
     shows_error_without_content,
 )
-from friendli_async._core.lenient import drop_unreported_usage
+from friendli_async._core.lenient import drop_unreported_usage, is_blank_usage
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._json import is_json_object
 from friendli_async.chat.replies import (
@@ -204,7 +205,7 @@ class ChoicesCollector(Generic[C, P]):
                         self._renumber(chunk)
                     parts = self.choices.get(choice.index) or self.begin(choice.index, chunk)
                 parts.add(choice)
-            if chunk.usage is not None:
+            if chunk.usage is not None and (self.usage is None or not is_blank_usage(chunk.usage)):
                 self.usage = chunk.usage
         return len(events)
 
@@ -369,7 +370,7 @@ class _ChoiceParts(ChoiceParts):
             self.add_call(call, position)
         if choice.logprobs is not None and choice.logprobs.content:
             self.logprobs.extend(choice.logprobs.content)
-        if choice.finish_reason and choice.finish_reason != "null":  # some servers send the string "null"
+        if choice.finish_reason and choice.finish_reason not in NO_REASONS:
             self.finish_reason = choice.finish_reason
             self.may_end = True
         elif self.may_end and (delta.content or delta.tool_calls or reasoning_of(delta)):

@@ -383,9 +383,13 @@ def _is_finished(choice: object) -> bool:
     return isinstance(reason, str) and is_end_of_choice(reason)
 
 
+NO_REASONS: Final = frozenset({"null", "None"})
+"""Texts that some servers send as the finish reason of a choice that has not finished."""
+
+
 def is_end_of_choice(reason: str | None) -> bool:
-    """Whether a finish reason says that a choice has its whole content; some servers send the string "null"."""
-    return bool(reason) and reason != "null" and not is_error_name(reason)
+    """Whether a finish reason says that a choice has its whole content."""
+    return bool(reason) and reason not in NO_REASONS and not is_error_name(reason)
 
 
 def _is_kind_name(name: str) -> bool:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from friendli_async._core.error_json import is_error_name, json_or_none, shows_error
+from friendli_async._core.error_json import is_error_name, is_object, json_or_none, shows_error
 from friendli_async._core.events.decoding import NOT_DECODED, Dialect
 from friendli_async._core.events.sse import DONE, ServerSentEvent, SSEDecoder
 from friendli_async._core.status_errors import error_of_payload, parse_unframed
@@ -199,8 +199,18 @@ class EventReader(Generic[E]):
         elif sse.error is not None:
             self._fail(sse.error)
         elif not data:
-            rest = sse.unfinished_data()
-            self._end(explicit=rest is not None and rest.strip() == DONE)
+            self._end_body(sse.unfinished())
+
+    def _end_body(self, last: ServerSentEvent | None) -> None:
+        """Ends the stream with the body, whose last event may lack its blank line; a JSON object shows it is whole.
+
+        The SSE standard discards such an event, but it may have the finish reason or the usage.
+        """
+        is_sentinel = last is not None and last.data.strip() == DONE
+        if last is not None and not is_sentinel and is_object(json_or_none(last.data)):
+            self._decode_each([last])
+        if not self.has_ended:
+            self._end(explicit=is_sentinel)
 
     def _decode_plain(self, data: bytes, payloads: list[bytes]) -> None:
         """Decodes the data of plain events, and a sentinel after them: in one pass if all of them are ordinary."""
