@@ -224,6 +224,12 @@ async def test_usage_is_updated_by_events_and_null_counts_are_ignored(
     assert result.usage == stream.usage == MessageUsage(6, 8, 2)
 
 
+async def test_zero_after_a_count_does_not_replace_it(server: FriendliServer, client: AsyncFriendli) -> None:
+    events = [*SHORT[:-2], message_delta(output_tokens=8, input_tokens=0), message_delta(output_tokens=0), STOP]
+    server.enqueue(script(*named(events)))
+    assert (await open_stream(client).result()).usage == MessageUsage(5, 8, 2)
+
+
 DIALECTS: Final[dict[str, list[Payload]]] = {
     "pings": [event({"type": "ping"}, name="ping"), *named(SHORT[:3]), event({"type": "ping"}), *named(SHORT[3:])],
     "pings without data": [comment("ping"), *named(SHORT[:3]), event("12:30", name="ping"), *named(SHORT[3:])],

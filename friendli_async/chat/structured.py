@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import (
@@ -99,11 +99,15 @@ def parse_stream(
     return ParsedChatStream(engine.opening(COMPLETE, arguments, ChatCollector), output)
 
 
+_KEYWORDS: Final = {
+    method: frozenset({*ChatOptions.__annotations__, *options.__annotations__})
+    for method, options in (("parse", ParseOptions), ("parse_stream", ParseStreamOptions))
+}
+
+
 def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the output of a type, and the request options with its ``response_format``."""
-    own = ParseOptions if method == "parse" else ParseStreamOptions
-    known = {*ChatOptions.__annotations__, *own.__annotations__}
-    output, sent = prepare(method, kind, options, "response_format", known)
+    output, sent = prepare(method, kind, options, "response_format", _KEYWORDS[method])
     if requested_choices(sent) != 1:
         raise ArgumentError(f"{method}() supports only one choice; call it several times, or use complete()", "n")
     declared = output.declared()

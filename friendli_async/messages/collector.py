@@ -295,8 +295,11 @@ class MessagesCollector:
 
     def _update_usage(self, counts: MessageUsageDelta | None) -> None:
         given = {} if counts is None else msgspec.structs.asdict(counts)
-        if updates := {name: count for name, count in given.items() if count is not None}:
-            self.usage = msgspec.structs.replace(self.usage or MessageUsage(), **updates)
+        usage = self.usage or MessageUsage()
+        # The counts are totals: a zero after a count says that a server does not repeat it.
+        updates = {name: count for name, count in given.items() if count or (count == 0 and not getattr(usage, name))}
+        if updates:
+            self.usage = msgspec.structs.replace(usage, **updates)
 
     def partial(self) -> Partial:
         """Returns the message so far."""

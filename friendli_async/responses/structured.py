@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from friendli_async.chat.output import Answer, Output, answer_from, ask, prepare
 from friendli_async.chat.output_stream import OutputStream
@@ -96,11 +96,15 @@ def parse_stream(
     return ParsedResponseStream(engine.opening(CREATE, arguments, ResponseCollector), output)
 
 
+_KEYWORDS: Final = {
+    method: frozenset({*ResponsesOptions.__annotations__, *options.__annotations__})
+    for method, options in (("parse", ParseOptions), ("parse_stream", ParseStreamOptions))
+}
+
+
 def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the expected output, and the options with its response format."""
-    own = ParseOptions if method == "parse" else ParseStreamOptions
-    known = {*ResponsesOptions.__annotations__, *own.__annotations__}
-    output, sent = prepare(method, kind, options, "text", known)
+    output, sent = prepare(method, kind, options, "text", _KEYWORDS[method])
     declared = output.declared()
     response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", **declared}
     return output, {**sent, "text": {"format": response_format}}

@@ -265,7 +265,7 @@ def check_keywords(
 def _mask_in_tracebacks(given: Mapping[str, object], name: str) -> None:
     """Masks an unknown keyword: it may be a setting of the client, such as the token, and the frames hold ``given``."""
     if isinstance(given, dict):  # the keywords of one call, which nobody else has
-        cast("dict[str, object]", given)[name] = masked(given[name])
+        given[name] = masked(given[name])
 
 
 def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
