@@ -32,6 +32,7 @@ from friendli_async import (
     APITimeoutError,
     ChatStream,
     InternalServerError,
+    RateLimitError,
     RetryPolicy,
     Timeouts,
 )
@@ -519,3 +520,34 @@ async def test_new_call_does_not_overtake_waiting_calls(server: FriendliServer) 
         await call("late")
         await with_timeout(early)
         assert order == ["early", "late"]
+
+
+# --- stalled error responses -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", ["first_event", "total"])
+@pytest.mark.parametrize("begun", [b"", b'{"message": "slow down'])
+@pytest.mark.parametrize("call", [complete, lambda client: read(open_stream(client))])
+async def test_error_response_that_stalls_is_raised_when_a_limit_expires(
+    server: FriendliServer, clock: Clock, call: Any, limit: str, begun: bytes
+) -> None:
+    server.always(script(raw(begun), stall(), status=429, content_type="application/json"))
+    async with client_of(server.url, timeout=Timeouts(**{limit: 2.0}), retry=None) as client:
+        failing = asyncio.ensure_future(call(client))
+        await server.wait_for_requests(1)
+        await run_loop_iterations(50)
+        clock.advance(2)
+        with pytest.raises(RateLimitError, match="slow down" if begun else "429"):
+            await with_timeout(failing)
+        assert slots_in_use(client) == 0
+
+
+async def test_stalled_error_response_of_a_rejected_request_is_retried(server: FriendliServer, clock: Clock) -> None:
+    server.enqueue(script(raw(b"{"), stall(), status=429, content_type="application/json"), text("hi"))
+    async with client_of(server.url, timeout=Timeouts(first_event=2), retry=FAST_RETRY) as client:
+        answer = asyncio.ensure_future(complete(client))
+        await server.wait_for_requests(1)
+        await run_loop_iterations(50)
+        clock.advance(2)
+        await wait_until(lambda: len(server.requests) == 2 or bool(clock.advance(0.1)))
+        assert (await with_timeout(answer)).text == "hi"

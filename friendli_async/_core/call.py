@@ -298,7 +298,8 @@ class Call(Generic[T]):
 
     async def _error_response(self, exchange: Exchange, dial: DialContext) -> APIStatusError:
         """Returns the error for a status other than 2XX."""
-        body = await exchange.read_some(self._engine.settings.limits.error)
+        # The status is known: a limit that expires from now on only ends the wait for the message.
+        body = await exchange.read_some(self._engine.settings.limits.error, self.clock.suspend())
         return status_error(exchange.status, exchange.headers, body, None if dial.tunnelled else dial.proxy)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:

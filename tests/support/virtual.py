@@ -103,11 +103,13 @@ class FakeExchange:
         self.finish()
         return whole
 
-    async def read_some(self, limit: int, begun: bytes = b"") -> bytes:
+    async def read_some(self, limit: int, seconds: float | None = None) -> bytes:
+        begun = b""
         try:
-            while piece := await self.read():
-                begun += piece
-        except FriendliError:
+            async with asyncio.timeout(seconds):
+                while piece := await self.read():
+                    begun += piece
+        except (FriendliError, TimeoutError):
             self.abort()
             return begun
         self.finish()

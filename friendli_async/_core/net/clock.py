@@ -167,6 +167,12 @@ class CallClock(_Deadline):
         if self.interruption is None:
             self.reschedule(when)
 
+    def suspend(self) -> float | None:
+        """Lifts the limit of the phase. Returns the seconds that it had left, or None if there is none."""
+        when = self.when
+        self.when = None
+        return None if when is None else when - self.now()
+
     def interrupt(self, error: FriendliError) -> None:
         """Ends the attempt or wait with this error at the loop's next turn. Later ones raise it when they begin."""
         self.interruption = error

@@ -63,8 +63,8 @@ class Exchange(Protocol):
         """Returns the whole body, of at most ``limit`` bytes, and finishes the exchange."""
         ...
 
-    async def read_some(self, limit: int) -> bytes:
-        """Returns what arrives of the body within ``limit`` bytes and a few seconds, and ends the exchange.
+    async def read_some(self, limit: int, seconds: float | None = None) -> bytes:
+        """Returns what arrives of the body within ``limit`` bytes and at most 5 ``seconds``, and ends the exchange.
 
         Never raises for a broken body.
         """
@@ -294,13 +294,14 @@ class AiohttpExchange:
         self.finish()
         return b"".join(pieces)
 
-    async def read_some(self, limit: int) -> bytes:
-        """Returns what arrives of an error's body within ``limit`` bytes and 5 seconds, and ends the exchange.
+    async def read_some(self, limit: int, seconds: float | None = None) -> bytes:
+        """Returns what arrives of an error's body within ``limit`` bytes and at most 5 ``seconds``; ends the exchange.
 
         Never raises for a broken body.
         """
         body = bytearray()  # a large one, in pieces, would take quadratic time as bytes
-        with suppress(TimeoutError, FriendliError), TimeLimit(_ERROR_BODY_SECONDS):
+        seconds = _ERROR_BODY_SECONDS if seconds is None else min(seconds, _ERROR_BODY_SECONDS)
+        with suppress(TimeoutError, FriendliError), TimeLimit(seconds):
             while len(body) < limit:
                 piece = await self.read()
                 if not piece:
