@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import re
+import signal
 import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final
@@ -39,7 +40,7 @@ from friendli_async import (
     TurnLimitError,
 )
 from friendli_async._core.events.sse import SSEDecoder
-from friendli_async.asgi import SSEResponse, error_body, error_status, run_until_disconnect
+from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status, run_until_disconnect
 from friendli_async.asgi.events import WholeEvents
 from friendli_async.testing import (
     FriendliServer,
@@ -1119,6 +1120,42 @@ async def test_shutdown_lets_a_browser_read_the_error(
     await asyncio.wait_for(task, 30)
     assert last_event(browser.body)[1]["error"]["code"] == "shutting_down"
     assert browser.ended
+
+
+async def test_signal_drains_the_client_of_any_app_and_reaches_the_handler_of_the_server(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    received: list[int] = []
+    server.enqueue(script(chunk("half"), stall()))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        async with drain_on_shutdown(client, 0):
+            browser = Server()
+            response = asyncio.create_task(SSEResponse(open_stream(client))(HTTP, browser.receive, browser.send))
+            await browser.until(lambda: b"half" in browser.body)
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.wait_for(response, 30)  # before the block ends: servers wait for their responses first
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert last_event(browser.body)[1]["error"]["code"] == "shutting_down"
+    assert browser.ended
+
+
+async def test_without_a_signal_the_end_of_the_block_drains_the_client(client: AsyncFriendli) -> None:
+    async with drain_on_shutdown(client):
+        pass
+    with pytest.raises(ConfigurationError, match="drain"):
+        await open_stream(client)
+
+
+@pytest.mark.parametrize("seconds", ["5", -1])
+async def test_invalid_seconds_of_a_drain_are_rejected_at_the_start_of_the_app(
+    client: AsyncFriendli, seconds: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match="seconds must be a number of seconds"):
+        async with drain_on_shutdown(client, seconds):
+            pytest.fail("the app has started")
 
 
 @pytest.mark.parametrize("kind", ["stream", "run", "stream, opened before", "run, opened before"])

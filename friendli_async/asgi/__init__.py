@@ -10,7 +10,8 @@ Bytes from upstream are relayed unchanged. A browser that disconnects stops the 
 not. A browser that reads slowly applies backpressure upstream: the next piece is read once the previous one was sent.
 One that stops reading is disconnected after a while.
 
-``error_status`` and ``error_body`` map an error to a response for the browser, here and in ``integrations.fastapi``.
+``error_status`` and ``error_body`` map an error to a response for the browser, and ``drain_on_shutdown`` lets responses
+end before the server does, here and in ``integrations.fastapi``.
 """
 
 from friendli_async.asgi.disconnect import run_until_disconnect as run_until_disconnect
@@ -18,5 +19,6 @@ from friendli_async.asgi.errors import error_body, error_status
 from friendli_async.asgi.errors import retry_headers as retry_headers
 from friendli_async.asgi.events import Encoded
 from friendli_async.asgi.response import Servable, SSEResponse
+from friendli_async.asgi.shutdown import Drainable, drain_on_shutdown
 
-__all__ = ["Encoded", "SSEResponse", "Servable", "error_body", "error_status"]
+__all__ = ["Drainable", "Encoded", "SSEResponse", "Servable", "drain_on_shutdown", "error_body", "error_status"]

@@ -18,19 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, MutableMapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from functools import partial
-from types import FrameType
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts
 from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._pydantic import PydanticField, as_json
-from friendli_async.asgi import SSEResponse, error_body, error_status
+from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status
 from friendli_async.asgi.disconnect import run_until_disconnect
 from friendli_async.asgi.errors import log_error, retry_headers
 from friendli_async.errors import ArgumentError, FriendliError, UnknownArgumentError
@@ -64,10 +60,7 @@ T = TypeVar("T")
 
 _STATE: Final = "friendli"
 _MAX_BUFFERED: Final = 64  # websocket messages
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _MAX_CLOSE_REASON: Final = 123  # bytes, RFC 6455 section 5.5
-
-_Handler = Callable[[int, FrameType | None], Any]
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -198,11 +191,8 @@ def lifespan(
 ) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Creates one client for the app: ``FastAPI(lifespan=lifespan())``. ``get_client`` passes it to the routes.
 
-    On SIGTERM and SIGINT the client rejects new calls; open calls, streams and runs may finish within ``drain``
-    seconds, then they are interrupted, and each browser gets an ``event: error``. uvicorn waits for all responses
-    before it shuts the app down, forever unless ``timeout_graceful_shutdown`` is set. Therefore the signal itself
-    starts the drain, and is then passed on to the server's own handler, if it has one in this process. Otherwise (other
-    servers, a thread, Windows' ``TestClient``) the drain starts when the server shuts the app down.
+    On SIGTERM and SIGINT the client is drained, as by ``asgi.drain_on_shutdown``: open calls, streams and runs may
+    finish within ``drain`` seconds, then they are interrupted, and each browser gets an ``event: error``.
 
     Inside your own lifespan:
 
@@ -228,10 +218,8 @@ def lifespan(
     async def running(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         async with AsyncFriendli(**options) as client:
             setattr(app.state, _STATE, client)
-            shutdown = _Drain(client, drain)
-            with shutdown.on_signals():
+            async with drain_on_shutdown(client, drain):
                 yield {_STATE: client}
-                await shutdown.start()
 
     return running
 
@@ -273,44 +261,6 @@ async def get_client(connection: HTTPConnection) -> AsyncFriendli:
         RuntimeError: The app does not use ``lifespan``, or its lifespan has not run.
     """
     return client_of(connection)
-
-
-class _Drain:
-    """Drains a client once, on a signal or at shutdown, whichever comes first."""
-
-    def __init__(self, client: AsyncFriendli, seconds: float | None) -> None:
-        self._client = client
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[int] | None = None
-
-    def start(self) -> asyncio.Task[int]:
-        """Starts the drain, unless it has been started; returns its task."""
-        if self._task is None:
-            self._task = self._loop.create_task(self._client.drain(self._seconds))
-        return self._task
-
-    @contextmanager
-    def on_signals(self) -> Generator[None]:
-        """Starts the drain on a signal for which the server has a handler in this thread, and then calls that one."""
-        installed: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                previous = signal.getsignal(number)
-                if callable(previous):
-                    installed[number] = (partial(self._on_signal, previous), previous)
-                    signal.signal(number, installed[number][0])
-        try:
-            yield
-        finally:
-            for number, (handler, previous) in installed.items():
-                if signal.getsignal(number) is handler:
-                    signal.signal(number, previous)
-
-    def _on_signal(self, previous: _Handler, number: int, frame: FrameType | None) -> None:
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.start)
-        previous(number, frame)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
