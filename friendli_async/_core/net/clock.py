@@ -83,8 +83,49 @@ class _Deadline:
         raise NotImplementedError
 
 
-class TimeLimit(_Deadline):
-    """Like ``asyncio.timeout``, with grace turns: what has finished or arrived while the loop was blocked counts.
+class _TaskLimit(_Deadline):
+    """A deadline for the block of a ``with`` statement. Like ``asyncio.timeout``, it cancels the task."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.expired: bool = False
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+
+    def _begin(self, when: float | None) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call must run in an asyncio task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self.expired = False
+        self.reschedule(when)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        self.reschedule(None)
+        self._disarm()
+        if not self.expired or task is None:
+            return
+        if task.uncancel() > self._cancelling or kind is not asyncio.CancelledError:
+            return  # the caller's own cancellation takes precedence
+        del task  # it may keep the error raised below, whose traceback has this frame: a cycle
+        raise self._error() from None
+
+    def _expire(self) -> None:
+        if self._task is not None and not self.expired:
+            self.expired = True
+            self._task.cancel()
+
+    def _error(self) -> Exception:
+        """Returns the error of the expired limit."""
+        return TimeoutError()
+
+
+class TimeLimit(_TaskLimit):
+    """A time limit that gives what has finished, or arrived, while the loop was blocked its grace turns.
 
     Args:
         seconds: The limit; None is none.
@@ -96,39 +137,17 @@ class TimeLimit(_Deadline):
     def __init__(self, seconds: float | None) -> None:
         super().__init__(asyncio.get_running_loop())
         self._seconds = seconds
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
-        self.expired: bool = False
 
     def __enter__(self) -> Self:
-        self._task = task = asyncio.current_task()
-        self._cancelling = 0 if task is None else task.cancelling()
-        self.reschedule(None if self._seconds is None else self.now() + self._seconds)
+        self._begin(None if self._seconds is None else self.now() + self._seconds)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        task, self._task = self._task, None
-        self.reschedule(None)
-        self._disarm()
-        if not self.expired or task is None or task.uncancel() > self._cancelling:
-            return
-        if kind is asyncio.CancelledError:
-            del task  # it may keep the error raised below, whose traceback has this frame: a cycle
-            raise TimeoutError
 
-    def _expire(self) -> None:
-        if self._task is not None:
-            self.expired = True
-            self._task.cancel()
-
-
-class CallClock(_Deadline):
+class CallClock(_TaskLimit):
     """Limits of a call up to its first event or whole reply: a context manager around each attempt and each wait.
 
-    Each phase of an attempt has its own limit, and ``total`` caps all of them. Like ``asyncio.timeout``, it cancels the
-    task, but it costs a fraction of that, since most phases end long before their limit.
+    Each phase of an attempt has its own limit, and ``total`` caps all of them. It costs a fraction of an
+    ``asyncio.timeout``, since most phases end long before their limit.
 
     Args:
         timeouts: The limits.
@@ -147,9 +166,6 @@ class CallClock(_Deadline):
         self._limit: TimeoutLimit = "total"
         self._detail = ""
         self.interruption: FriendliError | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
-        self._expired = False
 
     def time_left(self) -> float | None:
         """Returns the seconds until the total limit, or None if there is none."""
@@ -183,36 +199,15 @@ class CallClock(_Deadline):
     def __enter__(self) -> Self:
         if self.interruption is not None:
             raise copy.copy(self.interruption)  # a traceback would form a cycle with this clock
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a call must run in an asyncio task")
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._expired = False
         self._limit, self._detail = "total", ""
-        self.reschedule(self.total_at)
+        self._begin(self.total_at)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        task, self._task = self._task, None
-        self.reschedule(None)
-        self._disarm()
-        if not self._expired or task is None:
-            return
-        if task.uncancel() > self._cancelling or kind is not asyncio.CancelledError:
-            return  # the caller's own cancellation takes precedence
-        del task  # it may keep the error raised below, whose traceback has this frame: a cycle
+    def _error(self) -> Exception:
         if self.interruption is not None:
-            raise copy.copy(self.interruption) from None
+            return copy.copy(self.interruption)
         seconds = getattr(self.timeouts, self._limit)
-        raise timeout_error(self._limit, seconds, sent=self.sent, detail=self._detail) from None
-
-    def _expire(self) -> None:
-        if self._task is not None and not self._expired:
-            self._expired = True
-            self._task.cancel()
+        return timeout_error(self._limit, seconds, sent=self.sent, detail=self._detail)
 
 
 class ReadClock(_Deadline):
