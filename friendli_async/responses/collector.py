@@ -46,12 +46,13 @@ def _fill_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _failure_of(event: ResponseEvent) -> APIStatusError | None:
-    if not isinstance(event, OfResponse):
-        return None
-    response = event.response
-    if isinstance(event, ResponseFailed):
-        response = msgspec.structs.replace(response, status="failed")
-    return failure_of(response, 200, Headers())
+    match event:
+        case ResponseFailed(response=response):
+            return failure_of(msgspec.structs.replace(response, status="failed"), 200, Headers())
+        case ResponseCompleted(response=response) | ResponseIncomplete(response=response):
+            return failure_of(response, 200, Headers())
+        case _:
+            return None
 
 
 def _has_content(item: OutputItem) -> bool:
