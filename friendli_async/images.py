@@ -153,7 +153,7 @@ async def _arguments(
 ) -> Arguments:
     """Validates and encodes the parameters. Images are read last, once everything else is valid."""
     control = options.get("control_images")
-    others = options
+    others = options  # itself if possible: what is not a keyword is masked in it
     if control is not None:
         others = {name: value for name, value in options.items() if name != "control_images"}
     parameters.take(method, {name: value for name, value in required.items() if name != "image"}, others)
