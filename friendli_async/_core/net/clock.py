@@ -186,7 +186,7 @@ class CallClock(_TaskLimit):
     def suspend(self) -> float | None:
         """Lifts the limit of the phase. Returns the seconds that it had left, or None if there is none."""
         when = self.when
-        self.when = None
+        self.reschedule(None)
         return None if when is None else when - self.now()
 
     def interrupt(self, error: FriendliError) -> None:
