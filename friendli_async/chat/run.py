@@ -70,10 +70,9 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Turns:
-    """Creates the turns of a run, and accumulates the conversation and the usage."""
+    """Creates the turns of a run after the first, and accumulates the conversation and the usage."""
 
     def __init__(self, open_turn: _OpenTurn, messages: Messages, options: dict[str, object], limit: int) -> None:
-        self._first: ChatStream | None = open_turn(messages, options)  # validates them
         self.messages: Conversation = cast(
             "Conversation", [to_builtins(to_request_message(message)) for message in messages]
         )
@@ -92,9 +91,6 @@ class _Turns:
         Raises:
             TurnLimitError: The limit of turns has been reached.
         """
-        first, self._first = self._first, None
-        if first is not None:
-            return first
         if self.count >= self._limit:
             raise TurnLimitError(
                 f"the model still called tools in turn {self.count}, the last one that max_turns allows",
@@ -159,7 +155,7 @@ class Run:
         "_work",
     )
 
-    def __init__(self, turns: _Turns, calls: ToolRunner, reporter: RunReporter | None) -> None:
+    def __init__(self, first: ChatStream, turns: _Turns, calls: ToolRunner, reporter: RunReporter | None) -> None:
         self._turns = turns
         self._reporter = reporter
         self._calls = calls
@@ -172,7 +168,7 @@ class Run:
         self._read_task: asyncio.Task[ChatChunk | None] | None = None
         self._stream: ChatStream | None = None
         self._reply: ChatCompletion | None = None
-        self._begin_turn()
+        self._begin_turn(first)
 
     @property
     def messages(self) -> Conversation:
@@ -386,7 +382,7 @@ class Run:
         if self._stream is not None:
             await self._read(self._stream)
         elif self._reply is None:
-            self._begin_turn()
+            self._begin_turn(self._turns.next())
         elif self._calls.has_running:
             await self._calls.wait()
         else:
@@ -394,9 +390,9 @@ class Run:
         if self._state == "closed":  # closed by another task meanwhile
             raise self._copy_error()
 
-    def _begin_turn(self) -> None:
+    def _begin_turn(self, stream: ChatStream) -> None:
         self._work.is_between_calls = False
-        self._stream = self._turns.next()
+        self._stream = stream
         self._whole_calls = CompleteToolCalls()
         # Of tool calls: the stream's own is ahead by as much as a read has brought. It is for two choices, so that it
         # does not take the first that has a tool call for the only one.
@@ -549,7 +545,8 @@ def create_run(
     sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [to_request_tool(tool) for tool in tools]
     calls = ToolRunner(by_name, settings, reporter)
-    return Run(_Turns(open_turn, messages, sent, settings.max_turns), calls, reporter)
+    first = open_turn(messages, sent)  # validates them
+    return Run(first, _Turns(open_turn, messages, sent, settings.max_turns), calls, reporter)
 
 
 def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
