@@ -39,25 +39,22 @@ class _Wrapper(msgspec.Struct):
 _wrapper_decoder: Final = msgspec.json.Decoder(_Wrapper)
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of a reply that are needed to parse its value."""
+class Answer(msgspec.Struct, frozen=True):
+    """A reply, and what its API says about the answer in it."""
 
-    reply: Reply
-    text: str
-    cut: str = ""
+    reply: Any
+    cut: str
     """Why the answer was truncated; "" if nothing indicates that it was."""
-    instead: str = ""
-    """What the model did instead of answering, or ""."""
+    refusal: str | None
 
-
-def answer_from(reply: Any, cut: str, refusal: str | None) -> Answer:
-    """Returns the answer of a reply. Tool calls may be what a truncation left of one, a refusal is final."""
-    instead = ""
-    if refusal:
-        instead = f"the model refused to answer: {refusal}"
-    elif not cut and (names := ", ".join(call.function.name for call in reply.tool_calls)):
-        instead = f"the model called tools instead of answering: {names}"
-    return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
+    @property
+    def instead(self) -> str:
+        """What the model did instead of answering, or "". Tool calls may be what a truncation left of an answer."""
+        if self.refusal:
+            return f"the model refused to answer: {self.refusal}"
+        if not self.cut and (names := ", ".join(call.function.name for call in self.reply.tool_calls)):
+            return f"the model called tools instead of answering: {names}"
+        return ""
 
 
 class Output(Generic[T]):
@@ -102,22 +99,23 @@ class Output(Generic[T]):
             OutputCutOffError: The answer was truncated.
             OutputInvalidError: The answer does not match the type.
         """
+        text: str = answer.reply.text
         try:
-            value = self.decode(answer.text)
+            value = self.decode(text)
         except MismatchError as mismatch:
             faults = mismatch.faults
         else:
             # A truncated number still looks complete.
-            if not (answer.cut and answer.text[-1:].isdigit()):
+            if not (answer.cut and text[-1:].isdigit()):
                 return value
             faults = [("", "")]
         kind: type[OutputError] = OutputInvalidError
         feedback = ""
-        if answer.instead:
-            message = answer.instead
+        if instead := answer.instead:
+            message = instead
         elif answer.cut:
             kind, message = OutputCutOffError, f"the answer was truncated: {answer.cut}"
-        elif not answer.text.strip():
+        elif not text.strip():
             message = "the model returned an empty answer"
         else:
             message = f"the answer is not a valid {self.name}: {describe_faults(faults)}"
@@ -126,7 +124,7 @@ class Output(Generic[T]):
             message,
             reply=answer.reply,
             path=faults[0][1],
-            text=answer.text,
+            text=text,
             feedback=feedback,
             meta=cast("Meta | None", answer.reply.__dict__.get("_meta")),
             partial=partial_of(answer.reply),

@@ -18,7 +18,7 @@ from friendli_async.chat.inputs import (
     requested_choices,
     stream_fields,
 )
-from friendli_async.chat.output import Answer, Output, answer_from, ask, prepare
+from friendli_async.chat.output import Answer, Output, ask, prepare
 from friendli_async.chat.output_stream import ItemView, OutputStream, SnapshotView
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
@@ -44,7 +44,7 @@ class ParsedCompletion(ChatCompletion, Generic[T], frozen=True, kw_only=True):
 def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
     if reply.choices and reply.choices[0].finish_reason == "length":
         cut = "the token limit was reached"
-    return answer_from(reply, cut, reply.message.refusal)
+    return Answer(reply, cut, reply.message.refusal)
 
 
 class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatStream, Generic[T]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
-from friendli_async.chat.output import Answer, Output, answer_from, ask, prepare
+from friendli_async.chat.output import Answer, Output, ask, prepare
 from friendli_async.chat.output_stream import OutputStream
 from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
@@ -37,8 +37,7 @@ def _answer_of(reply: Response, cut: str = "") -> Answer:
         limit = reason is None or reason == "max_output_tokens"
         cut = "the token limit was reached" if limit else f"the response is incomplete ({reason})"
     parts = [part for item in reply.output for part in item.content or ()]
-    refusals = " ".join(part.refusal or part.text for part in parts if part.type == "refusal")
-    return answer_from(reply, cut, refusals)
+    return Answer(reply, cut, " ".join(part.refusal or part.text for part in parts if part.type == "refusal"))
 
 
 class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, T], ResponseStream, Generic[T]):
