@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import (
@@ -70,7 +70,7 @@ async def parse(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedCompletion[Any]:
     """Calls the model and parses its answer, asking again up to ``reask`` times if the answer is invalid."""
-    output, sent = _prepare("parse", kind, options)
+    output, sent = _prepare("parse", kind, options, ParseOptions)
     reask = sent.pop("reask", 0)
     reply_class: type[ParsedCompletion[Any]] = ParsedCompletion
     with engine.runtime.as_one_call():
@@ -94,20 +94,16 @@ def parse_stream(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedChatStream[Any]:
     """Returns the stream of a structured answer."""
-    output, sent = _prepare("parse_stream", kind, options)
+    output, sent = _prepare("parse_stream", kind, options, ParseStreamOptions)
     arguments = PARAMETERS.encode("parse_stream", required, sent, stream_fields(sent))
     return ParsedChatStream(engine.opening(COMPLETE, arguments, ChatCollector), output)
 
 
-_KEYWORDS: Final = {
-    method: frozenset({*ChatOptions.__annotations__, *options.__annotations__})
-    for method, options in (("parse", ParseOptions), ("parse_stream", ParseStreamOptions))
-}
-
-
-def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
+def _prepare(method: str, kind: Any, options: Mapping[str, object], known: type) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the output of a type, and the request options with its ``response_format``."""
-    output, sent = prepare(method, kind, options, "response_format", _KEYWORDS[method])
+    output, sent = prepare(
+        method, kind, options, "response_format", {**ChatOptions.__annotations__, **known.__annotations__}
+    )
     if requested_choices(sent) != 1:
         raise ArgumentError(f"{method}() supports only one choice; call it several times, or use complete()", "n")
     declared = output.declared()

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from friendli_async.chat.output import Answer, Output, ask, prepare
 from friendli_async.chat.output_stream import OutputStream
@@ -63,16 +63,18 @@ async def parse(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedResponse[Any]:
     """Returns a response whose text is a value. Asks again if the answer does not match, up to ``reask`` times."""
-    output, sent = _prepare("parse", kind, options)
+    output, sent = _prepare("parse", kind, options, ParseOptions)
     reask = sent.pop("reask", 0)
     reply_class: type[ParsedResponse[Any]] = ParsedResponse
-
-    def call(required: Mapping[str, object]) -> Awaitable[Response]:
-        return engine.call(CREATE, PARAMETERS.encode("parse", required, sent))
-
     with engine.runtime.as_one_call():
         return await ask(
-            output, required, reask, call=call, answer_of=_answer_of, again=_next_request, parsed=reply_class
+            output,
+            required,
+            reask,
+            call=lambda required: engine.call(CREATE, PARAMETERS.encode("parse", required, sent)),
+            answer_of=_answer_of,
+            again=_next_request,
+            parsed=reply_class,
         )
 
 
@@ -90,20 +92,14 @@ def parse_stream(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedResponseStream[Any]:
     """Returns the stream of a response whose text is a value."""
-    output, sent = _prepare("parse_stream", kind, options)
+    output, sent = _prepare("parse_stream", kind, options, ParseStreamOptions)
     arguments = PARAMETERS.encode("parse_stream", required, sent, {"stream": True})
     return ParsedResponseStream(engine.opening(CREATE, arguments, ResponseCollector), output)
 
 
-_KEYWORDS: Final = {
-    method: frozenset({*ResponsesOptions.__annotations__, *options.__annotations__})
-    for method, options in (("parse", ParseOptions), ("parse_stream", ParseStreamOptions))
-}
-
-
-def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
+def _prepare(method: str, kind: Any, options: Mapping[str, object], known: type) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the expected output, and the options with its response format."""
-    output, sent = prepare(method, kind, options, "text", _KEYWORDS[method])
+    output, sent = prepare(method, kind, options, "text", {**ResponsesOptions.__annotations__, **known.__annotations__})
     declared = output.declared()
     response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", **declared}
     return output, {**sent, "text": {"format": response_format}}
