@@ -120,7 +120,7 @@ class JSONReader:
     @property
     def complete(self) -> bool:
         """Whether the value is complete. A top-level number is complete only after ``close``."""
-        return self._state is JSONReader._at_end
+        return self._state is JSONReader._after_value and not self._open
 
     def feed(self, piece: str | bytes) -> None:
         """Parses the next piece.
@@ -142,7 +142,7 @@ class JSONReader:
         self.feed("" if self._decoder is None else self._decode(b"", final=True))
         if self._state is JSONReader._in_number:
             self._end_number(0)
-        if self._state is not JSONReader._at_end:
+        if not self.complete:
             begun = self.changes or self._token
             self.fail("unexpected end of input" if begun else "empty input", 0, JSONIncompleteError)
         return self.value
@@ -217,7 +217,7 @@ class JSONReader:
     def _leave(self) -> None:
         self._open.pop()
         self._container = self._open[-1] if self._open else None
-        self._state = JSONReader._after_value if self._open else JSONReader._at_end
+        self._state = JSONReader._after_value
 
     def _begin_string(self, *, key: bool) -> None:
         self._string_open = True
@@ -240,7 +240,7 @@ class JSONReader:
             self._flush_string()
         self._parts.clear()
         self._flushed = ""
-        self._state = JSONReader._after_value if self._open else JSONReader._at_end
+        self._state = JSONReader._after_value
 
     def _add(self, text: str) -> None:
         """Appends to the open string or key, without a high surrogate at the end."""
@@ -258,7 +258,7 @@ class JSONReader:
         if isinstance(value, float) and math.isinf(value):
             self.fail(f"number too large: {token[:20]}", at)
         self._put(value)
-        self._state = JSONReader._after_value if self._open else JSONReader._at_end
+        self._state = JSONReader._after_value
 
     # --- states: each parses from a position in the piece and returns where it stopped -----------------------------
 
@@ -298,6 +298,8 @@ class JSONReader:
         return self._skip_whitespace(text, at, "a colon")
 
     def _after_value(self, text: str, at: int) -> int:
+        if not self._open:
+            return self._skip_whitespace(text, at, "the end of input")
         character = text[at]
         in_list = type(self._container) is list
         if character == ",":
@@ -309,9 +311,6 @@ class JSONReader:
                 text, at, "a comma or the end of the list" if in_list else "a comma or the end of the object"
             )
         return at + 1
-
-    def _at_end(self, text: str, at: int) -> int:
-        return self._skip_whitespace(text, at, "the end of input")
 
     def _skip_whitespace(self, text: str, at: int, expected: str) -> int:
         end = _whitespace(text, at).end()
@@ -372,7 +371,7 @@ class JSONReader:
         if self._token in _LITERALS:
             self._put(_LITERALS[self._token])
             self._token = ""
-            self._state = JSONReader._after_value if self._open else JSONReader._at_end
+            self._state = JSONReader._after_value
         elif end < len(text) or not any(word.startswith(self._token) for word in _LITERALS):
             self.fail(f"invalid literal {self._token!r}", at)
         return end
