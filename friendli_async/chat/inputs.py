@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeGuard
 import msgspec
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, struct_to_dict
-from friendli_async._core.resource import operation
+from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
 from friendli_async.chat.replies import AnyMessage, ChatCompletion, ChatMessage
 
@@ -374,7 +374,7 @@ CONVERTERS: Final[dict[str, Any]] = {
     "tools": map_items(to_request_tool),
 }
 _CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}
-COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
+COMPLETE: Final = inference("chat.complete", "POST /v1/chat/completions", ChatCompletion)
 PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)
 
 

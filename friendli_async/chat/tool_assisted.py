@@ -15,7 +15,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, check_values, encode_body, model_of
 from friendli_async._core.events.decoding import Dialect
-from friendli_async._core.resource import Resource, operation
+from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
 from friendli_async._json import encode_json, prepared
 from friendli_async.chat.collector import ChatCollector, ChoicesDialect, CompletionStream
@@ -122,9 +122,7 @@ class ToolAssistedChatOptions(GenerationOptions, total=False):
 _PARAMETERS: Final = Parameters(
     ToolAssistedChatOptions, REQUIRED, {**CHECKS, "tools": list[_AnyTool] | None}, CONVERTERS
 )
-_COMPLETE: Final = operation(
-    "tool_assisted_chat.complete", "POST /tools/v1/chat/completions", ChatCompletion, repeatable=True, billed=True
-)
+_COMPLETE: Final = inference("tool_assisted_chat.complete", "POST /tools/v1/chat/completions", ChatCompletion)
 
 
 _STATUS_FIELDS: Final = frozenset({"name", "status"})
