@@ -9,7 +9,7 @@ Ten of these in a row end the run, as do ten that the server was too busy for (4
 Ctrl-C lets requests in flight finish; a second Ctrl-C cancels them.
 
 Exit status: 0 all rows succeeded, 1 some failed, 2 bad input (nothing was sent), 3 OUT cannot be
-written, or another run is writing to it, 130 interrupted.
+written, or another run is writing to it, 130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
