@@ -13,7 +13,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, without_none
 from friendli_async._core.error_json import as_list, as_object
-from friendli_async._core.events.decoding import NO_REASONS, Dialect
+from friendli_async._core.events.decoding import Dialect, is_finish_reason
 from friendli_async._core.events.plain_reply import move_answer
 from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
@@ -198,7 +198,7 @@ class _ChoiceParts(ChoiceParts):
             self.tokens.extend(choice.tokens)
         if choice.logprobs is not None:
             self.logprobs.append(choice.logprobs)
-        if choice.finish_reason and choice.finish_reason not in NO_REASONS:
+        if is_finish_reason(choice.finish_reason):
             self.finish_reason = choice.finish_reason
             self.may_end = True
 

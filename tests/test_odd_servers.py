@@ -152,6 +152,12 @@ def test_processing_time_is_linear(work: Callable[[int], None], size: int) -> No
     assert four_times < 9 * max(once, 0.002)  # quadratic time would be sixteen times
 
 
+@pytest.mark.parametrize("blank", ["", "null", "None", None])
+def test_tool_call_is_complete_only_with_a_finish_reason_that_is_one(blank: str | None) -> None:
+    assert find_complete_tool_calls(tool_call_chunk(0, "{}", blank)) == 0
+    assert find_complete_tool_calls(tool_call_chunk(0, "{}", blank), tool_call_chunk(0, "", "tool_calls")) == 1
+
+
 @pytest.mark.parametrize("reason", [False, 0, [], {}, ["stop"]])
 async def test_non_string_finish_reason_does_not_end_the_stream(
     server: FriendliServer, client: AsyncFriendli, reason: Any

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVa
 import msgspec
 
 from friendli_async._core.events.decoding import (
-    NO_REASONS,
     NOT_DECODED,
     ChunkDialect,
     Dialect,
     is_end_of_choice,
+    is_finish_reason,
     shows_error_without_content,
 )
 from friendli_async._core.lenient import drop_unreported_usage, is_blank_usage
@@ -370,7 +370,7 @@ class _ChoiceParts(ChoiceParts):
             self.add_call(call, position)
         if choice.logprobs is not None and choice.logprobs.content:
             self.logprobs.extend(choice.logprobs.content)
-        if choice.finish_reason and choice.finish_reason not in NO_REASONS:
+        if is_finish_reason(choice.finish_reason):
             self.finish_reason = choice.finish_reason
             self.may_end = True
         elif self.may_end and (delta.content or delta.tool_calls or reasoning_of(delta)):

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from friendli_async._core.events.decoding import NO_REASONS
+from friendli_async._core.events.decoding import is_finish_reason
 from friendli_async.chat.replies import ChatChunk
 from friendli_async.replies import ToolCall
 from friendli_async.streams.views import View
@@ -39,7 +39,7 @@ class CompleteToolCalls:
             if choice.index != 0:
                 continue
             deltas = choice.delta.tool_calls or ()
-            self.has_finished = choice.finish_reason is not None and choice.finish_reason not in NO_REASONS
+            self.has_finished = is_finish_reason(choice.finish_reason)
             if self.has_finished or any(call.function is not None and call.function.name for call in deltas):
                 for call in collector.whole_calls(self._yielded, with_last=self.has_finished):
                     self._yielded += 1

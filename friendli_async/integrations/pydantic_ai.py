@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal, cast
 
 from friendli_async import AsyncFriendli
-from friendli_async._core.events.decoding import NO_REASONS
+from friendli_async._core.events.decoding import is_finish_reason
 from friendli_async._json import decode_json
 from friendli_async.chat import Chat, ChatChunk, ChatStream
 from friendli_async.client import DeploymentName
@@ -332,7 +332,7 @@ class _StreamedAnswer(StreamedResponse):
         for choice in chunk.choices:
             if choice.index != 0:
                 continue
-            if choice.finish_reason and choice.finish_reason not in NO_REASONS:
+            if is_finish_reason(choice.finish_reason):
                 self.finish_reason = FINISH_REASONS.get(choice.finish_reason)
                 self.provider_details = {"finish_reason": choice.finish_reason}
             parts = self._parts_manager

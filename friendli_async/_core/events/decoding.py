@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
+from typing import Any, Final, Generic, NamedTuple, TypeGuard, TypeVar, cast, get_args
 
 import msgspec
 
@@ -383,13 +383,18 @@ def _is_finished(choice: object) -> bool:
     return isinstance(reason, str) and is_end_of_choice(reason)
 
 
-NO_REASONS: Final = frozenset({"null", "None"})
+_NO_REASONS: Final = frozenset({"null", "None"})
 """Texts that some servers send as the finish reason of a choice that has not finished."""
+
+
+def is_finish_reason(reason: str | None) -> TypeGuard[str]:
+    """Whether a finish reason is one, and not empty or one of ``_NO_REASONS``."""
+    return bool(reason) and reason not in _NO_REASONS
 
 
 def is_end_of_choice(reason: str | None) -> bool:
     """Whether a finish reason says that a choice has its whole content."""
-    return bool(reason) and reason not in NO_REASONS and not is_error_name(reason)
+    return is_finish_reason(reason) and not is_error_name(reason)
 
 
 def _is_kind_name(name: str) -> bool:
