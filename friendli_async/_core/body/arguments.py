@@ -247,7 +247,6 @@ def check_keywords(
     for name in given:
         if name in known:
             continue
-        is_callable = callable(given[name])
         _mask_in_tracebacks(given, name)
         if name == "stream":
             advice = "leave it out, the reply is always streamed"
@@ -257,7 +256,7 @@ def check_keywords(
         if (setting := setting_hint(name)) is not None:
             raise UnknownArgumentError(f"{method}() does not accept {name!r}: {setting}", name)
         hint = parameter_hint(name, {*known, *required})
-        if is_callable:
+        if callable(given[name]):
             hint += next((advice for each, advice in _CALLABLES.items() if hint.endswith(f"use {each!r}")), "")
         raise UnknownArgumentError(f"{method}() got an unexpected keyword argument {name!r}{hint}", name)
 
