@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
-from friendli_async._core.error_json import is_object, json_or_none
-from friendli_async._core.events.sse import DONE, SSEDecoder
+from friendli_async._core.events.reader import is_whole
+from friendli_async._core.events.sse import SSEDecoder
 from friendli_async._core.text import split_surrogate
 from friendli_async._json import encode_json, replace_surrogates
 
@@ -65,13 +65,10 @@ class WholeEvents:
 
 
 def _lacks_only_blank_line(data: bytes) -> bool:
-    """Whether the last bytes of a stream are a whole event, which ``[DONE]`` and JSON objects prove to be.
-
-    The SSE standard discards an event that the end of the stream truncates.
-    """
+    """Whether the last bytes of a stream are a whole event."""
     decoder = SSEDecoder()
     events, last = decoder.feed(data), decoder.unfinished()
-    return bool(events) if last is None else last.data.strip() == DONE or is_object(json_or_none(last.data))
+    return bool(events) if last is None else is_whole(last)
 
 
 def _end_of_events(data: bytes) -> int:

@@ -37,6 +37,14 @@ def _is_unknown_field(line: bytes) -> bool:
     return _FIELD.fullmatch(text) is not None and not is_failure and not shows_error({name: number})
 
 
+def is_whole(event: ServerSentEvent) -> bool:
+    """Whether an event lacks only its blank line at the end of a body: a sentinel or a JSON object proves it.
+
+    The SSE standard discards such an event, but it may have the finish reason or the usage.
+    """
+    return event.data.strip() == DONE or is_object(json_or_none(event.data))
+
+
 class Collector(Protocol[E, R_co, U_co]):
     """What an API contributes to its streams: the dialect, the accumulation of events, and the end conditions."""
 
@@ -199,18 +207,11 @@ class EventReader(Generic[E]):
         elif sse.error is not None:
             self._fail(sse.error)
         elif not data:
-            self._end_body(sse.unfinished())
-
-    def _end_body(self, last: ServerSentEvent | None) -> None:
-        """Ends the stream with the body, whose last event may lack its blank line; a JSON object shows it is whole.
-
-        The SSE standard discards such an event, but it may have the finish reason or the usage.
-        """
-        is_sentinel = last is not None and last.data.strip() == DONE
-        if last is not None and not is_sentinel and is_object(json_or_none(last.data)):
-            self._decode_each([last])
-        if not self.has_ended:
-            self._end(explicit=is_sentinel)
+            last = sse.unfinished()
+            if last is not None and is_whole(last):
+                self._decode_each([last])
+            if not self.has_ended:
+                self._end(explicit=False)
 
     def _decode_plain(self, data: bytes, payloads: list[bytes]) -> None:
         """Decodes the data of plain events, and a sentinel after them: in one pass if all of them are ordinary."""

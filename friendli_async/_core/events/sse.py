@@ -171,8 +171,9 @@ class SSEDecoder:
         """Returns the event that the end of the stream truncated, including an unfinished line, or None."""
         if self._line:  # an empty one would complete the event
             self._interpret([bytes(self._line)])
-        data = None if self._data is None else b"\n".join([self._data, *self._more])
-        return None if data is None else ServerSentEvent(data, self._name, self.stray)
+        if self._data is None:
+            return None
+        return ServerSentEvent(b"\n".join([self._data, *self._more]), self._name, self.stray)
 
     def _interpret(self, lines: list[bytes]) -> list[ServerSentEvent]:
         """Interprets lines as in 9.2.6, without the byte order mark that the first may have (9.2.5)."""
