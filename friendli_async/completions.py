@@ -187,7 +187,7 @@ class _ChoiceParts(ChoiceParts):
 
     @property
     def begun(self) -> bool:
-        return bool(self.text or self.tokens) or self.finish_reason is not None
+        return super().begun or bool(self.tokens)
 
     def add(self, choice: TextCompletionChunkChoice) -> None:
         if choice.text:

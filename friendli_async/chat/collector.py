@@ -348,7 +348,7 @@ class _ChoiceParts(ChoiceParts):
     @property
     def begun(self) -> bool:
         thought = self.reasoning_content or self.reasoning or self.reasoning_details
-        return bool(self.text or self.calls or self.refusal or thought) or self.finish_reason is not None
+        return super().begun or bool(self.calls or self.refusal or thought)
 
     def add(self, choice: ChunkChoice) -> None:
         if choice.message is not None or choice.text is not None:
