@@ -19,7 +19,15 @@ from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
 from friendli_async.chat.collector import ChoiceParts, ChoicesCollector, ChoicesDialect
-from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, STOP, SamplingOptions, requested_choices, stream_fields
+from friendli_async.chat.inputs import (
+    CHECKS,
+    RESPONSE_FORMAT,
+    STOP,
+    SamplingOptions,
+    extra_body_of,
+    requested_choices,
+    stream_fields,
+)
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import Reply, Usage, Value, always_encoded
 from friendli_async.streams.stream import AssembledStream
@@ -366,8 +374,7 @@ class Completions(Resource):
 
 def _requested_prompts(required: Mapping[str, object], options: Mapping[str, object]) -> int:
     """Returns the number of prompts that a call sends: texts or lists of token ids. A single one is not in a list."""
-    extra: Any = options.get("extra_body") or {}
-    prompt: Any = extra.get("prompt", required.get("prompt"))
+    prompt: object = extra_body_of(options).get("prompt", required.get("prompt"))
     if isinstance(prompt, str) or not isinstance(prompt, Sequence):
         return 1
     return sum(isinstance(part, Sequence) for part in cast("Sequence[object]", prompt)) or 1
@@ -380,7 +387,7 @@ def arguments_of(
     given = {"prompt", "tokens"} & set(required)
     if len(given) == 2:
         raise TypeError(f"{method}() takes either 'prompt' or 'tokens', not both")
-    if not given and not {"prompt", "tokens"} & set(cast("Mapping[str, object]", options.get("extra_body") or {})):
+    if not given and not {"prompt", "tokens"} & extra_body_of(options).keys():
         raise TypeError(f"{method}() needs 'prompt' or 'tokens'")
     return _PARAMETERS.encode(method, required, options, fixed)
 

@@ -156,6 +156,7 @@ BAD: Final[list[tuple[dict[str, object], str]]] = [
     ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
     ({"extra_body": [1]}, "extra_body"),
     ({"extra_body": "x"}, "extra_body"),
+    ({"extra_body": 5}, "extra_body"),
     ({"extra_body": {"stream": True}}, "extra_body.stream"),
     ({"extra_query": [1]}, "extra_query"),
     ({"temperature": float("nan")}, "temperature"),
@@ -188,6 +189,24 @@ async def test_invalid_value_is_a_value_error_with_its_path(
     assert str(streamed.value) == str(raised.value)
     assert not isinstance(raised.value, f.FriendliError)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("extra_body", [5, "x", [1]])
+async def test_invalid_extra_body_is_a_value_error_of_every_method_that_looks_into_it(
+    client: f.AsyncFriendli, extra_body: Any
+) -> None:
+    group: Any = client.serverless
+    chat: Any = {"model": "m", "messages": MESSAGES, "extra_body": extra_body}
+    text: Any = {"model": "m", "extra_body": extra_body}
+    for call in (
+        lambda: group.chat.parse_stream(int, **chat),
+        lambda: group.chat.run(tools=[], **chat),
+        lambda: group.tool_assisted_chat.stream(**chat),
+        lambda: group.completions.stream(prompt="x", **text),
+        lambda: group.responses.parse_stream(int, input="x", **text),
+    ):
+        with pytest.raises(ValueError, match=r"^extra_body: Expected"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeGuard, cast
 
 import msgspec
 
@@ -378,16 +378,20 @@ COMPLETE: Final = inference("chat.complete", "POST /v1/chat/completions", ChatCo
 PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)
 
 
+def extra_body_of(options: Mapping[str, object]) -> Mapping[str, Any]:
+    """Returns the ``extra_body`` of a call; empty if there is none, or it is not valid, which is reported elsewhere."""
+    extra = options.get("extra_body")
+    return cast("Mapping[str, Any]", extra) if extra is not None and isinstance(extra, Mapping) else {}
+
+
 def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
     """Returns the fields that a stream adds to the body; it requests usage unless ``stream_options`` is given."""
-    extra: Any = options.get("extra_body") or {}
-    if "stream_options" in options or "stream_options" in extra:
+    if "stream_options" in options or "stream_options" in extra_body_of(options):
         return {"stream": True}
     return {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def requested_choices(options: Mapping[str, object]) -> int:
     """Returns the number of choices that a call requests."""
-    extra: Any = options.get("extra_body") or {}
-    n = extra.get("n", options.get("n"))
+    n = extra_body_of(options).get("n", options.get("n"))
     return n if isinstance(n, int) else 1

@@ -11,6 +11,7 @@ import msgspec
 from friendli_async._core.body.arguments import check_keywords
 from friendli_async.chat.faults import Faults, describe_faults, faults_of
 from friendli_async.chat.incremental_json import JSONError, read_json
+from friendli_async.chat.inputs import extra_body_of
 from friendli_async.chat.schema import check_strict, description_of, schema_and_adapter, schema_name
 from friendli_async.errors import ArgumentError, FriendliError, OutputCutOffError, OutputError, OutputInvalidError
 from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usage, convert_reply, partial_of
@@ -285,7 +286,7 @@ def prepare(
     output = output_of(kind, strict)
     check_keywords(options, known, method)
     sent: dict[str, Any] = {name: value for name, value in options.items() if name != "strict"}
-    if format_option in sent or format_option in (sent.get("extra_body") or {}):
+    if format_option in sent or format_option in extra_body_of(sent):
         raise TypeError(f"{method}() does not accept {format_option!r}: it is derived from the type")
     return output, sent
 

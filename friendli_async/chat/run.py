@@ -26,6 +26,7 @@ from friendli_async.chat.inputs import (
     LocalTool,
     Messages,
     RunOptions,
+    extra_body_of,
     is_local_tool,
     requested_choices,
     to_request_message,
@@ -473,8 +474,8 @@ def _without_required_call(options: Mapping[str, object]) -> dict[str, object]:
     kept = dict(options)
     if kept.get("tool_choice") not in (None, "auto", "none"):
         del kept["tool_choice"]
-    if isinstance(extra := kept.get("extra_body"), Mapping):
-        kept["extra_body"] = _without_required_call(cast("Mapping[str, object]", extra))
+    if extra := extra_body_of(kept):
+        kept["extra_body"] = _without_required_call(extra)
     return kept
 
 
@@ -538,9 +539,8 @@ def create_run(
         raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
     if requested_choices(options) != 1:
         raise ArgumentError("a run supports only one choice per turn", "n")
-    if isinstance(extra := options.get("extra_body"), Mapping):
-        for name in _SET_EACH_TURN & cast("Mapping[str, object]", extra).keys():
-            raise ArgumentError("cannot be set here: each turn of the run sends its own", f"extra_body.{name}")
+    for name in _SET_EACH_TURN & extra_body_of(options).keys():
+        raise ArgumentError("cannot be set here: each turn of the run sends its own", f"extra_body.{name}")
     by_name = _index_by_name(tools)
     sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [to_request_tool(tool) for tool in tools]
