@@ -56,6 +56,10 @@ class ToolDefinitionError(TypeError):
     """A function cannot be used as a tool; the message gives the reason. Raised before anything is sent."""
 
 
+def _unusable(name: str, reason: str) -> ToolDefinitionError:
+    return ToolDefinitionError(f"{name}() cannot be a tool: {reason}")
+
+
 class _Parameters(msgspec.Struct, frozen=True):
     """The parameters of a function, as a schema and as decoders."""
 
@@ -307,22 +311,18 @@ def _keyword_parameters(name: str, fn: Callable[..., Any], *, skip_first: bool =
     """
     inner = _unwrap(fn)
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise ToolDefinitionError(f"{name}() cannot be a tool: it is a generator, and a tool returns one result")
+        raise _unusable(name, "it is a generator, and a tool returns one result")
     try:
         parameters = list(inspect.signature(fn).parameters.values())[skip_first:]
     except (ValueError, TypeError):
-        raise ToolDefinitionError(f"{name}() cannot be a tool: its signature cannot be determined") from None
+        raise _unusable(name, "its signature cannot be determined") from None
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise ToolDefinitionError(
-                f"{name}() cannot be a tool: its parameter {str(parameter).partition(':')[0]!r} is "
-                f"{parameter.kind.description}, but a model passes arguments by name"
-            )
+            shown, kind = str(parameter).partition(":")[0], parameter.kind.description
+            raise _unusable(name, f"its parameter {shown!r} is {kind}, but a model passes arguments by name")
         if hasattr(parameter.default, "json_schema_extra"):  # pydantic's FieldInfo, or FastAPI's Query
-            raise ToolDefinitionError(
-                f"{name}() cannot be a tool: the default of its parameter {parameter.name!r} is a Field, which a call "
-                "without the argument would receive; use Annotated[..., Field(...)]"
-            )
+            default = "a Field, which a call without the argument would receive; use Annotated[..., Field(...)]"
+            raise _unusable(name, f"the default of its parameter {parameter.name!r} is {default}")
     bound = fn.keywords if isinstance(fn, functools.partial) else {}
     return [parameter for parameter in parameters if parameter.name not in bound]
 
@@ -344,7 +344,7 @@ def _build_parameters(name: str, fn: Callable[..., Any], descriptions: Mapping[s
         schema = _build_schema(arguments, parameters, hints, descriptions)
         lax = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic, strict=False)
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise ToolDefinitionError(f"{name}() cannot be a tool: {error}") from error
+        raise _unusable(name, str(error)) from error
     return _Parameters(schema, decoder, lax)
 
 
@@ -353,21 +353,16 @@ def _resolve_types(name: str, fn: Callable[..., Any], parameters: list[inspect.P
     for parameter in parameters:
         if parameter.annotation is parameter.empty:
             if parameter.name == "cls" and _is_unbound_method(fn):
-                raise ToolDefinitionError(f"{name}() cannot be a tool: {_OUTSIDE}")
-            raise ToolDefinitionError(
-                f"{name}() cannot be a tool: its parameter {parameter.name!r} has no type annotation "
-                "(Any accepts any JSON)"
-            )
+                raise _unusable(name, _OUTSIDE)
+            raise _unusable(name, f"its parameter {parameter.name!r} has no type annotation (Any accepts any JSON)")
     inner = _unwrap(fn)
     annotated = types.SimpleNamespace(__annotations__={each.name: each.annotation for each in parameters})
     names = {variable.__name__: variable for variable in getattr(inner, "__type_params__", ())}
     try:
         return get_type_hints(annotated, getattr(inner, "__globals__", {}), names, include_extras=True)
     except NameError as error:
-        raise ToolDefinitionError(
-            f"{name}() cannot be a tool: {error}; the types of its parameters must be available at run time, at the "
-            "top level of its module"
-        ) from None
+        where = "at run time, at the top level of its module"
+        raise _unusable(name, f"{error}; the types of its parameters must be available {where}") from None
 
 
 def _build_schema(
