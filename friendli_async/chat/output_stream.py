@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, overload
 
 import msgspec
@@ -44,7 +43,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             valid JSON any more closes the stream, with the outcome ``failed``.
     """
 
-    __slots__ = ("_output", "_pick", "_pieces", "_read_pieces", "_reader")
+    __slots__ = ("_output", "_parsed_pieces", "_pick", "_pieces", "_reader")
 
     _parsed: ClassVar[type[Any]]
     """The class of the reply with a value."""
@@ -54,8 +53,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         self._output = output
         self._pick = self._text_extractor()
         self._reader = JSONReader()
-        self._pieces: deque[str] = deque()  # of text, delivered but not yet parsed
-        self._read_pieces: list[str] = []  # those that were parsed
+        self._pieces: list[str] = []  # of text, from the events that were delivered
+        self._parsed_pieces = 0
 
     async def __anext__(self) -> E:
         event = await super().__anext__()
@@ -121,8 +120,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         reader, pieces = self._reader, self._pieces
         before = reader.changes
         while True:
-            while pieces:
-                self._feed(pieces.popleft())
+            while self._parsed_pieces < len(pieces):
+                self._parse_next()
                 if not until_changed or reader.changes != before:
                     return True
             try:
@@ -137,8 +136,9 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             await self.result()
         return False
 
-    def _feed(self, piece: str) -> None:
-        self._read_pieces.append(piece)
+    def _parse_next(self) -> None:
+        piece = self._pieces[self._parsed_pieces]
+        self._parsed_pieces += 1
         try:
             self._reader.feed(piece)
             return
@@ -206,7 +206,7 @@ class ItemView(View[V]):
         self._names = path.split(".") if path else []
         self._list: list[Any] | None = None
         self._yielded = 0
-        self._texts = ElementTexts(stream._read_pieces)
+        self._texts = ElementTexts(stream._pieces)
 
     async def __anext__(self) -> V:
         while True:
