@@ -44,23 +44,9 @@ class RateLimit(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from the reply until the limit is fully available again."""
 
 
-class _Window(msgspec.Struct):
-    """One limit of a server."""
-
-    limit: float | None = None
-    remaining: float | None = None
-    reset: float | None = None
-
-    @property
-    def scarcity(self) -> tuple[float, float]:
-        """The sort key, tightest limit first: the share that remains, then the amount."""
-        remaining = math.inf if self.remaining is None else self.remaining
-        share = remaining / self.limit if self.limit else (math.inf if remaining else 0.0)
-        return share, remaining
-
-
-_Windows = dict[tuple[str, ...], _Window]
-"""By the words of the header name other than limit, remaining and reset: ``("tokens", "minute")``."""
+_Windows = dict[tuple[str, ...], dict[str, float]]
+"""The limits of a server, each with those of ``_FIELDS`` that were sent, by the words of the header name other than
+these: ``("tokens", "minute")``."""
 
 _KINDS: Final = ("requests", "tokens", "steps")
 _FIELDS: Final = ("limit", "remaining", "reset")
@@ -97,14 +83,12 @@ def rate_limit_of(headers: Mapping[str, str]) -> RateLimit | None:
     (draft-ietf-httpapi-ratelimit-headers: separate fields up to 02, one list up to 07, structured fields from 08).
     """
     windows = _windows(headers)
-    fields: dict[str, int | float | None] = {}
+    fields: dict[str, float] = {}
     for kind in _KINDS:
         of_kind = [window for names, window in windows.items() if _kind(names) == kind]
         if of_kind:
-            tightest = min(of_kind, key=lambda window: window.scarcity)
-            fields[f"limit_{kind}"] = None if tightest.limit is None else int(tightest.limit)
-            fields[f"remaining_{kind}"] = None if tightest.remaining is None else int(tightest.remaining)
-            fields[f"reset_{kind}"] = tightest.reset
+            for field, number in min(of_kind, key=_scarcity).items():
+                fields[f"{field}_{kind}"] = number if field == "reset" else int(number)
     return RateLimit(**fields) if fields else None  # type: ignore[arg-type]  # the name determines the type of each value
 
 
@@ -124,14 +108,19 @@ def retry_delay_of(status: int, headers: Mapping[str, str], now: Callable[[], fl
     return _reset_delay(headers) if status == 429 else None
 
 
+def _scarcity(window: Mapping[str, float]) -> tuple[float, float]:
+    """Returns the sort key of limits, the tightest first: the share that remains, then the amount."""
+    limit, remaining = window.get("limit"), window.get("remaining", math.inf)
+    share = remaining / limit if limit else (math.inf if remaining else 0.0)
+    return share, remaining
+
+
 def _reset_delay(headers: Mapping[str, str]) -> float | None:
     """Returns the seconds until all exhausted limits reset, or all limits if none has a remaining amount."""
     windows = _windows(headers).values()
-    has_remaining = any(window.remaining is not None for window in windows)
-    blocking = (
-        window for window in windows if not has_remaining or (window.remaining is not None and window.remaining < 1)
-    )
-    return max((window.reset for window in blocking if window.reset is not None), default=None)
+    has_remaining = any("remaining" in window for window in windows)
+    blocking = (window for window in windows if not has_remaining or window.get("remaining", 1) < 1)
+    return max((window["reset"] for window in blocking if "reset" in window), default=None)
 
 
 def _kind(names: Iterable[str]) -> str:
@@ -159,7 +148,7 @@ def _windows(headers: Mapping[str, str]) -> _Windows:
             )
             if field and number is not None:
                 rest = tuple(part for part in names if part not in {field, "ms"})
-                setattr(windows.setdefault(rest, _Window()), field, max(0.0, number))
+                windows.setdefault(rest, {})[field] = max(0.0, number)
     return windows
 
 
@@ -174,7 +163,7 @@ def _parse_list(value: str, windows: _Windows) -> None:
             field, number = name.strip().lower(), _parse_number(text)
             field = _ABBREVIATIONS.get(field, field)
             if field in _FIELDS and number is not None:
-                setattr(windows.setdefault(names, _Window()), field, max(0.0, number))
+                windows.setdefault(names, {})[field] = max(0.0, number)
 
 
 def split_values(text: str) -> list[str]:
