@@ -163,15 +163,13 @@ class Output(Generic[T]):
                 faults = mismatch.faults
         raise MismatchError(faults)
 
-    def unwrap(self, value: Any, default: Any) -> Any:
-        """Returns the value inside parsed JSON, with or without its wrapper, or ``default`` if there is none yet."""
+    def unwrap(self, value: Any) -> Any:
+        """Returns the value inside parsed JSON, with or without its wrapper, or UNSET if there is none yet."""
         if not self.is_wrapped or not isinstance(value, dict):
             return value
         fields = cast("dict[str, Any]", value)
-        first = next(iter(fields), None)
-        if first is None:
-            return default
-        return fields[_ROOT] if first == _ROOT else fields  # what begins with another key is the value itself
+        first_key = next(iter(fields), _ROOT)  # what begins with another key is the value itself
+        return fields.get(_ROOT, msgspec.UNSET) if first_key == _ROOT else fields
 
     def convert(self, value: Any) -> T:
         """Converts parsed JSON to a value of the type.

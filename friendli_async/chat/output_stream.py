@@ -110,7 +110,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 
     def _current_value(self) -> Any:
         """Returns the value so far, or UNSET before it has begun."""
-        return self._output.unwrap(self._reader.value, msgspec.UNSET) if self._reader.begun else msgspec.UNSET
+        return self._output.unwrap(self._reader.value) if self._reader.begun else msgspec.UNSET
 
     async def _advance(self, *, until_changed: bool = False) -> bool:
         """Reads the next piece of text, or all up to the next change of the value.
