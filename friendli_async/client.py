@@ -297,7 +297,7 @@ class AsyncFriendli(Hinted):
             APIConnectionError: They could not be opened.
             ConfigurationError: The session is the user's own, or ``n`` exceeds ``max_connections``.
         """
-        if deployment not in self._engines:
+        if deployment not in tuple(self._engines):
             raise ConfigurationError(f"unknown deployment {deployment!r}; expected one of {', '.join(self._engines)}")
         await self._engines[deployment].warm_up(n)
 
