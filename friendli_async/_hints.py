@@ -248,6 +248,8 @@ def parameter_hint(name: str, known: Collection[str]) -> str:
     plain = re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower()  # maxTokens
     ours = _lookup(plain, _PARAMETERS)
     candidates = [plain, *(ours or "").split()]
+    if "response_format" in candidates and "strict" in known:
+        return "; the type of the answer, the first argument, determines its format"
     if accepted := [candidate for candidate in candidates if candidate in known]:
         return f"; use {accepted[0]!r}"
     if "system" in candidates and "messages" in known:

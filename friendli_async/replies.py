@@ -311,6 +311,16 @@ class ToolCall(Value, frozen=True, omit_defaults=False):
     id: str = ""
     type: str = "function"
     function: FunctionCall = FunctionCall()
+    """Of a call with the type ``custom``, the name and the input."""
+    custom: msgspec.UnsetType | None = msgspec.UNSET  # an object fails to decode, so that the lenient fallback moves it
+    """Never an object: the name and the input of a custom call are in ``function``."""
+
+    def as_input(self) -> dict[str, object]:
+        """Returns the call in its request form in the chat API."""
+        name, text = self.function.name, self.function.arguments
+        if self.type == "custom":
+            return {"id": self.id, "type": self.type, "custom": {"name": name, "input": text}}
+        return {"id": self.id, "type": self.type, "function": {"name": name, "arguments": text}}
 
 
 @document_fields

@@ -1,4 +1,4 @@
-"""A usage without counts is no usage, and one of zeros is a usage, in every API that reports one."""
+"""A usage without counts is no usage, one of zeros is, and so is one under another API's names, in every API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from support.sockets import MESSAGES
 
 from friendli_async import AsyncFriendli
-from friendli_async.testing import FriendliServer, event, json_body, script
+from friendli_async.replies import Usage
+from friendli_async.testing import FriendliServer, done, event, json_body, script
 
 TRANSCRIPT: Final = {"model": "m", "file": b"RIFF"}
 TEXT: Final = [{"type": "text", "text": "a"}]
@@ -21,6 +22,13 @@ COUNTS: Final = {
     "responses": ("input_tokens", "output_tokens"),
     "audio": ("input_tokens", "output_tokens"),
     "embeddings": ("prompt_tokens", "total_tokens"),
+}
+FOREIGN_NAMES: Final = {
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+    "input_tokens": "prompt_tokens",
+    "output_tokens": "completion_tokens",
+    "total_tokens": "total_tokens",
 }
 BLANK: Final[list[object]] = [
     {},
@@ -141,3 +149,44 @@ async def test_usage_of_zeros_of_a_stream_is_kept(
     assert text == ("aa" if api == "chat" else "a")
     assert getattr(stream.usage, COUNTS[api][1]) == 0
     assert (await stream.result()).usage == stream.usage
+
+
+def foreign_usage(api: str, total: dict[str, Any]) -> dict[str, Any]:
+    """Returns a usage of 7 and 3 tokens under the names of another API."""
+    return total | dict(zip((FOREIGN_NAMES[name] for name in COUNTS[api]), (7, "3"), strict=True))
+
+
+@pytest.mark.parametrize("total", [{}, {"total_tokens": 10}], ids=str)
+@pytest.mark.parametrize("api", COUNTS)
+async def test_usage_under_the_names_of_another_api_is_read(
+    server: FriendliServer, client: AsyncFriendli, api: str, total: dict[str, Any]
+) -> None:
+    server.enqueue(json_body(plain_reply(api, foreign_usage(api, total))))
+    replies = [await call(client, api)]
+    if api in STREAMING:
+        server.enqueue(script(*(event(fields) for fields in streamed(api, foreign_usage(api, total)))))
+        replies.append(await opened(client, api).result())
+    for reply in replies:
+        assert [getattr(reply.usage, name) for name in COUNTS[api]] == [7, 3]
+
+
+async def test_details_of_a_usage_under_the_names_of_another_api_are_read(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 5}}
+    server.enqueue(json_body(plain_reply("responses", usage)))
+    reply = await client.serverless.responses.create(model="m", input="Hi")
+    assert reply.usage is not None
+    assert reply.usage.input_tokens_details is not None
+    assert (reply.usage.total_tokens, reply.usage.input_tokens_details.cached_tokens) == (10, 5)
+
+
+async def test_usage_inside_a_choice_is_the_usage_of_the_chunk(server: FriendliServer, client: AsyncFriendli) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    first = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]}
+    server.enqueue(script(event(first), event(last), done()))
+    stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+    reply = await stream.result()
+    assert reply.usage == stream.usage == Usage(7, 3, 10)
+    assert (reply.text, reply.choices[0].finish_reason) == ("a", "stop")

@@ -201,7 +201,7 @@ def test_reasoning_of_the_events_is_the_reasoning_of_the_result() -> None:
 
 def test_usage_of_an_event_that_fails_is_not_that_of_the_reply() -> None:
     good = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
-    bad = b'data: {"choices": [{"index": 0, "\xc0": 1, "delta": {}}], "usage": {"prompt_tokens": 1}}\n\n'
+    bad = b'data: {"choices": [{"index": 0, "\xc0": 1, "delta": {}}], "usage": {"completion_tokens": 1}}\n\n'
     for pieces in ([good + bad], [good, bad]):
         collector, reader, _ = read("chat", pieces)
         assert (type(reader.failure), collector.usage) == (ResponseDecodeError, None)

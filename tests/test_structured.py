@@ -604,6 +604,11 @@ async def test_refusal_is_part_of_message_and_is_sent_back_as_content(
         ({"n": 2}, ValueError, "supports only one choice"),
         ({"extra_body": {"n": 2}}, ValueError, "supports only one choice"),
         ({"temprature": 1}, TypeError, "temperature"),
+        (
+            {"schema": {"type": "object"}},
+            TypeError,
+            "the type of the answer, the first argument, determines its format",
+        ),
         ({"max_tokens": "x"}, ValueError, "max_tokens: Expected `int"),
     ],
 )

@@ -110,6 +110,23 @@ async def test_legacy_function_call_is_a_tool_call(
     assert reply.tool_calls == tuple(calls)
 
 
+async def test_custom_tool_call_keeps_its_name_and_input(client: AsyncFriendli, server: FriendliServer) -> None:
+    custom = {"name": "grep", "input": "a b"}
+    pieces = [{"id": "1", "type": "custom", "custom": {**custom, "input": "a "}}, {"custom": {"input": "b"}}]
+    chunks = [event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, **each}]}}]}) for each in pieces]
+    server.enqueue(script(*chunks, finish("tool_calls"), done()))
+    stream = open_stream(client)
+    calls = [call async for call in stream.tool_calls()]
+    assert calls == [ToolCall("1", "custom", FunctionCall("grep", "a b"))]
+    assert (await stream.result()).tool_calls == tuple(calls)
+
+    whole = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "custom", "custom": custom}]}
+    server.enqueue(json_body({"choices": [{"index": 0, "message": whole, "finish_reason": "tool_calls"}]}))
+    reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
+    assert reply.tool_calls == tuple(calls)
+    assert reply.message.as_input() == whole
+
+
 async def test_tool_calls_win_over_legacy_function_call(client: AsyncFriendli, server: FriendliServer) -> None:
     call = {"index": 0, "id": "1", "function": {"name": "x", "arguments": "{}"}}
     delta = {"tool_calls": [call], "function_call": call["function"]}

@@ -71,8 +71,8 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except RecursionError as error:
         reason = type(error).__name__
     else:
-        if is_blank_usage(getattr(reply, "usage", None)):
-            drop_unreported_usage(reply, as_object(json_or_none(data)))
+        if lacks_counts(getattr(reply, "usage", None)):
+            correct_usage(reply, as_object(json_or_none(data)))
         return reply
     try:
         return cast("T", convert(loads(data), decoder.type))
@@ -102,28 +102,48 @@ def convert(value: object, kind: Any) -> Any:
             converted = msgspec.convert(_repair(value, kind, root=True), kind)
         except ValueError:
             raise ValueError(reason) from None
-    drop_unreported_usage(converted, as_object(value))
+    correct_usage(converted, as_object(value))
     return converted
 
 
 _USAGE_HOLDERS: Final = ("message", "response")
 """The fields of events that hold the beginning or the whole of a reply, with its usage."""
+_USAGE_NAMES: Final = {
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+    "prompt_tokens_details": "input_tokens_details",
+    "completion_tokens_details": "output_tokens_details",
+}
+_USAGE_ALIASES: Final = _USAGE_NAMES | {theirs: ours for ours, theirs in _USAGE_NAMES.items()}
+"""The counts of a usage in one API, by their names in another."""
 
 
-def has_blank_usage(value: object) -> bool:
-    """Whether a decoded event or reply has a usage of zeros: the server's, or the defaults of an absent one."""
-    return any(is_blank_usage(getattr(each, "usage", None)) for each in _with_held(value))
+def has_usage_without_counts(value: object) -> bool:
+    """Whether a decoded event or reply has a usage without counts, which ``correct_usage`` must look at."""
+    return any(lacks_counts(getattr(each, "usage", None)) for each in _with_held(value))
 
 
-def drop_unreported_usage(value: object, fields: Fields) -> None:
-    """Replaces a usage by None if the server sent no count: an absent usage must not look like a measured 0."""
+def correct_usage(value: object, fields: Fields) -> None:
+    """Fills a usage without counts from those that the server sent under another API's names.
+
+    A usage without any becomes None: an absent usage must not look like a measured 0.
+    """
     sources = (fields, *(as_object(fields.get(name)) for name in _USAGE_HOLDERS))
     for each, source in zip(_with_held(value), sources, strict=True):
         usage: Any = getattr(each, "usage", None)
-        if is_blank_usage(usage):
-            counts = as_object(source.get("usage"))
-            if not any(_has_number(counts.get(name)) for name in usage.__struct_encode_fields__):
-                msgspec.structs.force_setattr(cast("msgspec.Struct", each), "usage", None)
+        if lacks_counts(usage):
+            reported = _reported_usage(usage, as_object(source.get("usage")))
+            msgspec.structs.force_setattr(cast("msgspec.Struct", each), "usage", reported)
+
+
+def _reported_usage(usage: Any, counts: Fields) -> object:
+    own = usage.__struct_encode_fields__
+    aliases = {_USAGE_ALIASES[name]: count for name, count in counts.items() if name in _USAGE_ALIASES}
+    foreign = {name: count for name, count in aliases.items() if name in own and name not in counts}
+    if foreign:
+        counts = counts | foreign
+        usage = convert(counts, type(usage))
+    return usage if any(_has_number(counts.get(name)) for name in own) else None
 
 
 def _with_held(value: object) -> tuple[object, ...]:
@@ -132,10 +152,15 @@ def _with_held(value: object) -> tuple[object, ...]:
 
 def is_blank_usage(usage: object) -> bool:
     """Whether a usage, or details of one, have only zeros."""
-    if not isinstance(usage, msgspec.Struct) or getattr(usage, "total_tokens", False):
+    return not getattr(usage, "total_tokens", 0) and lacks_counts(usage)
+
+
+def lacks_counts(usage: object) -> bool:
+    """Whether a usage, or details of one, have only zeros, except for a total."""
+    if not isinstance(usage, msgspec.Struct):
         return False
-    counts = [getattr(usage, name) for name in usage.__struct_fields__ if name != "type"]
-    return not any(count and not is_blank_usage(count) for count in counts)
+    counts = [getattr(usage, name) for name in usage.__struct_fields__ if name not in {"type", "total_tokens"}]
+    return not any(count and not lacks_counts(count) for count in counts)
 
 
 def _has_number(count: object) -> bool:
@@ -179,10 +204,27 @@ def _repair_index(fields: Fields, item: Any, position: int) -> None:
         fields["index"] = position
 
 
-def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
+def _move_fields(holder: Fields, names: set[str]) -> None:
+    """Moves what a server sends elsewhere to the field that the struct has for it.
+
+    Args:
+        holder: The object to repair.
+        names: The fields of its struct.
+    """
     legacy = as_object(holder.get("function_call"))  # of OpenAI's API before tool calls
-    if any(legacy.values()) and "tool_calls" in struct.__struct_encode_fields__:
+    if any(legacy.values()) and "tool_calls" in names:
         holder["tool_calls"] = holder.get("tool_calls") or [{"index": 0, "function": legacy}]
+    custom = as_object(holder.get("custom"))  # a tool call with text for its input
+    if custom and "function" in names:
+        holder["type"] = "custom"
+        holder["function"] = {"name": custom.get("name"), "arguments": custom.get("input")}
+    if {"choices", "usage"} <= names and not holder.get("usage"):
+        usages = (as_object(choice).get("usage") for choice in items_of(holder.get("choices")))
+        holder["usage"] = next(filter(None, usages), None)
+
+
+def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
+    _move_fields(holder, set(struct.__struct_encode_fields__))
     for name, kind, required in _fields_of(struct):
         present = name in holder
         if present and not _fits(holder[name], kind):

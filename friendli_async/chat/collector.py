@@ -15,7 +15,7 @@ from friendli_async._core.events.decoding import (
     is_finish_reason,
     shows_error_without_content,
 )
-from friendli_async._core.lenient import drop_unreported_usage, is_blank_usage
+from friendli_async._core.lenient import correct_usage, is_blank_usage
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._json import is_json_object
 from friendli_async.chat.replies import (
@@ -88,8 +88,8 @@ class ChoicesDialect(ChunkDialect[E], kw_only=True):
 
 
 def _has_content(chunk: Any) -> bool:
-    """Whether a chunk has a part of the answer or its end, and neither an error, a message nor a usage of zeros."""
-    if chunk.error or chunk.message is not None or (chunk.usage is not None and not chunk.usage.total_tokens):
+    """Whether a chunk has a part of the answer or its end, no error, no message, and no usage without counts."""
+    if chunk.error or chunk.message is not None or (chunk.usage is not None and not chunk.usage.prompt_tokens):
         return False
     for choice in chunk.choices:
         if choice.text or (choice.finish_reason is not None and is_end_of_choice(choice.finish_reason)):
@@ -103,7 +103,7 @@ def _has_content(chunk: Any) -> bool:
 
 
 def _is_without_error(chunk: Any, payload: bytes) -> bool:
-    """Whether a chunk without content, or with a usage of zeros, holds no error. Removes a usage without any count."""
+    """Whether a chunk without content, or with a usage without counts, holds no error. Corrects its usage."""
     if chunk.error or chunk.message is not None:
         return False
     try:
@@ -116,12 +116,12 @@ def _is_without_error(chunk: Any, payload: bytes) -> bool:
         fields = msgspec.json.decode(payload)
     except NOT_DECODED:
         return False
-    drop_unreported_usage(chunk, fields)
+    correct_usage(chunk, fields)
     return bool(chunk.choices or chunk.usage is not None) and not shows_error_without_content(fields)
 
 
 class _ReportedUsage(msgspec.Struct):
-    total_tokens: float  # also 0, but sent by the server
+    prompt_tokens: float  # also 0, but sent by the server
 
 
 class _OwnFields(msgspec.Struct, forbid_unknown_fields=True):

@@ -282,11 +282,10 @@ def prepare(
     """
     strict: Any = options.get("strict", True)
     output = output_of(kind, strict)
-    check_keywords(options, known, method)
-    sent: dict[str, Any] = {name: value for name, value in options.items() if name != "strict"}
-    if format_option in sent or format_option in extra_body_of(sent):
+    if format_option in options or format_option in extra_body_of(options):
         raise TypeError(f"{method}() does not accept {format_option!r}: it is derived from the type")
-    return output, sent
+    check_keywords(options, known, method)
+    return output, {name: value for name, value in options.items() if name != "strict"}
 
 
 async def ask(

@@ -68,7 +68,7 @@ class ChatMessage(Value, AnyMessage, frozen=True):
             if getattr(self, name) is not None:
                 message[name] = getattr(self, name)
         if self.tool_calls:
-            message["tool_calls"] = msgspec.to_builtins(self.tool_calls)
+            message["tool_calls"] = [call.as_input() for call in self.tool_calls]
         return message
 
 
@@ -129,6 +129,8 @@ class ToolCallDelta(Value, frozen=True):
     id: str | None = None
     type: str | None = None
     function: FunctionCallDelta | None = None
+    custom: None = None  # as in ``ToolCall``
+    """Always None: the name and the input of a custom call are in ``function``."""
 
 
 class ChunkDelta(Value, frozen=True):
@@ -172,6 +174,8 @@ class ChunkChoice(Value, frozen=True):
     """Text outside ``delta``, as in completions. A stream moves it into ``delta``."""
     error: None = None  # as in ``ChunkDelta``
     """Always None: an error in a choice is raised."""
+    usage: None = None  # any other value fails to decode, so that the lenient fallback moves it
+    """Always None: usage that a server sends in a choice is in the chunk's ``usage``."""
 
 
 class ChatChunk(Value, frozen=True):

@@ -49,7 +49,7 @@ from friendli_async._core.error_json import (
     shows_error_beside,
 )
 from friendli_async._core.error_text import is_message
-from friendli_async._core.lenient import convert, has_blank_usage
+from friendli_async._core.lenient import convert, has_usage_without_counts
 from friendli_async._core.status_errors import error_of_payload, excerpt
 from friendli_async._json import type_lock
 from friendli_async.errors import APIStatusError, ResponseDecodeError
@@ -327,7 +327,7 @@ class TaggedDialect(Dialect[E], kw_only=True):
             return False
         if self.reporting.isdisjoint(map(type, events)):
             return True
-        return not any(has_blank_usage(event) or self.failure_of(event) is not None for event in events)
+        return not any(has_usage_without_counts(event) or self.failure_of(event) is not None for event in events)
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
         # As on the fast path, which takes every event of a known type without an ``error``.
