@@ -159,8 +159,11 @@ def lacks_counts(usage: object) -> bool:
     """Whether a usage, or details of one, have only zeros, except for a total."""
     if not isinstance(usage, msgspec.Struct):
         return False
-    counts = [getattr(usage, name) for name in usage.__struct_fields__ if name not in {"type", "total_tokens"}]
-    return not any(count and not lacks_counts(count) for count in counts)
+    for name in usage.__struct_fields__:
+        count = getattr(usage, name)
+        if count and name not in {"type", "total_tokens"} and not lacks_counts(count):
+            return False  # mostly at the first field
+    return True
 
 
 def _has_number(count: object) -> bool:
