@@ -137,13 +137,10 @@ def correct_usage(value: object, fields: Fields) -> None:
 
 
 def _reported_usage(usage: Any, counts: Fields) -> object:
-    own = usage.__struct_encode_fields__
-    aliases = {_USAGE_ALIASES[name]: count for name, count in counts.items() if name in _USAGE_ALIASES}
-    foreign = {name: count for name, count in aliases.items() if name in own and name not in counts}
-    if foreign:
-        counts = counts | foreign
-        usage = convert(counts, type(usage))
-    return usage if any(_has_number(counts.get(name)) for name in own) else None
+    foreign = {_USAGE_ALIASES[name]: count for name, count in counts.items() if name in _USAGE_ALIASES}
+    counts = counts | foreign
+    converted = convert(counts, type(usage))  # also converts the counts themselves to numbers
+    return converted if any(_has_number(counts.get(name)) for name in usage.__struct_encode_fields__) else None
 
 
 def _with_held(value: object) -> tuple[object, ...]:
