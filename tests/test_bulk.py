@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import copy
 import gc
 import json
 import logging
 import os
+import pickle
+import sys
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -353,6 +356,61 @@ async def test_breaking_out_of_the_loop_ends_the_run_without_gc() -> None:
         assert [name for name in library_tasks() if "first" not in name] == []
     finally:
         gc.enable()
+
+
+@contextlib.contextmanager
+def without_asyncgen_hooks() -> Iterator[None]:
+    """Makes the running loop like that of nest_asyncio, which notebooks use: it sets no such hooks."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
+async def test_dropped_run_ends_in_silence_in_a_loop_without_asyncgen_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    gated = GatedCalls()
+    reports: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reports.append(unraisable.exc_value))
+
+    async def first() -> None:
+        async for _ in run_all(range(100), gated, concurrency=LIMIT):
+            break
+
+    with without_asyncgen_hooks():
+        reading = asyncio.create_task(first())
+        await gated.wait_started(LIMIT)
+        gated.gates[0].set()
+        await with_timeout(reading)
+        await settle()
+    assert reports == []
+    assert len(gated.cancelled) == len(gated.started) - 1
+    assert library_tasks() == []
+
+
+async def test_closing_a_run_waits_for_its_calls_in_a_loop_without_asyncgen_hooks() -> None:
+    gated = GatedCalls()
+    with without_asyncgen_hooks():
+        run = run_all(range(100), gated, concurrency=LIMIT)
+        reading = asyncio.ensure_future(anext(run))
+        await gated.wait_started(LIMIT)
+        gated.gates[0].set()
+        assert (await with_timeout(reading)).key == 0
+        await with_timeout(run.aclose())
+    assert len(gated.cancelled) == len(gated.started) - 1
+    assert library_tasks() == []
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+async def test_run_cannot_be_copied_or_pickled(
+    duplicate: Callable[[object], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_all(range(3), double)
+    with pytest.raises(TypeError, match="a run cannot be copied or pickled: it holds tasks"):
+        duplicate(run)
+    assert [outcome.reply for outcome in await collect(run)] == [0, 2, 4]
+    assert capsys.readouterr().err == ""
 
 
 async def test_cancelled_run_and_its_rows_are_freed_without_gc() -> None:

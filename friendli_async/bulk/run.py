@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import AsyncGeneratorType
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from friendli_async._callables import check_plain
 from friendli_async._core.held import Held
-from friendli_async._core.loops import wait_ended
+from friendli_async._core.loops import call_in_loop, wait_ended
 from friendli_async._core.runtime import Scope
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
@@ -192,6 +193,9 @@ class Run(Generic[Row, R]):
     def __anext__(self) -> Awaitable[Outcome[Row, R]]:
         return self._outcomes.__anext__()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a run cannot be copied or pickled: it holds tasks")
+
     def __del__(self) -> None:
         self._job.abandon()
 
@@ -212,6 +216,10 @@ class Run(Generic[Row, R]):
 
 
 async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
+    # A loop without async generator hooks (nest_asyncio's) leaves a dropped generator to its destructor, which cannot
+    # wait. ``Run.aclose`` waits by itself.
+    may_wait = sys.get_asyncgen_hooks().finalizer is not None
+    is_left = False
     try:
         job.start()
         while not job.is_finished():
@@ -221,8 +229,14 @@ async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
                 await job.wait()
         if job.failure is not None:
             raise job.failure.take()
+    except GeneratorExit:
+        is_left = True
+        raise
     finally:
-        await job.close()
+        if may_wait or not is_left:
+            await job.close()
+        else:
+            job.close_soon()
 
 
 class Job(Generic[Row, R]):
@@ -507,6 +521,11 @@ class Job(Generic[Row, R]):
             return  # a call or the rows close their own run: each would wait for the other
         await wait_ended((shutdown,))
         shutdown.result()
+
+    def close_soon(self) -> None:
+        """Closes the run in its loop, as far as that still runs. Nobody waits for it."""
+        if self._loop is not None:
+            call_in_loop(self._loop, self._start_shutdown)
 
     def _start_shutdown(self) -> asyncio.Task[None] | None:
         """Returns the task that closes the run; None if it was never started."""
