@@ -113,6 +113,19 @@ async def test_no_proxy_is_respected(
     assert proxy.connections == 0
 
 
+@pytest.mark.parametrize("host", ["b\u00fccher.invalid", "xn--bcher-kva.invalid"])
+@pytest.mark.parametrize("rule", ["b\u00fccher.invalid", ".B\u00dcCHER.invalid", "xn--bcher-kva.invalid"])
+async def test_no_proxy_matches_an_international_name_in_either_spelling(
+    proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch, host: str, rule: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", rule)
+    async with client_of(f"http://{host}", retry=None) as client:
+        with pytest.raises(APIConnectionError, match=r"could not connect: xn--bcher-kva\.invalid"):
+            await with_timeout(complete(client))
+    assert proxy.connections == 0
+
+
 async def test_client_proxy_takes_precedence_over_the_environment(
     proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +236,15 @@ def test_no_proxy_rule_does_not_match(rule: str, host: str, port: int) -> None:
 def test_environment_proxy_may_have_whitespace_and_quotes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("https_proxy", value)
     assert proxy_finder(None, environment_proxies())("https", HOST, 443) == Proxy("http://p:1")
+
+
+@pytest.mark.parametrize("rule", [f'"{HOST}"', f" 'localhost,{HOST}' ", f'"localhost {HOST}"'])
+def test_no_proxy_may_have_whitespace_and_quotes(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    monkeypatch.setenv("https_proxy", "http://p:1")
+    monkeypatch.setenv("no_proxy", rule)
+    find = proxy_finder(None, environment_proxies())
+    assert find("https", HOST, 443) == Proxy()
+    assert find("https", "other.example", 443) == Proxy("http://p:1")
 
 
 @pytest.mark.parametrize(

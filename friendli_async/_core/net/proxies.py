@@ -44,7 +44,7 @@ def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Cal
     def find(scheme: str, host: str, port: int) -> Proxy:
         name = scheme if environment.get(scheme) else "all"
         found = strip_quotes(environment.get(name) or "")
-        if not found or _is_bypassed(host, port, environment.get("no", "")):
+        if not found or _is_bypassed(host, port, strip_quotes(environment.get("no") or "")):
             return Proxy()
         if "://" not in found:
             found = Secret(f"http://{found}")

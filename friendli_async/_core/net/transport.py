@@ -192,7 +192,7 @@ class AiohttpTransport:
         if not pool.owned:  # a foreign connector reports no progress
             clock.phase("first_event")
         body, poster = request.body, pool.poster
-        proxy = self._proxy_for(url.scheme, url.host or "", url.port or 0)
+        proxy = self._proxy_for(url.scheme, url.raw_host or "", url.port or 0)
         proxy_address = None if proxy.url is None else _parse_url(proxy.url).authority
         dial.begin(url.authority, proxy_address, tunnelled=url.scheme == "https")
         token = current_dial.set(dial)
