@@ -258,6 +258,8 @@ def _error_of(function: Callable[[], object]) -> BaseException:
 AS_BYTES: Any = SECRET.encode()
 BYTES_OF_HEADERS: Any = {"X-Private": HEADER.encode()}
 LISTED_HEADERS: Any = {"X-Private": [HEADER]}
+PAIRS_OF_HEADERS: Any = [("X-Private", HEADER)]  # as httpx takes them
+AS_TUPLE: Any = (SECRET,)  # after a stray comma
 BAD_TOKEN, BAD_HEADERS = SECRET + "\n", {"X-Private": HEADER, "X-Bad": HEADER + "\r\n"}
 INVALID_SETTINGS: dict[str, Callable[[], object]] = {
     "token": lambda: AsyncFriendli(BAD_TOKEN),
@@ -266,6 +268,8 @@ INVALID_SETTINGS: dict[str, Callable[[], object]] = {
     "header": lambda: AsyncFriendli(SECRET, headers=BAD_HEADERS),
     "header as bytes": lambda: AsyncFriendli(SECRET, headers=BYTES_OF_HEADERS),
     "header as a list": lambda: AsyncFriendli(SECRET, headers=LISTED_HEADERS),
+    "headers as pairs": lambda: AsyncFriendli(SECRET, headers=PAIRS_OF_HEADERS),
+    "token as a tuple": lambda: AsyncFriendli(AS_TUPLE),
     "timeout": lambda: AsyncFriendli(SECRET, headers={"X-Private": HEADER}, timeout="x"),  # type: ignore[arg-type]  # invalid on purpose
     "proxy": lambda: AsyncFriendli(SECRET, proxy=f"socks5://me:{PASSWORD}@127.0.0.1:1"),
     "url": lambda: AsyncFriendli(SECRET, server_url="ftp://x"),

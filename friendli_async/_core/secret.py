@@ -60,7 +60,7 @@ _SecretBytes.__name__ = "bytes"  # errors name the type of what was given
 
 
 def masked(value: T) -> T:
-    """Returns the value, masked if it is a string or bytes; the values of mappings and lists are masked recursively.
+    """Returns the value, masked if it is a string or bytes; those in mappings, lists and tuples are masked, too.
 
     A function that takes a secret rebinds its parameter to the result before anything can fail, so that none of our
     frames in a traceback shows the secret.
@@ -71,6 +71,8 @@ def masked(value: T) -> T:
         return cast("T", _SecretBytes(value))
     if isinstance(value, list):
         return cast("T", list(map(masked, cast("list[object]", value))))
+    if isinstance(value, tuple):
+        return cast("T", tuple(map(masked, cast("tuple[object, ...]", value))))
     if isinstance(value, Mapping):
         return cast("T", {key: masked(inner) for key, inner in cast("Mapping[object, object]", value).items()})
     return value
