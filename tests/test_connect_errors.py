@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from errno import ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
 from typing import Any, Final
 
@@ -213,6 +213,44 @@ async def test_rejection_of_client_certificate_is_reported(
     context.maximum_version = version
     client_tls = authority.client(*(stranger.issue("me") if presented != "none" else ()))
     assert "client certificate" in await tls_error(context, client_tls, user_session=user_session, streamed=streamed)
+
+
+async def end_of_tls_connection(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, streamed: bool) -> str:
+    """Returns the error of a server on asyncio's TLS, which closes connections after the request, if not before."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context) as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        async with client_of(url, retry=None, ssl=client_tls) as client:
+            with pytest.raises(APIConnectionError) as raised:
+                await with_timeout(read(open_stream(client)) if streamed else complete(client))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("presented", ["none", "a stranger's"])
+async def test_silent_rejection_of_client_certificate_is_suggested_as_the_reason(
+    authority: Authority, stranger: Authority, presented: str, streamed: bool
+) -> None:
+    """In TLS 1.3, the client may send before it is verified; asyncio's servers reject it without an alert."""
+    context = authority.server(*authority.issue(), clients=True)
+    client_tls = authority.client(*(stranger.issue("me") if presented != "none" else ()))
+    error = await end_of_tls_connection(context, client_tls, streamed=streamed)
+    assert error.endswith(" right after the TLS handshake; does it require a client certificate?")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_connection_that_ends_after_an_accepted_handshake_is_not_blamed_on_certificates(
+    authority: Authority, version: ssl.TLSVersion
+) -> None:
+    context = authority.server(*authority.issue())
+    context.maximum_version = version
+    error = await end_of_tls_connection(context, authority.client(), streamed=False)
+    assert error == "no reply: the server closed the connection"
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -20,6 +20,8 @@ from friendli_async._core.net.clock import TURNS_TO_READ
 from friendli_async._core.net.framing import CAN_BYPASS, between_chunks
 
 if TYPE_CHECKING:
+    import ssl as ssl_module
+
     from friendli_async._core.body.forms import FormUpload
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
@@ -52,6 +54,8 @@ class DialContext(msgspec.Struct, eq=False):
     """Host and port of the proxy, if there is one."""
     tunnelled: bool = False
     """Whether the proxy, if there is one, cannot read or answer the request: the URL is https."""
+    tls: ssl_module.SSLObject | None = None
+    """The TLS side of the connection that was opened last, unless ``reused``."""
     upload: FormUpload | None = None
     """The body, if it is a form."""
     on_connect: Callable[[], None] | None = None
@@ -209,6 +213,7 @@ class Connector(aiohttp.TCPConnector):
         if not dial.reused and protocol.transport is not None:  # None: it has been lost meanwhile
             # Not in ``connection_made``: if connecting is cancelled after that, uvloop does not report the loss.
             protocol.connections.add(protocol)
+            dial.tls = protocol.transport.get_extra_info("ssl_object")
         try:
             if dial.warming:
                 raise WarmedUp

@@ -101,7 +101,7 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
         return _connect_error(
             f"could not connect: {_other_reason(error, dial, owned=owned)}", sent, permanent=permanent
         )
-    return APIConnectionError(f"no reply: {describe(error)}", sent=dial.clock.sent)
+    return APIConnectionError(f"no reply: {describe(error)}{_handshake_hint(dial)}", sent=dial.clock.sent)
 
 
 def failed_connecting(error: BaseException, connector: object) -> bool:
@@ -206,6 +206,19 @@ def _tls_alert(error: Exception) -> str | None:
     """Returns the TLS alert that rejected a handshake which the client considered done; None if there is none."""
     found = re.search(_TLS_ERROR, str(error))
     return _tls_message(found[1], found[2]) if found is not None and "_ALERT_" in found[1] else None
+
+
+def _handshake_hint(dial: DialContext) -> str:
+    """Returns a hint if the server may have rejected the handshake: in TLS 1.3, the client is done before the server.
+
+    Many servers then close the connection without an alert, or its loss takes the alert along. Once they accept a
+    handshake, nearly all send a session ticket.
+    """
+    tls, protocol = dial.tls, dial.protocol
+    if dial.reused or tls is None or protocol is None or protocol.has_received or tls.version() != "TLSv1.3":
+        return ""
+    accepted = tls.session is not None and tls.session.has_ticket
+    return "" if accepted else " right after the TLS handshake; does it require a client certificate?"
 
 
 def describe(error: BaseException, peer: str = "the server") -> str:
