@@ -259,6 +259,7 @@ AS_BYTES: Any = SECRET.encode()
 BYTES_OF_HEADERS: Any = {"X-Private": HEADER.encode()}
 LISTED_HEADERS: Any = {"X-Private": [HEADER]}
 PAIRS_OF_HEADERS: Any = [("X-Private", HEADER)]  # as httpx takes them
+SET_OF_HEADERS: Any = {f"X-Private: {HEADER}"}
 AS_TUPLE: Any = (SECRET,)  # after a stray comma
 BAD_TOKEN, BAD_HEADERS = SECRET + "\n", {"X-Private": HEADER, "X-Bad": HEADER + "\r\n"}
 INVALID_SETTINGS: dict[str, Callable[[], object]] = {
@@ -269,6 +270,9 @@ INVALID_SETTINGS: dict[str, Callable[[], object]] = {
     "header as bytes": lambda: AsyncFriendli(SECRET, headers=BYTES_OF_HEADERS),
     "header as a list": lambda: AsyncFriendli(SECRET, headers=LISTED_HEADERS),
     "headers as pairs": lambda: AsyncFriendli(SECRET, headers=PAIRS_OF_HEADERS),
+    "headers as a set": lambda: AsyncFriendli(SECRET, headers=SET_OF_HEADERS),
+    "whole header as a name": lambda: AsyncFriendli(SECRET, headers={f"X-Private: {HEADER}": ""}),
+    "option's whole header as a name": lambda: AsyncFriendli(SECRET).with_options(headers={f"X: {HEADER}": None}),
     "token as a tuple": lambda: AsyncFriendli(AS_TUPLE),
     "timeout": lambda: AsyncFriendli(SECRET, headers={"X-Private": HEADER}, timeout="x"),  # type: ignore[arg-type]  # invalid on purpose
     "proxy": lambda: AsyncFriendli(SECRET, proxy=f"socks5://me:{PASSWORD}@127.0.0.1:1"),
@@ -291,6 +295,7 @@ def test_frames_of_configuration_errors_hold_no_secret(monkeypatch: pytest.Monke
         monkeypatch.setenv("FRIENDLI_TOKEN", BAD_TOKEN)
     error = _error_of(INVALID_SETTINGS[name])
     assert isinstance(error, ConfigurationError | TypeError)
+    assert [secret for secret in SECRETS if secret in str(error)] == []
     assert secrets_in_frames(error) == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NoReturn, TypeVar, cast
 
 from friendli_async.errors import FriendliError
@@ -60,21 +60,21 @@ _SecretBytes.__name__ = "bytes"  # errors name the type of what was given
 
 
 def masked(value: T) -> T:
-    """Returns the value, masked if it is a string or bytes; those in mappings, lists and tuples are masked, too.
+    """Returns the value, masked if it is a string or bytes, or with what it contains masked if it is a collection.
 
     A function that takes a secret rebinds its parameter to the result before anything can fail, so that none of our
-    frames in a traceback shows the secret.
+    frames in a traceback shows the secret. The keys of mappings are masked, too: a name may be a whole header.
     """
     if isinstance(value, str):
         return cast("T", Secret(str.__str__(value)))  # str() of an enum member would be its name
     if isinstance(value, bytes | bytearray):
         return cast("T", _SecretBytes(value))
-    if isinstance(value, list):
-        return cast("T", list(map(masked, cast("list[object]", value))))
-    if isinstance(value, tuple):
-        return cast("T", tuple(map(masked, cast("tuple[object, ...]", value))))
     if isinstance(value, Mapping):
-        return cast("T", {key: masked(inner) for key, inner in cast("Mapping[object, object]", value).items()})
+        items = cast("Mapping[object, object]", value).items()
+        return cast("T", {masked(key): masked(inner) for key, inner in items})
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return cast("T", kind(map(masked, cast("Iterable[object]", value))))
     return value
 
 

@@ -190,8 +190,12 @@ def check_header(name: object, value: object, what: str) -> None:
     Raises:
         ConfigurationError: Name or value is invalid, or the header belongs to the message framing.
     """
-    if not isinstance(name, str) or not re.fullmatch(_HEADER_NAME, name):
-        raise ConfigurationError(f"{what}: {name!r} is not a header name")
+    if not isinstance(name, str):
+        raise ConfigurationError(f"{what}: a header name must be a string, not {type(name).__name__}")
+    if not re.fullmatch(_HEADER_NAME, name):  # omitted: it may be a whole header, with a secret
+        raise ConfigurationError(
+            f"{what}: a header name is empty, or contains a blank, a colon or another such character"
+        )
     if name.lower() in _FRAMING_HEADERS:
         raise ConfigurationError(f"{what}: {name} is set by the HTTP layer")
     if not isinstance(value, str):
@@ -285,7 +289,7 @@ def _merge_headers(present: Mapping[str, str], changes: Mapping[str, str | None]
         check_header(name, "" if value is None else value, "headers")
         merged.pop(name.lower(), None)
         if value is not None:
-            merged[name.lower()] = (name, value)
+            merged[name.lower()] = (str.__str__(name), value)  # unmasked
     return dict(merged.values())
 
 
