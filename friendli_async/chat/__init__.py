@@ -25,10 +25,12 @@ __all__ += tool_assisted.__all__
 __all__ += ["ItemView", "ParsedChatStream", "ParsedCompletion", "SnapshotView", "json_schema"]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports structured output on first access, to keep it off the import path of plain chat."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from friendli_async.chat import structured
+if not TYPE_CHECKING:  # to type checkers it would make any name that does not exist an Any
 
-    return getattr(structured, name)
+    def __getattr__(name: str) -> Any:
+        """Imports structured output on first access, to keep it off the import path of plain chat."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from friendli_async.chat import structured
+
+        return getattr(structured, name)

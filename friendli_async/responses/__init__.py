@@ -20,10 +20,12 @@ __all__ += replies.__all__
 __all__ += resource.__all__
 
 
-def __getattr__(name: str) -> Any:
-    """Imports structured output on first use, to keep the import of this package fast."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from friendli_async.responses import structured
+if not TYPE_CHECKING:  # to type checkers it would make any name that does not exist an Any
 
-    return getattr(structured, name)
+    def __getattr__(name: str) -> Any:
+        """Imports structured output on first use, to keep the import of this package fast."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from friendli_async.responses import structured
+
+        return getattr(structured, name)

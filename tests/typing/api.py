@@ -36,6 +36,8 @@ from friendli_async import (
     ToolStatus,
     Usage,
     __version__,
+    chat,
+    responses,
 )
 from friendli_async._core.pages import Pages
 from friendli_async.billing import CostBucket, CostPage, UsageBucket, UsagePage
@@ -506,3 +508,13 @@ async def continues_conversation(client: AsyncFriendli) -> None:
             for choice in chunk.choices:
                 for delta in choice.delta.tool_calls or ():
                     assert_type(delta.id, str | None)  # any field of a delta may be missing
+
+
+def rejects_names_that_do_not_exist() -> tuple[object, ...]:
+    """The packages that import some names on first access reject all others."""
+    return (
+        chat.ParsedCompletion,
+        responses.ParsedResponse,
+        chat.ChatCompletions,  # type: ignore[attr-defined]  # does not exist
+        responses.ParsedResponses,  # type: ignore[attr-defined]  # does not exist
+    )
