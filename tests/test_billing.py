@@ -3,7 +3,8 @@
 import re
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NoReturn
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -18,6 +19,18 @@ from friendli_async import (
 )
 from friendli_async.billing import CostPage, UsagePage
 from friendli_async.testing import FriendliServer, json_body, status
+
+
+class Timestamp(datetime):
+    """Mimics the classes of pandas and pendulum."""
+
+
+class NotATime(datetime):
+    """Mimics the class of pandas' NaT."""
+
+    def timetz(self) -> NoReturn:
+        raise ValueError("NaTType does not support timetz")
+
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 END: Final = datetime(2026, 1, 3, tzinfo=UTC)
@@ -110,8 +123,10 @@ async def test_error_status_raises_its_error_class(client: AsyncFriendli, server
         (datetime(2026, 1, 1, 2, 3, 4, 500, tzinfo=UTC), "2026-01-01T02:03:04.000500Z"),
         (datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=9))), "2026-01-01T00:00:00+09:00"),
         (datetime(2026, 1, 1), "2026-01-01T00:00:00"),  # noqa: DTZ001  # naive on purpose
+        (Timestamp(2026, 1, 1, tzinfo=UTC), "2026-01-01T00:00:00Z"),
+        (Timestamp(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Paris"), fold=1), "2026-10-25T02:30:00+01:00"),
     ],
-    ids=["UTC", "microseconds", "offset", "naive"],
+    ids=["UTC", "microseconds", "offset", "naive", "subclass", "subclass in a zone"],
 )
 async def test_times_are_sent_in_iso_format_with_z_for_utc(
     client: AsyncFriendli, server: FriendliServer, moment: datetime, sent: str
@@ -127,6 +142,7 @@ async def test_times_are_sent_in_iso_format_with_z_for_utc(
         ({"start_time": "yesterday"}, "start_time"),
         ({"end_time": None}, "end_time"),
         ({"start_time": date(2026, 1, 1)}, "start_time"),
+        ({"start_time": NotATime(2026, 1, 1)}, "start_time"),
         ({"models": "m"}, "models"),
         ({"group_by": ["model", 3]}, "group_by[1]"),
         ({"bucket_width": 5}, "bucket_width"),
@@ -139,6 +155,16 @@ async def test_invalid_value_is_rejected_with_its_path(
     with pytest.raises(ValueError, match=f"^{re.escape(path)}: "):
         client.usage.get(**{"start_time": START, "end_time": END, **options})
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "moment", [1767225600, "1767225600", 1767225600000, "1767225600000", "1767225600.0", "2026-01-01"], ids=repr
+)
+async def test_times_in_other_forms_are_decoded(client: AsyncFriendli, server: FriendliServer, moment: object) -> None:
+    bucket = {"start_time": moment, "end_time": moment, "results": [{"total": "1"}]}
+    server.always(json_body({"data": [bucket]}))
+    [decoded] = (await client.cost.get(start_time=START, end_time=END)).data
+    assert decoded.start_time.replace(tzinfo=UTC) == START
 
 
 async def test_cost_and_usage_requests_use_root_path_token_and_team(server: FriendliServer) -> None:

@@ -103,7 +103,15 @@ def test_fault_deep_in_metadata_loses_the_metadata_only() -> None:
 
 @pytest.mark.parametrize(
     ("details", "text"),
-    [("because", "because"), ({"text": "because"}, "because"), ([{"text": "because"}], "because"), (5, "")],
+    [
+        ("because", "because"),
+        ({"text": "because"}, "because"),
+        ([{"text": "because"}], "because"),
+        (["be", "cause"], "because"),
+        ([None, {"text": "be"}, 5, [], "cause"], "because"),
+        (5, ""),
+        ([5, None], ""),
+    ],
 )
 def test_reasoning_details_of_another_shape_keep_their_text(details: object, text: str) -> None:
     body = json.dumps({"choices": [{"message": {"content": "hi", "reasoning_details": details}}]}).encode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from types import UnionType
@@ -247,6 +248,8 @@ def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     types = _json_types_of(kind)
     if not name and isinstance(value, str) and _is_content_part(kind):
         return {"text": value}
+    if name == "reasoning_details" and isinstance(value, list):
+        return _reasoning_details(cast("list[object]", value))
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
         return _repair(value, kind)
     if name == "content" and isinstance(value, str) and not _has_text_field(_item_of(kind, list, tuple)):
@@ -255,6 +258,13 @@ def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     if coerced is None:
         raise ValueError(f"{name} cannot be read")
     return coerced if _fits(coerced, kind) else _repair(coerced, kind)
+
+
+def _reasoning_details(details: list[object]) -> list[object]:
+    """Returns the objects of a list, with texts as objects, too. Anything else in it must not cost them."""
+    kind = _PART_TYPES["reasoning_details"]
+    parts = [{"type": kind, "text": each} if isinstance(each, str) else each for each in details]
+    return [part for part in parts if is_object(part)]
 
 
 def _is_droppable(holder: Fields, name: str, kind: Any, *, required: bool) -> bool:
@@ -362,10 +372,12 @@ def _coerce_to_text(holder: Any, name: str, value: Any) -> str | None:
 
 
 def _to_datetime(value: Any) -> datetime | None:
-    """Converts seconds or milliseconds since 1970, or an ISO 8601 date with or without a time."""
+    """Converts seconds or milliseconds since 1970, also as text, or an ISO 8601 date with or without a time."""
     try:
         if isinstance(value, str):
-            return datetime.fromisoformat(value)
+            with suppress(ValueError):
+                return datetime.fromisoformat(value)
+            value = float(value)
         return datetime.fromtimestamp(value / 1000 if value > _MAX_SECONDS else value, UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return None

@@ -7,6 +7,7 @@ import re
 import sys
 from collections import UserString
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Final, TypedDict, cast, get_type_hints
@@ -403,6 +404,9 @@ def _normalize(value: object) -> object:
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
+    if isinstance(value, datetime):
+        with suppress(ValueError):  # pandas' NaT has no time
+            return datetime.combine(value.date(), value.timetz())
     if isinstance(value, Mapping):
         return dict(cast("Mapping[object, object]", value))
     if _is_list(value):
