@@ -282,8 +282,7 @@ class AsyncFriendli(Hinted):
         Raises:
             ConfigurationError: ``timeout`` is not a number of seconds.
         """
-        check_seconds("timeout", timeout)
-        return await self._runtime.drain(timeout)
+        return await self._runtime.drain(check_seconds("timeout", timeout))
 
     async def warm_up(self, n: int, deployment: DeploymentName = "serverless") -> None:
         """Opens connections, and leaves them in the pool of this event loop. Nothing is sent over them.

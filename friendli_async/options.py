@@ -30,14 +30,16 @@ def _check_number(owner: object, name: str, *, minimum: float = 0.0, above: bool
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a number {bound}, not {value!r}")
 
 
-def check_seconds(name: str, value: object) -> None:
-    """Checks that a setting is a number of seconds, at least 0, or None.
+def check_seconds(name: str, value: object) -> float | None:
+    """Checks that a setting is a number of seconds, at least 0, or None, and returns it as a plain number.
 
     Raises:
         ConfigurationError: It is not.
     """
-    if value is not None and not (is_number(value) and value >= 0):
-        raise ConfigurationError(f"{name} must be a number of seconds, at least 0, or None, not {value!r}")
+    seconds: object = plain_number(value)
+    if seconds is None or (is_number(seconds) and seconds >= 0):
+        return seconds
+    raise ConfigurationError(f"{name} must be a number of seconds, at least 0, or None, not {value!r}")
 
 
 def plain_number(value: object) -> Any:

@@ -17,7 +17,7 @@ from friendli_async._core.protocol import Operation
 from friendli_async._core.reporting import RunReporter
 from friendli_async._core.runtime import Work
 from friendli_async.errors import ConfigurationError, FriendliError
-from friendli_async.options import is_count
+from friendli_async.options import is_count, plain_number
 from friendli_async.replies import Meta, attach_meta
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Engine(Caller):
 
     async def warm_up(self, connections: int) -> None:
         """Opens connections and leaves them in the pool; see ``AsyncFriendli.warm_up``."""
-        most = self.runtime.max_connections
+        most, connections = self.runtime.max_connections, plain_number(connections)
         if not is_count(connections) or connections > most:
             raise ConfigurationError(f"warm_up() opens 1 to {most} connections (max_connections), not {connections!r}")
         opening = (self._open_connection() for _ in range(connections))

@@ -23,6 +23,7 @@ from friendli_async.asgi.events import Conversion, Encoded, EncodedEvents, Whole
 from friendli_async.asgi.sender import EventSender
 from friendli_async.chat.run import Run
 from friendli_async.errors import FriendliError
+from friendli_async.options import is_number, plain_number
 from friendli_async.streams import EventStream
 from friendli_async.streams.views import View
 
@@ -125,9 +126,9 @@ class SSEResponse:
         check_plain(on_error, "on_error", "the error")
         if background is not None and not callable(background):
             raise TypeError(f"background must be a coroutine function, not {type(background).__name__}")
+        heartbeat, answer_after, send_timeout = map(plain_number, (heartbeat, answer_after, send_timeout))
         for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
-            given: object = seconds
-            if given is not None and not (isinstance(given, int | float) and given > 0):
+            if seconds is not None and not (is_number(seconds) and seconds > 0):
                 raise ValueError(f"{name} must be a number of seconds greater than 0, or None, not {seconds!r}")
         self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
         """The further headers, in ASGI's form."""

@@ -49,8 +49,7 @@ async def drain_on_shutdown(client: Drainable, seconds: float | None = 5.0) -> A
     Raises:
         ConfigurationError: ``seconds`` is not a number of seconds.
     """
-    check_seconds("seconds", seconds)
-    shutdown = _Drain(client, seconds)
+    shutdown = _Drain(client, check_seconds("seconds", seconds))
     with shutdown.on_signals():
         yield
         await shutdown.start()

@@ -7,7 +7,7 @@ from typing import Final, TypeGuard
 
 from friendli_async.bulk.start_rate import StartRate
 from friendli_async.errors import ConfigurationError
-from friendli_async.options import is_number
+from friendli_async.options import is_count, is_number, plain_number
 
 __all__ = ["Adaptive"]
 
@@ -79,17 +79,18 @@ class Adaptive:
     """
 
     def __init__(self, start: int = 4, max: int = 256, shrink: float = 0.7, guard: float | None = 2.0) -> None:
-        for name, count in (("start", start), ("max", max)):
-            if type(count) is not int or count < 1:
+        start, most, shrink, guard = map(plain_number, (start, max, shrink, guard))
+        for name, count in (("start", start), ("max", most)):
+            if not is_count(count):
                 raise ConfigurationError(f"Adaptive: {name} must be a whole number, at least 1, not {count!r}")
-        if start > max:
-            raise ConfigurationError(f"Adaptive: start ({start}) must not be greater than max ({max})")
+        if start > most:
+            raise ConfigurationError(f"Adaptive: start ({start}) must not be greater than max ({most})")
         if not _is_finite(shrink) or not 0 < shrink < 1:
             raise ConfigurationError(f"Adaptive: shrink must be a number above 0 and below 1, not {shrink!r}")
         if guard is not None and (not _is_finite(guard) or guard <= 1):
             raise ConfigurationError(f"Adaptive: guard must be a number above 1, or None, not {guard!r}")
         self._limit = float(start)
-        self._max = max
+        self._max = most
         self._shrink = shrink
         self._guard = guard
         self._in_flight = 0

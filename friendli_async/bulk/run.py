@@ -28,7 +28,7 @@ from friendli_async.bulk.outcomes import Ledger, Outcome, Progress
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
 from friendli_async.bulk.sending import RowSender, RunState
-from friendli_async.options import is_count
+from friendli_async.options import is_count, plain_number
 
 __all__ = ["Run", "run_all"]
 
@@ -558,16 +558,14 @@ class Job(Generic[Row, R]):
 
 
 def _check_max_rejections(number: int | None) -> int | None:
-    given: object = number
-    if given is not None and not is_count(given):
-        raise ValueError(f"max_rejections must be a whole number above 0, or None, not {given!r}")
-    return number
+    given: object = plain_number(number)
+    if given is None or is_count(given):
+        return given
+    raise ValueError(f"max_rejections must be a whole number above 0, or None, not {number!r}")
 
 
 def _check_concurrency(concurrency: int | Adaptive | None) -> int | Adaptive:
-    limit: object = Adaptive() if concurrency is None else concurrency
-    if isinstance(limit, Adaptive):
+    limit: object = Adaptive() if concurrency is None else plain_number(concurrency)
+    if isinstance(limit, Adaptive) or is_count(limit):
         return limit
-    if not is_count(limit):
-        raise ValueError(f"concurrency must be a whole number above 0, or an Adaptive, not {limit!r}")
-    return limit
+    raise ValueError(f"concurrency must be a whole number above 0, or an Adaptive, not {concurrency!r}")

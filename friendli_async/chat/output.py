@@ -12,8 +12,9 @@ from friendli_async._core.body.arguments import check_keywords
 from friendli_async.chat.faults import Faults, describe_faults, faults_of
 from friendli_async.chat.incremental_json import JSONError, read_json
 from friendli_async.chat.inputs import extra_body_of
-from friendli_async.chat.schema import check_strict, description_of, schema_and_adapter, schema_name
+from friendli_async.chat.schema import description_of, plain_strict, schema_and_adapter, schema_name
 from friendli_async.errors import ArgumentError, FriendliError, OutputCutOffError, OutputError, OutputInvalidError
+from friendli_async.options import plain_number
 from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usage, convert_reply, partial_of
 
 __all__: list[str] = []
@@ -247,7 +248,7 @@ def output_of(kind: Any, strict: bool = True) -> Output[Any]:
     """
     if kind is ...:
         raise TypeError("the type of the answer is missing; pass it first: parse(City, model=..., ...)")
-    check_strict(strict)  # the cache would take 1 for True
+    strict = plain_strict(strict)  # the cache would take 1 for True
     try:
         hash(kind)
     except TypeError:
@@ -313,6 +314,7 @@ async def ask(
         ArgumentError: ``reask`` is not a non-negative integer.
         OutputError: The last answer is invalid.
     """
+    reask = plain_number(reask)
     if not isinstance(reask, int) or isinstance(reask, bool) or reask < 0:
         raise ArgumentError(f"Expected a non-negative integer, got {reask!r}", "reask")
     billed: Any = None

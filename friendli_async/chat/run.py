@@ -43,6 +43,7 @@ from friendli_async.errors import (
     ToolError,
     TurnLimitError,
 )
+from friendli_async.options import is_number, plain_number
 from friendli_async.replies import Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
@@ -532,9 +533,13 @@ def create_run(
         ValueError: An invalid value, or two tools with the same name.
     """
     check_keywords(options, frozenset(RunOptions.__annotations__), "run")
-    given: dict[str, Any] = {name: options[name] for name in RunSettings.__struct_fields__ if name in options}
+    given: dict[str, Any] = {
+        name: plain_number(options[name]) for name in RunSettings.__struct_fields__ if name in options
+    }
     check_values(given, RunSettings)
     settings = RunSettings(**given)
+    if settings.tool_timeout is not None and not is_number(settings.tool_timeout):  # msgspec accepts a Decimal
+        raise ArgumentError(f"Expected `float | null`, got {settings.tool_timeout!r}", "tool_timeout")
     if settings.before_tool is not None and not callable(settings.before_tool):
         raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
     if requested_choices(options) != 1:

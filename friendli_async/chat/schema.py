@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, cast, get_args, get_origin, get_type_hi
 
 import msgspec
 
+from friendli_async._core.body.arguments import to_builtins
 from friendli_async._json import prepared
 from friendli_async.errors import ArgumentError
 
@@ -54,10 +55,12 @@ _NOT_STRICT: Final = (
 _FORMATS: Final = ("date", "date-time", "time", "uuid")
 
 
-def check_strict(strict: object) -> None:
-    """Raises ArgumentError if ``strict`` is not a bool."""
-    if not isinstance(strict, bool):
+def plain_strict(strict: object) -> bool:
+    """Returns ``strict`` as a plain bool. Raises ArgumentError if it is not a bool."""
+    plain = to_builtins(strict)
+    if not isinstance(plain, bool):
         raise ArgumentError(f"Expected `bool`, got {strict!r}", "strict")
+    return plain
 
 
 def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
@@ -83,7 +86,7 @@ def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
 
 def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
     """Returns what ``json_schema`` and ``pydantic_adapter`` do, and raises the same."""
-    check_strict(strict)
+    strict = plain_strict(strict)
     if isinstance(kind, Mapping):
         raise TypeError("a JSON schema is not a type: pass it to complete() or stream(), in response_format")
     adapter = pydantic_adapter(kind)

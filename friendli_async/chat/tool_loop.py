@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 import msgspec
 
+from friendli_async._core.body.arguments import to_builtins
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, is_current, wait_ended
 from friendli_async._core.net.clock import TimeLimit
@@ -343,9 +344,10 @@ class ToolRunner:
             if self._is_stopped:
                 raise
             raise ToolError("the call was refused: its approval was cancelled", kind="refused") from None
-        if not isinstance(approved, bool):
+        decision = to_builtins(approved)  # also a bool of numpy
+        if not isinstance(decision, bool):
             raise TypeError(f"before_tool must return True or False, not {approved!r}")
-        if not approved:
+        if not decision:
             raise ToolError("the call was refused by the user", kind="refused")
 
     async def _run_with_timeout(self, tool: LocalTool, arguments: str) -> str:

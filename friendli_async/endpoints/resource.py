@@ -36,7 +36,7 @@ from friendli_async.endpoints.replies import (
     WandbArtifactEndpoint,
 )
 from friendli_async.errors import APIStatusError, APITimeoutError, ArgumentError
-from friendli_async.options import is_number
+from friendli_async.options import is_number, plain_number
 
 __all__ = ["Endpoints"]
 
@@ -260,7 +260,7 @@ class Endpoints(Resource):
         Raises:
             FriendliError: The call or the wait failed.
         """
-        _check_seconds(timeout, interval)
+        timeout, interval = _plain_seconds(timeout, interval)
         status = await self._engine.call(_WAKE, _endpoint_arguments(endpoint_id))
         return await self.wait(endpoint_id, timeout=timeout, interval=interval) if wait else status
 
@@ -290,7 +290,7 @@ class Endpoints(Resource):
             APIStatusError: The endpoint cannot reach the state: it has failed, terminated, or (without a limit) gone
                 back to sleep. ``type`` is its current state, ``code`` its error code, ``status_code`` 0.
         """
-        _check_seconds(timeout, interval)
+        timeout, interval = _plain_seconds(timeout, interval)
         return await wait_for_state(self, endpoint_id, until, timeout, interval, may_sleep=timeout is not None)
 
 
@@ -342,11 +342,13 @@ def _endpoint_arguments(endpoint_id: str) -> Arguments:
     return Arguments(path=path_parameters(endpoint_id=endpoint_id))
 
 
-def _check_seconds(timeout: object, interval: object) -> None:
-    if timeout is not None and not (_is_seconds(timeout) and timeout):
+def _plain_seconds(timeout: object, interval: object) -> tuple[float | None, float]:
+    limit, pause = plain_number(timeout), plain_number(interval)
+    if limit is not None and not (_is_seconds(limit) and limit):
         raise ArgumentError(f"must be a number of seconds greater than 0, not {timeout!r}", "timeout")
-    if not _is_seconds(interval):
+    if not _is_seconds(pause):
         raise ArgumentError(f"must be a number of seconds, at least 0, not {interval!r}", "interval")
+    return limit, pause
 
 
 def _is_seconds(value: object) -> bool:

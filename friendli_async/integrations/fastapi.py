@@ -212,7 +212,7 @@ def lifespan(
     Raises:
         ConfigurationError: ``drain`` is not a number of seconds.
     """
-    check_seconds("drain", drain)
+    drain = check_seconds("drain", drain)
 
     @asynccontextmanager
     async def running(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
