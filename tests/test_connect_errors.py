@@ -14,10 +14,13 @@ import aiohttp
 import pytest
 from support.sockets import (
     FAST_RETRY,
+    STREAM_HEAD,
     Conversation,
     RawServer,
+    chunked,
     client_of,
     complete,
+    delta,
     open_stream,
     read,
     reply,
@@ -33,8 +36,10 @@ from friendli_async import (
     APITimeoutError,
     InternalServerError,
     PermissionDeniedError,
+    StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.net.failures import describe
 from friendli_async.testing import FriendliServer
 
 NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -278,6 +283,68 @@ async def test_trusted_certificate_works_with_and_without_client_certificate(aut
             assert (await with_timeout(complete(client))).text == "by tls"
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_rejected_certificate_of_a_proxy_names_the_proxy(
+    authority: Authority, stranger: Authority, scheme: str
+) -> None:
+    async with TalkativeTLSServer(stranger.server(*stranger.issue())) as proxy:
+        options: Any = {"proxy": proxy.url, "ssl": authority.client(), "retry": FAST_RETRY}
+        async with client_of(f"{scheme}://api.invalid", **options) as client:
+            with pytest.raises(APIConnectionError) as raised:
+                await with_timeout(complete(client))
+        assert proxy.connections == 1
+        where = proxy.url.removeprefix("https://")
+    assert str(raised.value).startswith(
+        f"could not connect: the proxy {where} [its certificate was rejected: unable to"
+    )
+    assert (raised.value.sent, raised.value.permanent) == (False, True)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_proxy_that_rejects_the_client_certificate_is_named(
+    authority: Authority, stranger: Authority, scheme: str, version: ssl.TLSVersion
+) -> None:
+    context = authority.server(*authority.issue(), clients=True)
+    context.maximum_version = version
+    async with TalkativeTLSServer(context) as proxy:
+        options: Any = {"proxy": proxy.url, "ssl": authority.client(*stranger.issue("me")), "retry": FAST_RETRY}
+        async with client_of(f"{scheme}://api.invalid", **options) as client:
+            with pytest.raises(APIConnectionError) as raised:
+                await with_timeout(complete(client))
+        assert proxy.connections == 1
+        where = proxy.url.removeprefix("https://")
+    assert str(raised.value).startswith(f"could not connect: the proxy {where} [TLS: ")
+    assert "it does not trust the client certificate" in str(raised.value)
+    assert (raised.value.sent, raised.value.permanent) == (False, True)
+
+
+async def test_broken_tls_record_is_reported_as_such(authority: Authority) -> None:
+    go_on = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"/completions" in await reader.readuntil(b"\r\n"):
+            writer.write(STREAM_HEAD + chunked(delta("begun")))
+            await writer.drain()
+            await go_on.wait()
+        os.write(writer.get_extra_info("socket").fileno(), b"not a record of TLS\r\n")
+        await reader.read()
+        writer.close()
+
+    context = authority.server(*authority.issue())
+    async with await asyncio.start_server(talk, "localhost", 0, family=socket.AF_INET, ssl=context) as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        async with client_of(url, ssl=authority.client()) as client:
+            with pytest.raises(APIConnectionError, match=r"^no reply: TLS: (?i:wrong version number)$"):
+                await with_timeout(client.serverless.model.list())
+            stream = await with_timeout(open_stream(client))
+            go_on.set()
+            with pytest.raises(StreamInterruptedError, match=r"being read: TLS: (?i:wrong version number)$") as raised:
+                await read(stream)
+    assert raised.value.partial is not None
+    assert raised.value.partial.text == "begun"
+
+
 async def test_tls_server_behind_http_url_is_reported() -> None:
     async with serve_bytes(bytes.fromhex("15030100020246")) as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError, match="no reply: the server replied with TLS; is the URL https"):
@@ -414,6 +481,10 @@ CONNECTOR_ERRORS: Final = [
     (SocksError("Connection refused by destination host"), "SocksError: Connection refused by destination host", 3),
     (SocksError("Username and password authentication failure"), "SocksError: Username and password", 1),
     (SocksError("No acceptable authentication methods were offered"), "SocksError: No acceptable authentication", 1),
+    (SocksError("Connection not allowed by ruleset"), "SocksError: Connection not allowed by ruleset", 1),
+    (SocksError("407 Access denied"), "SocksError: 407 Access denied", 1),
+    (SocksError("403 Forbidden"), "SocksError: 403 Forbidden", 1),
+    (SocksError("503 Service Unavailable"), "SocksError: 503 Service Unavailable", 3),
     (SocksTimeoutError("Proxy connection timed out: 60"), "", 3),
     (SocksConnectionError(111, "Couldn't connect to proxy p:1080"), "Couldn't connect to proxy p:1080", 3),
     (asyncio.IncompleteReadError(b"", 2), "IncompleteReadError: 0 bytes read", 3),
@@ -450,6 +521,55 @@ async def test_any_error_of_user_connector_is_marked_not_sent(
     assert len(error.meta.attempts) == attempts
     assert error.__cause__ is None
     assert error.__context__ is None
+
+
+class Tunnelling(aiohttp.TCPConnector):
+    """Makes the TLS handshake itself, as a SOCKS connector does."""
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        super().__init__()
+        self._tls = tls
+
+    async def _create_connection(self, req: Any, *args: Any, **kwargs: Any) -> Any:
+        await asyncio.open_connection(req.url.host, req.url.port, ssl=self._tls)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("kind", ["expired", "stranger", "no TLS"])
+async def test_tls_error_of_user_connector_is_explained_and_not_retried(
+    authority: Authority, stranger: Authority, kind: str, streamed: bool
+) -> None:
+    issued = stranger.issue() if kind == "stranger" else authority.issue(**EXPIRED)
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation._reader.read(100)
+        await conversation.send(b"220 mail\r\n")
+        await conversation.wait_disconnected()
+
+    async with TalkativeTLSServer(authority.server(*issued)) as tls, RawServer(talk) as mail:
+        url = mail.url.replace("http:", "https:") if kind == "no TLS" else tls.url
+        async with (
+            aiohttp.ClientSession(connector=Tunnelling(authority.client())) as session,
+            client_of(url, session=session, retry=FAST_RETRY) as client,
+        ):
+            with pytest.raises(APIConnectionError) as raised:
+                await with_timeout(read(open_stream(client)) if streamed else complete(client))
+            assert slots_in_use(client) == 0
+    reasons = {
+        "expired": "the server's certificate was rejected: certificate has expired",
+        "stranger": "the server's certificate was rejected: unable to get local issuer certificate; to trust another",
+        "no TLS": "TLS: wrong version number; does the server use TLS on this port?",
+    }
+    where = url.removeprefix("https://")
+    assert str(raised.value).lower().startswith(f"could not connect: {where} [{reasons[kind]}".lower())
+    assert (raised.value.sent, raised.value.permanent) == (False, True)
+    assert raised.value.meta is not None
+    assert len(raised.value.meta.attempts) == 1
+
+
+def test_unwritten_request_is_reported_without_its_url() -> None:
+    error = aiohttp.ClientOSError(None, "Can not write request body for https://api.example/?key=secret")
+    assert describe(error) == "the server closed the connection while the request was being sent"
 
 
 @pytest.mark.parametrize("owned", [False, True])

@@ -11,7 +11,7 @@ import ssl
 from http import HTTPStatus
 from http.client import responses
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -21,6 +21,8 @@ from friendli_async.errors import APIConnectionError, ConfigurationError
 
 if TYPE_CHECKING:
     from friendli_async._core.net.dialing import DialContext
+
+T = TypeVar("T", bound=BaseException)
 
 BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 """What a broken connection raises. RuntimeError is aiohttp's "Connection closed."; HttpProcessingError comes unwrapped
@@ -37,9 +39,12 @@ _WRAPPED: Final = r"completed: <\w+: [\"'](.+)[\"']\)?>"
 # The system's error that follows it, if the connection did not just end: "... ConnectionResetError(104, '...')".
 _LOST: Final = r">\. \w+\((\d\d+), "
 _TRUNCATED: Final = "Not enough data to satisfy "  # "... transfer length header.", "... content length header."
+# The message of a request whose connection was closed while it was being written.
+_NOT_WRITTEN: Final = "Can not write request body"
 # Bytes of the reply at the end of a line: they may be the value of a header, such as a cookie.
 _QUOTED: Final = r":? b['\"].*"
 _MAX_LENGTH: Final = 300
+_MAX_CAUSES: Final = 8
 # Statuses of a proxy that may differ on the next attempt.
 _TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)} - {HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED})
 
@@ -83,8 +88,8 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
     if isinstance(error, RuntimeError) and closed:
         reason = "the client is closed" if owned else "the session passed in is closed"
         return ConfigurationError(reason, draining=owned)
-    if (refused := _certificate_reason(error)) is not None:
-        return _connect_error(f"could not connect: {_address(error, dial)} [{refused}]", sent, permanent=True)
+    if (refused := _certificate_reason(error, dial)) is not None:
+        return _connect_error(f"could not connect: {refused}", sent, permanent=True)
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return _connect_error(_proxy_reason(error), sent, permanent=error.status not in _TRANSIENT_STATUSES)
     if isinstance(error, ValueError) and (owned or dial.connected):
@@ -94,12 +99,17 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
         return _connect_error(
             f"could not connect: {_dial_reason(error, dial)}", sent, permanent=_is_permanent(error.os_error)
         )
-    if not dial.reused and (alert := _tls_alert(error)) is not None:  # TLS 1.3: clients may send before verification
-        return _connect_error(f"could not connect: {dial.address} [{alert}]", sent, permanent=True)
+    if not dial.reused and (alert := _tls_alert(error, dial)) is not None:  # TLS 1.3: a client may send before it
+        return _connect_error(f"could not connect: {alert}", sent, permanent=True)
     if not dial.connected:
-        permanent = not owned and "authenticat" in str(error).lower()
+        if (failed := _cause_of_type(error, ssl.SSLError)) is not None:
+            return _connect_error(
+                f"could not connect: {dial.address} [{_tls_reason(failed)}]", sent, permanent=_is_permanent(failed)
+            )
         return _connect_error(
-            f"could not connect: {_other_reason(error, dial, owned=owned)}", sent, permanent=permanent
+            f"could not connect: {_other_reason(error, dial, owned=owned)}",
+            sent,
+            permanent=not owned and _is_rejection(str(error)),
         )
     return APIConnectionError(f"no reply: {describe(error)}{_handshake_hint(dial)}", sent=dial.clock.sent)
 
@@ -127,17 +137,29 @@ def _connect_error(message: str, sent: bool, *, permanent: bool) -> APIConnectio
     return error
 
 
-def _certificate_reason(error: Exception) -> str | None:
-    """Returns why a certificate was rejected, such as ``certificate has expired``; None if none was."""
+def _cause_of_type(error: BaseException, kind: type[T]) -> T | None:
+    """Returns the first of an error and its causes that is of a type: connectors wrap what the system raises."""
+    cause: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if cause is None or isinstance(cause, kind):
+            return cause
+        cause = cause.__cause__
+    return None
+
+
+def _certificate_reason(error: Exception, dial: DialContext) -> str | None:
+    """Returns whose certificate was rejected, and why, such as ``certificate has expired``; None if none was."""
+    address = _address(error, dial)
+    peer = f"{address} [the server's" if not _is_proxy(address, dial) else f"the proxy {address} [its"
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
-        return "the server's certificate was rejected: its fingerprint does not match"
-    if not isinstance(error, ssl.CertificateError | aiohttp.ClientConnectorCertificateError):
+        return f"{peer} certificate was rejected: its fingerprint does not match]"
+    cause: object = getattr(error, "certificate_error", None) or _cause_of_type(error, ssl.CertificateError)
+    if cause is None:
         return None
-    cause: object = getattr(error, "certificate_error", error)
     message = str(getattr(cause, "verify_message", "") or describe(error)).rstrip(".")
     trust = getattr(cause, "verify_code", 0) in _UNTRUSTED_CODES
     more = "; to trust another CA, pass ssl= or set SSL_CERT_FILE" if trust else ""
-    return f"the server's certificate was rejected: {message}{more}{_ca_path_hint()}"
+    return f"{peer} certificate was rejected: {message}{more}{_ca_path_hint()}]"
 
 
 def _ca_path_hint() -> str:
@@ -154,6 +176,11 @@ def _address(error: Exception, dial: DialContext) -> str:
     return dial.address if host is None else f"{_bracketed(str(host))}:{port}"
 
 
+def _is_proxy(address: str, dial: DialContext) -> bool:
+    """Whether an address is the proxy's, whose URL may lack the port."""
+    return dial.proxy is not None and dial.proxy in {address, address.rpartition(":")[0]}
+
+
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -167,12 +194,12 @@ def _proxy_reason(error: aiohttp.ClientHttpProxyError) -> str:
 def _dial_reason(error: aiohttp.ClientConnectorError, dial: DialContext) -> str:
     """Returns the address and the reason. aiohttp's message quotes the TLS context and ends with the system's."""
     cause = error.os_error
-    of_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
+    of_proxy = isinstance(error, aiohttp.ClientProxyConnectionError) or _is_proxy(_address(error, dial), dial)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         of_proxy = dial.proxy is not None  # which resolves the server's name itself
         why = f"the name could not be resolved: {cause.strerror or cause}"
     elif isinstance(cause, ssl.SSLError):
-        why = _tls_message(cause.reason or "", re.sub(_NOISE, "", cause.strerror or str(cause)))
+        why = _tls_reason(cause, of_proxy=of_proxy)
     elif cause.errno and "call failed" in str(cause):  # asyncio's message, which repeats the address
         why = os.strerror(cause.errno)
     else:
@@ -191,8 +218,21 @@ def _other_reason(error: Exception, dial: DialContext, *, owned: bool) -> str:
     return f"the proxy {dial.proxy} [{describe(error, 'it')}]"
 
 
-def _tls_message(reason: str, message: str) -> str:
+def _is_rejection(message: str) -> bool:
+    """Whether a foreign connector's message says that its proxy rejects the request for good, not that it failed."""
+    status = re.match(r"[1-5]\d\d\b", message)  # of an HTTP proxy: "403 Forbidden"
+    is_permanent = status is not None and int(status[0]) not in _TRANSIENT_STATUSES
+    return is_permanent or re.search("authenticat|not allowed", message, re.IGNORECASE) is not None
+
+
+def _tls_reason(error: ssl.SSLError, *, of_proxy: bool = False) -> str:
+    return _tls_message(error.reason or "", re.sub(_NOISE, "", error.strerror or str(error)), of_proxy=of_proxy)
+
+
+def _tls_message(reason: str, message: str, *, of_proxy: bool) -> str:
     meaning = next((meaning for end, meaning in _TLS_HINTS.items() if re.search(f"{end}$", reason)), "")
+    if of_proxy:
+        meaning = meaning.replace("the server", "it")
     return f"TLS: {message.strip()}; {meaning}" if meaning else f"TLS: {message.strip()}"
 
 
@@ -202,10 +242,14 @@ def _is_permanent(cause: OSError) -> bool:
     return isinstance(cause, ssl.SSLError) and not torn and "INTERNAL_ERROR" not in (cause.reason or "")
 
 
-def _tls_alert(error: Exception) -> str | None:
-    """Returns the TLS alert that rejected a handshake which the client considered done; None if there is none."""
+def _tls_alert(error: Exception, dial: DialContext) -> str | None:
+    """Returns the TLS alert that rejected a handshake which the client considered done, with whose it is, or None."""
     found = re.search(_TLS_ERROR, str(error))
-    return _tls_message(found[1], found[2]) if found is not None and "_ALERT_" in found[1] else None
+    if found is None or "_ALERT_" not in found[1]:
+        return None
+    of_proxy = dial.proxy is not None and not (dial.tunnelled and dial.connected)
+    peer = f"the proxy {dial.proxy}" if of_proxy else dial.address
+    return f"{peer} [{_tls_message(found[1], found[2], of_proxy=of_proxy)}]"
 
 
 def _handshake_hint(dial: DialContext) -> str:
@@ -232,7 +276,11 @@ def describe(error: BaseException, peer: str = "the server") -> str:
         return f"invalid HTTP response: {', '.join(shown)}"[:_MAX_LENGTH]
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return f"{peer} closed the connection"
+    if (tls := re.search(_TLS_ERROR, str(error))) is not None:  # of the records of an open connection
+        return f"TLS: {tls[2].strip()}"
     text = re.sub(_NOISE, "", str(error)).strip()
+    if text == _NOT_WRITTEN:
+        return f"{peer} closed the connection while the request was being sent"
     if isinstance(error, aiohttp.ClientPayloadError) and (inner := re.search(_WRAPPED, text)) is not None:
         if inner[1].startswith(_TRUNCATED):
             lost = re.search(_LOST, text)
