@@ -1,7 +1,7 @@
 """Parameters and fields as help() shows them."""
 
 import pydoc
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -37,6 +37,11 @@ def test_every_field_has_type_and_description(cls: Any) -> None:
         kind, _, description = line.removeprefix(f"{name} (").partition("): ")
         assert kind
         assert description[0].isupper() or not description[0].isalpha()
+
+
+@pytest.mark.parametrize("cls", OPTIONS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_types_of_options_can_be_resolved(cls: Any) -> None:
+    assert get_type_hints(cls).keys() >= cls.__annotations__.keys()
 
 
 def test_help_lists_inherited_parameters_after_own() -> None:

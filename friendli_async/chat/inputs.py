@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeGuard, cast
 
 import msgspec
@@ -11,12 +11,10 @@ from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_it
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
 from friendli_async.chat.replies import AnyMessage, ChatCompletion, ChatMessage
+from friendli_async.replies import ToolCall
 
-if TYPE_CHECKING:
-    from friendli_async.chat.tool_loop import BeforeTool
-    from friendli_async.replies import ToolCall
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
-__all__ += ["AnyContent"]
+__all__ += ["AnyContent", "BeforeTool"]
 __all__ += ["AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
 __all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "ParseStreamOptions", "RunOptions"]
 __all__ += ["SamplingOptions", "ToolMessage"]
@@ -163,6 +161,10 @@ class LocalTool(Protocol):
             ToolError: The model gets its message. Of any other exception it gets class and message.
         """
         ...
+
+
+BeforeTool = Callable[[ToolCall], bool | Awaitable[bool]]
+"""Approves a tool call by returning True; called before each one."""
 
 
 class _NoTool(msgspec.Struct, tag_field="type", tag=""):

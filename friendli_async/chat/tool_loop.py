@@ -12,7 +12,7 @@ import inspect
 import logging
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
@@ -31,12 +31,9 @@ from friendli_async.errors import FriendliError, ToolError, ToolProblem
 from friendli_async.replies import ToolCall
 
 if TYPE_CHECKING:
-    from friendli_async.chat.inputs import LocalTool
+    from friendli_async.chat.inputs import BeforeTool, LocalTool
 
-__all__ = ["BeforeTool", "RunEvent", "ToolFinished", "ToolStarted", "TurnEnded"]
-
-BeforeTool = Callable[[ToolCall], bool | Awaitable[bool]]
-"""Approves a tool call by returning True; called before each one."""
+__all__ = ["RunEvent", "ToolFinished", "ToolStarted", "TurnEnded"]
 
 _log: Final = logging.getLogger("friendli_async")
 _LIBRARIES: Final = frozenset({"friendli_async", "anyio", "asyncio"})

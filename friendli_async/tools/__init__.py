@@ -10,8 +10,9 @@
 A tool is a ``LocalTool``: a function decorated with ``tool``, or any object that implements the protocol.
 """
 
+from friendli_async.chat.inputs import BeforeTool
 from friendli_async.chat.run import Run, RunResult
-from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolFinished, ToolStarted, TurnEnded
+from friendli_async.chat.tool_loop import RunEvent, ToolFinished, ToolStarted, TurnEnded
 from friendli_async.errors import ToolError, ToolProblem, TurnLimitError
 from friendli_async.tools.function import FunctionTool, LocalTool, ToolDefinitionError, tool
 
