@@ -936,3 +936,10 @@ async def test_stream_cannot_be_copied(client: AsyncFriendli) -> None:
     for duplicate in (copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="a stream cannot be copied or pickled: it holds a connection"):
             duplicate(stream)
+
+
+@pytest.mark.parametrize("read", [lambda stream: stream.__anext__(), lambda stream: stream.result()])
+def test_stream_read_without_an_event_loop_says_so(read: Callable[[Any], Coroutine[Any, Any, object]]) -> None:
+    stream = open_stream(AsyncFriendli("t"))
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        read(stream).send(None)
