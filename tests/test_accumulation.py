@@ -128,8 +128,9 @@ def test_fast_path_and_slow_path_give_equal_results(data: st.DataObject) -> None
     assert fast.result() == slow.result()
 
 
-def test_text_and_reasoning_deltas_take_the_fast_path() -> None:
-    pieces = [delta(reasoning_content="a"), delta(reasoning_content="b"), delta(content="c"), delta(content="d")]
+@pytest.mark.parametrize("spelling", ["reasoning_content", "reasoning"])
+def test_text_and_reasoning_deltas_take_the_fast_path(spelling: str) -> None:
+    pieces = [delta(**{spelling: "a"}), delta(**{spelling: "b"}), delta(content="c"), delta(content="d")]
     collector = ChatCollector()
     events = [
         event for data in [delta(role="assistant"), *pieces, delta(finish_reason="stop")] if (event := decoded(data))
@@ -167,6 +168,7 @@ def test_text_delta_with_usage_takes_the_fast_path() -> None:
                 {"delta": {"content": ""}},
                 {"delta": {"content": "b", "reasoning_content": "c"}},
                 {"delta": {"content": "b", "reasoning": "c"}},
+                {"delta": {"reasoning_content": "b", "reasoning": "c"}},
                 {"delta": {"content": "b", "reasoning_details": [{"text": "c"}]}},
                 {"delta": {"content": "b", "refusal": "c"}},
                 {"delta": {"content": "b", "tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}},

@@ -498,7 +498,6 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 or choice.message is not None
                 or (delta.role is not None and parts.role is None)  # some servers repeat the role in every chunk
                 or delta.tool_calls is not None
-                or delta.reasoning is not None
                 or delta.reasoning_details is not None
                 or delta.refusal is not None
                 or choice.text is not None
@@ -508,10 +507,12 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             ):
                 return texts
             text = delta.content
-            if text and delta.reasoning_content is None:
+            if text and delta.reasoning_content is None and delta.reasoning is None:
                 parts.text.append(text)
-            elif delta.reasoning_content and not text:
+            elif delta.reasoning_content and not text and delta.reasoning is None:
                 parts.reasoning_content.append(delta.reasoning_content)
+            elif delta.reasoning and not text and delta.reasoning_content is None:
+                parts.reasoning.append(delta.reasoning)
             else:
                 return texts
             if usage is not None:  # some servers send usage with every chunk
