@@ -279,12 +279,15 @@ def as_chat_usage(usage: Any) -> Usage | None:
     """Converts the usage of any API to the form of the chat API."""
     if usage is None or isinstance(usage, Usage):
         return usage
-    cached, spent = getattr(usage, "input_tokens_details", None), getattr(usage, "output_tokens_details", None)
+    prompt, spent = getattr(usage, "input_tokens_details", None), getattr(usage, "output_tokens_details", None)
+    # A message's ``input_tokens`` are without those read from a cache or written to one; the other APIs count them in.
+    read, written = getattr(usage, "cache_read_input_tokens", None), getattr(usage, "cache_creation_input_tokens", None)
+    cached = read if prompt is None else prompt.cached_tokens
     return Usage(
-        prompt_tokens=getattr(usage, "input_tokens", 0),
+        prompt_tokens=getattr(usage, "input_tokens", 0) + (read or 0) + (written or 0),
         completion_tokens=getattr(usage, "output_tokens", 0),
         total_tokens=getattr(usage, "total_tokens", 0),
-        prompt_tokens_details=None if cached is None else PromptTokensDetails(cached.cached_tokens),
+        prompt_tokens_details=None if cached is None else PromptTokensDetails(cached),
         completion_tokens_details=None if spent is None else CompletionTokensDetails(spent.reasoning_tokens),
     )
 

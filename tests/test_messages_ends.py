@@ -81,7 +81,7 @@ async def test_missing_message_stop_raises_interrupted_with_partial(
     assert (call.id, call.type, call.function.name) == ("tu_1", "function", "weather")
     assert call.function.arguments == '{"city": "Pa'
     assert partial.usage is not None
-    assert (partial.usage.prompt_tokens, partial.usage.completion_tokens, partial.usage.total_tokens) == (5, 0, 5)
+    assert (partial.usage.prompt_tokens, partial.usage.completion_tokens, partial.usage.total_tokens) == (7, 0, 7)
     with pytest.raises(StreamInterruptedError):
         await stream.result()
 
@@ -107,7 +107,7 @@ async def test_reset_interrupts_only_before_message_stop(server: FriendliServer,
     server.enqueue(script(*named(SHORT[:3]), reset()), script(*named(SHORT), reset()))
     error = await failure(open_stream(client), StreamInterruptedError)
     assert error.partial.text == "Hel"
-    assert error.partial.usage.prompt_tokens == 5
+    assert error.partial.usage.prompt_tokens == 7, "5, and 2 that were read from a cache"
     assert (await open_stream(client).result()).text == "Hello"
 
 

@@ -117,8 +117,10 @@ class MessageUsage(Value, frozen=True):
     """Billed tokens of a message."""
 
     input_tokens: int = always_encoded(0)
+    """Those of the prompt, without the tokens that were read from a cache or written to one."""
     output_tokens: int = always_encoded(0)
     cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class AnyMessage(msgspec.Struct, frozen=True):
@@ -211,6 +213,7 @@ class MessageUsageDelta(Value, frozen=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class MessageStart(Value, frozen=True, tag_field="type", tag="message_start"):

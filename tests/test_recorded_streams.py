@@ -1,0 +1,115 @@
+"""Streams recorded from vLLM 0.32, each beside the plain reply to the same request: both must give the same answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+from support.sockets import LAST_CHUNK, MESSAGES, STREAM_HEAD, chunked, client_of, reply, serve_bytes
+
+from friendli_async import AsyncFriendli, InternalServerError
+from friendli_async.replies import usage_of
+
+pytestmark = pytest.mark.compatibility
+
+_PATH: Final = Path(__file__).parent / "data" / "recorded_streams.jsonl"
+SAMPLES: Final[list[dict[str, Any]]] = [json.loads(line) for line in _PATH.read_text(encoding="utf-8").splitlines()]
+ENGINE_DIED: Final = (
+    'data: {"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause.", '
+    '"type": "InternalServerError", "param": null, "code": 500}}\n\n'
+)
+
+
+def _stream(client: AsyncFriendli, path: str, n: int) -> Any:
+    container = client.container
+    match path:
+        case "/v1/chat/completions":
+            return container.chat.stream(messages=MESSAGES, n=n)
+        case "/v1/completions":
+            return container.completions.stream(prompt="a", n=n)
+        case "/v1/messages":
+            return container.messages.stream(model="m", messages=MESSAGES, max_tokens=9)
+        case _:
+            return container.responses.stream(input="a")
+
+
+def _call(client: AsyncFriendli, path: str) -> Any:
+    container = client.container
+    match path:
+        case "/v1/chat/completions":
+            return container.chat.complete(messages=MESSAGES)
+        case "/v1/completions":
+            return container.completions.complete(prompt="a")
+        case "/v1/messages":
+            return container.messages.create(model="m", messages=MESSAGES, max_tokens=9)
+        case _:
+            return container.responses.create(input="a")
+
+
+def _bodies(events: str, split: str) -> list[bytes]:
+    data = events.encode()
+    pieces = [data] if split == "whole" else [piece + b"\n\n" for piece in data.split(b"\n\n") if piece]
+    return [chunked(piece) for piece in pieces]
+
+
+def _answer(reply: Any) -> dict[str, Any]:
+    """Returns all of a reply that must not depend on how it was sent."""
+    fields: dict[str, Any] = msgspec.to_builtins(reply)
+    if "output" in fields:  # vLLM gives the items of a plain reply other states
+        return {**fields, "output": [{**item, "status": None} for item in fields["output"]]}
+    for choice in fields.get("choices", ()):
+        if "message" in choice:  # vLLM sends null or "" for a content that is empty
+            choice["message"]["content"] = choice["message"].get("content") or ""
+    return fields
+
+
+@pytest.mark.parametrize("split", ["whole", "events"])
+@pytest.mark.parametrize("sample", SAMPLES, ids=[sample["name"] for sample in SAMPLES])
+async def test_recorded_stream_gives_the_answer_of_the_plain_reply(sample: dict[str, Any], split: str) -> None:
+    body = reply(json.dumps(sample["reply"]).encode())
+    async with serve_bytes(body) as server, client_of(server.url) as client:
+        expected = await _call(client, sample["path"])
+    assert expected.raw == sample["reply"]
+    head = STREAM_HEAD, *_bodies(sample["events"], split), LAST_CHUNK
+    async with serve_bytes(*head) as server, client_of(server.url) as client:
+        stream = _stream(client, sample["path"], len(sample["reply"].get("choices", "1")))
+        result = await stream.result()
+    assert stream.outcome == "done"
+    assert _answer(result) == _answer(expected)
+
+
+def _sample(name: str) -> dict[str, Any]:
+    return next(sample for sample in SAMPLES if sample["name"] == name)
+
+
+async def test_cached_prompt_tokens_of_a_recorded_message_are_counted() -> None:
+    sample = _sample("messages tool call, cached prompt")
+    async with serve_bytes(STREAM_HEAD, *_bodies(sample["events"], "whole"), LAST_CHUNK) as server:
+        async with client_of(server.url) as client:
+            stream = _stream(client, sample["path"], 1)
+            usage = usage_of(await stream.result())
+    assert (stream.usage.input_tokens, stream.usage.cache_read_input_tokens) == (69, 128)
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    assert (usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens, usage.total_tokens) == (197, 128, 210)
+
+
+@pytest.mark.parametrize("after", ["", "data: [DONE]\n\n"], ids=["then the end", "then the sentinel"])
+@pytest.mark.parametrize(("name", "events"), [("chat stop string", 2), ("completions echo", 1)])
+async def test_recorded_failure_of_the_engine_is_raised_with_the_text_before_it(
+    name: str, events: int, after: str
+) -> None:
+    sample = _sample(name)
+    before = [f"{event}\n\n" for event in sample["events"].split("\n\n")[:events]]
+    body = chunked("".join([*before, ENGINE_DIED, after]).encode())
+    async with serve_bytes(STREAM_HEAD, body, LAST_CHUNK) as server, client_of(server.url) as client:
+        stream = _stream(client, sample["path"], 1)
+        with pytest.raises(InternalServerError, match="EngineCore encountered an issue") as caught:
+            await stream.result()
+    assert stream.outcome == "failed"
+    assert caught.value.partial is not None
+    assert caught.value.partial.text
+    assert (caught.value.status_code, caught.value.type) == (500, "InternalServerError")
