@@ -11,7 +11,8 @@ import pytest
 from support.sockets import LAST_CHUNK, MESSAGES, STREAM_HEAD, chunked, client_of, reply, serve_bytes
 
 from friendli_async import AsyncFriendli, InternalServerError
-from friendli_async.replies import usage_of
+from friendli_async.messages import Message, MessageUsage
+from friendli_async.replies import PromptTokensDetails, Usage, usage_of
 
 pytestmark = pytest.mark.compatibility
 
@@ -73,8 +74,8 @@ async def test_recorded_stream_gives_the_answer_of_the_plain_reply(sample: dict[
     async with serve_bytes(body) as server, client_of(server.url) as client:
         expected = await _call(client, sample["path"])
     assert expected.raw == sample["reply"]
-    head = STREAM_HEAD, *_bodies(sample["events"], split), LAST_CHUNK
-    async with serve_bytes(*head) as server, client_of(server.url) as client:
+    pieces = (STREAM_HEAD, *_bodies(sample["events"], split), LAST_CHUNK)
+    async with serve_bytes(*pieces) as server, client_of(server.url) as client:
         stream = _stream(client, sample["path"], len(sample["reply"].get("choices", "1")))
         result = await stream.result()
     assert stream.outcome == "done"
@@ -87,14 +88,19 @@ def _sample(name: str) -> dict[str, Any]:
 
 async def test_cached_prompt_tokens_of_a_recorded_message_are_counted() -> None:
     sample = _sample("messages tool call, cached prompt")
-    async with serve_bytes(STREAM_HEAD, *_bodies(sample["events"], "whole"), LAST_CHUNK) as server:
-        async with client_of(server.url) as client:
-            stream = _stream(client, sample["path"], 1)
-            usage = usage_of(await stream.result())
+    pieces = (STREAM_HEAD, *_bodies(sample["events"], "whole"), LAST_CHUNK)
+    async with serve_bytes(*pieces) as server, client_of(server.url) as client:
+        stream = _stream(client, sample["path"], 1)
+        usage = usage_of(await stream.result())
     assert (stream.usage.input_tokens, stream.usage.cache_read_input_tokens) == (69, 128)
     assert usage is not None
     assert usage.prompt_tokens_details is not None
     assert (usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens, usage.total_tokens) == (197, 128, 210)
+
+
+def test_message_tokens_written_to_a_cache_are_counted() -> None:
+    usage = usage_of(Message(content=(), usage=MessageUsage(64, 2, 0, 256)))
+    assert usage == Usage(320, 2, 322, PromptTokensDetails(0))
 
 
 @pytest.mark.parametrize("after", ["", "data: [DONE]\n\n"], ids=["then the end", "then the sentinel"])
