@@ -12,7 +12,13 @@ from support.whole_replies import MISSING, REPLIES, STREAMS, Path, Streamed, Who
 from friendli_async import ResponseDecodeError
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
+from friendli_async._core.lenient import convert
+from friendli_async.endpoints import EndpointVersion
+from friendli_async.files import FileInfo
+from friendli_async.messages import Message
+from friendli_async.models import Model
 from friendli_async.replies import Headers
+from friendli_async.responses import Response
 
 WRONG_VALUES: Final[list[Any]] = [
     *(None, True, False, 0, -1, 5, 1.5, 1e30, 10**30, float("nan"), "", "x", "5", "1.5", "null", "true", "2026-13-99"),
@@ -144,6 +150,24 @@ def test_text_in_parts_is_joined(content: Any, text: str) -> None:
             Headers(),
         )
         assert reply.text == text, kind
+
+
+def test_bare_texts_among_the_parts_of_an_answer_are_text_parts() -> None:
+    replies: list[tuple[type[Any], Any]] = [
+        (Message, {"content": ["pa", {"type": "text", "text": "id"}]}),
+        (Response, {"output": [{"type": "message", "content": ["pa", {"type": "output_text", "text": "id"}]}]}),
+    ]
+    for kind, value in replies:
+        reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(kind), 200, Headers())
+        assert reply.text == "paid", kind
+
+
+@pytest.mark.parametrize("kind", [Model, FileInfo, EndpointVersion])
+def test_listed_object_without_a_name_does_not_cost_the_list(kind: Any) -> None:
+    named = {"id": "i", "name": "n", "status": "s"}
+    for unnamed in (named, {**named, "id": None}, {"name": "n", "status": "s"}):
+        first, second = convert([dict(named), dict(unnamed)], list[kind])
+        assert (first.id, second.id) == ("i", unnamed.get("id") or "")
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def _repair(value: Any, kind: Any, *, root: bool = False) -> Any:
     if is_object(value) and (struct := _struct_of(kind, fields)) is not None:
         return _repair_fields(fields, struct, root=root)
     item = _item_of(kind, dict) if is_object(value) else _item_of(kind, list, tuple)
-    if isinstance(value, dict | list) and item is not None:
+    if item is not None:
         return _repair_items(value, item)
     raise ValueError("nothing inside can be repaired")
 
