@@ -126,7 +126,7 @@ async def test_usage_without_counts_of_a_stream_is_none_in_its_events_and_result
     for each in [each async for each in stream]:
         for holder in (each, getattr(each, "message", None), getattr(each, "response", None)):
             reported: Any = getattr(holder, "usage", None)
-            assert reported is None or type(each).__name__ == "MessageDelta"  # whose counts are None
+            assert reported is None
     assert stream.usage is None
     assert (await stream.result()).usage is None
 
@@ -151,23 +151,33 @@ async def test_usage_of_zeros_of_a_stream_is_kept(
     assert (await stream.result()).usage == stream.usage
 
 
-def foreign_usage(api: str, total: dict[str, Any]) -> dict[str, Any]:
-    """Returns a usage of 7 and 3 tokens under the names of another API."""
-    return total | dict(zip((FOREIGN_NAMES[name] for name in COUNTS[api]), (7, "3"), strict=True))
+def foreign_usage(api: str, own: dict[str, Any]) -> dict[str, Any]:
+    """Returns a usage of 7 and 3 tokens under the names of another API, beside some under its own."""
+    return own | dict(zip((FOREIGN_NAMES[name] for name in COUNTS[api]), (7, "3"), strict=True))
 
 
-@pytest.mark.parametrize("total", [{}, {"total_tokens": 10}], ids=str)
+@pytest.mark.parametrize("own", [{}, {"total_tokens": 10}, dict.fromkeys(FOREIGN_NAMES, 0)], ids=str)
 @pytest.mark.parametrize("api", COUNTS)
 async def test_usage_under_the_names_of_another_api_is_read(
-    server: FriendliServer, client: AsyncFriendli, api: str, total: dict[str, Any]
+    server: FriendliServer, client: AsyncFriendli, api: str, own: dict[str, Any]
 ) -> None:
-    server.enqueue(json_body(plain_reply(api, foreign_usage(api, total))))
+    server.enqueue(json_body(plain_reply(api, foreign_usage(api, own))))
     replies = [await call(client, api)]
     if api in STREAMING:
-        server.enqueue(script(*(event(fields) for fields in streamed(api, foreign_usage(api, total)))))
+        server.enqueue(script(*(event(fields) for fields in streamed(api, foreign_usage(api, own)))))
         replies.append(await opened(client, api).result())
     for reply in replies:
         assert [getattr(reply.usage, name) for name in COUNTS[api]] == [7, 3]
+
+
+async def test_last_counts_of_a_message_are_read_under_the_names_of_another_api(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    start, end, stop = streamed("messages", {"prompt_tokens": 7, "completion_tokens": 0})
+    end["usage"] = {"prompt_tokens": 7, "completion_tokens": 3}
+    server.enqueue(script(*map(event, (start, end, stop))))
+    usage = (await opened(client, "messages").result()).usage
+    assert (usage.input_tokens, usage.output_tokens) == (7, 3)
 
 
 async def test_details_of_a_usage_under_the_names_of_another_api_are_read(

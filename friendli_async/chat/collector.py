@@ -122,6 +122,8 @@ def _is_without_error(chunk: Any, payload: bytes) -> bool:
 
 class _ReportedUsage(msgspec.Struct):
     prompt_tokens: float  # also 0, but sent by the server
+    input_tokens: None = None  # other APIs' names, with counts that may replace zeros
+    output_tokens: None = None
 
 
 class _OwnFields(msgspec.Struct, forbid_unknown_fields=True):

@@ -211,7 +211,7 @@ class MessagesCollector:
 
     dialect: Dialect[MessageEvent] = TaggedDialect(
         KnownEvent,
-        reporting=frozenset({MessageStart}),
+        reporting=frozenset({MessageStart, MessageDelta}),
         holds_unknown=_holds_unknown_kind,
         rewrite=_normalize_event,
     )
