@@ -127,6 +127,21 @@ async def test_custom_tool_call_keeps_its_name_and_input(client: AsyncFriendli, 
     assert reply.message.as_input() == whole
 
 
+@pytest.mark.parametrize("custom", [{"name": "", "input": ""}, {"name": None, "input": None}, {"origin": "x"}], ids=str)
+async def test_function_of_a_tool_call_wins_over_a_custom_object(
+    client: AsyncFriendli, server: FriendliServer, custom: dict[str, Any]
+) -> None:
+    call = {"index": 0, "id": "1", "type": "function", "function": {"name": "x", "arguments": "{}"}, "custom": custom}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    server.enqueue(
+        json_body({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}),
+        script(event({"choices": [{"index": 0, "delta": message}]}), finish("tool_calls"), done()),
+    )
+    reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
+    for each in (reply, await open_stream(client).result()):
+        assert each.tool_calls == (ToolCall("1", "function", FunctionCall("x", "{}")),)
+
+
 async def test_tool_calls_win_over_legacy_function_call(client: AsyncFriendli, server: FriendliServer) -> None:
     call = {"index": 0, "id": "1", "function": {"name": "x", "arguments": "{}"}}
     delta = {"tool_calls": [call], "function_call": call["function"]}

@@ -216,7 +216,7 @@ def _move_fields(holder: Fields, names: set[str]) -> None:
     if any(legacy.values()) and "tool_calls" in names:
         holder["tool_calls"] = holder.get("tool_calls") or [{"index": 0, "function": legacy}]
     custom = as_object(holder.get("custom"))  # a tool call with text for its input
-    if custom and "function" in names:
+    if any(custom.values()) and "function" in names and not any(as_object(holder.get("function")).values()):
         holder["type"] = "custom"
         holder["function"] = {"name": custom.get("name"), "arguments": custom.get("input")}
     if {"choices", "usage"} <= names and not holder.get("usage"):
