@@ -167,6 +167,15 @@ async def test_times_in_other_forms_are_decoded(client: AsyncFriendli, server: F
     assert decoded.start_time.replace(tzinfo=UTC) == START
 
 
+@pytest.mark.parametrize("moment", ["1712121212121", 1712121212121, "1712121212.121"], ids=repr)
+async def test_milliseconds_as_text_are_not_taken_for_a_date(
+    client: AsyncFriendli, server: FriendliServer, moment: object
+) -> None:
+    server.always(json_body({"data": [{"start_time": moment, "end_time": moment, "results": [{"total": "1"}]}]}))
+    [decoded] = (await client.cost.get(start_time=START, end_time=END)).data
+    assert decoded.start_time == datetime(2024, 4, 3, 5, 13, 32, 121000, tzinfo=UTC)
+
+
 async def test_cost_and_usage_requests_use_root_path_token_and_team(server: FriendliServer) -> None:
     server.always(json_body({"data": []}))
     async with AsyncFriendli("test-token", team="team_1", server_url=f"{server.url}/prefix") as client:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from types import UnionType
@@ -47,6 +46,7 @@ _PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text"}
 _FINISH_REASONS: Final = frozenset({"finish_reason", "stop_reason"})
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _MAX_SECONDS: Final = 1e11  # larger timestamps are in milliseconds
+_LARGEST_DATE: Final = 99991231  # of ISO 8601's form without hyphens; as seconds, it would be in 1973
 # Required fields that a reply may lack: names, and copies of values from the request.
 _OPTIONAL: Final = frozenset(
     {"id", "item_id", "model", "name", "object", "role", "status", "tool_call_id", "type", "value"}
@@ -375,9 +375,10 @@ def _to_datetime(value: Any) -> datetime | None:
     """Converts seconds or milliseconds since 1970, also as text, or an ISO 8601 date with or without a time."""
     try:
         if isinstance(value, str):
-            with suppress(ValueError):
-                return datetime.fromisoformat(value)
-            value = float(value)
+            number = _to_number(value, {"float"})
+            if number is None or number <= _LARGEST_DATE:
+                return datetime.fromisoformat(value)  # it takes 13 digits, too, for a date with a time after any sign
+            value = number
         return datetime.fromtimestamp(value / 1000 if value > _MAX_SECONDS else value, UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return None
