@@ -220,7 +220,7 @@ def _other_reason(error: Exception, dial: DialContext, *, owned: bool) -> str:
 
 def _is_rejection(message: str) -> bool:
     """Whether a foreign connector's message says that its proxy rejects the request for good, not that it failed."""
-    status = re.match(r"[1-5]\d\d\b", message)  # of an HTTP proxy: "403 Forbidden"
+    status = re.match(r"[1-5]\d\d(?!\S)", message)  # of an HTTP proxy: "403 Forbidden"
     is_permanent = status is not None and int(status[0]) not in _TRANSIENT_STATUSES
     return is_permanent or re.search("authenticat|not allowed", message, re.IGNORECASE) is not None
 
