@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 from support.sockets import MESSAGES, client_of, complete, open_stream
 
-from friendli_async import AsyncFriendli, ConfigurationError, Limits, Pacing, RetryPolicy, Timeouts, ToolCall
+from friendli_async import (
+    AsyncFriendli,
+    ChatCompletion,
+    ConfigurationError,
+    Limits,
+    Pacing,
+    RetryPolicy,
+    Timeouts,
+    ToolCall,
+)
 from friendli_async.asgi import SSEResponse, drain_on_shutdown
 from friendli_async.bulk import Adaptive, run_all
 from friendli_async.integrations.fastapi import lifespan
-from friendli_async.testing import FriendliServer, chunk, done, json_body, script, text, tool_calls
+from friendli_async.testing import FriendliServer, chunk, done, event, json_body, script, text, tool_calls
 from friendli_async.tools import tool
 
 NUMPY: list[Any] = [np.int64(2), np.uint8(2), np.float64(2.0), np.float32(2.0), fractions.Fraction(2)]
@@ -80,6 +89,18 @@ async def test_whole_numbers_of_other_libraries_are_counts_of_methods(server: Fr
         assert (parsed.value, parsed.asked) == ({"value": 5}, 3)
 
 
+@pytest.mark.parametrize("value", COUNTS, ids=type)
+async def test_whole_numbers_of_other_libraries_are_counts_of_choices(
+    client: AsyncFriendli, server: FriendliServer, value: Any
+) -> None:
+    chunks = [event({"choices": [{"index": index, "delta": {"content": str(index)}}]}) for index in (1, 0)]
+    server.enqueue(script(*chunks, done()))
+    reply = await client.serverless.chat.stream(model="m", messages=MESSAGES, n=value).result()
+    assert [choice.message.content for choice in reply.choices] == ["0", "1"]
+    with pytest.raises(ValueError, match=r"^n: a run supports only one choice per turn"):
+        client.serverless.chat.run(model="m", messages=MESSAGES, tools=[], n=value)
+
+
 @pytest.mark.parametrize("value", SECONDS, ids=type)
 async def test_numbers_of_other_libraries_are_seconds_of_methods(server: FriendliServer, value: Any) -> None:
     async with client_of(server.url) as client:
@@ -114,6 +135,16 @@ async def test_bool_of_numpy_is_a_decision(
     server.enqueue(tool_calls(("now", {})), text("done"))
     run = client.serverless.chat.run(model="m", messages=MESSAGES, tools=[now], before_tool=approve)
     assert [message["content"] for message in (await run.result()).messages[2:3]] == [content]
+
+
+async def test_bool_of_numpy_decides_whether_the_original_operation_streams(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(text("a"))
+    body = {"model": "m", "messages": MESSAGES, "stream": np.bool_(False)}
+    reply = await client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
+    assert isinstance(reply, ChatCompletion)
+    assert server.requests[-1].json["stream"] is False
 
 
 async def test_bool_of_numpy_chooses_the_form_of_a_schema(client: AsyncFriendli, server: FriendliServer) -> None:

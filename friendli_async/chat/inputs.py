@@ -11,6 +11,7 @@ from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_it
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
 from friendli_async.chat.replies import AnyMessage, ChatCompletion, ChatMessage
+from friendli_async.options import plain_number
 from friendli_async.replies import ToolCall
 
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
@@ -395,5 +396,5 @@ def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
 
 def requested_choices(options: Mapping[str, object]) -> int:
     """Returns the number of choices that a call requests."""
-    n = extra_body_of(options).get("n", options.get("n"))
+    n = plain_number(extra_body_of(options).get("n", options.get("n")))
     return n if isinstance(n, int) else 1

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, check_values, encode_body, model_of
+from friendli_async._core.body.arguments import (
+    Arguments,
+    Parameters,
+    check_values,
+    encode_body,
+    model_of,
+    to_builtins,
+)
 from friendli_async._core.events.decoding import Dialect
 from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
@@ -253,7 +260,7 @@ class ToolAssistedCall:
 
     def __init__(self, engine: Engine, body: Mapping[str, object]) -> None:
         check_values(body, _Body, _BODY)
-        streams = body.get("stream") is not False
+        streams = to_builtins(body.get("stream")) is not False
         sent = _PARAMETERS.prepared(body)
         # The original form accepted null for these; the latest one omits them.
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)
