@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MappingView
 from typing import Final, NoReturn, TypeVar, cast
 
 from friendli_async.errors import FriendliError
@@ -75,6 +75,8 @@ def masked(value: T) -> T:
     for kind in (list, tuple, set, frozenset):
         if isinstance(value, kind):
             return cast("T", kind(map(masked, cast("Iterable[object]", value))))
+    if isinstance(value, MappingView):  # such as the items of headers
+        return cast("T", list(map(masked, cast("Iterable[object]", value))))
     return value
 
 
