@@ -396,5 +396,8 @@ def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
 
 def requested_choices(options: Mapping[str, object]) -> int:
     """Returns the number of choices that a call requests."""
-    n = plain_number(extra_body_of(options).get("n", options.get("n")))
-    return n if isinstance(n, int) else 1
+    n = extra_body_of(options).get("n", options.get("n"))
+    if n is None:
+        return 1  # before anything that costs time
+    number: object = plain_number(n)
+    return number if isinstance(number, int) else 1
