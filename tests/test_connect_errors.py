@@ -486,6 +486,7 @@ CONNECTOR_ERRORS: Final = [
     (SocksError("403 Forbidden"), "SocksError: 403 Forbidden", 1),
     (SocksError("503 Service Unavailable"), "SocksError: 503 Service Unavailable", 3),
     (SocksError("127.0.0.1:1080 is unreachable"), "SocksError: 127.0.0.1:1080 is unreachable", 3),
+    (aiohttp.ClientOSError(1, "[SSL: TLSV1_ALERT_INTERNAL_ERROR] tlsv1 alert (_ssl.c:1)"), "TLS: tlsv1 alert", 3),
     (SocksTimeoutError("Proxy connection timed out: 60"), "", 3),
     (SocksConnectionError(111, "Couldn't connect to proxy p:1080"), "Couldn't connect to proxy p:1080", 3),
     (asyncio.IncompleteReadError(b"", 2), "IncompleteReadError: 0 bytes read", 3),

@@ -62,6 +62,7 @@ _TLS_HINTS: Final = {
     ),
     "UNRECOGNIZED_NAME": "the server does not recognize the host name",
 }
+_INTERNAL_ERROR: Final = "INTERNAL_ERROR"  # of the server, maybe after it accepted the request
 _TLS_ERROR: Final = r"\[SSL: (\w+)\] ([^(]*)"
 # Codes of an untrusted authority, X509_V_ERR_...: SELF_SIGNED_CERT, UNABLE_TO_GET_ISSUER, UNABLE_TO_VERIFY.
 _UNTRUSTED_CODES: Final = frozenset({18, 19, 20, 21})
@@ -239,13 +240,13 @@ def _tls_message(reason: str, message: str, *, of_proxy: bool) -> str:
 def _is_permanent(cause: OSError) -> bool:
     """Whether a TLS handshake failed because of either side's configuration, not because the connection broke."""
     torn = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
-    return isinstance(cause, ssl.SSLError) and not torn and "INTERNAL_ERROR" not in (cause.reason or "")
+    return isinstance(cause, ssl.SSLError) and not torn and _INTERNAL_ERROR not in (cause.reason or "")
 
 
 def _tls_alert(error: Exception, dial: DialContext) -> str | None:
     """Returns the TLS alert that rejected a handshake which the client considered done, with whose it is, or None."""
     found = re.search(_TLS_ERROR, str(error))
-    if found is None or "_ALERT_" not in found[1]:
+    if found is None or "_ALERT_" not in found[1] or _INTERNAL_ERROR in found[1]:
         return None
     of_proxy = dial.proxy is not None and not (dial.tunnelled and dial.connected)
     peer = f"the proxy {dial.proxy}" if of_proxy else dial.address
