@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from numbers import Integral, Real
+from operator import index
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
 
 import msgspec
@@ -46,9 +47,12 @@ def plain_number(value: object) -> Any:
     """Returns a number of another library, such as numpy, as an int or a float, and anything else unchanged."""
     if isinstance(value, int | float):
         return value
-    if isinstance(value, Integral):
-        return int(value)
-    return float(value) if isinstance(value, Real) else value
+    try:
+        if isinstance(value, Integral):
+            return index(value)  # int() would take the nanoseconds of a numpy.timedelta64 for a number
+        return float(value) if isinstance(value, Real) else value
+    except (TypeError, OverflowError):
+        return value
 
 
 def _convert_numbers(owner: msgspec.Struct) -> None:

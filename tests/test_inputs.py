@@ -688,6 +688,8 @@ ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
     ({"extra_body": {"x": decimal.Decimal("0.1")}}, "x: Decimal is not JSON serializable$"),
     ({"extra_body": {"x": np.longdouble(1)}}, "x: longdouble is not JSON serializable$"),
     ({"extra_body": {"x": np.datetime64("2026-01-01")}}, "x: datetime64 is not JSON serializable$"),
+    ({"extra_body": {"x": np.datetime64("2026-01-01", "ns")}}, "x: datetime64 is not JSON serializable$"),
+    ({"extra_body": {"x": np.timedelta64(1, "ns")}}, "x: timedelta64 is not JSON serializable$"),
     ({"extra_body": {"x": np.float32("nan")}}, "x: nan is not valid JSON$"),
     ({"model": pathlib.Path("m")}, "model: Expected `str`, got `PosixPath`$"),
     ({"temperature": decimal.Decimal("0.5")}, "temperature: Decimal is not JSON serializable$"),

@@ -415,6 +415,8 @@ def _normalize(value: object) -> object:
     if numpy is None or not isinstance(value, numpy.generic):
         return value
     scalar: Any = value
+    if scalar.dtype.kind in "mM":  # a time or a duration, whose item() may be an int: its nanoseconds
+        return value
     found: object = scalar.item()
     return found if isinstance(found, str | int | float) else value
 
