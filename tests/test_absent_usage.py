@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Final
 
 import pytest
@@ -168,6 +169,18 @@ async def test_usage_under_the_names_of_another_api_is_read(
         replies.append(await opened(client, api).result())
     for reply in replies:
         assert [getattr(reply.usage, name) for name in COUNTS[api]] == [7, 3]
+
+
+@pytest.mark.parametrize("api", STREAMING)
+async def test_usage_of_a_stream_is_that_of_the_plain_reply(
+    server: FriendliServer, client: AsyncFriendli, api: str
+) -> None:
+    names = [*COUNTS[api], *(FOREIGN_NAMES[name] for name in COUNTS[api])]
+    for counts in itertools.product((None, 0, 7), repeat=len(names)):
+        usage = dict(zip(names, counts, strict=True))
+        events = [event(fields) for fields in streamed(api, usage)]
+        server.enqueue(json_body(plain_reply(api, usage)), script(*events))
+        assert (await call(client, api)).usage == (await opened(client, api).result()).usage, usage
 
 
 async def test_last_counts_of_a_message_are_read_under_the_names_of_another_api(

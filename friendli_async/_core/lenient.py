@@ -139,7 +139,7 @@ def correct_usage(value: object, fields: Fields) -> None:
 
 def _reported_usage(usage: Any, counts: Fields) -> object:
     foreign = {_USAGE_ALIASES[name]: count for name, count in counts.items() if name in _USAGE_ALIASES}
-    counts = counts | foreign
+    counts = counts | {name: count for name, count in foreign.items() if count is not None}
     converted = convert(counts, type(usage))  # also converts the counts themselves to numbers
     return converted if any(_has_number(counts.get(name)) for name in usage.__struct_encode_fields__) else None
 
