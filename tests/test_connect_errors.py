@@ -569,6 +569,23 @@ async def test_tls_error_of_user_connector_is_explained_and_not_retried(
     assert len(raised.value.meta.attempts) == 1
 
 
+async def test_end_of_a_user_connectors_handshake_is_explained(authority: Authority) -> None:
+    async def hang_up(conversation: Conversation) -> None:
+        await conversation._reader.read(100)
+
+    async with RawServer(hang_up) as server:
+        url = server.url.replace("http:", "https:")
+        async with (
+            aiohttp.ClientSession(connector=Tunnelling(authority.client())) as session,
+            client_of(url, session=session, retry=FAST_RETRY) as client,
+        ):
+            with pytest.raises(APIConnectionError) as raised:
+                await with_timeout(complete(client))
+    where = url.removeprefix("https://")
+    assert str(raised.value).startswith(f"could not connect: {where} [ConnectionResetError] in the TLS handshake [does")
+    assert (raised.value.sent, raised.value.permanent) == (False, False)
+
+
 def test_unwritten_request_is_reported_without_its_url() -> None:
     error = aiohttp.ClientOSError(None, "Can not write request body for https://api.example/?key=secret")
     assert describe(error) == "the server closed the connection while the request was being sent"

@@ -103,9 +103,9 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
     if not dial.reused and (alert := _tls_alert(error, dial)) is not None:  # TLS 1.3: a client may send before it
         return _connect_error(f"could not connect: {alert}", sent, permanent=True)
     if not dial.connected:
-        if (failed := _cause_of_type(error, ssl.SSLError)) is not None:
+        if (failed := _handshake_failure(error)) is not None:
             return _connect_error(
-                f"could not connect: {dial.address} [{_tls_reason(failed)}]", sent, permanent=_is_permanent(failed)
+                f"could not connect: {dial.address} [{_system_reason(failed)}]", sent, permanent=_is_permanent(failed)
             )
         return _connect_error(
             f"could not connect: {_other_reason(error, dial, owned=owned)}",
@@ -199,17 +199,33 @@ def _dial_reason(error: aiohttp.ClientConnectorError, dial: DialContext) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         of_proxy = dial.proxy is not None  # which resolves the server's name itself
         why = f"the name could not be resolved: {cause.strerror or cause}"
-    elif isinstance(cause, ssl.SSLError):
-        why = _tls_reason(cause, of_proxy=of_proxy)
-    elif cause.errno and "call failed" in str(cause):  # asyncio's message, which repeats the address
-        why = os.strerror(cause.errno)
     else:
-        why = cause.strerror or f"{type(cause).__name__}: {cause}".removesuffix(": ")
+        why = _system_reason(cause, of_proxy=of_proxy)
     if (path := getattr(error, "path", None)) is not None:  # a Unix socket
         return f"{path} [{why}]"
-    if isinstance(cause, ConnectionResetError) and not cause.errno:  # raised by asyncio during the handshake
-        why += "] in the TLS handshake [does the server require a client certificate, or another TLS version?"
     return f"{'the proxy ' if of_proxy else ''}{_bracketed(error.host)}:{error.port} [{why}]"
+
+
+def _system_reason(cause: OSError, *, of_proxy: bool = False) -> str:
+    if isinstance(cause, ssl.SSLError):
+        return _tls_message(cause.reason or "", re.sub(_NOISE, "", cause.strerror or str(cause)), of_proxy=of_proxy)
+    if cause.errno and "call failed" in str(cause):  # asyncio's message, which repeats the address
+        return os.strerror(cause.errno)
+    hint = ""
+    if _is_handshake_reset(cause):
+        hint = "] in the TLS handshake [does the server require a client certificate, or another TLS version?"
+    return (cause.strerror or f"{type(cause).__name__}: {cause}".removesuffix(": ")) + hint
+
+
+def _handshake_failure(error: Exception) -> OSError | None:
+    """Returns what the TLS handshake of a foreign connector failed with; None if it failed in another way."""
+    reset = _cause_of_type(error, ConnectionResetError)
+    return _cause_of_type(error, ssl.SSLError) or (reset if reset is not None and _is_handshake_reset(reset) else None)
+
+
+def _is_handshake_reset(cause: OSError) -> bool:
+    """Whether asyncio raised it as the peer closed the connection during the handshake: such an error is empty."""
+    return isinstance(cause, ConnectionResetError) and not cause.args
 
 
 def _other_reason(error: Exception, dial: DialContext, *, owned: bool) -> str:
@@ -224,10 +240,6 @@ def _is_rejection(message: str) -> bool:
     status = re.match(r"[1-5]\d\d(?!\S)", message)  # of an HTTP proxy: "403 Forbidden"
     is_permanent = status is not None and int(status[0]) not in _TRANSIENT_STATUSES
     return is_permanent or re.search("authenticat|not allowed", message, re.IGNORECASE) is not None
-
-
-def _tls_reason(error: ssl.SSLError, *, of_proxy: bool = False) -> str:
-    return _tls_message(error.reason or "", re.sub(_NOISE, "", error.strerror or str(error)), of_proxy=of_proxy)
 
 
 def _tls_message(reason: str, message: str, *, of_proxy: bool) -> str:
