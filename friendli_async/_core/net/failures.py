@@ -275,7 +275,7 @@ def _handshake_hint(dial: DialContext) -> str:
     if dial.reused or tls is None or protocol is None or protocol.has_received or tls.version() != "TLSv1.3":
         return ""
     accepted = tls.session is not None and tls.session.has_ticket
-    return "" if accepted else " right after the TLS handshake; does it require a client certificate?"
+    return "" if accepted else " after the TLS handshake; does it require a client certificate?"
 
 
 def describe(error: BaseException, peer: str = "the server") -> str:
