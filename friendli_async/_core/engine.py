@@ -161,10 +161,10 @@ class StreamOpening(Generic[E, R, U]):
         assert self._call is not None, "kept if opening failed"
         return self._call.outcome_of(error)
 
-    def meta(self) -> Meta | None:
-        """Returns the metadata of an ``open`` that failed; None if it did not begin, as no event loop was running."""
+    def meta(self) -> Meta:
+        """Returns the metadata of an ``open`` that failed."""
         assert self._call is not None, "kept if opening failed"
-        return self._call.meta() if hasattr(self._call, "stopwatch") else None
+        return self._call.meta()
 
     def interrupt(self, error: FriendliError, outcome: Outcome) -> Outcome:
         """Makes an ``open`` in progress raise the error, unless it was interrupted before; returns the outcome."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, 
 
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import reject_stop_iteration
+from friendli_async._core.loops import running_loop
 from friendli_async._core.secret import token_of, without_token_bytes
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
@@ -178,6 +179,7 @@ class EventStream(Generic[E]):
         return self
 
     async def _open_now(self) -> None:
+        running_loop()  # without one nothing begins, and only this read fails
         try:
             opened = await self._opening.open()
         except BaseException as error:
