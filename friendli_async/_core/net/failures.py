@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from collections.abc import Iterator
 from http import HTTPStatus
 from http.client import responses
 from traceback import walk_tb
@@ -44,7 +45,6 @@ _NOT_WRITTEN: Final = "Can not write request body"
 # Bytes of the reply at the end of a line: they may be the value of a header, such as a cookie.
 _QUOTED: Final = r":? b['\"].*"
 _MAX_LENGTH: Final = 300
-_MAX_CAUSES: Final = 8
 # Statuses of a proxy that may differ on the next attempt.
 _TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)} - {HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED})
 
@@ -120,15 +120,21 @@ def failed_connecting(error: BaseException, connector: object) -> bool:
 
     A foreign connector does not report how far it got, but the frames of the traceback show it.
     """
-    cause: BaseException | None = error
-    seen: list[BaseException] = []
-    while cause is not None and cause not in seen:
+    for cause in _causes(error):
         for frame, _ in walk_tb(cause.__traceback__):
             if frame.f_code.co_name == "connect" and frame.f_locals.get("self") is connector:
                 return True
+    return False
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error and its causes: connectors wrap what the system raises."""
+    cause: BaseException | None = error
+    seen: list[BaseException] = []
+    while cause is not None and cause not in seen:
+        yield cause
         seen.append(cause)
         cause = cause.__cause__
-    return False
 
 
 def _connect_error(message: str, sent: bool, *, permanent: bool) -> APIConnectionError:
@@ -139,28 +145,24 @@ def _connect_error(message: str, sent: bool, *, permanent: bool) -> APIConnectio
 
 
 def _cause_of_type(error: BaseException, kind: type[T]) -> T | None:
-    """Returns the first of an error and its causes that is of a type: connectors wrap what the system raises."""
-    cause: BaseException | None = error
-    for _ in range(_MAX_CAUSES):
-        if cause is None or isinstance(cause, kind):
-            return cause
-        cause = cause.__cause__
-    return None
+    return next((cause for cause in _causes(error) if isinstance(cause, kind)), None)
 
 
 def _certificate_reason(error: Exception, dial: DialContext) -> str | None:
     """Returns whose certificate was rejected, and why, such as ``certificate has expired``; None if none was."""
-    address = _address(error, dial)
-    peer = f"{address} [the server's" if not _is_proxy(address, dial) else f"the proxy {address} [its"
-    if isinstance(error, aiohttp.ServerFingerprintMismatch):
-        return f"{peer} certificate was rejected: its fingerprint does not match]"
     cause: object = getattr(error, "certificate_error", None) or _cause_of_type(error, ssl.CertificateError)
-    if cause is None:
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        why = "its fingerprint does not match"
+    elif cause is not None:
+        message = str(getattr(cause, "verify_message", "") or describe(error)).rstrip(".")
+        trust = getattr(cause, "verify_code", 0) in _UNTRUSTED_CODES
+        more = "; to trust another CA, pass ssl= or set SSL_CERT_FILE" if trust else ""
+        why = f"{message}{more}{_ca_path_hint()}"
+    else:
         return None
-    message = str(getattr(cause, "verify_message", "") or describe(error)).rstrip(".")
-    trust = getattr(cause, "verify_code", 0) in _UNTRUSTED_CODES
-    more = "; to trust another CA, pass ssl= or set SSL_CERT_FILE" if trust else ""
-    return f"{peer} certificate was rejected: {message}{more}{_ca_path_hint()}]"
+    address = _address(error, dial)
+    peer = f"the proxy {address} [its" if _is_proxy(address, dial) else f"{address} [the server's"
+    return f"{peer} certificate was rejected: {why}]"
 
 
 def _ca_path_hint() -> str:
