@@ -45,7 +45,7 @@ def check_seconds(name: str, value: object) -> float | None:
 
 def plain_number(value: object) -> Any:
     """Returns a number of another library, such as numpy, as an int or a float, and anything else unchanged."""
-    if isinstance(value, int | float):
+    if value is None or isinstance(value, int | float):  # nearly always; the checks below are slow
         return value
     try:
         if isinstance(value, Integral):

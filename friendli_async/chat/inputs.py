@@ -384,7 +384,7 @@ PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)
 def extra_body_of(options: Mapping[str, object]) -> Mapping[str, Any]:
     """Returns the ``extra_body`` of a call; empty if there is none, or it is not valid, which is reported elsewhere."""
     extra = options.get("extra_body")
-    return cast("Mapping[str, Any]", extra) if extra is not None and isinstance(extra, Mapping) else {}
+    return cast("Mapping[str, Any]", extra) if isinstance(extra, Mapping) else {}
 
 
 def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
@@ -396,8 +396,5 @@ def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
 
 def requested_choices(options: Mapping[str, object]) -> int:
     """Returns the number of choices that a call requests."""
-    n = extra_body_of(options).get("n", options.get("n"))
-    if n is None:
-        return 1  # before anything that costs time
-    number: object = plain_number(n)
-    return number if isinstance(number, int) else 1
+    n: object = plain_number(extra_body_of(options).get("n", options.get("n")))
+    return n if isinstance(n, int) else 1
