@@ -44,7 +44,7 @@ from friendli_async.errors import (
     TurnLimitError,
 )
 from friendli_async.options import is_number, plain_number
-from friendli_async.replies import Partial, ToolCall, Usage, add_usage
+from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat.collector import ChatStream
@@ -502,8 +502,7 @@ def _as_input(call: ToolCall) -> dict[str, object]:
         arguments = "{}"
     elif not is_json_object(arguments):
         arguments = json.dumps({"invalid_json": arguments})
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": call.id, "type": "function", "function": function}
+    return ToolCall(call.id, function=FunctionCall(call.function.name, arguments)).as_input()
 
 
 # --- creation --------------------------------------------------------------------------------------------------------
