@@ -3,15 +3,33 @@
 import asyncio
 import gc
 import logging
+import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from types import FrameType
+from typing import Any, Final, cast
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 from support.clock import Clock, run_loop_iterations, wait_until
 from support.recorder import Recorder
-from support.sockets import FAST_RETRY, MESSAGES, assert_no_leaks, client_of, complete, open_stream, read, with_timeout
+from support.sockets import (
+    FAST_RETRY,
+    MESSAGES,
+    STREAM_HEAD,
+    Conversation,
+    RawServer,
+    assert_no_leaks,
+    chunked,
+    client_of,
+    complete,
+    delta,
+    open_stream,
+    read,
+    with_timeout,
+)
 
 from friendli_async import (
     APIConnectionError,
@@ -35,6 +53,7 @@ from friendli_async import (
     Timeouts,
     Usage,
 )
+from friendli_async._core.observers import METHODS, Observers
 from friendli_async.testing import (
     FriendliServer,
     chunk,
@@ -771,3 +790,52 @@ async def test_content_is_sent_only_to_observers_with_call_content(
     assert all(msgspec.json.decode(event.request or b"")["messages"] == MESSAGES for event in contents)
     assert not [event for event in seen.events if isinstance(event, CallContent)]
     assert "hello" not in repr(contents)
+
+
+async def calls_to_read(observers: list[Observer]) -> Counter[str]:
+    """Returns the functions of the package that reading 20 events calls, each event in a read of its own."""
+    wanted: asyncio.Queue[None] = asyncio.Queue()
+    called: Counter[str] = Counter()
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(STREAM_HEAD + chunked(delta("first")))
+        while True:
+            await wanted.get()
+            await conversation.send(chunked(delta("next")))
+
+    def profile(frame: FrameType, kind: str, _argument: object) -> None:
+        if kind == "call" and frame.f_globals["__name__"].startswith("friendli_async"):
+            called[frame.f_code.co_qualname] += 1
+
+    async with RawServer(talk) as server, client_of(server.url, observers=observers) as client:
+        stream = await open_stream(client)
+        await anext(stream)
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            for _ in range(20):
+                wanted.put_nowait(None)
+                await anext(stream)
+        finally:
+            sys.setprofile(before)
+        await stream.aclose()
+    return called
+
+
+async def test_an_observer_adds_no_call_to_a_read() -> None:
+    alone = await calls_to_read([])
+    assert alone.total() >= 20
+    assert await calls_to_read([Recorder()]) == alone
+
+
+def test_events_are_made_only_for_methods_that_do_something() -> None:
+    class Ends(Observer):
+        def call_ended(self, event: CallEnded) -> None: ...
+
+    class Starts:
+        def call_started(self, event: CallStarted) -> None: ...
+
+    observers = Observers([Ends(), cast("Observer", Starts()), Observer()])
+    assert {method for method in METHODS if observers.wants(method)} == {"call_ended", "call_started"}
+    assert Observers([Mock(Observer)]).wants("first_event")

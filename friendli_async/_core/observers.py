@@ -231,6 +231,8 @@ class Observer:
 
     Override the methods of interest. They are called synchronously, in the call's own task, or where its stream is read
     or closed, so they must not block. Their exceptions are logged, once per observer, and do not stop later events.
+    Events for which no observer has a method are not made; which methods there are is looked up when the client is
+    created.
 
     No event holds a header (but the request id), a body or a token, with two exceptions, which are opt-in: an observer
     that defines ``call_content(self, event: CallContent)``, which this class does not, receives requests and replies,
@@ -280,19 +282,21 @@ class Observers:
     """The observers of a client."""
 
     def __init__(self, members: Sequence[Observer]) -> None:
-        self.members: tuple[Observer, ...] = tuple(members)
-        self.wants_content: bool = any(hasattr(member, "call_content") for member in self.members)
-        self.wants_tool_content: bool = any(hasattr(member, "tool_call_content") for member in self.members)
+        numbered = tuple(enumerate(members))
+        self._receivers: dict[str, tuple[tuple[int, Observer], ...]] = {
+            method: tuple(member for member in numbered if _receives(member[1], method)) for method in METHODS
+        }
         self._failed: set[int] = set()
 
+    def wants(self, method: str) -> bool:
+        """Returns whether any observer has this method; else its events need not be made."""
+        return bool(self._receivers[method])
+
     def notify(self, method: str, event: CallEvent | ObservedRunEvent) -> None:
-        """Passes an event to all observers; logs the first exception of each."""
-        for index, observer in enumerate(self.members):
-            callback = getattr(observer, method, None)  # an observer need not inherit from Observer
-            if callback is None:
-                continue
+        """Passes an event to the observers with this method; logs the first exception of each."""
+        for index, observer in self._receivers[method]:
             try:
-                callback(event)
+                getattr(observer, method)(event)
             except BaseException as error:
                 import asyncio
                 import logging
@@ -306,3 +310,9 @@ class Observers:
                     logging.getLogger("friendli_async").exception(
                         "an observer raised an exception in %s; it stays registered", method
                     )
+
+
+def _receives(observer: Observer, method: str) -> bool:
+    """Whether an observer, which need not inherit from Observer, has a method that is not Observer's no-op."""
+    own = getattr(observer, method, None)
+    return own is not None and getattr(own, "__func__", own) is not vars(Observer).get(method)

@@ -37,6 +37,7 @@ PARAMETERS: Final = (
     *("seed", "n", "stop", "stop_sequences", "reasoning_effort", "encoding_format", "dimensions"),
 )
 """Generation parameters of request bodies. None of these can hold content."""
+_SCALARS: Final = (bool, int, float, str)
 _parameters_decoder: Final = msgspec.json.Decoder(
     msgspec.defstruct("Parameters", [(name, object, None) for name in PARAMETERS])
 )
@@ -53,9 +54,11 @@ def parameters_of(body: object) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     for name in PARAMETERS:
         value = getattr(parameters, name)
+        if value is None:
+            continue
         if isinstance(value, list):
             found[name] = tuple(str(item) for item in cast("list[object]", value))
-        elif isinstance(value, bool | int | float | str):
+        elif isinstance(value, _SCALARS):
             found[name] = value
     return found
 
@@ -90,7 +93,7 @@ class CallReporter:
     ) -> None:
         self._observers = observers
         self._run = run
-        self.wants_content: bool = observers.wants_content
+        self.wants_content: bool = observers.wants("call_content")
         self._request = request if self.wants_content else None
         self._fields: dict[str, Any] = {
             "call_id": next(_call_ids),
@@ -104,14 +107,15 @@ class CallReporter:
             run.start_call(self._fields["call_id"])
 
     def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
-        """Passes one event to all observers.
+        """Passes one event to the observers that want it.
 
         Args:
             method: The method of ``Observer`` that receives it.
             kind: The event's type.
             fields: Its fields, except those of every event.
         """
-        self._observers.notify(method, kind(**self._fields, attempt=self.attempt, **fields))
+        if self._observers.wants(method):
+            self._observers.notify(method, kind(**self._fields, attempt=self.attempt, **fields))
 
     def end(
         self,
@@ -139,9 +143,7 @@ class CallReporter:
             return
         self.ended = True
         try:
-            if self.wants_content:
-                content: dict[str, Any] = {"request": self._request, "reply": reply, "finish_reasons": finish_reasons}
-                self.report("call_content", CallContent, **content)
+            self.report("call_content", CallContent, request=self._request, reply=reply, finish_reasons=finish_reasons)
             self.report(
                 "call_ended",
                 CallEnded,
@@ -235,9 +237,8 @@ class RunReporter:
         """
         fields = self._tool_fields(call)
         try:
-            if self._observers.wants_tool_content:
-                arguments = call.function.arguments
-                self._report("tool_call_content", ToolCallContent, **fields, arguments=arguments, result=result)
+            arguments = call.function.arguments
+            self._report("tool_call_content", ToolCallContent, **fields, arguments=arguments, result=result)
             ended = {"outcome": outcome, "seconds": seconds, "problem": problem, "error": _class_name(error)}
             self._report("tool_call_ended", ToolCallEnded, **fields, **ended)
         finally:
@@ -284,7 +285,8 @@ class RunReporter:
         return {"call_id": self._call_id, "tool_call_id": call.id, "name": call.function.name[:MAX_NAME]}
 
     def _report(self, method: str, kind: type[ObservedRunEvent], **fields: Any) -> None:
-        self._observers.notify(method, kind(**self._fields, **fields))
+        if self._observers.wants(method):
+            self._observers.notify(method, kind(**self._fields, **fields))
 
 
 def _class_name(error: BaseException | None) -> str | None:

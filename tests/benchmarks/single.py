@@ -74,12 +74,16 @@ def held(plan: Plan) -> list[Row]:
 
 
 def observer(plan: Plan) -> list[Row]:
-    """Measure the overhead of a no-op observer per read."""
+    """Measure what observers add to a call; to a read they add nothing (tests/test_observers.py)."""
     log("observer")
     with Worker(OURS, plan.origin) as worker:
-        result = log_failure(OURS, worker.run("observed", "paced-200", pairs=int(24 * plan.scale)))
-    added = result.get("cpu")
-    return [at_most("an observer attached: CPU us a read more", added and added * 1e6, 2, "{:.1f}")]
+        added = log_failure(OURS, worker.run("observed", "bulk-3", pairs=int(100 * plan.scale)))
+    us = {name: seconds * 1e6 for name, seconds in added.items() if name != "failed"}
+    return [
+        Row("an observer attached: CPU us a call more", {OURS: number(us.get("observer"), 1, "{:.0f}")}),
+        Row("OpenTelemetry attached, without its SDK", {OURS: number(us.get("telemetry"), 1, "{:.0f}")}),
+        at_most("  with its SDK", us.get("telemetry, SDK"), 60, "{:.0f}"),
+    ]
 
 
 def ways(plan: Plan) -> list[Row]:

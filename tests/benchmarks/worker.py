@@ -6,7 +6,6 @@ Every job constructs a client, warms it up, then measures. CPU time is `time.pro
 import asyncio
 import cProfile
 import gc
-import inspect
 import io
 import json
 import pstats
@@ -18,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -263,21 +263,38 @@ class Quiet:
 
 
 async def observed(client: Client, pairs: int) -> Result:
-    """Read a stream with and without an observer, `pairs` times, alternating; return its CPU time per event.
+    """Read short streams without and with observers, alternating; return the CPU time per call that each adds.
 
-    The minima are compared: noise exceeds the cost of an observer, and is never negative.
+    The median of the paired differences is returned: the noise of one is as large as the cost of an observer.
     """
-    from friendli_async import AsyncFriendli
-
-    if "observers" not in inspect.signature(AsyncFriendli).parameters:
-        return {"failed": "AsyncFriendli takes no observers"}
-    watched = Ours(client.base, observers=[Quiet()])
-    costs: dict[Client, list[float]] = {client: [], watched: []}
+    watched: dict[str, Client] = {"observer": Ours(client.base, observers=[Quiet()])}
+    if find_spec("opentelemetry") is not None:
+        watched |= {name: Ours(client.base, observers=[each]) for name, each in _telemetry().items()}
+    added: dict[str, list[float]] = {name: [] for name in watched}
+    for one in (client, *watched.values()):
+        await openings(one, 20)
     for _ in range(pairs):
-        for one, cost in costs.items():
-            cost.append((await one_by_one(one, 1))["cpu"])
-    await watched.aclose()
-    return {"cpu": min(costs[watched]) - min(costs[client])}
+        plain = (await openings(client, 20))["cpu"]
+        for name, one in watched.items():
+            added[name].append((await openings(one, 20))["cpu"] - plain)
+    for one in watched.values():
+        await one.aclose()
+    return {name: statistics.median(each) for name, each in added.items()}
+
+
+def _telemetry() -> dict[str, object]:
+    """Return OpenTelemetry's observer, with the API alone and with the SDK, which records and exports nothing."""
+    from opentelemetry.metrics import NoOpMeterProvider
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import NoOpTracerProvider
+
+    from friendli_async.integrations.opentelemetry import Telemetry
+
+    return {
+        "telemetry": Telemetry(NoOpTracerProvider(), NoOpMeterProvider()),
+        "telemetry, SDK": Telemetry(TracerProvider(), MeterProvider()),
+    }
 
 
 async def ways(client: Client, repeats: int) -> Result:
