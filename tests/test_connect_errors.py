@@ -319,6 +319,9 @@ async def test_proxy_that_rejects_the_client_certificate_is_named(
     assert (raised.value.sent, raised.value.permanent) == (False, True)
 
 
+NOT_A_RECORD: Final = "(?i:wrong version number|record layer failure)"  # depends on the version of OpenSSL
+
+
 async def test_broken_tls_record_is_reported_as_such(authority: Authority) -> None:
     go_on = asyncio.Event()
 
@@ -335,11 +338,11 @@ async def test_broken_tls_record_is_reported_as_such(authority: Authority) -> No
     async with await asyncio.start_server(talk, "localhost", 0, family=socket.AF_INET, ssl=context) as server:
         url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
         async with client_of(url, ssl=authority.client()) as client:
-            with pytest.raises(APIConnectionError, match=r"^no reply: TLS: (?i:wrong version number)$"):
+            with pytest.raises(APIConnectionError, match=rf"^no reply: TLS: {NOT_A_RECORD}$"):
                 await with_timeout(client.serverless.model.list())
             stream = await with_timeout(open_stream(client))
             go_on.set()
-            with pytest.raises(StreamInterruptedError, match=r"being read: TLS: (?i:wrong version number)$") as raised:
+            with pytest.raises(StreamInterruptedError, match=rf"being read: TLS: {NOT_A_RECORD}$") as raised:
                 await read(stream)
     assert raised.value.partial is not None
     assert raised.value.partial.text == "begun"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from support.programs import WARNINGS_ARE_ERRORS
 
 from friendli_async.testing import FriendliServer, chunk, cut, error_data, script, stall, status, text, tool_calls
 
@@ -25,7 +26,7 @@ def server(remote: FriendliServer) -> FriendliServer:
 
 
 def command(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments]
+    return [sys.executable, *WARNINGS_ARE_ERRORS, str(ROOT / "examples" / name), *arguments]
 
 
 def environment(server: FriendliServer, **extra: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from langchain_core.runnables import Runnable
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel, SecretStr, ValidationError
+from support.programs import WARNINGS_ARE_ERRORS
 from support.sockets import client_of
 
 from friendli_async import (
@@ -669,7 +670,10 @@ def test_program_without_close_exits_without_warnings(remote: FriendliServer) ->
         "pieces = model.stream('Hi'); print(next(pieces).content)"
     )
     completed = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-X", "dev", *WARNINGS_ARE_ERRORS, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (
         completed.returncode,

@@ -52,6 +52,24 @@ def wake(waiter: asyncio.Future[None] | None) -> None:
         waiter.set_result(None)
 
 
+async def wait_done(
+    futures: Collection[asyncio.Future[Any]], *, timeout: float | None = None, any_of_them: bool = False
+) -> None:
+    """Waits until all futures (or any of them) are done, or the timeout expires: ``asyncio.wait``, but without a cycle.
+
+    Since Python 3.14, the traceback of the CancelledError that ``asyncio.wait`` raises has the waiting task, and the
+    task has the error.
+    """
+    import asyncio  # see running_loop
+
+    return_when = asyncio.FIRST_COMPLETED if any_of_them else asyncio.ALL_COMPLETED
+    try:
+        await asyncio.wait(futures, timeout=timeout, return_when=return_when)
+    except asyncio.CancelledError as error:
+        error.__traceback__ = None
+        raise
+
+
 async def wait_ended(tasks: Collection[asyncio.Future[Any]]) -> None:
     """Waits until all tasks have ended, also those added meanwhile; not for the current task.
 

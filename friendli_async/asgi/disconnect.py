@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from friendli_async._core.loops import wait_ended
+from friendli_async._core.loops import wait_done, wait_ended
 
 E = TypeVar("E")
 
@@ -30,7 +30,7 @@ async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[E]
     """
     watcher, task = asyncio.ensure_future(disconnect), asyncio.ensure_future(work)
     try:
-        await asyncio.wait((watcher, task), return_when=asyncio.FIRST_COMPLETED)
+        await wait_done((watcher, task), any_of_them=True)
         if not task.done():
             watcher.result()
             return []

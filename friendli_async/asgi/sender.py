@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, Final
 
 from friendli_async._core.held import Held
+from friendli_async._core.loops import wait_done
 from friendli_async._core.net.clock import TURNS_TO_READ
 from friendli_async.asgi.disconnect import Send
 
@@ -142,7 +143,7 @@ class EventSender:
         If this wait is cancelled first, the cancellation is the context of the failure, and its traceback has the task,
         which therefore must not keep the failure: a reference cycle.
         """
-        await asyncio.wait({ping})
+        await wait_done((ping,))
         self._ping = None
         failure, self._failure = self._failure, None
         if failure is not None:

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from friendli_async._callables import check_plain
 from friendli_async._core.held import Held
-from friendli_async._core.loops import call_in_loop, wait_ended
+from friendli_async._core.loops import call_in_loop, wait_done, wait_ended
 from friendli_async._core.runtime import Scope
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
@@ -509,7 +509,7 @@ class Job(Generic[Row, R]):
         if self._loop is asyncio.get_running_loop():
             shutdown = self._start_shutdown()
             if shutdown is not None:
-                await asyncio.wait((shutdown,), timeout=_ENDING_SECONDS)
+                await wait_done((shutdown,), timeout=_ENDING_SECONDS)
         elif self._loop is not None and self._loop.is_closed() and self._ledger is not None:
             _ending.discard(self)
             await asyncio.to_thread(self._ledger.close)  # its tasks will never run again
@@ -544,7 +544,7 @@ class Job(Generic[Row, R]):
             call.cancel()
         try:
             if self._row_taker is not None:
-                await asyncio.wait((self._row_taker, *self._calls))
+                await wait_done((self._row_taker, *self._calls))
             aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
             if self._owns_rows and aclose is not None:
                 with self._scope.making_calls():

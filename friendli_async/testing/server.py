@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -211,8 +211,7 @@ class FriendliServer:
         check_text(path=path)
         if path is not None and (not path.startswith("/") or "?" in path):
             raise ValueError(f"path must start with / and have no query, as in /v1/chat/completions, not {path!r}")
-        caller = traceback.extract_stack(limit=2)[0]
-        origin = f"{Path(caller.filename).name}:{caller.lineno}"
+        origin = _line_of_caller()
         self._queue.extend(_Enqueued(answer, path, origin) for answer in answers)
 
     def always(self, answer: Answer | None) -> None:
@@ -436,3 +435,11 @@ class _Listener(web.Server):
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._disconnected(handler)
+
+
+def _line_of_caller() -> str:
+    """Returns the file and line that called the caller of this function; not its text, which may not exist."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = None if frame is None else frame.f_back
+    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

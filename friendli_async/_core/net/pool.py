@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from friendli_async._core.loops import wait_done
 from friendli_async._core.net.dialing import Connector, PooledProtocol, keepalive_socket
 from friendli_async._core.net.posting import CAN_POST, NO_TIMEOUT, Poster
 from friendli_async._core.net.slots import Slots
@@ -91,7 +92,7 @@ class Pool:
     async def close(self, reason: str) -> None:
         """Ends everything in flight, wakes all waiters, and closes the session if it is ours. Idempotent."""
         if self._closed is not None:
-            await asyncio.wait([self._closed])
+            await wait_done((self._closed,))
             return
         self._closed = self.loop.create_future()
         try:
