@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 
 from friendli_async import ArgumentError, AsyncFriendli, ChatCompletion, ToolCall
 from friendli_async.chat import AssistantMessage, Messages, UserMessage
+from friendli_async.messages import Conversation, InputMessage, ToolResultBlock
 from friendli_async.replies import FunctionCall
 from friendli_async.responses import ContentPart
 from friendli_async.testing import FriendliServer
@@ -75,3 +77,27 @@ async def test_parts_of_replies_can_be_nested_in_dicts(server: FriendliServer, c
         {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     ]
     assert sent[1]["input"][0]["content"] == [{"type": "output_text", "text": "Hi"}]
+
+
+async def test_saved_reply_is_sent_to_the_messages_api_like_the_reply_itself(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    question = {"role": "user", "content": "Weather in Oslo?"}
+    tools = [{"name": "weather", "input_schema": {"type": "object"}}]
+    reply = await client.serverless.messages.create(model="m", max_tokens=9, messages=[question], tools=tools)
+    assert reply.usage is not None
+    result = ToolResultBlock(reply.tool_calls[0].id, "clear")
+    conversation: Conversation = [question, reply, InputMessage("user", [result])]
+    restored = msgspec.json.decode(msgspec.json.encode(conversation))
+    assert restored[1]["usage"]
+    for messages in (conversation, restored, msgspec.to_builtins(conversation)):
+        await client.serverless.messages.create(model="m", max_tokens=9, messages=messages)
+    live, *saved = [request.json["messages"] for request in server.requests[1:]]
+    assert saved == [live, live]
+    assert live[1].keys() == {"role", "content"}
+
+
+async def test_unknown_fields_of_a_message_are_sent(server: FriendliServer, client: AsyncFriendli) -> None:
+    message = {"role": "user", "content": "Hi", "model": "mine", "x": 1}
+    await client.serverless.messages.create(model="m", max_tokens=9, messages=[message])
+    assert server.requests[0].json["messages"] == [message]

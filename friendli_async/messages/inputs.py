@@ -87,7 +87,7 @@ class _CheckedMessage(msgspec.Struct):
 
 
 InputMessages = Sequence[InputMessage | Message | AnyMessage | Mapping[str, object]]
-"""A conversation: any mix of dicts, ``InputMessage`` and earlier replies."""
+"""A conversation: any mix of dicts, ``InputMessage`` and earlier replies, also those that were saved as JSON."""
 
 Conversation = list[InputMessage | Message | Mapping[str, object]]
 """A mutable conversation, to append to."""
@@ -167,6 +167,7 @@ class MessagesOptions(ExtraOptions, total=False):
 
 
 _encode_blocks: Final = map_items(lambda block: as_input(block) if isinstance(block, KnownBlock) else block)
+_ONLY_IN_REPLIES: Final = frozenset(Message.__struct_fields__) - {"role", "content"}
 
 
 def _encode_message(message: object) -> object:
@@ -175,6 +176,8 @@ def _encode_message(message: object) -> object:
         return {"role": message.role, "content": _encode_blocks(message.content)}
     if isinstance(message, Mapping) and "content" in message:
         fields = cast("Mapping[str, object]", message)
+        if fields.get("type") == "message":  # a reply that was saved as JSON: messages of requests have no type
+            fields = {name: value for name, value in fields.items() if name not in _ONLY_IN_REPLIES}
         return {**fields, "content": _encode_blocks(fields["content"])}
     return message  # pyright: ignore[reportUnknownVariableType]  # any value, returned as is
 
