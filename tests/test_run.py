@@ -596,7 +596,7 @@ TOOL_ERRORS = [
     ("weather", '{"city":', "arguments", "Error: the arguments are not valid JSON: "),
     ("fail", {}, "failed", "Error: ValueError: no such city"),
     ("returns_unserializable_object", {}, "result", "Error: the tool's result cannot be serialized: "),
-    ("never_ends", {}, "timeout", "Error: the tool did not finish within 0.05 s"),
+    ("never_ends", {}, "timeout", "Error: the tool did not finish within 0.05 s; it may have taken effect"),
     ("cancels_itself", {}, "failed", "Error: the tool was cancelled"),
     ("times_out", {}, "failed", "Error: TimeoutError: the database did not answer"),
     ("raises_tool_error", {}, "failed", "Error: there are two cities of that name"),

@@ -362,7 +362,8 @@ class ToolRunner:
             if isinstance(error, TimeoutError) and limit.expired:
                 timeout = self._settings.tool_timeout
                 _log.warning("the tool %r did not finish within %g s", tool.name, timeout)
-                raise ToolError(f"the tool did not finish within {timeout:g} s", kind="timeout") from error
+                message = f"the tool did not finish within {timeout:g} s; it may have taken effect"
+                raise ToolError(message, kind="timeout") from error
             _strip_library_frames(error)
             # The arguments are not logged: they may be confidential.
             _log.warning("the tool %r raised %s", tool.name, type(error).__name__, exc_info=error)
