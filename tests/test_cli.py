@@ -281,6 +281,7 @@ def test_output_that_cannot_be_written_is_no_bad_input(environment: dict[str, st
         (["-m", "m"], "no prompt: pass one"),
         (["-m", "m", "-o", "temprature", "1", "Hi"], "did you mean 'temperature'"),
         (["-m", "m", "-o", "temperature", "hot", "Hi"], "temperature"),
+        (["-m", "m", "-o", "messages", "[]", "Hi"], "-o cannot set messages: pass a prompt"),
         (["-m", "m", "-a", "/nowhere/x.png", "Hi"], "/nowhere/x.png"),
         (["-m", "m", "--schema", "{", "Hi"], "--schema is not valid JSON"),
     ],
@@ -689,6 +690,12 @@ async def test_doctor_verifies_the_certificate(run: Run, tmp_path: Path) -> None
     assert checks(untrusted)["stream"].startswith("FAIL")
     assert re.match(r"ok: TLSv1\.[23], certificate valid until \w{3} .* GMT", checks(trusted)["TLS"])
     assert "by tls" in checks(trusted)["stream"]  # the server's reply, which is not a stream
+
+
+def test_doctor_does_not_blame_the_certificate_if_the_server_does_not_use_tls(run: Run, server: FriendliServer) -> None:
+    lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=server.url.replace("http:", "https:")))
+    assert lines["TLS"] == "FAIL: handshake failed: WRONG_VERSION_NUMBER"
+    assert "does the server use TLS on this port?" in lines["stream"]
 
 
 def test_doctor_times_out_a_hanging_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,26 @@ def test_invalid_line_is_reported_and_nothing_is_sent(files: Files, line: str, m
     assert not files.target.exists()
 
 
+def test_first_ten_invalid_lines_are_reported_at_once(files: Files) -> None:
+    good = '{"custom_id": "a", "prompt": "Hi"}\n'
+    files.source.write_text(good + "{bad\n" + '{"prompt": 7}\n' + good)
+    code, stderr = files.run()
+    source = files.source
+    assert (code, stderr.splitlines()[0]) == (2, "friendli-async batch: several lines are invalid")
+    assert [line.partition(": ")[0] for line in stderr.splitlines()[1:]] == [
+        f"{source} line 2 is not JSON",
+        f"{source} line 3",
+        f"{source} line 4",
+    ]
+    files.source.write_text(good + "7\n" * 12)
+    code, stderr = files.run()
+    *named, last = stderr.splitlines()[1:]
+    assert (code, last) == (2, "the lines after these were not checked")
+    assert named == [f"{source} line {n}: expected a request object or a prompt string" for n in range(2, 12)]
+    assert files.server.requests == []
+    assert not files.target.exists()
+
+
 def test_row_without_model_is_reported_if_no_model_is_given(files: Files) -> None:
     files.write(request("a"), "Hi")
     code, stderr = files.run(model=())
@@ -335,6 +355,7 @@ def test_rejected_rows_end_the_run_and_are_sent_again_by_the_same_command(files:
     status_of_run, stderr = files.run()
     assert (status_of_run, len(files.server.requests)) == (0, sent + 100)
     assert "100 of 100 rows succeeded" in stderr
+    assert "the same command" not in stderr
 
 
 def test_keep_going_sends_every_row_whatever_is_rejected(files: Files) -> None:
@@ -479,6 +500,7 @@ async def test_requests_in_flight_at_interrupt_are_written_to_the_file(files: Fi
     done = len(files.lines())
     assert done == len(files.server.requests) >= 4
     assert f"{50 - done} remaining".encode() in errors
+    assert b"the same command continues with the remaining rows" in errors
     assert {line["response"]["status_code"] for line in files.lines()} == {200}
     files.server.always(None)
     assert (await to_thread.run_sync(files.run_in_subprocess))[0] == 0

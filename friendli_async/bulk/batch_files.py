@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from pathlib import Path
@@ -52,6 +52,8 @@ _EMBEDDINGS: Final = "/v1/embeddings"
 _request_encoder: Final = msgspec.json.Encoder(order="deterministic")
 _ID_PREFIX: Final = "batch_req_"
 _DIGEST_SIZE: Final = 16
+_MAX_NAMED: Final = 10
+"""Invalid lines that are named: usually all are wrong in the same way."""
 _ID_PATTERN: Final = re.compile(f"{_ID_PREFIX}[0-9a-f]{{{2 * _DIGEST_SIZE}}}")
 
 
@@ -140,32 +142,42 @@ class BatchInput:
             The number of requests.
 
         Raises:
-            RowsError: A line is not a request, or the client would reject it before sending.
-            DuplicateKeyError: Two lines have the same ``custom_id``.
+            RowsError: A line is not a request, has the ``custom_id`` of another, or would be rejected by the client
+                before sending. If there are several such lines, it names the first ten.
             OSError: The file cannot be read.
         """
         lines: dict[str, int] = {}
-        for number, row in self._numbered_rows():
-            first = lines.setdefault(row.custom_id, number)
-            if first != number:
-                raise DuplicateKeyError(
-                    f"{self.path} line {number}: custom_id {row.custom_id!r} is already used in line {first}"
-                )
-            try:
-                self._check_row(row)
-            except (TypeError, ValueError) as error:
-                raise RowsError(f"{self.path} line {number}: {error}") from None
+        invalid: list[RowsError] = []
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.isspace():
+                    continue
+                try:
+                    self._check_line(number, line, lines)
+                except RowsError as error:
+                    invalid.append(error)
+                if len(invalid) == _MAX_NAMED:
+                    break
+        if invalid:
+            raise invalid[0] if len(invalid) == 1 else _all_of(invalid)
         return len(lines)
+
+    def _check_line(self, number: int, line: bytes, lines: dict[str, int]) -> None:
+        """Checks a line, and adds its ``custom_id`` to those of the lines before."""
+        row = self._parse_line(number, line)
+        first = lines.setdefault(row.custom_id, number)
+        if first != number:
+            raise DuplicateKeyError(
+                f"{self.path} line {number}: custom_id {row.custom_id!r} is already used in line {first}"
+            )
+        try:
+            self._check_row(row)
+        except (TypeError, ValueError) as error:
+            raise RowsError(f"{self.path} line {number}: {error}") from None
 
     async def __aiter__(self) -> AsyncIterator[BatchRow]:
         async for number, line in read_lines(self.path):
             yield self._parse_line(number, line)
-
-    def _numbered_rows(self) -> Iterator[tuple[int, BatchRow]]:
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.isspace():
-                    yield number, self._parse_line(number, line)
 
     def _parse_line(self, number: int, line: bytes) -> BatchRow:
         value = decode_row(line, self.path, number)
@@ -228,6 +240,12 @@ class BatchInput:
         if row.url == _CHAT and "messages" not in required:
             raise RowsError("messages is missing")
         method.encode(method.name, required, options)
+
+
+def _all_of(invalid: list[RowsError]) -> RowsError:
+    named = [str(error) for error in invalid]
+    rest = ["the lines after these were not checked"] if len(named) == _MAX_NAMED else []
+    return RowsError("\n".join(["several lines are invalid", *named, *rest]))
 
 
 def _url_of(url: object, body: Mapping[str, Any]) -> str:

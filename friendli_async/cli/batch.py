@@ -253,10 +253,12 @@ class _Reporter:
         if progress.resumed:
             parts.append(f"{progress.resumed:,} from an earlier run")
         self.write_line(f"{', '.join(parts)}; {progress.tokens:,} tokens in {_time(progress.seconds)}")
+        if progress.done < self.total:
+            self.write_line("the same command continues with the remaining rows")
         if self._rejected:
             self.write_line(
-                f"the same command sends the {_rows(self._rejected)} again that were rejected because of the token, "
-                "account, model or endpoint (401, 402, 403, 404, 407), or could not be sent"
+                f"the same command sends the {_rows(self._rejected)} again: rejected because of the token, account, "
+                "model or endpoint (401, 402, 403, 404, 407), or not sent for lack of a connection"
             )
         if self._invalid:
             self.write_line(

@@ -219,6 +219,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the parameters of the call."""
     options: dict[str, Any] = {} if arguments.model is None else {"model": arguments.model}
     for key, value in arguments.option:
+        if key == "messages":
+            raise ConfigurationError("-o cannot set messages: pass a prompt, and -s for a system message")
         try:
             options[key] = json.loads(value)
         except ValueError:

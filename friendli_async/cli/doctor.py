@@ -228,8 +228,10 @@ async def _connect(host: str, port: int, tls: ssl.SSLContext | None = None) -> a
     try:
         _, writer = await asyncio.open_connection(host, port, ssl=tls)
     except ssl.SSLError as error:
-        reason = getattr(error, "verify_message", "") or error.reason or error
-        raise _CheckFailedError(f"handshake failed: {reason}; to trust another CA, set SSL_CERT_FILE") from None
+        reason = error.reason or error  # the check of the stream explains it
+        if isinstance(error, ssl.CertificateError):
+            reason = f"{error.verify_message}; to trust another CA, set SSL_CERT_FILE"
+        raise _CheckFailedError(f"handshake failed: {reason}") from None
     except OSError as error:
         raise _CheckFailedError(f"could not connect to {host}:{port}: {_words_of(error)}") from None
     return writer
