@@ -2,22 +2,23 @@
 
 import importlib.util
 import inspect
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import pytest
 
 from friendli_async import ArgumentError, AsyncFriendli, ChatCompletion, ToolCall
 from friendli_async.chat import AssistantMessage, Messages, UserMessage
-from friendli_async.messages import Conversation, InputMessage, ToolResultBlock
 from friendli_async.replies import FunctionCall
 from friendli_async.responses import ContentPart
-from friendli_async.testing import FriendliServer
+from friendli_async.testing import FriendliServer, json_body
 
 SOURCE: Final = Path(__file__).parent / "typing" / "conversations.py"
 
+JSON = dict[str, Any]
 Example = Callable[[AsyncFriendli], Awaitable[None]]
 
 
@@ -79,22 +80,74 @@ async def test_parts_of_replies_can_be_nested_in_dicts(server: FriendliServer, c
     assert sent[1]["input"][0]["content"] == [{"type": "output_text", "text": "Hi"}]
 
 
-async def test_saved_reply_is_sent_to_the_messages_api_like_the_reply_itself(
-    server: FriendliServer, client: AsyncFriendli
+CALL: Final[JSON] = {"function": {"name": "f", "arguments": "{}"}}
+ANSWERS: Final[dict[str, list[JSON]]] = {
+    "chat": [
+        {"role": "assistant", "content": "Hi", "reasoning_content": "hm", "annotations": []},
+        {"content": "Hi"},
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "tool_calls": [CALL, {"id": "1", "type": "function", **CALL}]},
+    ],
+    "messages": [
+        {"type": "text", "text": "Hi", "citations": None},
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "tool_use", "name": "f", "input": {"city": "Oslo"}},
+        {"type": "redacted_thinking", "data": "x"},
+    ],
+    "responses": [
+        {"type": "message", "id": "1", "status": "completed", "content": [{"type": "output_text", "text": "Hi"}]},
+        {"type": "message", "role": "assistant"},
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {"type": "function_call", "name": "f", "arguments": "{}"},
+    ],
+}
+QUESTION: Final = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize("answer", ANSWERS["chat"], ids=json.dumps)
+async def test_saved_message_is_sent_to_chat_like_the_reply_itself(
+    server: FriendliServer, client: AsyncFriendli, answer: JSON
 ) -> None:
-    question = {"role": "user", "content": "Weather in Oslo?"}
-    tools = [{"name": "weather", "input_schema": {"type": "object"}}]
-    reply = await client.serverless.messages.create(model="m", max_tokens=9, messages=[question], tools=tools)
-    assert reply.usage is not None
-    result = ToolResultBlock(reply.tool_calls[0].id, "clear")
-    conversation: Conversation = [question, reply, InputMessage("user", [result])]
-    restored = msgspec.json.decode(msgspec.json.encode(conversation))
-    assert restored[1]["usage"]
-    for messages in (conversation, restored, msgspec.to_builtins(conversation)):
+    server.enqueue(json_body({"choices": [{"index": 0, "finish_reason": "stop", "message": answer}]}))
+    reply = await client.serverless.chat.complete(model="m", messages=[QUESTION])
+    saved = json.loads(json.dumps([QUESTION, reply.message.as_input()]))
+    await client.serverless.chat.complete(model="m", messages=[QUESTION, reply.message])
+    await client.serverless.chat.complete(model="m", messages=saved)
+    live, restored = [request.json["messages"] for request in server.requests[1:]]
+    assert restored == live == saved
+
+
+@pytest.mark.parametrize("block", ANSWERS["messages"], ids=json.dumps)
+async def test_saved_message_is_sent_to_messages_like_the_reply_itself(
+    server: FriendliServer, client: AsyncFriendli, block: JSON
+) -> None:
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    fields = {"id": "1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+    server.enqueue(json_body({**fields, "content": [block], "usage": usage}))
+    reply = await client.serverless.messages.create(model="m", max_tokens=9, messages=[QUESTION])
+    saved = json.loads(json.dumps([QUESTION, reply.as_input()]))
+    whole = msgspec.json.decode(msgspec.json.encode([QUESTION, reply]))
+    assert whole[1]["usage"] == usage
+    for messages in ([QUESTION, reply], saved, whole):
         await client.serverless.messages.create(model="m", max_tokens=9, messages=messages)
-    live, *saved = [request.json["messages"] for request in server.requests[1:]]
-    assert saved == [live, live]
+    live, *restored = [request.json["messages"] for request in server.requests[1:]]
+    assert restored == [live, live]
+    assert live == saved
     assert live[1].keys() == {"role", "content"}
+
+
+@pytest.mark.parametrize("item", ANSWERS["responses"], ids=json.dumps)
+async def test_saved_item_is_sent_to_responses_like_the_reply_itself(
+    server: FriendliServer, client: AsyncFriendli, item: JSON
+) -> None:
+    server.enqueue(json_body({"id": "1", "object": "response", "status": "completed", "output": [item]}))
+    response = await client.serverless.responses.create(model="m", input=[QUESTION])
+    saved = json.loads(json.dumps([QUESTION, *(item.as_input() for item in response.output)]))
+    await client.serverless.responses.create(model="m", input=[QUESTION, *response.output])
+    await client.serverless.responses.create(model="m", input=saved)
+    live, restored = [request.json["input"] for request in server.requests[1:]]
+    assert restored == live
+    assert live[1:] == saved[1:]
 
 
 async def test_unknown_fields_of_a_message_are_sent(server: FriendliServer, client: AsyncFriendli) -> None:

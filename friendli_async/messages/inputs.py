@@ -172,7 +172,9 @@ _ONLY_IN_REPLIES: Final = frozenset(Message.__struct_fields__) - {"role", "conte
 
 def _encode_message(message: object) -> object:
     """Converts a message to its wire form. Any other value is returned as is, for validation to reject."""
-    if isinstance(message, Message | InputMessage):
+    if isinstance(message, Message):
+        return message.as_input()
+    if isinstance(message, InputMessage):
         return {"role": message.role, "content": _encode_blocks(message.content)}
     if isinstance(message, Mapping) and "content" in message:
         fields = cast("Mapping[str, object]", message)

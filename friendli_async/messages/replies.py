@@ -161,6 +161,11 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
         """The tool calls that the model requests, with their input as JSON text."""
         return tuple(block.as_call() for block in self.content if isinstance(block, ToolUseBlock))
 
+    def as_input(self) -> dict[str, object]:
+        """Returns the message in its request form: a dict of JSON values with its role and content."""
+        content = [as_input(block) if isinstance(block, KnownBlock) else block for block in self.content]
+        return {"role": self.role, "content": content}
+
 
 MessageEnvelope = Message
 """Another name of ``Message``: the start of a streamed one has its metadata, and usually no content yet."""
