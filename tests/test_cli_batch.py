@@ -179,6 +179,14 @@ def test_reply_in_any_encoding_is_written_so_that_the_run_resumes(files: Files, 
     assert len(files.server.requests) == 1
 
 
+def test_summary_counts_the_completion_tokens(files: Files) -> None:
+    usage = {"prompt_tokens": 900, "completion_tokens": 600, "total_tokens": 1500}
+    choice = {"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}
+    files.server.always(json_body({"choices": [choice], "usage": usage}))
+    files.write(request("a"), request("b"))
+    assert files.run()[1].startswith("2 of 2 rows succeeded; 1,200 completion tokens in 0:0")
+
+
 def test_reply_with_nan_is_written_as_valid_json(files: Files) -> None:
     answer = b'{"choices": [{"index": 0, "message": {"content": "half \\ud83d"}}], "score": NaN}'
     files.server.enqueue(body(answer, content_type="application/json"))

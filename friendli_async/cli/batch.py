@@ -252,7 +252,7 @@ class _Reporter:
             parts.append(f"{self.total - progress.done:,} remaining")
         if progress.resumed:
             parts.append(f"{progress.resumed:,} from an earlier run")
-        self.write_line(f"{', '.join(parts)}; {progress.tokens:,} tokens in {_time(progress.seconds)}")
+        self.write_line(f"{', '.join(parts)}; {progress.tokens:,} completion tokens in {_time(progress.seconds)}")
         if progress.done < self.total:
             self.write_line("the same command continues with the remaining rows")
         if self._rejected:
