@@ -695,6 +695,14 @@ async def test_decorated_method_is_bound_to_its_instance() -> None:
     assert await Desk.note(ann, "c") == "Ann: c"
 
 
+@pytest.mark.parametrize("method", [Desk.note, tool(Desk.plain)])
+async def test_method_without_its_instance_is_rejected_with_the_way_to_take_it(method: Any) -> None:
+    with pytest.raises(ToolDefinitionError, match=r"it is a method: take it from an instance, such as Desk\(\).note"):
+        _ = method.parameters
+    with pytest.raises(ToolDefinitionError, match="take it from an instance"):
+        await method.run('{"text":"a"}')
+
+
 async def test_bound_class_and_static_methods_can_be_tools() -> None:
     assert await tool(Desk("Ann").plain).run('{"text":"a"}') == "Ann says a"
     assert await tool(Desk.count).run('{"up_to":3}') == "Desk 3"

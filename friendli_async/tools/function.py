@@ -48,6 +48,7 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _OUTSIDE: Final = "a class or static method must be wrapped outside the class, such as tool(Desk.count)"
+_UNBOUND: Final = {"cls": _OUTSIDE, "self": "it is a method: take it from an instance, such as Desk().note"}
 _MAX_THREADS: Final = 40  # in an event loop; anyio's own limit
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -352,8 +353,8 @@ def _resolve_types(name: str, fn: Callable[..., Any], parameters: list[inspect.P
     """Returns the types of the parameters, with strings resolved; the return type does not matter."""
     for parameter in parameters:
         if parameter.annotation is parameter.empty:
-            if parameter.name == "cls" and _is_unbound_method(fn):
-                raise _unusable(name, _OUTSIDE)
+            if parameter.name in _UNBOUND and _is_unbound_method(fn):
+                raise _unusable(name, _UNBOUND[parameter.name])
             raise _unusable(name, f"its parameter {parameter.name!r} has no type annotation (Any accepts any JSON)")
     inner = _unwrap(fn)
     annotated = types.SimpleNamespace(__annotations__={each.name: each.annotation for each in parameters})
