@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from support.clock import wait_until
 from support.sockets import client_of, complete
 
 from friendli_async import (
@@ -48,6 +49,7 @@ from friendli_async.bulk import (
     sending,
 )
 from friendli_async.bulk import run as bulk_run
+from friendli_async.bulk.checkpoint import Checkpoint
 from friendli_async.chat import ParsedCompletion
 from friendli_async.responses import ParsedResponse
 from friendli_async.testing import FriendliServer, json_body, status, text
@@ -710,6 +712,46 @@ async def test_run_closed_by_another_task_releases_its_checkpoint_to_the_next_on
     closing = asyncio.create_task(outcomes.aclose())
     await asyncio.sleep(0)
     assert len(await run(ROWS, Caller(), path)) == len(ROWS)
+    await closing
+    with pytest.raises(StopAsyncIteration):
+        await reading
+
+
+async def test_checkpoint_released_just_after_it_was_refused_is_opened_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    started, may_end = asyncio.Event(), asyncio.Event()
+    refused: list[Exception] = []
+
+    async def call(row: Any) -> Any:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+
+    async def release() -> None:
+        may_end.set()
+        await wait_until(lambda: not bulk_run._ending)
+
+    def open_and_hold_the_error(checkpoint: Any) -> None:
+        try:
+            open_checkpoint(checkpoint)
+        except CheckpointInUseError as error:
+            refused.append(error)
+            asyncio.run_coroutine_threadsafe(release(), loop).result(30)
+            raise
+
+    open_checkpoint = Checkpoint.open
+    monkeypatch.setattr(Checkpoint, "open", open_and_hold_the_error)
+    outcomes = run_all(ROWS, call, checkpoint=path, key=lambda row: str(row["id"]))
+    reading = asyncio.ensure_future(anext(outcomes))
+    await started.wait()
+    closing = asyncio.create_task(outcomes.aclose())
+    await asyncio.sleep(0)
+    assert len(await run(ROWS, Caller(), path)) == len(ROWS)
+    assert len(refused) == 1
     await closing
     with pytest.raises(StopAsyncIteration):
         await reading

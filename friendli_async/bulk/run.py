@@ -343,15 +343,16 @@ class Job(Generic[Row, R]):
             self._fail(error)
 
     async def _open_ledger(self, ledger: Ledger[Row, R]) -> None:
+        ending = {*_ending}  # one of them may be using the file, and may have released it when the error arrives here
         try:
             await asyncio.to_thread(ledger.open)
         except CheckpointInUseError:
-            if not _ending:
+            ending |= _ending
+            if not ending:
                 raise
         else:
             return
-        # One of them may be using the file, and is about to release it.
-        await asyncio.gather(*(job.finish_ending() for job in [*_ending]))
+        await asyncio.gather(*(job.finish_ending() for job in ending))
         await asyncio.to_thread(ledger.open)
 
     async def _start_calls(self) -> None:
