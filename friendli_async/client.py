@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, Unpack, cast
 
+from friendli_async._core.loops import running_loop
 from friendli_async._core.observers import Observer
 from friendli_async._core.protocol import Deployment
 from friendli_async._core.secret import masked, masked_values
@@ -249,6 +250,7 @@ class AsyncFriendli(Hinted):
         return copy
 
     async def __aenter__(self) -> Self:
+        running_loop()  # without one, it is said here, and not by the first call
         if self._runtime.transport.closed:
             raise ConfigurationError("the client is closed", draining=True)
         return self

@@ -46,6 +46,7 @@ from friendli_async import (
 )
 from friendli_async._core.net import pool as pool_module
 from friendli_async._core.observers import Observer
+from friendli_async.bulk import run_all
 from friendli_async.testing import FriendliServer, chunk, head, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
@@ -938,8 +939,22 @@ async def test_stream_cannot_be_copied(client: AsyncFriendli) -> None:
             duplicate(stream)
 
 
-@pytest.mark.parametrize("read", [lambda stream: stream.__anext__(), lambda stream: stream.result()])
-def test_stream_read_without_an_event_loop_says_so(read: Callable[[Any], Coroutine[Any, Any, object]]) -> None:
-    stream = open_stream(AsyncFriendli("t"))
-    with pytest.raises(RuntimeError, match="no running event loop"):
-        read(stream).send(None)
+BEGINNINGS: dict[str, Callable[[AsyncFriendli], Coroutine[Any, Any, object]]] = {
+    "async with client": lambda client: client.__aenter__(),
+    "aclose": lambda client: client.aclose(),
+    "warm_up": lambda client: client.warm_up(2),
+    "complete": lambda client: client.serverless.chat.complete(model="m", messages=MESSAGES),
+    "anext": lambda client: open_stream(client).__anext__(),
+    "async with stream": lambda client: open_stream(client).__aenter__(),
+    "result": lambda client: open_stream(client).result(),
+    "text": lambda client: open_stream(client).text().__anext__(),
+    "run_all": lambda client: run_all(["a"], client.serverless.model.list).__anext__(),
+    "server": lambda client: FriendliServer().__aenter__(),
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_use_in_trio_or_without_an_event_loop_says_what_is_missing(beginning: str) -> None:
+    begun = BEGINNINGS[beginning](AsyncFriendli("t"))
+    with pytest.raises(RuntimeError, match="no running event loop: friendli_async needs one of asyncio's"):
+        begun.send(None)

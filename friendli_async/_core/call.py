@@ -18,6 +18,7 @@ from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.events.stream import Outcome
 from friendli_async._core.held import Held
+from friendli_async._core.loops import running_loop
 from friendli_async._core.net.clock import CallClock
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.net.exchange import Exchange
@@ -229,7 +230,7 @@ class Call(Generic[T]):
 
     def _start(self) -> None:
         engine = self._engine
-        self.loop = asyncio.get_running_loop()
+        self.loop = running_loop()
         self.clock = CallClock(engine.settings.timeout, self.loop)
         self.stopwatch = Stopwatch(self.clock.now)
         if engine.settings.observers is not None:

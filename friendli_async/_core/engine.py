@@ -11,6 +11,7 @@ from friendli_async._core.call import Call, Caller, Recovery, Sink
 from friendli_async._core.events.reader import Collector
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import Held
+from friendli_async._core.loops import running_loop
 from friendli_async._core.net.clock import CallClock, ReadClock
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Operation
@@ -101,6 +102,7 @@ class Engine(Caller):
         most, connections = self.runtime.max_connections, plain_number(connections)
         if not is_count(connections) or connections > most:
             raise ConfigurationError(f"warm_up() opens 1 to {most} connections (max_connections), not {connections!r}")
+        running_loop()  # without one nothing begins
         opening = (self._open_connection() for _ in range(connections))
         outcomes = await asyncio.gather(*opening, return_exceptions=True)
         failures = [Held(outcome) for outcome in outcomes if outcome is not None]

@@ -11,10 +11,18 @@ if TYPE_CHECKING:
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
-    """Returns the running loop. Raises RuntimeError if there is none."""
+    """Returns the running loop.
+
+    Raises:
+        RuntimeError: There is none: the caller runs in trio, or in no event loop.
+    """
     import asyncio  # already loaded if a stream is open; importing the library alone does not need it
 
-    return asyncio.get_running_loop()
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        message = "no running event loop: friendli_async needs one of asyncio's, and does not work with trio"
+        raise RuntimeError(message) from None
 
 
 def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> bool:

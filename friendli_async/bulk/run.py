@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from friendli_async._callables import check_plain
 from friendli_async._core.held import Held
-from friendli_async._core.loops import call_in_loop, wait_done, wait_ended
+from friendli_async._core.loops import call_in_loop, running_loop, wait_done, wait_ended
 from friendli_async._core.runtime import Scope
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
@@ -294,7 +294,7 @@ class Job(Generic[Row, R]):
         """Starts taking rows."""
         if self._state.closed or self._state.stopped:
             return
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._started_at = self._loop.time()
         self._is_taking = True
         self._row_taker = asyncio.create_task(self._take_rows())

@@ -19,6 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from multidict import CIMultiDict
 
 from friendli_async._callables import check_plain
+from friendli_async._core.loops import running_loop
 from friendli_async.testing.arguments import check_seconds, check_text, check_type
 from friendli_async.testing.faults import Faults
 from friendli_async.testing.limiter import Limiter
@@ -142,9 +143,10 @@ class FriendliServer:
         """Start listening.
 
         Raises:
-            RuntimeError: The server is running already.
+            RuntimeError: The server is running already, or no event loop of asyncio is running.
             OSError: The port is in use.
         """
+        running_loop()
         if self._runner is not None:
             raise RuntimeError("this server is already running")
         listener = _Listener(self._handle, self._connected, self._disconnected)

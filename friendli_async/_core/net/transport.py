@@ -15,7 +15,7 @@ from yarl import URL
 
 from friendli_async._core.body.forms import Form, FormUpload, as_payload, is_sendable
 from friendli_async._core.held import Held, clear_tracebacks
-from friendli_async._core.loops import call_in_loop
+from friendli_async._core.loops import call_in_loop, running_loop
 from friendli_async._core.net.dialing import DialContext, WarmedUp, current_dial
 from friendli_async._core.net.exchange import AiohttpExchange, Exchange
 from friendli_async._core.net.failures import BROKEN, failed_connecting, translate
@@ -279,7 +279,7 @@ class AiohttpTransport:
     async def close(self) -> None:
         """Closes every loop's pool: this loop's before it returns, the others in their own loops."""
         with self._lock:
-            here = self._pools.pop(asyncio.get_running_loop(), None)
+            here = self._pools.pop(running_loop(), None)
             _close_all(self._pools)  # first, since the rest may be cancelled
             self._pools.clear()
         if here is not None:
