@@ -42,12 +42,14 @@ from friendli_async import (
 from friendli_async._core.events.sse import SSEDecoder
 from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status, run_until_disconnect
 from friendli_async.asgi.events import WholeEvents
+from friendli_async.chat import ParsedChatStream
 from friendli_async.testing import (
     FriendliServer,
     Step,
     burst,
     chunk,
     cut,
+    done,
     error_data,
     finish,
     gate,
@@ -608,6 +610,7 @@ async def test_other_objects_are_rejected_by_the_constructor(client: AsyncFriend
         (forgotten, r"not the coroutine .*complete\(\): await it"),
         ("text", r"takes a stream, chat\.stream\(\.\.\.\), or a run, chat\.run\(\.\.\.\), not str"),
         (client.serverless.chat.run(tools=[], **given), "encode is required for a run"),
+        (client.serverless.chat.parse_stream(Any, **given).snapshots(), "encode is required for snapshots"),
     ):
         with pytest.raises(TypeError, match=reason):
             SSEResponse(wrong)
@@ -744,6 +747,77 @@ async def test_events_that_arrived_before_the_client_was_closed_are_sent_before_
     before, error = last_event(browser.body)
     assert b'"once"' in before
     assert error["error"]["code"] == "shutting_down"
+
+
+# --- views of structured output --------------------------------------------------------------------------------------
+
+
+def parse_stream(client: AsyncFriendli) -> ParsedChatStream[dict[str, list[int]]]:
+    messages = [{"role": "user", "content": "Hi"}]
+    return client.serverless.chat.parse_stream(dict[str, list[int]], model="m", messages=messages)
+
+
+VIEWS: dict[str, Callable[[AsyncFriendli], Any]] = {
+    "snapshots": lambda client: parse_stream(client).snapshots(),
+    "items": lambda client: parse_stream(client).items("n", of=int),
+}
+
+
+@pytest.mark.parametrize(
+    ("view", "sent"),
+    [("snapshots", b'data: {"n": [1]}\n\ndata: {"n": [1, 2]}\n\n'), ("items", b"data: 1\n\ndata: 2\n\n")],
+)
+async def test_view_of_a_value_is_served_as_encode_shows_it(
+    server: FriendliServer, client: AsyncFriendli, view: str, sent: bytes
+) -> None:
+    server.enqueue(text('{"n": [1,', " 2]", "}"))
+    browser = await serve(VIEWS[view](client), encode=json.dumps, end="[DONE]")
+    assert browser.body == sent + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (text('{"n": [1,', ' "2"]}'), "output_invalid"),
+        (text('{"n": [1,', " so far"), "output_invalid"),
+        (script(chunk('{"n": [1,'), finish("length"), done()), "output_cut_off"),
+        (script(chunk('{"n": [1,'), cut()), "output_cut_off"),
+    ],
+    ids=["type", "JSON", "length", "cut"],
+)
+async def test_view_of_an_invalid_answer_ends_with_an_error_event(
+    server: FriendliServer, client: AsyncFriendli, view: str, answer: Any, code: str
+) -> None:
+    server.enqueue(answer)
+    browser = await serve(VIEWS[view](client), encode=json.dumps, end="[DONE]")
+    before, error = last_event(browser.body)
+    assert before.startswith(b"data: ")
+    assert b"[DONE]" not in before
+    assert error["error"]["code"] == code
+
+
+@pytest.mark.parametrize("view", VIEWS)
+async def test_disconnect_of_the_browser_of_a_view_stops_the_model(
+    server: FriendliServer, client: AsyncFriendli, view: str
+) -> None:
+    server.enqueue(script(chunk('{"n": [1,'), stall()))
+    browser = Server()
+    task = asyncio.create_task(serve(VIEWS[view](client), browser, encode=json.dumps))
+    await browser.until(lambda: b"1" in browser.body)
+    browser.disconnected.set()
+    await asyncio.wait_for(task, 30)
+    assert await server.requests[0].disconnected()
+
+
+async def test_view_is_closed_by_a_drain_that_times_out(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk('{"n": [1,'), stall()))
+    browser = Server()
+    task = asyncio.create_task(serve(VIEWS["snapshots"](client), browser, encode=json.dumps))
+    await browser.until(lambda: b"1" in browser.body)
+    assert await client.drain(0.01) == 1
+    await asyncio.wait_for(task, 30)
+    assert last_event(browser.body)[1]["error"]["code"] == "shutting_down"
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The response itself: opens a stream or a run, and relays it until its end."""
+"""The response itself: opens a stream or a run, and relays it, or a view of it, until its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from friendli_async.chat.run import Run
 from friendli_async.errors import FriendliError
 from friendli_async.options import is_number, plain_number
 from friendli_async.streams import EventStream
-from friendli_async.streams.views import View
+from friendli_async.streams.views import ValueView, View
 
 __all__ = ["SSEResponse", "Servable"]
 
@@ -41,7 +41,10 @@ _FAILED: Final = (
 
 
 class Servable(Protocol[E_co]):
-    """What a response can serve: a stream (``EventStream``) or a run (``chat.run``). Only these two are accepted."""
+    """What a response can serve: a stream (``EventStream``), a run (``chat.run``), or a view of structured output.
+
+    These views are ``snapshots()`` and ``items()`` of ``parse_stream``. Nothing else is accepted.
+    """
 
     async def __anext__(self) -> E_co: ...
 
@@ -68,7 +71,8 @@ class SSEResponse:
 
     Args:
         stream: A stream (``chat.stream(...)``) or a run (``chat.run(...)``), open or not, whose rest is sent. The
-            response owns it and closes it.
+            response owns it and closes it. Or a view of structured output, ``snapshots()`` or ``items()`` of
+            ``chat.parse_stream(...)``: an answer that does not match its type then ends with an error event, too.
         heartbeat: Seconds without a byte from upstream after which a comment, ``: ping``, is sent between two events,
             so that proxies keep the connection open. None disables it.
         answer_after: Seconds to wait for the stream to open. Then the status 200, the headers and a ``: ping`` are
@@ -80,7 +84,7 @@ class SSEResponse:
             event of your own), a dict is the JSON data of ``event: error``, and None sends nothing: the response just
             ends.
         encode: Called with each event; what it returns is sent instead of upstream's bytes, see ``Encoded``. Required
-            for a run: you choose which parts of the tool calls a browser sees.
+            for a run, where it chooses which parts of the tool calls a browser sees, and for a view.
         end: Sent after the last event of a stream that did not fail, see ``Encoded``: how a browser tells its end from
             a broken connection. Without ``encode``, upstream's own last event does this (``data: [DONE]`` of chat),
             unless the stream is stopped.
@@ -89,8 +93,8 @@ class SSEResponse:
             exception is raised: the stream could not be opened, or code of your own failed.
 
     Raises:
-        TypeError: Not a stream or a run; ``encode`` is no function, or missing for a run; ``on_error`` or
-            ``background`` is no function; or ``end`` cannot be sent.
+        TypeError: Not a stream, a run or such a view; ``encode`` is no function, or missing for a run or a view;
+            ``on_error`` or ``background`` is no function; or ``end`` cannot be sent.
         ValueError: A number of seconds is not greater than 0.
     """
 
@@ -105,6 +109,7 @@ class SSEResponse:
         "_send_timeout",
         "_stream",
         "_used",
+        "_view",
         "background",
         "raw_headers",
     )
@@ -133,7 +138,9 @@ class SSEResponse:
         self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
         """The further headers, in ASGI's form."""
         self.background: Any = background  # a Starlette BackgroundTask, if FastAPI sets it
-        self._stream = cast("EventStream[Any] | Run", stream)
+        self._view = stream if isinstance(stream, ValueView) else None
+        source = stream if self._view is None else self._view._stream  # pyright: ignore[reportPrivateUsage] - its own
+        self._stream = cast("EventStream[Any] | Run", source)
         self._heartbeat = heartbeat
         self._answer_after = answer_after
         self._send_timeout = send_timeout
@@ -214,7 +221,7 @@ class SSEResponse:
         stream = await self._stream.__aenter__()
         stream._begin_response(work, sender.hurry)  # pyright: ignore[reportPrivateUsage] - nothing public
         if self._encode is not None:
-            return _EVENT_STREAM, stream, EncodedEvents(self._encode)
+            return _EVENT_STREAM, self._view or stream, EncodedEvents(self._encode)
         assert isinstance(stream, EventStream), "a run has encode"
         content_type = stream.meta.headers.get("content-type", "")
         # Any other type is a mistake of upstream's. As HTML, a browser would execute what the model wrote.
@@ -230,11 +237,13 @@ class SSEResponse:
 
 
 def _check_source(stream: object, encode: object) -> None:
-    """Raises TypeError for anything but a stream or a run, for no function as ``encode``, and for a run without it."""
+    """Raises TypeError for what cannot be served, and for an ``encode`` that is no function, or that is missing."""
     check_plain(encode, "encode", "an event")
     if isinstance(stream, Run) and encode is None:
         raise TypeError("encode is required for a run: it chooses what a browser sees of each event, such as the text")
-    if isinstance(stream, EventStream | Run):
+    if isinstance(stream, ValueView) and encode is None:
+        raise TypeError("encode is required for snapshots() and items(): it returns what to send for each")
+    if isinstance(stream, EventStream | Run | ValueView):
         return
     given, advice = type(stream).__name__, ""
     if inspect.iscoroutine(stream):

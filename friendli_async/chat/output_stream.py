@@ -16,7 +16,7 @@ from friendli_async.chat.output import Answer, MismatchError, Output, output_of
 from friendli_async.errors import FriendliError, OutputCutOffError, OutputInvalidError, StreamInterruptedError
 from friendli_async.replies import Partial, Reply, attach_meta, convert_reply
 from friendli_async.streams.stream import AssembledStream
-from friendli_async.streams.views import View
+from friendli_async.streams.views import ValueView
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import StreamOpening
@@ -180,7 +180,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         raise problem.take()
 
 
-class SnapshotView(View[Any]):
+class SnapshotView(ValueView[Any]):
     """Yields the partial value of a stream whenever it changes."""
 
     def __init__(self, stream: OutputStream[Any, Any, Any, Any]) -> None:
@@ -195,7 +195,7 @@ class SnapshotView(View[Any]):
         raise StopAsyncIteration
 
 
-class ItemView(View[V]):
+class ItemView(ValueView[V]):
     """Yields the elements of a list in a stream's value, one by one."""
 
     def __init__(self, stream: OutputStream[Any, Any, Any, Any], path: str, output: Output[V]) -> None:

@@ -1,4 +1,4 @@
-"""Views of a stream: its text, piece by piece, and its bytes."""
+"""Views of a stream: its text, piece by piece, its bytes, and what those of structured output have in common."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from friendli_async.streams.stream import EventStream
     from friendli_async.streams.tee import Branch
 
-__all__ = ["RawView", "TextView", "View"]
+__all__ = ["RawView", "TextView", "ValueView", "View"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -66,6 +66,12 @@ class TextView(View[str]):
                 text, self._high_surrogate = split_surrogate(self._high_surrogate, text)
             if text:
                 return text
+
+
+class ValueView(View[T_co]):
+    """A view of the value of structured output, which a response can serve."""
+
+    _stream: EventStream[Any]
 
 
 class RawView(View[bytes]):
