@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Any, Final, cast
 
 __all__ = ["sample"]
@@ -124,9 +125,13 @@ def _character_of(members: Sequence[tuple[Any, Any]]) -> str:
 
 
 def _number(schema: Mapping[str, Any], usual: float) -> float:
-    least: float = schema.get("minimum", schema.get("exclusiveMinimum", usual - 1) + 1)
-    most: float = schema.get("maximum", schema.get("exclusiveMaximum", usual + 1) - 1)
-    return min(max(least, usual), most)
+    least: float = schema.get("minimum", -inf)
+    most: float = schema.get("maximum", inf)
+    above: float = schema.get("exclusiveMinimum", -inf)
+    below: float = schema.get("exclusiveMaximum", inf)
+    distance = min(most, below) - max(least, above)
+    step = 1 if isinstance(usual, int) else min(1.0, distance / 2)
+    return min(max(usual, least, above + step), most, below - step)
 
 
 def _first(values: object) -> object:
