@@ -262,9 +262,9 @@ async def test_client_disconnect_is_detected_only_once_it_happens(
     raw_client.send()
     request = await server.wait_for_requests(1)
     await raw_client.reader.readuntil(b"Hel")
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"waited 0 s; the reply to request 1, POST /.*, is still in progress"):
         await request.disconnected(timeout=0)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match="waited 0 s; requests received: 1, in progress: 1; open connections: 1"):
         await server.idle(timeout=0)
     assert (request.outcome, request.completed) == ("open", False)
     await raw_client.close()
@@ -282,9 +282,10 @@ async def test_client_reset_during_write_is_detected(server: FriendliServer, raw
 
 
 async def test_wait_for_requests_and_connections_times_out(server: FriendliServer) -> None:
-    with pytest.raises(TimeoutError):
+    state = "waited 0 s; requests received: 0, in progress: 0; open connections: 0"
+    with pytest.raises(TimeoutError, match=state):
         await server.wait_for_requests(1, timeout=0)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=state):
         await server.wait_for_connections(1, timeout=0)
 
 

@@ -118,7 +118,8 @@ class ReceivedRequest:
         Raises:
             TimeoutError: The reply is still in progress.
         """
-        await self._signal.until(lambda: self.outcome != "open", timeout)
+        state = f"the reply to request {self.number}, {self.method} {self.path}, is still in progress"
+        await self._signal.until(lambda: self.outcome != "open", timeout, lambda: state)
         return self.outcome == "disconnected"
 
 

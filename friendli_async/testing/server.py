@@ -274,7 +274,7 @@ class FriendliServer:
         Raises:
             TimeoutError: It did not become true in time.
         """
-        await self._signal.until(condition, timeout)
+        await self._signal.until(condition, timeout, self._state)
 
     async def wait_for_requests(self, count: int = 1, *, timeout: float = 30.0) -> ReceivedRequest:
         """Wait until a number of requests have been received in total.
@@ -316,6 +316,11 @@ class FriendliServer:
         await self.wait_until(lambda: not self._active, timeout=timeout)
 
     # --- internals ---
+
+    def _state(self) -> str:
+        """Return what is known when a wait times out."""
+        received = f"requests received: {len(self.requests)}, in progress: {self._active}"
+        return f"{received}; open connections: {len(self._open)}"
 
     def _connected(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         self.connections += 1

@@ -24,24 +24,34 @@ class Signal:
         for waiter in tuple(self._waiters):
             call_in_loop(waiter.get_loop(), wake, waiter)
 
-    async def until(self, condition: Callable[[], bool], timeout: float) -> None:
+    async def until(self, condition: Callable[[], bool], timeout: float, state: Callable[[], str]) -> None:
         """Wait until a condition is true.
 
         Args:
             condition: Checked now and after each `notify`.
             timeout: Maximum time to wait, in seconds.
+            state: Returns what the error says of the present state.
 
         Raises:
             TimeoutError: The condition did not become true in time.
         """
-        async with asyncio.timeout(timeout):
-            while True:
-                waiter = asyncio.get_running_loop().create_future()
-                # Registered before the check, so that a change between check and wait is not missed.
-                self._waiters.add(waiter)
-                try:
-                    if condition():
-                        return
-                    await waiter
-                finally:
-                    self._waiters.discard(waiter)
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                await self._until(condition)
+        except TimeoutError:
+            if not limit.expired():  # it is the condition's own
+                raise
+            raise TimeoutError(f"waited {timeout:g} s; {state()}") from None
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while True:
+            waiter = asyncio.get_running_loop().create_future()
+            # Registered before the check, so that a change between check and wait is not missed.
+            self._waiters.add(waiter)
+            try:
+                if condition():
+                    return
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
