@@ -463,6 +463,18 @@ async def test_all_faults_that_pydantic_finds_are_sent_back(client: AsyncFriendl
     assert caught.value.path == "sizes[0]"
 
 
+class Quoting(pydantic.BaseModel):
+    lines: list[pydantic.Json[int]]
+
+
+async def test_invalid_json_inside_a_string_is_reported_with_its_path(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(text('{"lines": ["1", "one"]}'))
+    with pytest.raises(OutputInvalidError, match=r"not a valid Quoting: Invalid JSON: .* \(at lines\[1\]\)$"):
+        await client.serverless.chat.parse(Quoting, model="m", messages=ASK)
+
+
 @pytest.mark.parametrize(
     ("kind", "answer", "value"),
     [

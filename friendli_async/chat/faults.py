@@ -36,7 +36,7 @@ def faults_of(error: Exception, kind: Any) -> Faults:
     if not callable(errors):
         return []
     faults = cast("list[dict[str, Any]]", errors(include_url=False, include_input=False))
-    if faults[0]["type"] == "json_invalid":
+    if faults[0]["type"] == "json_invalid" and not faults[0]["loc"]:  # else a string inside is (pydantic.Json)
         return []
     return [(fault["msg"], _path_of(fault["loc"])) for fault in faults]
 
