@@ -367,6 +367,8 @@ SIZE = {"type": "integer", "minimum": 1, "description": "How big."}
         (list[pydantic.PositiveInt], {"type": "array", "items": POSITIVE}),
         (Annotated[str, annotated_types.Len(1, 3)], {"type": "string", "minLength": 1, "maxLength": 3}),
         (pydantic.NaiveDatetime, {"type": "string", "format": "date-time"}),
+        (pydantic.UUID4, {"type": "string", "format": "uuid"}),
+        (pydantic.IPvAnyAddress, {"type": "string"}),
         (typing_extensions.TypeAliasType("Alias", list[pydantic.PositiveInt]), {"type": "array", "items": POSITIVE}),
     ],
     ids=str,

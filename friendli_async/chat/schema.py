@@ -445,8 +445,10 @@ class _Rewriter:
         if schema.get("format") == "duration":
             schema = {**schema, "pattern": _DURATION}
             del schema["format"]
-        if self._strict and schema.get("format", "date") not in _FORMATS:
-            del schema["format"]
+        if self._strict and "format" in schema:
+            schema["format"] = str(schema["format"]).rstrip("0123456789")  # pydantic has uuid1 to uuid8
+            if schema["format"] not in _FORMATS:
+                del schema["format"]
         if "patternProperties" in schema:  # of a dict whose keys match a pattern; the client validates them
             values = [*schema.pop("patternProperties").values()]
             schema["additionalProperties"] = values[0] if len(values) == 1 else {"anyOf": values}
