@@ -314,13 +314,12 @@ def test_client_is_got_in_the_event_loop_and_not_in_a_thread_that_others_may_blo
     assert threads == [of_loop, of_loop]
 
 
-def test_app_without_lifespan_is_an_error() -> None:
-    app = FastAPI()
-
+@pytest.mark.parametrize("app", [FastAPI(), FastAPI(lifespan=lifespan())], ids=["none", "not run"])
+def test_app_without_lifespan_or_whose_lifespan_has_not_run_is_an_error(app: FastAPI) -> None:
     @app.get("/")
     async def route(client: Client) -> None: ...
 
-    with pytest.raises(RuntimeError, match="no client"):
+    with pytest.raises(RuntimeError, match=r"no client: .* lifespan=.*, and let .* run: in a test, use `with"):
         TestClient(app).get("/")
 
 

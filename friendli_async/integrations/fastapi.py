@@ -240,7 +240,8 @@ def client_of(connection: HTTPConnection) -> AsyncFriendli:
     client: object = state.get(_STATE) or getattr(connection.app.state, _STATE, None)
     if not isinstance(client, AsyncFriendli):
         raise RuntimeError(
-            "the app has no client: create the app with lifespan=friendli_async.integrations.fastapi.lifespan()"
+            "the app has no client: create the app with lifespan=friendli_async.integrations.fastapi.lifespan(), and "
+            "let its lifespan run: in a test, use `with TestClient(app)`"
         )
     return client
 
