@@ -22,6 +22,7 @@ from friendli_async import (
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async.billing import CostPage
+from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers
 from friendli_async.testing import FriendliServer
 from friendli_async.testing import body as reply_of
@@ -121,6 +122,34 @@ def test_every_stream_raises_error_at_start_and_after_content(kind: str, name: s
         assert isinstance(reader.failure, APIStatusError), body
         assert MSG in str(reader.failure), body
         assert reader.failure.request_id == "r"
+
+
+def test_error_without_a_request_id_in_the_headers_keeps_its_own() -> None:
+    reader = EventReader(ChatCollector(), 1 << 20, 200, Headers())
+    reader.feed(b'data: {"error": {"message": "no", "request_id": "own"}}\n\n')
+    assert isinstance(reader.failure, APIStatusError)
+    assert reader.failure.request_id == "own"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (delta("a"), "the stream ended before it was complete"),
+        (delta("a") + b"trace: a-b\n", "trace: a-b"),
+        (b"", "the stream ended before any content came"),
+        (DONE, "the stream ended before any content came"),
+        (b"trace: a-b\n\n" + DONE, "trace: a-b"),
+        (delta("a") + b'event: x\ndata: {"message": "was unwell"}\n\nquota exceeded\n', "quota exceeded"),
+    ],
+)
+def test_early_end_says_what_came_beside_the_events(data: bytes, message: str) -> None:
+    reader = feed_reader("chat", data, b"", with_content=False)
+    assert str(reader.failure).removesuffix(" (request id r)") == message
+
+
+def test_lines_after_the_sentinel_are_ignored() -> None:
+    reader = feed_reader("chat", delta("a") + DONE + b"quota exceeded\n", with_content=False)
+    assert (reader.has_ended, reader.failure) == (True, None)
 
 
 @pytest.mark.parametrize("kind", REPLIES)

@@ -136,10 +136,12 @@ def streams(draw: st.DrawFn, api: str) -> bytes:
     return end.join([*lines, ""]).encode()
 
 
-def read(api: str, pieces: Sequence[bytes]) -> tuple[Collector[Any, Any, Any], EventReader[Any], list[Any]]:
+def read(
+    api: str, pieces: Sequence[bytes], stop_conditions: Sequence[Callable[[Any], object]] = ()
+) -> tuple[Collector[Any, Any, Any], EventReader[Any], list[Any]]:
     """Returns what has read a stream in these pieces, and its events."""
     collector = COLLECTORS[api]()
-    reader = EventReader[Any](collector, 1 << 20, 200, Headers())
+    reader = EventReader[Any](collector, 1 << 20, 200, Headers(), stop_conditions)
     events: list[Any] = []
     for piece in (*filter(None, pieces), b""):
         if not reader.has_ended:
@@ -150,8 +152,10 @@ def read(api: str, pieces: Sequence[bytes]) -> tuple[Collector[Any, Any, Any], E
     return collector, reader, events
 
 
-def outcome_of(api: str, pieces: Sequence[bytes]) -> dict[str, object]:
-    collector, reader, events = read(api, pieces)
+def outcome_of(
+    api: str, pieces: Sequence[bytes], stop_conditions: Sequence[Callable[[Any], object]] = ()
+) -> dict[str, object]:
+    collector, reader, events = read(api, pieces, stop_conditions)
     failure = reader.failure
     return {
         "events": list(map(repr, events)),
@@ -172,6 +176,15 @@ def test_splits_into_reads_do_not_affect_the_outcome(api: str, data: st.DataObje
     expected = outcome_of(api, [stream])
     assert outcome_of(api, [stream[at : at + 1] for at in range(len(stream))]) == expected
     assert outcome_of(api, cut(stream, data.draw(cuttings(len(stream))))) == expected
+
+
+@pytest.mark.parametrize("api", COLLECTORS)
+@given(st.data())
+@fewer
+def test_stop_condition_that_is_never_true_does_not_affect_the_outcome(api: str, data: st.DataObject) -> None:
+    stream = data.draw(streams(api))
+    pieces = cut(stream, data.draw(cuttings(len(stream))))
+    assert outcome_of(api, pieces, [lambda _: False]) == outcome_of(api, pieces)
 
 
 TEXTS: Final[dict[str, Callable[[], Callable[[Any], str]]]] = {

@@ -324,6 +324,16 @@ async def test_any_of_several_predicates_stops_the_stream(server: FriendliServer
         assert await read(stream) == "ab"
 
 
+async def test_error_beside_the_content_that_stops_the_stream_is_ignored(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    both = sse({"choices": [{"index": 0, "delta": {"content": "b"}}], "error": {"message": "no"}})
+    server.enqueue(script(chunk("a"), raw(both)))
+    stream = open_stream(client).stop_when(lambda text: "b" in text)
+    assert await read(stream) == "ab"
+    assert stream.outcome == "stopped"
+
+
 async def test_text_predicate_is_called_once_per_change_of_the_text(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:

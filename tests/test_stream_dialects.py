@@ -414,7 +414,7 @@ async def test_unknown_field_is_ignored_if_the_sentinel_ends_the_stream(
     "line",
     [
         *(b"quota exceeded", b"error: quota", b"detail: quota", b"x-error: quota", b"upstream: quota exceeded"),
-        *(b"status: failed", b"code: 503", b"x-state: Timeout error"),
+        *(b"status: failed", b"code: 503", b"x-state: Timeout error", b"x-error-kind: quota", b"failed:"),
     ],
 )
 async def test_line_with_words_for_failure_is_the_error_of_an_unfinished_answer(

@@ -204,14 +204,17 @@ async def test_view_raises_stream_error(server: FriendliServer, client: AsyncFri
     assert caught.value.partial.text == "a"
 
 
-async def test_surrogate_pair_split_over_two_chunks_is_joined(server: FriendliServer, client: AsyncFriendli) -> None:
-    halves = b"".join(
-        b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % half for half in (b"a\\ud83d", b"\\ude00b")
+async def test_surrogate_pair_split_over_two_chunks_is_joined_and_a_half_at_the_end_is_delivered(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    pieces = b"".join(
+        b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % piece
+        for piece in (b"a\\ud83d", b"\\ude00b", b"c\\ud83d")
     )
-    server.enqueue(script(raw(halves), finish(), done()))
+    server.enqueue(script(raw(pieces), finish(), done()))
     stream = open_stream(client)
-    assert "".join([piece async for piece in stream.text()]) == "a😀b"
-    assert (await stream.result()).text == "a😀b"
+    assert [piece async for piece in stream.text()] == ["a", "😀b", "c", "\ud83d"]
+    assert (await stream.result()).text == "a😀bc\ud83d"
 
 
 async def test_second_task_cannot_read_stream_concurrently(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -215,7 +215,7 @@ class EventReader(Generic[E]):
 
     def _decode_plain(self, data: bytes, payloads: list[bytes]) -> None:
         """Decodes the data of plain events, and a sentinel after them: in one pass if all of them are ordinary."""
-        is_end = bool(payloads) and payloads[-1] == DONE
+        is_end = payloads[-1] == DONE
         if is_end:
             payloads.pop()
         try:
@@ -314,7 +314,7 @@ class EventReader(Generic[E]):
             payload = json_or_none(possible_error)
             self._fail(error_of_payload(payload, possible_error, self._status, self._headers))
             return
-        error, message = parse_unframed(stray, self._status, self._headers) if stray else (None, "")
+        error, message = parse_unframed(stray, self._status, self._headers)
         if error is not None:
             self._fail(error)
             return
