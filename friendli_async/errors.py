@@ -129,7 +129,7 @@ class APIConnectionError(FriendliError):
         sent: Whether the request may have been accepted (and billed). False if it was never sent.
         draining: Whether the call was interrupted because its client was drained or closed.
         permanent: Whether a retry would fail in the same way (an invalid certificate, no common TLS version, a request
-            rejected by the proxy), and is therefore not made.
+            rejected by the proxy, an unusable token), and is therefore not made.
     """
 
     sent: bool = False

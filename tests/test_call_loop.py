@@ -45,6 +45,7 @@ from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.call import Call, Recovery
 from friendli_async._core.engine import Engine
 from friendli_async._core.net.dialing import DialContext
+from friendli_async._core.pacing import on_rejection
 from friendli_async._core.protocol import Deployment, Operation
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
@@ -259,6 +260,16 @@ async def test_error_is_marked_sent_if_any_attempt_may_have_been_accepted() -> N
     assert (await loop.fails(APIConnectionError)).sent is False
 
 
+@in_virtual_time
+async def test_token_that_fails_in_a_retry_is_a_configuration_error_only_if_no_attempt_may_have_been_accepted() -> None:
+    tokens = iter(["t", "", "t", ""])
+    loop = Loop(response(status=500), token=lambda: next(tokens))
+    sent = await loop.fails(APIConnectionError)
+    assert (sent.sent, statuses(sent)) == (True, [500, None])
+    loop = Loop(response(status=429), token=lambda: next(tokens))
+    assert statuses(await loop.fails(ConfigurationError)) == [429]
+
+
 @pytest.mark.parametrize(("repeatable", "billed"), [(True, True), (True, False), (False, False)])
 @in_virtual_time
 async def test_read_timeout_is_retried_only_if_repeatable_and_not_billed(repeatable: bool, billed: bool) -> None:
@@ -366,6 +377,39 @@ async def test_idle_stream_raises_idle_timeout() -> None:
 
 
 @in_virtual_time
+async def test_timeout_while_the_first_event_is_read_keeps_its_class() -> None:
+    loop = Loop(response(APITimeoutError(limit="idle", seconds=1.0)), retry=None)
+    with pytest.raises(APITimeoutError):
+        await open_stream(loop.client())
+
+
+@in_virtual_time
+async def test_cause_of_a_failed_attempt_has_no_request_id() -> None:
+    error = await Loop(response(b"busy", status=400, x_request_id="r1")).fails(APIStatusError)
+    assert str(error) == "400 busy (request id r1)"
+    assert [attempt.cause for attempt in error.meta.attempts] == ["BadRequestError: 400 busy"]
+
+
+@pytest.mark.parametrize("tunnelled", [False, True])
+@in_virtual_time
+async def test_status_407_is_ascribed_to_the_proxy_unless_it_came_through_a_tunnel(tunnelled: bool) -> None:
+    async def answer(dial: DialContext) -> FakeExchange:
+        connected(dial)
+        dial.proxy, dial.tunnelled = "http://proxy:1", tunnelled
+        return FakeExchange(status=407)
+
+    error = await Loop(answer).fails(APIStatusError)
+    assert ("(from the proxy http://proxy:1)" in str(error)) is not tunnelled
+
+
+@in_virtual_time
+async def test_retry_that_a_bulk_run_delays_beyond_the_total_timeout_is_not_waited_for() -> None:
+    on_rejection.set(lambda error, wait: 60.0)
+    error = await Loop(response(status=429), timeout=10).fails(RateLimitError)
+    assert (statuses(error), now()) == ([429], 0.0)
+
+
+@in_virtual_time
 async def test_stream_is_retried_only_before_its_first_event() -> None:
     good = response(delta("a", "stop"))
     overloaded = b'data: {"error": {"message": "overloaded", "code": 503}}\n\n'
@@ -468,6 +512,27 @@ async def test_interrupt_ends_attempt_or_backoff_immediately(answer: Answer) -> 
     assert all(exchange.ends for exchange in loop.transport.exchanges)
 
 
+@pytest.mark.parametrize(("how", "status"), [("interrupted", None), ("closed", 503)])
+@in_virtual_time
+async def test_attempt_that_ends_with_the_client_is_neither_recovered_nor_announced_as_retried(
+    how: str, status: int | None
+) -> None:
+    retries: list[Attempt] = []
+    policy = RetryPolicy(initial=0.0, on_retry=retries.append)
+    recovery = FakeRecovery(True)
+    loop = Loop(response(status=503, after=2.0), response(GOOD), retry=policy, recover=recovery)
+    call: Call[Any] = Call(loop.engine, loop.operation, Arguments(b"{}"), "json")
+    task = asyncio.ensure_future(call.run(call.read_reply))
+    await asyncio.sleep(1.0)
+    if how == "interrupted":
+        call.interrupt(APIConnectionError("the client was drained"))
+    else:
+        loop.transport.closed = True
+    with pytest.raises(FriendliError) as raised:
+        await task
+    assert (statuses(raised.value), retries, recovery.seen) == ([status], [], [])
+
+
 @pytest.mark.parametrize("answer", [hanging(), response(status=503, retry_after="30"), response(b"{", NEVER_ENDS)])
 @in_virtual_time
 async def test_cancellation_propagates_and_cleans_up(answer: Answer) -> None:
@@ -549,6 +614,29 @@ async def test_recovery_is_not_tried_without_a_status() -> None:
     assert recovery.seen == []
 
 
+@in_virtual_time
+async def test_interrupt_while_a_recovery_ends_prevents_the_next_attempt() -> None:
+    async def recover(arguments: Arguments, error: APIStatusError) -> bool:
+        call.interrupt(APIConnectionError("the client was drained"))
+        return True
+
+    loop = Loop(response(status=404), response(GOOD), recover=recover)
+    call: Call[Any] = Call(loop.engine, loop.operation, Arguments(b"{}"), "json")
+    with pytest.raises(APIConnectionError, match="drained") as raised:
+        await call.run(call.read_reply)
+    assert (statuses(raised.value), len(loop.sent_at)) == ([404], 1)
+
+
+@in_virtual_time
+async def test_error_of_a_call_that_the_recovery_makes_keeps_its_meta() -> None:
+    async def recover(arguments: Arguments, error: APIStatusError) -> bool:
+        await Loop(response(status=409)).call()
+        return True
+
+    error = await Loop(response(status=404), recover=recover).fails(APIStatusError)
+    assert statuses(error) == [409]
+
+
 # --- on_retry --------------------------------------------------------------------------------------------------------
 
 
@@ -580,6 +668,20 @@ def test_exception_in_on_retry_is_logged_and_retry_continues(
     with caplog.at_level(logging.ERROR, logger="friendli_async"):
         run_in_virtual_time(main())
     assert "no good callback" in caplog.text
+
+
+# --- logging ---------------------------------------------------------------------------------------------------------
+
+
+def test_attempts_are_logged_with_method_path_status_and_duration(caplog: pytest.LogCaptureFixture) -> None:
+    answers = failing(REFUSED), response(status=503, after=1.0), response(GOOD, after=2.0)
+    with caplog.at_level(logging.DEBUG, logger="friendli_async"):
+        run_in_virtual_time(Loop(*answers).call())
+    assert [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"] == [
+        "POST /serverless/x: no reply, APIConnectionError: could not connect in 0.000 s",
+        "POST /serverless/x: 503, InternalServerError in 1.000 s",
+        "POST /serverless/x: 200 in 2.000 s",
+    ]
 
 
 # --- call depth ------------------------------------------------------------------------------------------------------

@@ -500,6 +500,7 @@ CALLS: Final[
         lambda c: c.dedicated.endpoint.get_status("ep_1"),
         ("endpoint.get_status", "dedicated", None, "acme"),
     ),
+    "without a team": (lambda c: c.serverless.model.list(), ("model.list", "serverless", None, None)),
 }
 
 
@@ -515,6 +516,10 @@ async def test_events_have_operation_deployment_model_and_team(
     fields = {(event.operation, event.deployment, event.model, event.team) for event in seen.events}
     assert fields == {expected}
     assert server.requests[0].headers.get("X-Friendli-Team") == expected[3]
+    if name == "management":
+        ended = seen.events[-1]
+        assert isinstance(ended, CallEnded)
+        assert ended.finish_reasons == (), "the status of an endpoint is none"
 
 
 @pytest.mark.parametrize("call", [complete, lambda client: read(open_stream(client))], ids=["plain", "stream"])

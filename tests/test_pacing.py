@@ -243,6 +243,14 @@ async def test_jitter_after_a_hold_is_capped_by_max_wait() -> None:
 
 
 @in_virtual_time
+async def test_jitter_after_a_hold_takes_at_most_half_of_the_time_left() -> None:
+    client = PacedClient(retry=RetryPolicy(initial=30.0))
+    await client.make_rejected_call(10.0)
+    await asyncio.gather(*(client.call(timeout=12) for _ in range(50)))
+    assert all(10.0 <= at <= 11.0 for at in client.sent_at)
+
+
+@in_virtual_time
 async def test_calls_fail_at_once_while_the_server_names_a_wait_beyond_max_retry_after() -> None:
     client = PacedClient()
     await client.make_rejected_call(3600.0)
@@ -409,8 +417,12 @@ async def test_call_that_a_hold_keeps_from_being_sent_is_logged(caplog: pytest.L
 
 @pytest.mark.parametrize(
     ("options", "bound"),
-    [({"timeout": 5}, "total"), ({"retry": RetryPolicy(max_retry_after=9)}, "max_retry_after")],
-    ids=["total", "max_retry_after"],
+    [
+        ({"timeout": 5}, "total"),
+        ({"retry": RetryPolicy(max_retry_after=9)}, "max_retry_after"),
+        ({"timeout": 5, "retry": RetryPolicy(max_retry_after=9)}, "max_retry_after"),
+    ],
+    ids=["total", "max_retry_after", "both"],
 )
 @pytest.mark.parametrize(("code", "kind"), [(429, RateLimitError), (503, InternalServerError)])
 @in_virtual_time

@@ -40,7 +40,6 @@ from friendli_async import (
     AsyncFriendli,
     ChatStream,
     ConfigurationError,
-    FriendliError,
     Gauges,
     InternalServerError,
     LoopGauges,
@@ -192,7 +191,7 @@ class PendingCall:
         self.loop = asyncio.new_event_loop()
         self.held = False
 
-    def interrupt(self, error: FriendliError) -> None:
+    def interrupt(self, error: APIConnectionError) -> None:
         raise AssertionError("the event loop is closed")
 
 

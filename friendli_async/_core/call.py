@@ -198,7 +198,7 @@ class Call(Generic[T]):
         finally:
             runtime.end(self)
 
-    def interrupt(self, error: FriendliError, outcome: Outcome | None = None) -> None:
+    def interrupt(self, error: APIConnectionError, outcome: Outcome | None = None) -> None:
         """Makes the call, which is running, raise this error at the loop's next turn.
 
         The first interruption takes precedence over later ones, and over the errors that it causes.
@@ -211,8 +211,7 @@ class Call(Generic[T]):
         if self.clock.interruption is not None:
             return
         if self._stream and outcome is None:
-            draining = isinstance(error, APIConnectionError) and error.draining
-            error, outcome = StreamInterruptedError(str(error), draining=draining), "cancelled"
+            error, outcome = StreamInterruptedError(str(error), draining=error.draining), "cancelled"
         self._interrupted_outcome = outcome
         self.clock.interrupt(error)
 
@@ -312,14 +311,14 @@ class Call(Generic[T]):
         self._headers = without_token(self._headers, token)
         if self.clock.interruption is not None:  # which error it causes depends on timing
             error = copy.copy(self.clock.interruption)
-            if isinstance(error, APIConnectionError):
-                error.sent = self.clock.sent
+            error.sent = self.clock.sent
         if isinstance(error, ConfigurationError):
             if not self._accepted:  # nothing can have been accepted
                 # None if the call failed before it could wait (``queued``) or send, as ``FriendliError.meta`` says.
                 error.meta = self.meta() if self._attempts or self.stopwatch.queued else None
                 return error
             error = APIConnectionError(str(error), sent=True, draining=error.draining)
+            error.permanent = True  # like the ConfigurationError that it stands for
         self._accepted = self._accepted or _may_have_been_accepted(error)
         if isinstance(error, APIConnectionError):
             error.sent = self._accepted

@@ -17,7 +17,7 @@ from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Operation
 from friendli_async._core.reporting import RunReporter
 from friendli_async._core.runtime import Work
-from friendli_async.errors import ConfigurationError, FriendliError
+from friendli_async.errors import APIConnectionError, ConfigurationError
 from friendli_async.options import is_count, plain_number
 from friendli_async.replies import Meta, attach_meta
 
@@ -168,7 +168,7 @@ class StreamOpening(Generic[E, R, U]):
         assert self._call is not None, "kept if opening failed"
         return self._call.meta()
 
-    def interrupt(self, error: FriendliError, outcome: Outcome) -> Outcome:
+    def interrupt(self, error: APIConnectionError, outcome: Outcome) -> Outcome:
         """Makes an ``open`` in progress raise the error, unless it was interrupted before; returns the outcome."""
         assert self._call is not None, "kept until it is open"
         self._call.interrupt(error, outcome)

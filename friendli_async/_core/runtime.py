@@ -122,7 +122,7 @@ class InFlightCall(Protocol):
     held: bool
     """Whether a rate-limit hold pauses it."""
 
-    def interrupt(self, error: FriendliError) -> None:
+    def interrupt(self, error: APIConnectionError) -> None:
         """Makes the call raise the error at its loop's next turn."""
         ...
 

@@ -9,7 +9,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
-from friendli_async.errors import APITimeoutError, FriendliError, TimeoutLimit
+from friendli_async.errors import APIConnectionError, APITimeoutError, TimeoutLimit
 from friendli_async.options import Timeouts
 
 _MESSAGES: dict[TimeoutLimit, str] = {
@@ -165,7 +165,7 @@ class CallClock(_TaskLimit):
         self.sent: bool = False
         self._limit: TimeoutLimit = "total"
         self._detail = ""
-        self.interruption: FriendliError | None = None
+        self.interruption: APIConnectionError | None = None
 
     def time_left(self) -> float | None:
         """Returns the seconds until the total limit, or None if there is none."""
@@ -189,7 +189,7 @@ class CallClock(_TaskLimit):
         self.reschedule(None)
         return None if when is None else when - self.now()
 
-    def interrupt(self, error: FriendliError) -> None:
+    def interrupt(self, error: APIConnectionError) -> None:
         """Ends the attempt or wait with this error at the loop's next turn. Later ones raise it when they begin."""
         self.interruption = error
         if self._task is not None:
