@@ -187,6 +187,16 @@ def test_single_accepts_only_a_chunk_that_is_exactly_one_event() -> None:
     assert decoder.single(b"data: e\n\n") is None, "the chunk continues an unfinished line"
 
 
+@pytest.mark.parametrize("before", [b"data: a\r\r", b"data: a\r\n\r", b""])
+def test_fast_paths_are_not_taken_before_the_first_line_or_within_a_line_end(before: bytes) -> None:
+    decoder = SSEDecoder()
+    decoder.feed(before)
+    for event in (b"data: b\n\n", b"data: b\n\ndata: c"):
+        assert decoder.single(event) is None
+    if before:
+        assert decoder.plain(b"data: b\n\ndata: c") is None
+
+
 def test_plain_accepts_redundant_names_unless_split_before_a_blank_line() -> None:
     stream = b"event: kind\ndata: a\n\nevent: kind\ndata: b\n\nevent: e\ndata: c\n\n"
     assert SSEDecoder().plain(stream) is None
@@ -342,6 +352,21 @@ def test_limit_includes_comments_ignored_lines_and_multiple_lines(stream: bytes)
         decoder = SSEDecoder(99)
         assert decode(chunks, decoder) == []
         assert isinstance(decoder.error, ResponseDecodeError)
+
+
+def test_nothing_follows_an_event_over_the_limit() -> None:
+    event = b"data: a\n\n"
+    for before in (b"", event):
+        decoder = SSEDecoder(limit=20)
+        assert len(decoder.feed(before + b"data: %b\n\n" % (b"x" * 30) + event)) == len(before) // len(event)
+        assert (decoder.single(event), decoder.plain(event), decoder.feed(event)) == (None, None, [])
+
+
+def test_fast_paths_leave_an_event_over_the_limit_to_the_limit() -> None:
+    for begun, rest in ((b"", b"data: 123456789\n\n"), (b"data: 1234", b"56789\n\n")):
+        decoder = SSEDecoder(limit=14)
+        assert len(decoder.feed(b"data: 0\n\n" + begun)) == 1
+        assert (decoder.single(rest), decoder.plain(rest)) == (None, None)
 
 
 def test_limit_error_names_the_setting_and_truncates_its_excerpt() -> None:

@@ -90,7 +90,7 @@ class SSEDecoder:
             lines = self._within_limit(lines)
         events = self._interpret(lines)
         self._update_size(lines)
-        self._is_idle = not (self._line or self._size or self._after_cr or self._is_first or self._name or self.error)
+        self._is_idle = not (self._line or self._size or self._after_cr or self._is_first or self.error)
         return events
 
     def single(self, data: bytes) -> bytes | None:
