@@ -533,6 +533,31 @@ async def test_attempt_that_ends_with_the_client_is_neither_recovered_nor_announ
     assert (statuses(raised.value), retries, recovery.seen) == ([status], [], [])
 
 
+@in_virtual_time
+async def test_events_that_arrive_with_the_end_of_the_body_in_the_turn_of_aclose_are_discarded() -> None:
+    class Ended(FakeExchange):
+        def abort_with(self, error: FriendliError) -> None:
+            """Like the real one at the end of the body."""
+
+    async def answer(dial: DialContext) -> FakeExchange:
+        connected(dial)
+        return Ended(delta("a"), 5.0, delta("b", "stop"))
+
+    def close() -> None:
+        with pytest.raises(StopIteration):
+            stream.aclose().send(None)
+
+    stream = await open_stream(Loop(answer).client())
+    await anext(stream)
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(5.0, close)
+    with pytest.raises(StreamInterruptedError):
+        await waiting
+    assert [event async for event in stream] == []
+    assert stream.outcome == "cancelled"
+
+
 @pytest.mark.parametrize("answer", [hanging(), response(status=503, retry_after="30"), response(b"{", NEVER_ENDS)])
 @in_virtual_time
 async def test_cancellation_propagates_and_cleans_up(answer: Answer) -> None:

@@ -140,6 +140,15 @@ def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, An
     return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", {})
 
 
+def test_connection_is_returned_with_the_last_bytes() -> None:
+    async def main() -> None:
+        exchange = FakeExchange(delta("a", "stop") + DONE)
+        assert await stream_of(exchange).read()
+        assert exchange.ends == ["finish"]
+
+    run_in_virtual_time(main())
+
+
 async def test_compressed_body_is_decompressed() -> None:
     body = gzip.compress(delta("a") + FINISH + DONE)
     head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")

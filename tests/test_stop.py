@@ -33,7 +33,7 @@ from friendli_async._core.net.exchange import AiohttpExchange
 from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers
-from friendli_async.testing import FriendliServer, chunk, comment, done, finish, raw, script, stall, usage
+from friendli_async.testing import FriendliServer, chunk, comment, done, finish, gate, raw, script, stall, usage
 
 pytestmark = pytest.mark.compatibility
 
@@ -302,6 +302,24 @@ def test_no_split_passes_bytes_after_the_matching_event(blank: bytes) -> None:
         assert limit - len(blank) < len(passed) <= limit
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["later read", "first read"])
+async def test_connection_stays_open_until_the_matching_event_and_is_closed_when_it_has_arrived(
+    server: FriendliServer, client: AsyncFriendli, together: bool
+) -> None:
+    resume = asyncio.Event()
+    first, second = raw(delta("a")), raw(delta("b") + delta("c"))
+    server.enqueue(
+        script(raw(delta("b") + delta("c")), stall()) if together else script(first, gate(resume), second, stall())
+    )
+    async with open_stream(client).stop_when(lambda text: "b" in text) as stream:
+        if not together:
+            await anext(stream)
+            assert (slots_in_use(client), client.gauges().open_streams) == (1, 1)
+            resume.set()
+        assert (await anext(stream)).text == "b"
+        assert slots_in_use(client) == 0
+
+
 async def test_all_tee_branches_receive_the_matching_event(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
     branches = open_stream(client).stop_when(lambda text: "b" in text).tee(3)
@@ -472,11 +490,14 @@ async def test_stop_async_iteration_from_user_code_is_not_taken_for_the_stream_e
         await assert_no_leaks(client, server)
 
 
-async def test_failing_predicate_ends_every_tee_branch(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(chunk("a"), stall()))
-    branches = open_stream(client).stop_when(lambda text: text.nope).tee(2)  # type: ignore[attr-defined]  # the error under test
+@pytest.mark.parametrize("at", ["a", "ab"], ids=["first read", "later read"])
+async def test_failing_predicate_ends_every_tee_branch(server: FriendliServer, client: AsyncFriendli, at: str) -> None:
+    server.enqueue(script(chunk("a"), chunk("b"), stall()))
+    stream = open_stream(client).stop_when(lambda text: text == at and text.nope)  # type: ignore[attr-defined]  # the error under test
+    branches = stream.tee(2)
     ends = await with_timeout(asyncio.gather(*map(_iterate, branches), return_exceptions=True))
     assert sorted(type(end).__name__ for end in ends) == ["AttributeError", "StreamInterruptedError"]
+    assert (stream.outcome, slots_in_use(client)) == ("failed", 0)
 
 
 @pytest.mark.parametrize(
