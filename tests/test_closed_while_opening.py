@@ -119,6 +119,18 @@ def test_read_after_a_cancelled_opening_says_so_and_knows_the_attempts_before() 
     assert "token-of-the-test" not in repr(error.meta.headers)
 
 
+async def test_read_after_an_opening_that_an_exception_of_the_user_ended_names_it() -> None:
+    def token() -> str:
+        raise LookupError("no token today")
+
+    async with client_of("http://nowhere") as client:
+        stream = open_stream(client.with_options(token=token))
+        with pytest.raises(LookupError):
+            await anext(stream)
+        with pytest.raises(StreamInterruptedError, match=r"^the opening of the stream failed with LookupError$"):
+            await stream.result()
+
+
 @pytest.mark.parametrize(
     ("end", "outcome"), [(ChatStream.stop, "stopped"), (ChatStream.aclose, "cancelled")], ids=["stop", "aclose"]
 )

@@ -792,6 +792,12 @@ async def test_content_is_sent_only_to_observers_with_call_content(
         await complete(watched)
     contents = [event for event in content_recorder.events if isinstance(event, CallContent)]
     assert [getattr(event.reply, "text", None) for event in contents] == ["hello", "hello", "hel", None]
+    assert [type(event.reply).__name__ for event in contents] == [
+        "ChatCompletion",
+        "ChatCompletion",
+        "Partial",
+        "NoneType",
+    ]
     assert all(msgspec.json.decode(event.request or b"")["messages"] == MESSAGES for event in contents)
     assert not [event for event in seen.events if isinstance(event, CallContent)]
     assert "hello" not in repr(contents)

@@ -606,17 +606,35 @@ async def test_unread_events_that_arrived_after_the_opening_are_delivered_after_
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-async def test_first_text_that_arrived_while_nobody_read_is_timed(server: FriendliServer, stopped: bool) -> None:
+@pytest.mark.parametrize(("first", "late"), [("", "b"), ("a", "b"), ("", "")])
+async def test_first_text_that_arrived_while_nobody_read_is_timed(
+    server: FriendliServer, stopped: bool, first: str, late: str
+) -> None:
     released = asyncio.Event()
-    first, late = delta(""), delta("b")
-    server.enqueue(script(raw(first), gate(released), raw(late), stall()))
+    server.enqueue(script(raw(delta(first)), gate(released), raw(delta(late)), stall()))
     client = client_of(server.url)
     stream = await open_stream(client)
-    await receive_more(stream, released, len(first + late))
-    assert stream.timing.first_text is None
+    await receive_more(stream, released, len(delta(first) + delta(late)))
+    before = stream.timing.first_text
+    assert (before is None) is (not first)
     await (stream.stop() if stopped else client.aclose())
-    assert stream.timing.first_text is not None
+    assert (stream.timing.first_text is None) is (not first + late)
+    if first:
+        assert stream.timing.first_text == before
     await client.aclose()
+
+
+async def test_stop_condition_is_not_called_for_events_that_nobody_read_when_the_client_was_closed(
+    server: FriendliServer,
+) -> None:
+    late = LateEvents(server, ("own", None), delta("b"))
+    client = late.client()
+    texts: list[str] = []
+    stream = await open_stream(client).stop_when(texts.append)
+    assert (await anext(stream)).text == "a"
+    await late.arrive(stream)
+    await client.aclose()
+    assert (texts, stream.outcome) == (["a"], "cancelled")
 
 
 async def test_unread_events_that_have_arrived_are_delivered_after_the_total_timeout(
@@ -709,6 +727,26 @@ async def test_events_that_arrive_in_the_moment_of_the_close_reach_the_waiting_r
     with pytest.raises(StreamInterruptedError, match="the client was closed"):
         await with_timeout(reading)
     assert got == ["a", "b"]
+
+
+@pytest.mark.parametrize("reads", [read_texts, read_branch])
+async def test_comment_that_arrives_in_the_moment_of_the_close_does_not_hide_it(
+    server: FriendliServer, reads: Callable[[ChatStream], AsyncIterator[str]]
+) -> None:
+    client = LateEvents(server, ("own", None)).client()
+    stream = await open_stream(client)
+    got: list[str] = []
+    reading = asyncio.ensure_future(read_into(got, reads(stream)))
+    await wait_until(lambda: bool(got))
+    await run_loop_iterations()
+    assert stream._open is not None
+    exchange = stream._open.exchange
+    assert isinstance(exchange, AiohttpExchange)
+    assert exchange.take_chunks(chunked(b": comment\n\n"))
+    await client.aclose()
+    with pytest.raises(StreamInterruptedError, match="the client was closed"):
+        await with_timeout(reading)
+    assert got == ["a"]
 
 
 async def read_until_interrupted(stream: ChatStream) -> list[str]:

@@ -188,6 +188,7 @@ async def test_stream_timing_updates_while_open_and_is_final_afterwards(
     await with_timeout(anext(stream))
     middle = stream.timing
     assert (middle.first_event, middle.first_text, middle.last_event, middle.total) == (1.0, 3.0, 3.0, 3.0)
+    assert stream.meta.timing.total == 1.0, "that of the opening while it is open"
     assert (middle.events, middle.gap_max, middle.tokens_per_second) == (2, 2.0, None)
     assert middle.gap_p50 == pytest.approx(2.0, rel=0.02)
     assert middle.bytes > opened.bytes

@@ -262,8 +262,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         if self.on_abort is not None:
             self.on_abort()
         arrived = self._read_arrived()
-        if self.reads_bytes:
-            self.reader.ready.clear()
         if self.head is not None and (self.head or self.reads_bytes):
             self.head += arrived
         del arrived  # an observer may raise, and the traceback must not have bytes that may quote the token
