@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import http_parser
 from support.sockets import (
@@ -186,10 +187,12 @@ c_parser_only = pytest.mark.skipif(
         pytest.param(b"\xff" * 100, marks=c_parser_only),
     ],
 )
-async def test_malformed_chunked_framing_does_not_hang_reader(junk: bytes) -> None:
+@pytest.mark.parametrize("foreign", [False, True], ids=["own session", "session passed in"])
+async def test_malformed_chunked_framing_does_not_hang_reader(junk: bytes, foreign: bool) -> None:
     async with (
         serve_bytes(STREAM_HEAD, chunked(delta("a")), junk, hang=True) as server,
-        client_of(server.url, timeout=Timeouts(idle=None)) as client,
+        aiohttp.ClientSession() as session,
+        client_of(server.url, timeout=Timeouts(idle=None), session=session if foreign else None) as client,
     ):
         stream = open_stream(client)
         with pytest.raises(StreamInterruptedError) as caught:
