@@ -36,6 +36,7 @@ from friendli_async._core.protocol import Deployment, Operation
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.bulk import Adaptive, Outcome, RejectedError, Run, run_all, sending
+from friendli_async.bulk.gate import Gate
 from friendli_async.replies import Headers, Timing
 from friendli_async.testing import FriendliServer, error_data, script, status, text
 
@@ -421,6 +422,29 @@ async def test_closing_the_run_ends_waiting_rows() -> None:
     await asyncio.sleep(5.0)
     await run.aclose()
     assert (now(), await reading, call.started_at) == (5.0, {}, {0: [0.0]})
+
+
+@pytest.mark.parametrize(
+    ("stopped", "closed", "ends"),
+    [(True, False, True), (True, True, False), (False, True, False), (False, False, False)],
+)
+@in_virtual_time
+async def test_cancelling_the_wait_of_a_row_ends_it_with_its_error_only_in_a_stopped_run(
+    stopped: bool, closed: bool, ends: bool
+) -> None:
+    gate, state = Gate(1), sending.RunState()
+    sender = sending.RowSender(Calls(_0=[limited(600.0)]), gate, state)
+    await gate.acquire()
+    task = asyncio.ensure_future(sender.send(0))
+    await asyncio.sleep(5.0)
+    state.stopped, state.closed = stopped, closed
+    task.cancel()
+    [result] = await asyncio.gather(task, return_exceptions=True)
+    if ends:
+        assert isinstance(result, tuple)
+        assert (type(result[1]), result[2]) == (RateLimitError, 1)
+    else:
+        assert isinstance(result, asyncio.CancelledError)
 
 
 @in_virtual_time

@@ -863,6 +863,29 @@ async def test_full_disk_ends_run_after_yielding_every_paid_outcome(
     assert sum(outcome.resumed for outcome in await run(ROWS, Caller(), path)) == written
 
 
+def test_no_line_follows_one_that_was_not_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = journal.Journal(path, b"{")
+    file.open(lambda offset, line: True)
+    disk = Disk(20)
+    monkeypatch.setattr(journal.os, "write", disk)
+    file.append(b'{"a":1}\n')
+    for line in (b'{"b":1, "c":2, "d":3}\n', b"{}\n"):
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            file.append(line)
+        disk.space = 1 << 20
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        file.close()
+    assert path.read_bytes() == b'{"a":1}\n'
+
+
+def test_line_after_the_close_is_refused(path: Path) -> None:
+    file = journal.Journal(path, b"{")
+    file.open(lambda offset, line: True)
+    file.close()
+    with pytest.raises(CheckpointError, match="is closed"):
+        file.append(b"{}\n")
+
+
 SMALL_FILES: Final = """
 import asyncio, resource, signal, sys
 from friendli_async.bulk import CheckpointError, run_all

@@ -163,8 +163,10 @@ class RowSender(Generic[Row, R]):
             attempt = error.meta.attempts[-1]
             reported.add((attempt.number, attempt.elapsed))
             self._refuse(_pause_after(error), attempt.elapsed, error.status_code)
-        delay = None if wait is None else self._gate.retry_delay()
-        return None if wait is None or delay is None else max(wait, delay)
+        if wait is None:
+            return None
+        delay = self._gate.retry_delay()
+        return None if delay is None else max(wait, delay)
 
     def _report_rejections(
         self, meta: Meta | None, error: Exception | None, reported: Collection[tuple[int, float]]
