@@ -202,6 +202,24 @@ async def test_comment_after_the_sentinel_keeps_the_connection(clock: Clock) -> 
         assert server.connections == 1
 
 
+async def test_closed_slots_grant_none_and_keep_their_count() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    cancelled, waiting = asyncio.ensure_future(slots.acquire()), asyncio.ensure_future(slots.acquire())
+    await asyncio.sleep(0)
+    cancelled.cancel("mine")
+    with pytest.raises(asyncio.CancelledError, match="mine"):
+        await cancelled
+    slots.close()
+    with pytest.raises(ConfigurationError, match="closed while the call waited"):
+        await waiting
+    assert (slots.in_use, slots.waiting) == (1, 0)
+    slots.release()
+    assert (slots.in_use, slots.take()) == (0, False)
+    with pytest.raises(ConfigurationError, match="the client is closed"):
+        await with_timeout(slots.acquire())
+
+
 def test_slot_granted_to_a_waiter_of_a_closed_loop_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     unraisable: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: unraisable.append(repr(found.exc_value)))

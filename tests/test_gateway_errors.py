@@ -131,6 +131,13 @@ def test_error_without_a_request_id_in_the_headers_keeps_its_own() -> None:
     assert reader.failure.request_id == "own"
 
 
+def test_failure_that_an_event_of_the_api_reports_has_the_request_id_of_the_headers() -> None:
+    failed = {"type": "response.failed", "response": {"error": {"code": "server_error", "message": "no"}}}
+    reader = feed_reader("responses", f"data: {json.dumps(failed)}\n\n".encode(), with_content=False)
+    assert isinstance(reader.failure, APIStatusError)
+    assert (reader.failure.message, reader.failure.request_id) == ("no", "r")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

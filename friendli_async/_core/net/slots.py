@@ -35,8 +35,8 @@ class Slots:
         return len(self._waiting)
 
     def take(self) -> bool:
-        """Takes a slot if one is free and nobody is waiting. Returns whether it did."""
-        if self._closed or self._waiting or self.in_use >= self.limit:
+        """Takes a slot if one is free: none is while calls wait. Returns whether it did."""
+        if self._closed or self.in_use >= self.limit:
             return False
         self.in_use += 1
         return True
