@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf
+from math import ceil, floor, inf
 from typing import Any, Final, cast
 
 __all__ = ["sample"]
@@ -131,7 +131,10 @@ def _number(schema: Mapping[str, Any], usual: float) -> float:
     below: float = schema.get("exclusiveMaximum", inf)
     distance = min(most, below) - max(least, above)
     step = 1 if isinstance(usual, int) else min(1.0, distance / 2)
-    return min(max(usual, least, above + step), most, below - step)
+    number = min(max(usual, least, above + step), most, below - step)
+    if isinstance(usual, int) and number % 1:  # the bounds of an integer may be fractions
+        return ceil(number) if ceil(number) <= most and ceil(number) < below else floor(number)
+    return number
 
 
 def _first(values: object) -> object:
