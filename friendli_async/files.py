@@ -21,6 +21,7 @@ from friendli_async._core.body.arguments import Arguments, ForeignArguments, che
 from friendli_async._core.body.content_types import OCTET_STREAM
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, open_in_thread, source_of
+from friendli_async._core.loops import running_loop
 from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async._json import prepared
 from friendli_async._pydantic import PydanticField
@@ -234,7 +235,6 @@ class Files(Resource):
 
     async def _measure(self, source: Source, copy: BinaryIO | None) -> tuple[int, str]:
         """Returns the size and digest of a source in one pass, and writes the data to ``copy`` if given."""
-        import asyncio
         from hashlib import sha256
 
         from friendli_async._core.net.clock import CallClock
@@ -247,7 +247,7 @@ class Files(Resource):
                 copy.write(piece)
 
         # The total timeout also limits the wait for a silent pipe.
-        with CallClock(self._engine.settings.timeout, asyncio.get_running_loop()):
+        with CallClock(self._engine.settings.timeout, running_loop()):
             async for piece in source.pieces():
                 await in_thread(consume, piece)
                 size += len(piece)

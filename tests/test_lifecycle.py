@@ -943,6 +943,10 @@ BEGINNINGS: dict[str, Callable[[AsyncFriendli], Coroutine[Any, Any, object]]] = 
     "async with client": lambda client: client.__aenter__(),
     "aclose": lambda client: client.aclose(),
     "warm_up": lambda client: client.warm_up(2),
+    "drain": lambda client: client.drain(1),
+    "upload": lambda client: client.file.upload(b"abc", project_id="p"),
+    "run": lambda client: client.serverless.chat.run(tools=[], model="m", messages=MESSAGES).__anext__(),
+    "async with run": lambda client: client.serverless.chat.run(tools=[], model="m", messages=MESSAGES).__aenter__(),
     "complete": lambda client: client.serverless.chat.complete(model="m", messages=MESSAGES),
     "anext": lambda client: open_stream(client).__anext__(),
     "async with stream": lambda client: open_stream(client).__aenter__(),
@@ -958,3 +962,16 @@ def test_use_in_trio_or_without_an_event_loop_says_what_is_missing(beginning: st
     begun = BEGINNINGS[beginning](AsyncFriendli("t"))
     with pytest.raises(RuntimeError, match="no running event loop: friendli_async needs one of asyncio's"):
         begun.send(None)
+
+
+async def test_drain_without_an_event_loop_leaves_the_client_usable(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    loop = asyncio.get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            client.drain(1).send(None)
+    finally:
+        asyncio._set_running_loop(loop)
+    await client.serverless.chat.complete(model="m", messages=MESSAGES)

@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 from msgspec import structs
 
-from friendli_async._core.loops import call_in_loop
+from friendli_async._core.loops import call_in_loop, running_loop
 from friendli_async._core.net.clock import TimeLimit
 from friendli_async._core.pacing import Pace
 from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError, StreamInterruptedError
@@ -214,6 +214,7 @@ class Runtime:
 
     async def drain(self, timeout: float | None) -> int:
         """Rejects new calls, and waits for those in flight and open works; see ``AsyncFriendli.drain``."""
+        running_loop()  # without one nothing is drained, and calls are still accepted
         self._draining = True
         with suppress(TimeoutError), TimeLimit(timeout):
             while self._work_in_flight():  # noqa: ASYNC110  # not every end is notified

@@ -15,7 +15,7 @@ import msgspec
 from friendli_async._core.body.arguments import check_keywords, check_values, to_builtins
 from friendli_async._core.events.stream import Outcome
 from friendli_async._core.held import reject_stop_iteration
-from friendli_async._core.loops import is_current
+from friendli_async._core.loops import is_current, running_loop
 from friendli_async._core.reporting import RunReporter, finish_reasons_of
 from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
@@ -338,7 +338,7 @@ class Run:
         """Awaits ``wait`` in one task at a time; any error closes the run."""
         if self._is_waiting:
             raise RuntimeError("another task is already waiting for this run's events")
-        task = asyncio.current_task()
+        task = asyncio.current_task(running_loop())
         self._is_waiting = True
         try:
             with self._work.making_calls():
