@@ -244,7 +244,7 @@ class BatchInput:
 
 def _all_of(invalid: list[RowsError]) -> RowsError:
     named = [str(error) for error in invalid]
-    rest = ["the lines after these were not checked"] if len(named) == _MAX_NAMED else []
+    rest = ["any lines after these were not checked"] if len(named) == _MAX_NAMED else []
     return RowsError("\n".join(["several lines are invalid", *named, *rest]))
 
 
