@@ -10,7 +10,7 @@ import msgspec
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items
 from friendli_async._help import document_fields
 from friendli_async.chat.inputs import LocalTool, local_function
-from friendli_async.messages.replies import AnyBlock, AnyMessage, KnownBlock, Message, TextBlock, as_input
+from friendli_async.messages.replies import AnyBlock, AnyMessage, Message, TextBlock, block_as_input
 
 __all__: list[str] = ["Base64Source", "ImageBlock", "InputMessage", "InputMessages", "Tool", "ToolResultBlock"]
 __all__ += ["Conversation", "MessagesOptions", "URLSource"]
@@ -166,7 +166,7 @@ class MessagesOptions(ExtraOptions, total=False):
     """Nucleus sampling: sample only from the most likely tokens with this cumulative probability."""
 
 
-_encode_blocks: Final = map_items(lambda block: as_input(block) if isinstance(block, KnownBlock) else block)
+_encode_blocks: Final = map_items(block_as_input)
 _ONLY_IN_REPLIES: Final = frozenset(Message.__struct_fields__) - {"role", "content"}
 
 

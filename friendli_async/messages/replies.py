@@ -113,6 +113,11 @@ def as_input(block: KnownBlock) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and (value or name != "id")}
 
 
+def block_as_input(block: object) -> object:
+    """Returns a block of a known type in its request form, and anything else unchanged."""
+    return as_input(block) if isinstance(block, KnownBlock) else block
+
+
 class MessageUsage(Value, frozen=True):
     """Billed tokens of a message."""
 
@@ -163,8 +168,7 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
 
     def as_input(self) -> dict[str, object]:
         """Returns the message in its request form: a dict of JSON values with its role and content."""
-        content = [as_input(block) if isinstance(block, KnownBlock) else block for block in self.content]
-        return {"role": self.role, "content": content}
+        return {"role": self.role, "content": [block_as_input(block) for block in self.content]}
 
 
 MessageEnvelope = Message
