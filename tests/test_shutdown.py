@@ -708,31 +708,10 @@ async def test_result_of_a_stopped_stream_has_what_arrived_on_any_connection(
         assert (await stream.result()).text == "abc"
 
 
-@pytest.mark.parametrize("reads", READERS.values(), ids=READERS)
-async def test_events_that_arrive_in_the_moment_of_the_close_reach_the_waiting_reader(
-    server: FriendliServer, reads: Callable[[ChatStream], AsyncIterator[str]]
-) -> None:
-    late = LateEvents(server, ("own", None), delta("b"))
-    client = late.client()
-    stream = await open_stream(client)
-    got: list[str] = []
-    reading = asyncio.ensure_future(read_into(got, reads(stream)))
-    await wait_until(lambda: bool(got))
-    await run_loop_iterations()
-    assert stream._open is not None
-    exchange = stream._open.exchange
-    assert isinstance(exchange, AiohttpExchange)
-    assert exchange.take_chunks(chunked(delta("b")))  # the reader is woken, but has not run
-    await client.aclose()
-    with pytest.raises(StreamInterruptedError, match="the client was closed"):
-        await with_timeout(reading)
-    assert got == ["a", "b"]
-
-
-@pytest.mark.parametrize("reads", [read_texts, read_branch])
-async def test_comment_that_arrives_in_the_moment_of_the_close_does_not_hide_it(
-    server: FriendliServer, reads: Callable[[ChatStream], AsyncIterator[str]]
-) -> None:
+async def read_what_arrives_in_the_moment_of_the_close(
+    server: FriendliServer, reads: Callable[[ChatStream], AsyncIterator[str]], data: bytes
+) -> list[str]:
+    """Returns the texts of a stream of "a" and ``data``, which arrives in the turn in which its client closes."""
     client = LateEvents(server, ("own", None)).client()
     stream = await open_stream(client)
     got: list[str] = []
@@ -742,11 +721,25 @@ async def test_comment_that_arrives_in_the_moment_of_the_close_does_not_hide_it(
     assert stream._open is not None
     exchange = stream._open.exchange
     assert isinstance(exchange, AiohttpExchange)
-    assert exchange.take_chunks(chunked(b": comment\n\n"))
+    assert exchange.take_chunks(chunked(data))  # the reader is woken, but has not run
     await client.aclose()
     with pytest.raises(StreamInterruptedError, match="the client was closed"):
         await with_timeout(reading)
-    assert got == ["a"]
+    return got
+
+
+@pytest.mark.parametrize("reads", READERS.values(), ids=READERS)
+async def test_events_that_arrive_in_the_moment_of_the_close_reach_the_waiting_reader(
+    server: FriendliServer, reads: Callable[[ChatStream], AsyncIterator[str]]
+) -> None:
+    assert await read_what_arrives_in_the_moment_of_the_close(server, reads, delta("b")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("reads", [read_texts, read_branch])
+async def test_comment_that_arrives_in_the_moment_of_the_close_does_not_hide_it(
+    server: FriendliServer, reads: Callable[[ChatStream], AsyncIterator[str]]
+) -> None:
+    assert await read_what_arrives_in_the_moment_of_the_close(server, reads, b": comment\n\n") == ["a"]
 
 
 async def read_until_interrupted(stream: ChatStream) -> list[str]:
