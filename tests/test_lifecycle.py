@@ -255,7 +255,7 @@ import warnings
 warnings.simplefilter("ignore", ResourceWarning)  # for the loop itself, and its sockets, which the program leaves open
 client = make()
 loop = asyncio.new_event_loop()
-loop.run_until_complete(call(client))
+loop.run_until_complete(call_to_the_end(client))
 asyncio.run(client.aclose())
 """,
     "dropped while its loop is stopped": """
@@ -263,7 +263,7 @@ import warnings
 warnings.simplefilter("ignore", ResourceWarning)
 client = make()
 loop = asyncio.new_event_loop()
-loop.run_until_complete(call(client))
+loop.run_until_complete(call_to_the_end(client))
 del client
 """,
     "closed elsewhere while its loop is stopped, and closed there when it runs again": """
@@ -475,6 +475,12 @@ async def call(client):
     assert reply.text
     async with client.serverless.chat.stream(model="m", messages=MESSAGES) as stream:
         assert [event async for event in stream]
+async def call_to_the_end(client):  # of the bodies, too: only a running loop can receive that
+    await call(client)
+    [(pool, _)] = client._runtime.transport._pools.values()
+    async with asyncio.timeout(30):
+        while pool.finishing:
+            await asyncio.sleep(0)
 
 results = {}
 for name, script in json.load(sys.stdin).items():
