@@ -97,7 +97,9 @@ _PARAMETERS: Final = {
 _OF_METHODS: Final = {
     "only parse() can ask again; after a stream, send OutputError.feedback yourself": "reask",
     "it is a parameter of parse() and parse_stream()": "strict",
-    "it is a parameter of chat.run()": "before_tool concurrency max_tool_result max_turns on_tool_error tool_timeout",
+    "it is a parameter of chat.run()": (
+        "before_tool concurrency decisions max_tool_result max_turns on_tool_error tool_timeout"
+    ),
 }
 # Fields of Timeouts, RetryPolicy and Limits.
 _FIELDS: Final = {

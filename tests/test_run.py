@@ -1271,7 +1271,7 @@ async def test_call_that_is_cancelled_but_not_by_its_run_has_failed(
     while calls.has_running:
         await with_timeout(calls.wait())
     assert summarize(run._events) == ["wait started", "wait: failed", "wait finished"]
-    assert calls.contents() == ["w", "Error: the tool was cancelled"]
+    assert [content for _, content in calls.contents()] == ["w", "Error: the tool was cancelled"]
 
 
 async def test_tool_error_that_cannot_be_reported_ends_the_run(client: AsyncFriendli, server: FriendliServer) -> None:

@@ -185,7 +185,7 @@ class ToolCallEvent(ObservedRunEvent, frozen=True, kw_only=True):
     """Base of the events of a tool call in a run."""
 
     call_id: int
-    """Number of the call whose answer contains the tool call."""
+    """Number of the call whose answer contains the tool call; 0 if that was a call of an earlier run."""
     tool_call_id: str
     """The tool call's id in the run's messages: not the server's if that had none, or one of an earlier call."""
     name: str

@@ -195,12 +195,15 @@ class RunReporter:
 
     def start_call(self, call_id: int) -> None:
         """Reports the start of the run, if the call is its first."""
-        if self._began is None:
-            self._began = monotonic()
-            self._report("run_started", RunStarted)
+        self._start()
         self._call_id = call_id
         self._turns += 1
         self._open += 1
+
+    def _start(self) -> None:
+        if self._began is None:
+            self._began = monotonic()
+            self._report("run_started", RunStarted)
 
     def end_call(self) -> None:
         """Notes that a call has ended."""
@@ -209,6 +212,7 @@ class RunReporter:
 
     def start_tool(self, call: ToolCall, description: str | None, queued: float) -> None:
         """Reports the start of a tool call; called in the tool's task."""
+        self._start()
         self._tool_calls += 1
         self._open += 1
         self._report(

@@ -15,7 +15,7 @@ from friendli_async.options import plain_number
 from friendli_async.replies import ToolCall
 
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
-__all__ += ["AnyContent", "BeforeTool"]
+__all__ += ["AnyContent", "BeforeTool", "Decision"]
 __all__ += ["AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
 __all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "ParseStreamOptions", "RunOptions"]
 __all__ += ["SamplingOptions", "ToolMessage"]
@@ -164,8 +164,11 @@ class LocalTool(Protocol):
         ...
 
 
-BeforeTool = Callable[[ToolCall], bool | Awaitable[bool]]
-"""Approves a tool call by returning True; called before each one."""
+Decision = bool | Literal["defer"]
+"""What ``before_tool`` returns: True runs the call, False refuses it, and "defer" leaves it to a later run."""
+
+BeforeTool = Callable[[ToolCall], Decision | Awaitable[Decision]]
+"""Decides on a tool call; called before each one."""
 
 
 class _NoTool(msgspec.Struct, tag_field="type", tag=""):
@@ -325,7 +328,14 @@ class RunOptions(GenerationOptions, total=False):
     """Whether a failed call is reported to the model ("feed", the default) or raises ``ToolError`` ("raise")."""
     before_tool: BeforeTool | None
     """Called with each tool call, one at a time; True approves it, False is reported to the model. May be async.
-    ``ToolError(reason, kind="refused")`` refuses with a reason; other exceptions, and other values, end the run."""
+    ``ToolError(reason, kind="refused")`` refuses with a reason; other exceptions, and other values, end the run.
+    "defer" does not run the call: once the other calls of the turn have finished, the run ends, with the deferred calls
+    in ``RunResult.deferred``."""
+    decisions: Mapping[str, bool | str] | None
+    """The decisions on calls that an earlier run has deferred, by the ids of the calls: True runs a call; False or a
+    text refuses it, and the model is told the text. There must be one for each call without a result at the end of
+    ``messages``, and none for another. ``before_tool`` is not called for these calls. None, the default, sends such
+    calls without a result."""
 
 
 REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}

@@ -217,6 +217,7 @@ class Chat(Parsing):
             tools,
             options,
             reporter,
+            self._engine.begin_work,
         )
 
     def _complete(

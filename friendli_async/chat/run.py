@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, cast
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
 
 import msgspec
 
@@ -19,7 +17,6 @@ from friendli_async._core.loops import is_current, running_loop
 from friendli_async._core.reporting import RunReporter, finish_reasons_of
 from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
-from friendli_async._json import is_json_object
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.inputs import (
     Conversation,
@@ -29,31 +26,26 @@ from friendli_async.chat.inputs import (
     extra_body_of,
     is_local_tool,
     requested_choices,
-    to_request_message,
     to_request_tool,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion, ChatMessage
 from friendli_async.chat.tool_calls import CompleteToolCalls
 from friendli_async.chat.tool_loop import RunEvent, RunSettings, ToolRunner, TurnEnded
+from friendli_async.chat.transcript import OpenTurn, Transcript
 from friendli_async.errors import (
     ArgumentError,
     FriendliError,
     ResponseDecodeError,
     StreamInterruptedError,
     ToolError,
-    TurnLimitError,
 )
 from friendli_async.options import is_number, plain_number
-from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage, add_usage
+from friendli_async.replies import Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat.collector import ChatStream
 
 __all__ = ["Run", "RunResult"]
-
-
-_OpenTurn = Callable[[Messages, Mapping[str, object]], "ChatStream"]
-"""Creates the stream of a turn from the conversation so far and the options, without opening it."""
 
 
 @document_fields
@@ -64,60 +56,14 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """The model's last answer."""
     messages: Conversation
     """The full conversation as plain dicts: the given messages, then all replies and tool results; ready for the next
-    call."""
+    call, or run if calls were deferred."""
     usage: Usage | None
     """Billed usage of all turns, as far as the server reported it."""
     turns: int
     """Number of turns."""
-
-
-class _Turns:
-    """Creates the turns of a run after the first, and accumulates the conversation and the usage."""
-
-    def __init__(self, open_turn: _OpenTurn, messages: Messages, options: dict[str, object], limit: int) -> None:
-        self.messages: Conversation = cast(
-            "Conversation", [to_builtins(to_request_message(message)) for message in messages]
-        )
-        self.usage: Usage | None = None
-        self.count: int = 0
-        self._open = open_turn
-        self._options = options
-        self._limit = limit
-        self._call_ids: set[str] = {
-            call["id"] for message in cast("list[Any]", self.messages) for call in message.get("tool_calls") or ()
-        }
-
-    def next(self) -> ChatStream:
-        """Returns the stream of the next turn.
-
-        Raises:
-            TurnLimitError: The limit of turns has been reached.
-        """
-        if self.count >= self._limit:
-            raise TurnLimitError(
-                f"the model still called tools in turn {self.count}, the last one that max_turns allows",
-                messages=self.messages,
-                usage=self.usage,
-                turns=self.count,
-            )
-        return self._open(self.messages, _without_required_call(self._options))
-
-    def identify(self, call: ToolCall) -> ToolCall:
-        """Returns a call with an id that is unique in the conversation, generated if its own is missing or a duplicate.
-
-        Servers may number the calls of each turn from 0.
-        """
-        call_id = call.id
-        while not call_id or call_id in self._call_ids:
-            call_id = uuid4().hex[:9]  # the chat templates of Mistral's models accept nine letters and digits only
-        self._call_ids.add(call_id)
-        return call if call_id == call.id else ToolCall(call_id, "function", call.function)
-
-    def add(self, reply: ChatCompletion, calls: ToolRunner) -> None:
-        """Adds a finished turn."""
-        self.count += 1
-        self.usage = add_usage(self.usage, reply.usage)
-        self.messages += _messages_of(reply.message, calls)
+    deferred: tuple[ToolCall, ...] = ()
+    """The tool calls that ``before_tool`` deferred, which ended the run. Another run with ``messages`` and the
+    ``decisions`` on them goes on."""
 
 
 class Run:
@@ -125,7 +71,8 @@ class Run:
 
     It yields ``ChatChunk`` (the model's output), ``ToolStarted``, ``ToolFinished`` and ``TurnEnded`` events as they
     happen. Nothing is sent before first use. A tool call starts as soon as its arguments are complete, while the model
-    is still streaming; the results are sent back in the order of the calls.
+    is still streaming; the results are sent back in the order of the calls. With ``decisions``, the calls that they are
+    on come first, before anything is sent.
 
     Leaving ``async with``, ``aclose()``, a cancelled read and any error close the stream, cancel the tools, and wait
     for them. A sync function runs in a worker thread, which cannot be cancelled: it runs to completion without being
@@ -141,6 +88,7 @@ class Run:
 
     __slots__ = (  # as of an EventStream
         "__weakref__",
+        "_begin_work",
         "_calls",
         "_delivered",
         "_error",
@@ -152,13 +100,21 @@ class Run:
         "_reporter",
         "_result",
         "_stream",
-        "_turns",
+        "_transcript",
         "_whole_calls",
         "_work",
     )
 
-    def __init__(self, first: ChatStream, turns: _Turns, calls: ToolRunner, reporter: RunReporter | None) -> None:
-        self._turns = turns
+    def __init__(
+        self,
+        first: ChatStream,
+        transcript: Transcript,
+        calls: ToolRunner,
+        reporter: RunReporter | None,
+        begin_work: Callable[[Work], None],
+    ) -> None:
+        self._transcript = transcript
+        self._begin_work = begin_work
         self._reporter = reporter
         self._calls = calls
         self._events = calls.events
@@ -170,7 +126,8 @@ class Run:
         self._read_task: asyncio.Task[ChatChunk | None] | None = None
         self._stream: ChatStream | None = None
         self._reply: ChatCompletion | None = None
-        self._begin_turn(first)
+        if not transcript.pending:
+            self._begin_turn(first)
 
     @property
     def messages(self) -> Conversation:
@@ -179,26 +136,27 @@ class Run:
         After an early end, also the unfinished turn, if a tool was called in it: what a tool has done must not be
         forgotten. A tool message says so where the tool did not finish, or was not called.
         """
-        messages = list(self._turns.messages)
-        if self._state == "closed" and self._calls.has_called:
-            if self._reply is not None:
-                message = self._reply.message
-            else:
-                partial = self._partial() or Partial()
-                message = ChatMessage(content=partial.text or None, reasoning_content=partial.reasoning or None)
-            messages += _messages_of(message, self._calls)
-        return messages
+        transcript = self._transcript
+        if self._state != "closed" or not self._calls.has_called:
+            return list(transcript.messages)
+        if transcript.pending:
+            return transcript.with_pending(self._calls)
+        if self._reply is not None:
+            return transcript.with_turn(self._reply.message, self._calls)
+        partial = self._partial() or Partial()
+        message = ChatMessage(content=partial.text or None, reasoning_content=partial.reasoning or None)
+        return transcript.with_turn(message, self._calls)
 
     @property
     def usage(self) -> Usage | None:
         """Billed usage of all answers so far, as far as the server reported it."""
         answer = self._reply or self._stream
-        return add_usage(self._turns.usage, None if answer is None else answer.usage)
+        return add_usage(self._transcript.usage, None if answer is None else answer.usage)
 
     @property
     def turns(self) -> int:
         """Number of finished turns."""
-        return self._turns.count
+        return self._transcript.turns
 
     @property
     def _state(self) -> Literal["open", "done", "closed"]:
@@ -383,12 +341,14 @@ class Run:
             self._calls.check()
         if self._stream is not None:
             await self._read(self._stream)
-        elif self._reply is None:
-            self._begin_turn(self._turns.next())
         elif self._calls.has_running:
             await self._calls.wait()
-        else:
+        elif self._reply is not None:
             self._end_turn(self._reply)
+        elif self._transcript.pending:
+            self._run_pending()
+        else:
+            self._begin_turn(self._transcript.next_turn())
         if self._state == "closed":  # closed by another task meanwhile
             raise self._copy_error()
 
@@ -400,15 +360,33 @@ class Run:
         # does not take the first that has a tool call for the only one.
         self._delivered = ChatCollector(2)
 
+    def _run_pending(self) -> None:
+        """Starts the calls of an earlier run, or ends them once all have finished."""
+        if self._calls.requested:
+            self._transcript.end_pending(self._calls)
+            self._calls.finish_turn()
+            return
+        self._begin_work(self._work)  # a drain waits for them as for those of a turn
+        self._work.is_between_calls = True
+        for call in self._transcript.pending:
+            self._calls.start(call)
+
     def _end_turn(self, reply: ChatCompletion) -> None:
-        turns, is_last = self._turns, not self._calls.requested
-        turns.add(reply, self._calls)
+        transcript, deferred = self._transcript, self._calls.deferred
+        is_last = bool(deferred) or not self._calls.requested
+        transcript.end_turn(reply, self._calls)
         self._calls.finish_turn()
         self._reply = None
-        self._events.append(TurnEnded(number=turns.count, reply=reply))
+        self._events.append(TurnEnded(number=transcript.turns, reply=reply, deferred=deferred))
         if is_last:
             self._work.close()
-            self._result = RunResult(reply=reply, messages=turns.messages, usage=turns.usage, turns=turns.count)
+            self._result = RunResult(
+                reply=reply,
+                messages=transcript.messages,
+                usage=transcript.usage,
+                turns=transcript.turns,
+                deferred=deferred,
+            )
             self._report_end("done", None, reply)
 
     async def _read(self, stream: ChatStream) -> None:
@@ -431,7 +409,7 @@ class Run:
             if any([choice.delta.tool_calls for choice in chunk.choices]):  # noqa: C419  # a list is faster
                 self._delivered.extend((chunk,))
             for call in self._whole_calls.after(chunk, self._delivered):
-                self._calls.start(self._turns.identify(call))
+                self._calls.start(self._transcript.identify(call))
         else:
             await self._finish_stream(stream)
 
@@ -446,7 +424,7 @@ class Run:
                     meta=stream.meta,
                 )
         for call in self._whole_calls.rest(complete):
-            self._calls.start(self._turns.identify(call))
+            self._calls.start(self._transcript.identify(call))
         self._stream = None
         self._reply = reply
         self._work.is_between_calls = True
@@ -464,47 +442,6 @@ async def _read_one(stream: ChatStream) -> ChatChunk | None:
     return await anext(stream, None)
 
 
-# --- input of the next turn ------------------------------------------------------------------------------------------
-
-
-def _without_required_call(options: Mapping[str, object]) -> dict[str, object]:
-    """Removes a ``tool_choice`` that requires a call, also from ``extra_body``.
-
-    The required call has been made. If it were required again, the model would never answer.
-    """
-    kept = dict(options)
-    if kept.get("tool_choice") not in (None, "auto", "none"):
-        del kept["tool_choice"]
-    if extra := extra_body_of(kept):
-        kept["extra_body"] = _without_required_call(extra)
-    return kept
-
-
-def _messages_of(message: ChatMessage, calls: ToolRunner) -> Conversation:
-    """Returns the messages of a turn: that of the model, with the tool calls, and their results."""
-    requested = calls.requested.values()
-    answer = message.as_input()
-    if requested:
-        answer["tool_calls"] = [_as_input(call) for call in requested]
-    return [
-        answer,
-        *(
-            {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content}
-            for call, content in zip(requested, calls.contents(), strict=True)
-        ),
-    ]
-
-
-def _as_input(call: ToolCall) -> dict[str, object]:
-    """Returns a call in its request form. Servers parse the arguments and reject anything but a JSON object."""
-    arguments = call.function.arguments
-    if not arguments.strip():
-        arguments = "{}"
-    elif not is_json_object(arguments):
-        arguments = json.dumps({"invalid_json": arguments})
-    return ToolCall(call.id, function=FunctionCall(call.function.name, arguments)).as_input()
-
-
 # --- creation --------------------------------------------------------------------------------------------------------
 
 
@@ -512,11 +449,12 @@ _SET_EACH_TURN: Final = frozenset({"messages", "tools"})
 
 
 def create_run(
-    open_turn: _OpenTurn,
+    open_turn: OpenTurn,
     messages: Messages,
     tools: Sequence[LocalTool],
     options: Mapping[str, object],
     reporter: RunReporter | None,
+    begin_work: Callable[[Work], None],
 ) -> Run:
     """Validates the arguments and creates a run. Nothing is sent.
 
@@ -526,6 +464,7 @@ def create_run(
         tools: The tools that the model may call.
         options: The given ``RunOptions``.
         reporter: Reports the run to observers; None if there are none.
+        begin_work: Makes the run open work of the client before its first turn, or raises what an opening would.
 
     Raises:
         TypeError: An unknown keyword, or a tool that cannot be run.
@@ -535,6 +474,8 @@ def create_run(
     given: dict[str, Any] = {
         name: plain_number(options[name]) for name in RunSettings.__struct_fields__ if name in options
     }
+    if given.get("decisions") is not None:
+        given["decisions"] = to_builtins(given["decisions"])  # also bools of numpy
     check_values(given, RunSettings)
     settings = RunSettings(**given)
     if settings.tool_timeout is not None and not is_number(settings.tool_timeout):  # msgspec accepts a Decimal
@@ -550,7 +491,8 @@ def create_run(
     sent["tools"] = [to_request_tool(tool) for tool in tools]
     calls = ToolRunner(by_name, settings, reporter)
     first = open_turn(messages, sent)  # validates them
-    return Run(first, _Turns(open_turn, messages, sent, settings.max_turns), calls, reporter)
+    transcript = Transcript(open_turn, messages, sent, settings.max_turns, settings.decisions)
+    return Run(first, transcript, calls, reporter, begin_work)
 
 
 def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:

@@ -12,7 +12,7 @@ import inspect
 import logging
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
@@ -31,7 +31,7 @@ from friendli_async.errors import FriendliError, ToolError, ToolProblem
 from friendli_async.replies import ToolCall
 
 if TYPE_CHECKING:
-    from friendli_async.chat.inputs import BeforeTool, LocalTool
+    from friendli_async.chat.inputs import BeforeTool, Decision, LocalTool
 
 __all__ = ["RunEvent", "ToolFinished", "ToolStarted", "TurnEnded"]
 
@@ -55,7 +55,7 @@ class ToolStarted(msgspec.Struct, frozen=True, kw_only=True):
 
 @document_fields
 class ToolFinished(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """A tool call has finished. Every call of the model ends with this event, even if it never started.
+    """A tool call has finished. Every call that was not deferred ends with this event, even if it never started.
 
     ``exception`` is not a field of the struct: comparing, encoding, printing, copying and pickling ignore it.
     """
@@ -82,13 +82,15 @@ class ToolFinished(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 @document_fields
 class TurnEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """The model has answered, and all its tool calls have finished."""
+    """The model has answered, and all its tool calls have finished, or were deferred."""
 
     number: int
     """Turn number, starting at 1."""
     reply: ChatCompletion
     """The model's reply, with usage and ``meta``. Its tool calls have the ids that the server sent; in the messages and
     events of the run, a missing or repeated one is replaced."""
+    deferred: tuple[ToolCall, ...] = ()
+    """The calls that ``before_tool`` deferred: if there are any, the run ends here; see ``RunResult.deferred``."""
 
 
 RunEvent = ChatChunk | ToolStarted | ToolFinished | TurnEnded
@@ -105,6 +107,7 @@ class RunSettings(msgspec.Struct):
     max_tool_result: Annotated[int, msgspec.Meta(ge=1)] | None = 1_000_000
     on_tool_error: Literal["feed", "raise"] = "feed"
     before_tool: Any = None
+    decisions: dict[str, bool | str] | None = None
 
 
 class ToolRunner:
@@ -132,6 +135,7 @@ class ToolRunner:
         self.requested: dict[str, ToolCall] = {}
         self._started: set[str] = set()  # ids of the calls whose tool was called
         self._contents: dict[str, str] = {}  # of the tool messages, by the id of the call
+        self._deferred: set[str] = set()  # ids of calls
         self._tasks: set[asyncio.Task[Any]] = set()
         self._calls: set[asyncio.Task[Any]] = set()  # those of the tasks that run calls and have not been cancelled
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,7 +147,7 @@ class ToolRunner:
     @property
     def has_running(self) -> bool:
         """Whether any call of this turn is unfinished."""
-        return len(self._contents) < len(self.requested)
+        return len(self._contents) + len(self._deferred) < len(self.requested)
 
     @property
     def has_called(self) -> bool:
@@ -175,16 +179,24 @@ class ToolRunner:
         if not task.cancelled():
             task.exception()  # else asyncio would log that it was never retrieved
 
-    def contents(self) -> list[str]:
-        """Returns the contents of this turn's tool messages in the order of the calls, also for unfinished ones."""
-        return [
-            self._contents.get(call_id, _UNFINISHED if call_id in self._started else _NOT_CALLED)
-            for call_id in self.requested
-        ]
+    @property
+    def deferred(self) -> tuple[ToolCall, ...]:
+        """The calls of this turn that were deferred."""
+        return tuple(call for call in self.requested.values() if call.id in self._deferred)
+
+    def contents(self) -> Iterator[tuple[ToolCall, str]]:
+        """Yields this turn's calls with the contents of their tool messages, in order, also for unfinished ones.
+
+        Deferred calls have none, unless the turn has ended early: then nobody will decide on them.
+        """
+        for call_id, call in self.requested.items():
+            if self._is_stopped or call_id not in self._deferred:
+                unfinished = _UNFINISHED if call_id in self._started else _NOT_CALLED
+                yield call, self._contents.get(call_id, unfinished)
 
     def finish_turn(self) -> None:
         """Begins the next turn."""
-        self.requested, self._started, self._contents = {}, set(), {}
+        self.requested, self._started, self._contents, self._deferred = {}, set(), {}, set()
 
     def check(self) -> None:
         """Raises the failure that ends the run, if there is one."""
@@ -247,7 +259,10 @@ class ToolRunner:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise  # these stop the event loop
         else:
-            self._finish(ToolFinished(call=call, content=content, elapsed=monotonic() - began))
+            if content is None:
+                self._deferred.add(call.id)  # the end of the task wakes the run
+            else:
+                self._finish(ToolFinished(call=call, content=content, elapsed=monotonic() - began))
 
     def _finish_failed(self, call: ToolCall, error: ToolError, began: float) -> None:
         """Ends a failed call: with an error for the model, or with a failure of the run."""
@@ -284,14 +299,14 @@ class ToolRunner:
         elif (error := task.exception()) is not None:
             self._fail(error)
 
-    async def _execute(self, call: ToolCall, began: float) -> str:
+    async def _execute(self, call: ToolCall, began: float) -> str | None:
+        """Returns the content of the tool message; None if the call is deferred."""
         tool = self._tools.get(call.function.name)
         if tool is None:
             names = ", ".join(self._tools) or "none"
             raise ToolError(f"unknown tool {call.function.name!r}; available: {names}", kind="unknown")
-        if self._settings.before_tool is not None:
-            async with self._approval_lock:  # one approval at a time, in the order of the calls
-                await self._approve(self._settings.before_tool, call)
+        if not await self._is_to_run(call):
+            return None
         async with self._slots:
             if self._is_stopped:  # and the approval has suppressed its cancellation
                 raise asyncio.CancelledError
@@ -332,20 +347,40 @@ class ToolRunner:
         if self._reporter is not None:
             self._reporter.end_tool(call, outcome, seconds, problem=problem, error=error, result=content)
 
-    async def _approve(self, before: BeforeTool, call: ToolCall) -> None:
+    async def _is_to_run(self, call: ToolCall) -> bool:
+        """Returns whether a call is to be run now; False if it is deferred.
+
+        Raises:
+            ToolError: It is refused.
+        """
+        settings = self._settings
+        decision = (settings.decisions or {}).get(call.id)
+        if decision is None:
+            if settings.before_tool is None:
+                return True
+            async with self._approval_lock:  # one approval at a time, in the order of the calls
+                decision = await self._ask(settings.before_tool, call)
+            if decision == "defer":
+                return False
+        if decision is True:
+            return True
+        raise ToolError(decision or "the call was refused by the user", kind="refused")
+
+    async def _ask(self, before: BeforeTool, call: ToolCall) -> Decision:
         try:
-            approved = before(call)
-            if inspect.isawaitable(approved):
-                approved = await approved
+            answer = before(call)
+            if inspect.isawaitable(answer):
+                answer = await answer
         except asyncio.CancelledError:
             if self._is_stopped:
                 raise
             raise ToolError("the call was refused: its approval was cancelled", kind="refused") from None
-        decision = to_builtins(approved)  # also a bool of numpy
-        if not isinstance(decision, bool):
-            raise TypeError(f"before_tool must return True or False, not {approved!r}")
-        if not decision:
-            raise ToolError("the call was refused by the user", kind="refused")
+        decision = to_builtins(answer)  # also a bool of numpy
+        if isinstance(decision, bool):
+            return decision
+        if decision == "defer":
+            return "defer"
+        raise TypeError(f'before_tool must return True, False or "defer", not {answer!r}')
 
     async def _run_with_timeout(self, tool: LocalTool, arguments: str) -> str:
         limit = TimeLimit(self._settings.tool_timeout)

@@ -116,6 +116,12 @@ async def approval(client: AsyncFriendli, messages: Conversation) -> None:
     chat = client.serverless.chat
     chat.run(model="m", messages=messages, tools=[weather], before_tool=allow)
     chat.run(model="m", messages=messages, tools=[weather], before_tool=ask)
+    chat.run(model="m", messages=messages, tools=[weather], before_tool=lambda _: "defer")
+    result = await chat.run(model="m", messages=messages, tools=[weather], decisions={}).result()
+    assert_type(result.deferred, tuple[ToolCall, ...])
+    decisions: dict[str, bool | str] = {call.id: call.function.name == "weather" for call in result.deferred}
+    chat.run(model="m", messages=result.messages, tools=[weather], decisions=decisions)
+    chat.run(model="m", messages=messages, tools=[weather], decisions={"c": "no"})
     chat.run(model="m", messages=messages, tools=[weather], before_tool=len)  # type: ignore[arg-type]  # rejected
 
 

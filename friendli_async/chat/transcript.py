@@ -1,0 +1,191 @@
+"""The conversation of a run: it grows by the answers of the model and the results of their tool calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+from friendli_async._core.body.arguments import to_builtins
+from friendli_async._json import is_json_object
+from friendli_async.chat.inputs import Conversation, Messages, extra_body_of, to_request_message
+from friendli_async.chat.replies import ChatMessage
+from friendli_async.errors import ArgumentError, TurnLimitError
+from friendli_async.replies import FunctionCall, ToolCall, Usage, add_usage
+
+if TYPE_CHECKING:
+    from friendli_async.chat.collector import ChatStream
+    from friendli_async.chat.replies import ChatCompletion
+    from friendli_async.chat.tool_loop import ToolRunner
+
+OpenTurn = Callable[[Messages, Mapping[str, object]], "ChatStream"]
+"""Creates the stream of a turn from the conversation so far and the options, without opening it."""
+
+
+class Transcript:
+    """The conversation of a run, and what its turns have used.
+
+    Args:
+        open_turn: Creates the streams of the turns.
+        messages: The given conversation.
+        options: The options of each turn.
+        limit: The largest number of turns.
+        decisions: The decisions on the calls at the end of the conversation; None if the model is to answer it.
+
+    Attributes:
+        messages: The conversation so far as plain dicts.
+        pending: The calls at the end of the given conversation that have to be run, or refused, before the first turn.
+        usage: The usage of all turns.
+        turns: Number of finished turns.
+
+    Raises:
+        ArgumentError: The decisions are not those on the calls that have no result.
+    """
+
+    def __init__(
+        self,
+        open_turn: OpenTurn,
+        messages: Messages,
+        options: dict[str, object],
+        limit: int,
+        decisions: Mapping[str, bool | str] | None,
+    ) -> None:
+        plain = cast("list[dict[str, Any]]", [to_builtins(to_request_message(message)) for message in messages])
+        self.messages: Conversation = cast("Conversation", plain)
+        self.pending: tuple[ToolCall, ...] = ()
+        self.usage: Usage | None = None
+        self.turns: int = 0
+        self._open = open_turn
+        self._options = options
+        self._limit = limit
+        self._call_ids: set[str] = {call["id"] for message in plain for call in message.get("tool_calls") or ()}
+        if decisions is not None:
+            self.pending = _calls_without_result(plain)
+            _check_decisions(decisions, self.pending)
+
+    def next_turn(self) -> ChatStream:
+        """Returns the stream of the next turn, which is not the first, or follows the calls of an earlier run.
+
+        Raises:
+            TurnLimitError: The limit of turns has been reached.
+        """
+        if self.turns >= self._limit:
+            raise TurnLimitError(
+                f"the model still called tools in turn {self.turns}, the last one that max_turns allows",
+                messages=self.messages,
+                usage=self.usage,
+                turns=self.turns,
+            )
+        return self._open(self.messages, _without_required_call(self._options))
+
+    def identify(self, call: ToolCall) -> ToolCall:
+        """Returns a call with an id that is unique in the conversation, generated if its own is missing or a duplicate.
+
+        Servers may number the calls of each turn from 0.
+        """
+        call_id = call.id
+        while not call_id or call_id in self._call_ids:
+            call_id = uuid4().hex[:9]  # the chat templates of Mistral's models accept nine letters and digits only
+        self._call_ids.add(call_id)
+        return call if call_id == call.id else ToolCall(call_id, "function", call.function)
+
+    def end_turn(self, reply: ChatCompletion, calls: ToolRunner) -> None:
+        """Adds a finished turn."""
+        self.turns += 1
+        self.usage = add_usage(self.usage, reply.usage)
+        self.messages += _messages_of(reply.message, calls)
+
+    def end_pending(self, calls: ToolRunner) -> None:
+        """Adds the results of the pending calls."""
+        self.messages = self.with_pending(calls)
+        self.pending = ()
+
+    def with_turn(self, message: ChatMessage, calls: ToolRunner) -> Conversation:
+        """Returns the conversation with a turn that has not finished."""
+        return [*self.messages, *_messages_of(message, calls)]
+
+    def with_pending(self, calls: ToolRunner) -> Conversation:
+        """Returns the conversation with the results of the pending calls.
+
+        All results are in the order of the calls: the chat templates of many models omit the ids.
+        """
+        plain = cast("list[dict[str, Any]]", self.messages)
+        end = _end_of_answer(plain)
+        places = {call["id"]: place for place, call in enumerate(plain[end - 1]["tool_calls"])}
+        results = [*plain[end:], *_results_of(calls)]
+        results.sort(key=lambda message: places.get(message["tool_call_id"], len(places)))
+        return cast("Conversation", [*plain[:end], *results])
+
+
+def _end_of_answer(messages: list[dict[str, Any]]) -> int:
+    """Returns the position of the tool messages at the end, or the length if there are none."""
+    end = len(messages)
+    while end and messages[end - 1].get("role") == "tool":
+        end -= 1
+    return end
+
+
+def _calls_without_result(messages: list[dict[str, Any]]) -> tuple[ToolCall, ...]:
+    """Returns the function calls of an answer at the end that no tool message after it answers."""
+    end = _end_of_answer(messages)
+    calls = (messages[end - 1].get("tool_calls") or ()) if end else ()
+    answered = {message.get("tool_call_id") for message in messages[end:]}
+    return tuple(
+        ToolCall(call["id"], function=FunctionCall(call["function"]["name"], call["function"].get("arguments") or ""))
+        for call in calls
+        if call["id"] not in answered and call.get("function")
+    )
+
+
+def _check_decisions(decisions: Mapping[str, bool | str], pending: tuple[ToolCall, ...]) -> None:
+    ids = {call.id for call in pending}
+    for call_id in decisions:
+        if call_id not in ids:
+            waiting = ", ".join(map(repr, ids)) or "none"
+            raise ArgumentError(
+                f"no call {call_id!r} without a result is at the end of the conversation; there are: {waiting}",
+                "decisions",
+            )
+    for call in pending:
+        if call.id not in decisions:
+            raise ArgumentError(f"there is none on the call {call.id!r} of {call.function.name!r}", "decisions")
+
+
+def _without_required_call(options: Mapping[str, object]) -> dict[str, object]:
+    """Removes a ``tool_choice`` that requires a call, also from ``extra_body``.
+
+    The required call has been made. If it were required again, the model would never answer.
+    """
+    kept = dict(options)
+    if kept.get("tool_choice") not in (None, "auto", "none"):
+        del kept["tool_choice"]
+    if extra := extra_body_of(kept):
+        kept["extra_body"] = _without_required_call(extra)
+    return kept
+
+
+def _messages_of(message: ChatMessage, calls: ToolRunner) -> Conversation:
+    """Returns the messages of a turn: that of the model, with the tool calls, and their results."""
+    answer = message.as_input()
+    if calls.requested:
+        answer["tool_calls"] = [_as_input(call) for call in calls.requested.values()]
+    return [answer, *_results_of(calls)]
+
+
+def _results_of(calls: ToolRunner) -> list[dict[str, object]]:
+    """Returns the tool messages of a turn's calls, in their order."""
+    return [
+        {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content}
+        for call, content in calls.contents()
+    ]
+
+
+def _as_input(call: ToolCall) -> dict[str, object]:
+    """Returns a call in its request form. Servers parse the arguments and reject anything but a JSON object."""
+    arguments = call.function.arguments
+    if not arguments.strip():
+        arguments = "{}"
+    elif not is_json_object(arguments):
+        arguments = json.dumps({"invalid_json": arguments})
+    return ToolCall(call.id, function=FunctionCall(call.function.name, arguments)).as_input()
