@@ -117,6 +117,8 @@ class TextCompletionChoice(Value, frozen=True):
     tokens: tuple[int, ...] | None = None
     """Ids of the generated tokens."""
     logprobs: TextCompletionLogprobs | None = None
+    usage: None = None  # as in ``ChatChoice``
+    """Always None: usage that a server sends in a choice is in the reply's ``usage``."""
 
 
 class TextCompletion(Reply, frozen=True, kw_only=True):
@@ -153,6 +155,8 @@ class TextCompletionChunkChoice(Value, frozen=True):
     # Any other value of these fails to decode, so that the slow path looks for an error, or for text.
     error: None = None
     """Always None: an error in a choice is raised."""
+    usage: None = None
+    """Always None: usage that a server sends in a choice is in the chunk's ``usage``."""
     delta: None = None
     """Always None: the content of a chat-style delta becomes ``text``."""
     message: None = None

@@ -204,12 +204,23 @@ async def test_details_of_a_usage_under_the_names_of_another_api_are_read(
     assert (reply.usage.total_tokens, reply.usage.input_tokens_details.cached_tokens) == (10, 5)
 
 
-async def test_usage_inside_a_choice_is_the_usage_of_the_chunk(server: FriendliServer, client: AsyncFriendli) -> None:
+@pytest.mark.parametrize("api", ["chat", "completions"])
+async def test_usage_inside_a_choice_is_that_of_the_chunk_and_of_the_plain_reply(
+    server: FriendliServer, client: AsyncFriendli, api: str
+) -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    first = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
-    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]}
-    server.enqueue(script(event(first), event(last), done()))
-    stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+    plain = plain_reply(api, usage)
+    plain["choices"][0].update(usage=plain.pop("usage"), finish_reason="stop")
+    content: dict[str, Any] = {"delta": {"content": "a"}} if api == "chat" else {"text": "a"}
+    end: dict[str, Any] = {"delta": {}} if api == "chat" else {"text": ""}
+    first = {"choices": [{"index": 0, **content}]}
+    last = {"choices": [{"index": 0, **end, "finish_reason": "stop", "usage": usage}]}
+    server.enqueue(script(event(first), event(last), done()), json_body(plain))
+    group: Any = getattr(client.serverless, api)
+    request: dict[str, Any] = {"messages": MESSAGES} if api == "chat" else {"prompt": "Hi"}
+    stream = group.stream(model="m", **request)
     reply = await stream.result()
     assert reply.usage == stream.usage == Usage(7, 3, 10)
     assert (reply.text, reply.choices[0].finish_reason) == ("a", "stop")
+    complete = await group.complete(model="m", **request)
+    assert (complete.usage, complete.choices[0].finish_reason) == (Usage(7, 3, 10), "stop")

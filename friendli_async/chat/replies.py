@@ -79,6 +79,8 @@ class ChatChoice(Value, frozen=True):
     message: ChatMessage = ChatMessage()
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
+    usage: None = None  # any other value fails to decode, so that the lenient fallback moves it
+    """Always None: usage that a server sends in a choice is in the reply's ``usage``."""
 
 
 class ChatCompletion(Reply, frozen=True, kw_only=True):
