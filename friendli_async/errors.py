@@ -379,7 +379,7 @@ class OutputError(ResponseDecodeError):
 
 
 class OutputCutOffError(OutputError):
-    """The output was truncated: by the token limit, or because the stream was interrupted."""
+    """The output was truncated: by the token limit or a content filter, or because the stream was interrupted."""
 
 
 class OutputInvalidError(OutputError):

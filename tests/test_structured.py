@@ -291,6 +291,18 @@ async def test_token_limit_raises_cut_off_error(client: AsyncFriendli, server: F
         await client.serverless.responses.parse(Invoice, model="m", input="Hi", max_output_tokens=2)
 
 
+@pytest.mark.parametrize(("reason", "message"), [("content_filter", "content filter"), ("abort", "the server aborted")])
+async def test_answer_that_the_server_stopped_is_cut_off_and_not_asked_for_again(
+    client: AsyncFriendli, server: FriendliServer, reason: str, message: str
+) -> None:
+    server.enqueue(text('{"number": "a', finish_reason=reason), scripted('{"number": "a', reason=reason))
+    with pytest.raises(OutputCutOffError, match=message):
+        await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=3)
+    with pytest.raises(OutputCutOffError, match=message):
+        await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
+    assert len(server.requests) == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "answer"),
     [

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import (
@@ -41,10 +41,17 @@ class ParsedCompletion(ChatCompletion, Generic[T], frozen=True, kw_only=True):
     """Number of answers generated; ``usage`` covers all of them."""
 
 
+# By finish reason. Asking again would only cost as much again.
+_CUTS: Final = {
+    "length": "the token limit was reached",
+    "content_filter": "the content filter stopped it",
+    "abort": "the server aborted it",  # of vLLM
+}
+
+
 def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
-    if reply.choices and reply.choices[0].finish_reason == "length":
-        cut = "the token limit was reached"
-    return Answer(reply, cut, reply.message.refusal)
+    reason = reply.choices[0].finish_reason if reply.choices else None
+    return Answer(reply, cut if reason is None else _CUTS.get(reason, cut), reply.message.refusal)
 
 
 class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatStream, Generic[T]):
