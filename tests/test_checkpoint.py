@@ -706,20 +706,21 @@ async def test_run_closed_by_another_task_releases_its_checkpoint_to_the_next_on
         started.set()
         await asyncio.Event().wait()
 
-    await run_while_another_is_closed(path, call, started)
+    assert len(await run_while_another_is_closed(path, call, started)) == len(ROWS)
 
 
-async def run_while_another_is_closed(path: Path, call: Any, started: asyncio.Event) -> None:
+async def run_while_another_is_closed(path: Path, call: Any, started: asyncio.Event) -> list[Outcome[Any, Any]]:
     """Runs all rows with the checkpoint of a run that is being closed; its ``call`` sets ``started``."""
     outcomes = run_all(ROWS, call, checkpoint=path, key=lambda row: str(row["id"]))
     reading = asyncio.ensure_future(anext(outcomes))
     await started.wait()
     closing = asyncio.create_task(outcomes.aclose())
     await asyncio.sleep(0)
-    assert len(await run(ROWS, Caller(), path)) == len(ROWS)
+    seen = await run(ROWS, Caller(), path)
     await closing
     with pytest.raises(StopAsyncIteration):
         await reading
+    return seen
 
 
 async def test_checkpoint_released_just_after_it_was_refused_is_opened_again(
@@ -750,7 +751,7 @@ async def test_checkpoint_released_just_after_it_was_refused_is_opened_again(
 
     open_checkpoint = Checkpoint.open
     monkeypatch.setattr(Checkpoint, "open", open_and_hold_the_error)
-    await run_while_another_is_closed(path, call, started)
+    assert len(await run_while_another_is_closed(path, call, started)) == len(ROWS)
     assert len(refused) == 1
 
 
