@@ -133,7 +133,7 @@ class _FileSink:
     """Writes a response body to a file.
 
     Attributes:
-        size: The announced length of the body, or None. If it is known, the HTTP layer detects truncation.
+        size: The announced length of the body, or None. If there is one, the HTTP layer detects truncation.
     """
 
     def __init__(self, file: BinaryIO, progress: Progress | None) -> None:
@@ -147,7 +147,7 @@ class _FileSink:
         """Discards the data of an earlier attempt."""
         from hashlib import sha256
 
-        self._digest = sha256() if size is None else None
+        self._digest = None if size else sha256()
         await in_thread(self._file.seek, 0)
         await in_thread(self._file.truncate)
         self.size = size
@@ -309,7 +309,7 @@ class Files(Resource):
             with file:
                 sink = _FileSink(file, progress)
                 await self._engine.receive(_FETCH, ForeignArguments(url=url), sink)
-            if sink.size is None:
+            if not sink.size:  # also 0, which a server may announce for what it does not have
                 sink.check(await self.get_info(file_id))
             await in_thread(os.replace, unfinished, destination)
         except BaseException:

@@ -464,9 +464,13 @@ async def test_cancelled_download_leaves_no_file_and_closes_handles(
     await wait_until(lambda: set(list_folder(tmp_path)) <= {target})
 
 
-async def test_truncated_download_without_content_length_is_detected(tmp_path: Path) -> None:
+async def test_download_that_is_not_the_whole_file_is_detected(tmp_path: Path) -> None:
     whole = b"the whole content"
     content = {"cut": whole[:9], "changed": whole[::-1], "whole": whole}
+    of_known_length = {
+        "part": http_reply(whole[:9], status="206 Partial Content"),
+        "nothing": http_reply(b""),
+    }
 
     async def talk(conversation: Conversation) -> None:
         while request := await conversation.request():
@@ -478,12 +482,19 @@ async def test_truncated_download_without_content_length_is_detected(tmp_path: P
                 digest = f"sha256:{hashlib.sha256(whole).hexdigest()}"
                 info = {"id": name, "status": "UPLOADED", "size": len(whole), "digest": digest}
                 await conversation.send(http_reply(json.dumps(info).encode()))
+            elif name in of_known_length:
+                await conversation.send(of_known_length[name])
             else:
                 await conversation.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + content[name])
                 return
 
     async with RawServer(talk) as origin, client_of(origin.url) as client:
-        for name, message in (("cut", "9 of 17 bytes"), ("changed", "digest")):
+        for name, message in (
+            ("cut", "9 of 17 bytes"),
+            ("changed", "digest"),
+            ("part", "9 of 17 bytes"),
+            ("nothing", "0 of 17 bytes"),
+        ):
             with pytest.raises(APIConnectionError, match=message):
                 await with_timeout(client.file.download(name, tmp_path / "place"))
             assert list_folder(tmp_path) == []

@@ -529,7 +529,8 @@ class Call(Generic[T]):
             await exchange.read_some(self._engine.settings.limits.error)
             return
         length = exchange.headers.get("content-length", "")
-        await sink.begin(int(length) if length.isdecimal() else None)
+        is_known = length.isdecimal() and exchange.status != 206  # else that of a part, which nobody asked for
+        await sink.begin(int(length) if is_known else None)
         self.clock.phase("idle")
         while data := await exchange.read():
             self.stopwatch.read(len(data), 0)
