@@ -25,6 +25,7 @@ from friendli_async.chat import ToolMessage
 from friendli_async.testing import FriendliServer, status, text, tool_calls
 from friendli_async.tools import Run, RunResult, ToolError, ToolFinished, ToolStarted, TurnEnded, tool
 
+UNFINISHED: Final = "Error: the run was stopped before the tool finished; it may have taken effect"
 BOTH: Final = tool_calls(("pay", {"amount": 5}), ("balance", {}), ("pay", {"amount": 7}))
 
 
@@ -42,6 +43,7 @@ class Bank:
         """Pays an invoice."""
         self.started.set()
         await self.may_pay.wait()
+        await asyncio.sleep(0)
         self.paid.append(amount)
         return f"paid {amount}"
 
@@ -85,6 +87,11 @@ def stored(result: RunResult) -> list[Any]:
 
 def decide(result: RunResult, *decisions: Any) -> dict[str, Any]:
     return {call.id: decision for call, decision in zip(result.deferred, decisions, strict=True)}
+
+
+def call(call_id: str, amount: int) -> dict[str, Any]:
+    """Returns a call of ``pay`` in the form of a saved conversation."""
+    return {"id": call_id, "type": "function", "function": {"name": "pay", "arguments": json.dumps({"amount": amount})}}
 
 
 def results(messages: Any) -> list[tuple[str, str]]:
@@ -242,8 +249,7 @@ async def test_result_from_elsewhere_takes_the_place_of_a_decision(
 async def test_equal_ids_of_earlier_turns_do_not_matter(
     client: AsyncFriendli, server: FriendliServer, bank: Bank
 ) -> None:
-    call = {"id": "0", "type": "function", "function": {"name": "pay", "arguments": '{"amount": 1}'}}
-    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+    asked = {"role": "assistant", "content": None, "tool_calls": [call("0", amount=1)]}
     messages = [*MESSAGES, asked, {"role": "tool", "tool_call_id": "0", "content": "paid 1"}, *MESSAGES, asked]
     await bank.run(client, messages, decisions={"0": True}).result()
     assert (results(sent(server)), bank.paid) == ([("0", "paid 1"), ("0", "paid 1")], [1])
@@ -298,6 +304,63 @@ async def test_decisions_must_be_those_on_the_calls_without_a_result(
     assert (len(server.requests), bank.paid) == (1, [])
 
 
+# --- messages while a turn runs ---------------------------------------------------------------------------------------
+
+
+async def test_messages_have_the_results_of_decided_calls_as_soon_as_the_tools_have_run(
+    client: AsyncFriendli, server: FriendliServer, bank: Bank
+) -> None:
+    earlier = await deferred(client, server, bank)
+    bank.may_pay.clear()
+    run = bank.run(client, stored(earlier), decisions=decide(earlier, True, True), concurrency=1)
+    assert run.messages == earlier.messages
+    assert isinstance(await with_timeout(anext(run)), ToolStarted)
+    assert [content for _, content in results(run.messages)] == [UNFINISHED, "120", UNFINISHED]
+    bank.may_pay.set()
+    assert isinstance(await with_timeout(anext(run)), ToolFinished)
+    assert results(run.messages)[0][1] == "paid 5"
+    async for event in run:
+        if isinstance(event, TurnEnded):
+            assert run.messages == (await run.result()).messages
+
+
+async def test_messages_of_a_running_turn_have_its_results_and_leave_deferred_calls_to_be_decided(
+    client: AsyncFriendli, server: FriendliServer, bank: Bank
+) -> None:
+    bank.may_pay.clear()
+    server.enqueue(tool_calls(("balance", {}), ("pay", {"amount": 5}), ("pay", {"amount": 7})))
+
+    def ask(call: ToolCall) -> Any:
+        return "defer" if "7" in call.function.arguments else True
+
+    async with bank.run(client, before_tool=ask) as run:
+        reading = asyncio.ensure_future(run.result())
+        await with_timeout(wait_until(lambda: bank.started.is_set() and run._reply is not None))
+        snapshot = json.loads(json.dumps(run.messages))
+        assert [content for _, content in results(snapshot)] == ["120", UNFINISHED]
+        bank.may_pay.set()
+        await with_timeout(reading)
+    bank.paid.clear()
+    await bank.run(client, snapshot, decisions={snapshot[1]["tool_calls"][2]["id"]: True}).result()
+    assert ([content for _, content in results(sent(server))], bank.paid) == (["120", UNFINISHED, "paid 7"], [7])
+
+
+async def test_messages_of_a_process_that_is_killed_at_any_point_never_say_that_a_tool_was_not_called(
+    client: AsyncFriendli, server: FriendliServer, bank: Bank
+) -> None:
+    earlier = await deferred(client, server, bank)
+    run = bank.run(client, stored(earlier), decisions=decide(earlier, True, True), concurrency=1)
+    reading = asyncio.ensure_future(run.result())
+    seen: list[list[str]] = []
+    while not reading.done():
+        told = [content for _, content in results(run.messages)]
+        assert all(f"paid {amount}" in told or UNFINISHED in told for amount in bank.paid)
+        seen.append(told)
+        await asyncio.sleep(0)
+    assert {tuple(told) for told in seen} > {("120",), ("paid 5", "120", UNFINISHED), ("paid 5", "120", "paid 7")}
+    assert not any("before the tool was called" in content for told in seen for content in told)
+
+
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 
@@ -311,7 +374,7 @@ async def test_run_that_ends_while_decided_calls_run_keeps_their_results(
         assert isinstance(await with_timeout(anext(run)), ToolFinished | ToolStarted)
         await with_timeout(bank.started.wait())
     assert [content for _, content in results(run.messages)] == [
-        "Error: the run was stopped before the tool finished; it may have taken effect",
+        UNFINISHED,
         "120",
         "Error: no",
     ]

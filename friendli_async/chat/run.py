@@ -133,11 +133,11 @@ class Run:
     def messages(self) -> Conversation:
         """The conversation so far as plain dicts: the given messages and all finished turns; ready for another call.
 
-        After an early end, also the unfinished turn, if a tool was called in it: what a tool has done must not be
-        forgotten. A tool message says so where the tool did not finish, or was not called.
+        Also the unfinished turn, if a tool has been called in it: what a tool has done must not be forgotten, even if
+        the process is killed. A tool message says so where the tool has not finished, or was not called.
         """
         transcript = self._transcript
-        if self._state != "closed" or not self._calls.has_called:
+        if not self._calls.has_called:
             return list(transcript.messages)
         if transcript.pending:
             return transcript.with_pending(self._calls)

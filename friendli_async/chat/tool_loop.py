@@ -187,11 +187,13 @@ class ToolRunner:
     def contents(self) -> Iterator[tuple[ToolCall, str]]:
         """Yields this turn's calls with the contents of their tool messages, in order, also for unfinished ones.
 
-        Deferred calls have none, unless the turn has ended early: then nobody will decide on them.
+        Deferred calls have none, unless the turn has ended early: then nobody will decide on them. Until the turn has
+        ended, any other may be called at any time, so that nothing says of it that it was not.
         """
         for call_id, call in self.requested.items():
             if self._is_stopped or call_id not in self._deferred:
-                unfinished = _UNFINISHED if call_id in self._started else _NOT_CALLED
+                may_be_called = call_id in self._started or not self._is_stopped
+                unfinished = _UNFINISHED if may_be_called else _NOT_CALLED
                 yield call, self._contents.get(call_id, unfinished)
 
     def finish_turn(self) -> None:
