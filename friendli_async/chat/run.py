@@ -492,6 +492,8 @@ def create_run(
     calls = ToolRunner(by_name, settings, reporter)
     first = open_turn(messages, sent)  # validates them
     transcript = Transcript(open_turn, messages, sent, settings.max_turns, settings.decisions)
+    if settings.decisions is not None:
+        first = open_turn(transcript.messages, sent)  # the results may have been in another order
     return Run(first, transcript, calls, reporter, begin_work)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
@@ -59,8 +60,9 @@ class Transcript:
         self._open = open_turn
         self._options = options
         self._limit = limit
-        self._call_ids: set[str] = {call["id"] for message in plain for call in message.get("tool_calls") or ()}
+        self._call_ids: set[str] = {call["id"] for message in plain for call in _calls_of(message)}
         if decisions is not None:
+            self.messages = _with_results_in_order(plain)
             self.pending = _calls_without_result(plain)
             _check_decisions(decisions, self.pending)
 
@@ -106,40 +108,48 @@ class Transcript:
         return [*self.messages, *_messages_of(message, calls)]
 
     def with_pending(self, calls: ToolRunner) -> Conversation:
-        """Returns the conversation with the results of the pending calls.
-
-        All results are in the order of the calls: the chat templates of many models omit the ids.
-        """
-        plain = cast("list[dict[str, Any]]", self.messages)
-        end = _end_of_answer(plain)
-        places = {call["id"]: place for place, call in enumerate(plain[end - 1]["tool_calls"])}
-        results = [*plain[end:], *_results_of(calls)]
-        results.sort(key=lambda message: places.get(message["tool_call_id"], len(places)))
-        return cast("Conversation", [*plain[:end], *results])
+        """Returns the conversation with the results of the pending calls."""
+        return _with_results_in_order([*cast("list[dict[str, Any]]", self.messages), *_results_of(calls)])
 
 
-def _end_of_answer(messages: list[dict[str, Any]]) -> int:
-    """Returns the position of the tool messages at the end, or the length if there are none."""
+def _calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the tool calls of an answer; none for other messages, in which such a key is not validated."""
+    return (message.get("tool_calls") or []) if message["role"] == "assistant" else []
+
+
+def _last_answer(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Returns the tool calls of an answer at the end, and the position of the tool messages after it."""
     end = len(messages)
-    while end and messages[end - 1].get("role") == "tool":
+    while end and messages[end - 1]["role"] == "tool":
         end -= 1
-    return end
+    return (_calls_of(messages[end - 1]) if end else []), end
+
+
+def _with_results_in_order(messages: list[dict[str, Any]]) -> Conversation:
+    """Sorts the tool messages at the end by their calls: the chat templates of many models omit the ids."""
+    calls, end = _last_answer(messages)
+    places = {call["id"]: place for place, call in enumerate(calls)}
+    results = sorted(messages[end:], key=lambda message: places.get(message["tool_call_id"], len(places)))
+    return cast("Conversation", [*messages[:end], *results])
 
 
 def _calls_without_result(messages: list[dict[str, Any]]) -> tuple[ToolCall, ...]:
-    """Returns the function calls of an answer at the end that no tool message after it answers."""
-    end = _end_of_answer(messages)
-    calls = (messages[end - 1].get("tool_calls") or ()) if end else ()
-    answered = {message.get("tool_call_id") for message in messages[end:]}
+    """Returns the calls of an answer at the end that no tool message after it answers."""
+    calls, end = _last_answer(messages)
+    missing = Counter(call["id"] for call in calls)
+    missing.subtract(message["tool_call_id"] for message in messages[end:])
     return tuple(
-        ToolCall(call["id"], function=FunctionCall(call["function"]["name"], call["function"].get("arguments") or ""))
+        ToolCall(call["id"], function=FunctionCall(call["function"]["name"], call["function"]["arguments"]))
         for call in calls
-        if call["id"] not in answered and call.get("function")
+        if missing[call["id"]] > 0
     )
 
 
 def _check_decisions(decisions: Mapping[str, bool | str], pending: tuple[ToolCall, ...]) -> None:
-    ids = {call.id for call in pending}
+    ids = [call.id for call in pending]
+    for number, call_id in enumerate(ids):
+        if call_id in ids[:number]:
+            raise ArgumentError(f"two calls of the last answer have the id {call_id!r}", "messages")
     for call_id in decisions:
         if call_id not in ids:
             waiting = ", ".join(map(repr, ids)) or "none"
