@@ -21,6 +21,7 @@ from friendli_async import (
     StreamInterruptedError,
     ToolCall,
 )
+from friendli_async.asgi import SSEResponse
 from friendli_async.chat import ToolMessage
 from friendli_async.testing import FriendliServer, status, text, tool_calls
 from friendli_async.tools import Run, RunResult, ToolError, ToolFinished, ToolStarted, TurnEnded, tool
@@ -453,6 +454,26 @@ async def test_client_that_is_shut_down_runs_no_decided_call(
     with pytest.raises(ConfigurationError, match=r"draining|closed"):
         await run.result()
     assert (run.messages, bank.paid) == (earlier.messages, [])
+
+
+async def test_shut_down_client_is_noticed_before_a_response_with_decisions_starts(
+    client: AsyncFriendli, server: FriendliServer, bank: Bank
+) -> None:
+    earlier = await deferred(client, server, bank)
+    sent_to_browser: list[Any] = []
+
+    async def receive() -> Any:
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent_to_browser.append(message)
+
+    await client.drain()
+    run = bank.run(client, stored(earlier), decisions=decide(earlier, True, True))
+    response = SSEResponse(run, encode=repr)
+    with pytest.raises(ConfigurationError, match="draining"):
+        await with_timeout(response({"type": "http", "method": "POST", "path": "/"}, receive, send))
+    assert (sent_to_browser, run.messages, bank.paid) == ([], earlier.messages, [])
 
 
 async def test_drain_waits_for_decided_calls_and_the_answer_to_them(

@@ -181,7 +181,7 @@ class Run:
     # --- opening and closing ---------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Opens the stream of the first turn, so that errors of the call are raised here."""
+        """Opens the stream of the first turn, so that errors of the call are raised here; not before decided calls."""
         if self._state == "open":
             await self._exclusively(self._open)
         return self
@@ -248,6 +248,8 @@ class Run:
     async def _open(self) -> None:
         if self._stream is not None:
             await self._stream
+        elif self._transcript.pending:
+            self._begin_work(self._work)
 
     def _begin_response(self, work: Work, on_abort: Callable[[], None]) -> None:
         """Prepares the open run for a response that serves the rest of it; see ``EventStream``.
