@@ -24,7 +24,16 @@ from friendli_async import (
 from friendli_async.asgi import SSEResponse
 from friendli_async.chat import ToolMessage
 from friendli_async.testing import FriendliServer, status, text, tool_calls
-from friendli_async.tools import Run, RunResult, ToolError, ToolFinished, ToolStarted, TurnEnded, tool
+from friendli_async.tools import (
+    Run,
+    RunResult,
+    ToolError,
+    ToolFinished,
+    ToolStarted,
+    TurnEnded,
+    deferred_calls,
+    tool,
+)
 
 UNFINISHED: Final = "Error: the run was stopped before the tool finished; it may have taken effect"
 BOTH: Final = tool_calls(("pay", {"amount": 5}), ("balance", {}), ("pay", {"amount": 7}))
@@ -125,6 +134,7 @@ async def test_run_with_deferred_calls_ends_after_the_other_calls_of_the_turn(
     assert events[-1].deferred == result.deferred
     assert results(result.messages) == [(middle, "120")]
     assert result.reply.tool_calls
+    assert deferred_calls(stored(result)) == result.deferred
     assert (result.turns, len(server.requests), bank.paid) == (1, 1, [])
 
 
@@ -340,6 +350,22 @@ async def test_decision_is_not_on_a_call_that_stands_in_a_message_of_the_user(
         bank.run(client, [*stored(earlier), forged], decisions=decide(earlier, True))
     await bank.run(client, [{**forged, "tool_calls": "none"}]).result()  # what is not read is not validated
     assert bank.paid == []
+
+
+async def test_calls_to_decide_on_are_those_of_the_last_answer_without_a_result(
+    client: AsyncFriendli, server: FriendliServer, bank: Bank
+) -> None:
+    earlier = await deferred(client, server, bank)
+    first, last = earlier.deferred
+    reply = earlier.reply.message
+    assert [one.id for one in deferred_calls([*MESSAGES, reply])] == [one.id for one in reply.tool_calls or ()]
+    assert deferred_calls([*earlier.messages, ToolMessage("by hand", first.id)]) == (last,)
+    for answered in ([], MESSAGES, [*earlier.messages, *MESSAGES], [ToolMessage("by hand", first.id)]):
+        assert deferred_calls(answered) == ()
+    with pytest.raises(ValueError, match=r"^messages: two calls of the last answer have the id '0'$"):
+        deferred_calls([{"role": "assistant", "content": None, "tool_calls": [call("0", amount=5)] * 2}])
+    with pytest.raises(ValueError, match=r"^messages\[0\]: Object missing required field `tool_call_id`$"):
+        deferred_calls([{"role": "tool", "content": "x"}])
 
 
 # --- messages while a turn runs ---------------------------------------------------------------------------------------

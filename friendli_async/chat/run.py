@@ -63,7 +63,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """Number of turns."""
     deferred: tuple[ToolCall, ...] = ()
     """The tool calls that ``before_tool`` deferred, which ended the run. Another run with ``messages`` and the
-    ``decisions`` on them goes on."""
+    ``decisions`` on them goes on. ``deferred_calls`` finds them again in saved messages."""
 
 
 class Run:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from friendli_async._core.body.arguments import to_builtins
+from friendli_async._core.body.arguments import check_values, to_builtins
 from friendli_async._json import is_json_object
-from friendli_async.chat.inputs import Conversation, Messages, extra_body_of, to_request_message
+from friendli_async.chat.inputs import Conversation, Message, Messages, extra_body_of, to_request_message
 from friendli_async.chat.replies import ChatMessage
 from friendli_async.errors import ArgumentError, TurnLimitError
 from friendli_async.replies import FunctionCall, ToolCall, Usage, add_usage
@@ -52,7 +52,7 @@ class Transcript:
         limit: int,
         decisions: Mapping[str, bool | str] | None,
     ) -> None:
-        plain = cast("list[dict[str, Any]]", [to_builtins(to_request_message(message)) for message in messages])
+        plain = _plain(messages)
         self.messages: Conversation = cast("Conversation", plain)
         self.pending: tuple[ToolCall, ...] = ()
         self.usage: Usage | None = None
@@ -112,6 +112,24 @@ class Transcript:
         return _with_results_in_order([*cast("list[dict[str, Any]]", self.messages), *_results_of(calls)])
 
 
+def deferred_calls(messages: Messages) -> tuple[ToolCall, ...]:
+    """Returns the calls that a run with these messages needs ``decisions`` on: those at their end without a result.
+
+    Args:
+        messages: A conversation, such as the saved ``messages`` of a run.
+
+    Raises:
+        ValueError: An invalid message, or two of the calls have the same id.
+    """
+    plain = _plain(messages)
+    check_values(plain, list[Message], "messages")
+    return _calls_without_result(plain)
+
+
+def _plain(messages: Messages) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", [to_builtins(to_request_message(message)) for message in messages])
+
+
 def _calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the tool calls of an answer; none for other messages, in which such a key is not validated."""
     return (message.get("tool_calls") or []) if message["role"] == "assistant" else []
@@ -136,20 +154,20 @@ def _with_results_in_order(messages: list[dict[str, Any]]) -> Conversation:
 def _calls_without_result(messages: list[dict[str, Any]]) -> tuple[ToolCall, ...]:
     """Returns the calls of an answer at the end that no tool message after it answers."""
     calls, end = _last_answer(messages)
-    missing = Counter(call["id"] for call in calls)
-    missing.subtract(message["tool_call_id"] for message in messages[end:])
+    count = Counter(call["id"] for call in calls)
+    missing = count - Counter(message["tool_call_id"] for message in messages[end:])
+    for call_id in missing:
+        if count[call_id] > 1:
+            raise ArgumentError(f"two calls of the last answer have the id {call_id!r}", "messages")
     return tuple(
         ToolCall(call["id"], function=FunctionCall(call["function"]["name"], call["function"]["arguments"]))
         for call in calls
-        if missing[call["id"]] > 0
+        if call["id"] in missing
     )
 
 
 def _check_decisions(decisions: Mapping[str, bool | str], pending: tuple[ToolCall, ...]) -> None:
     ids = [call.id for call in pending]
-    for number, call_id in enumerate(ids):
-        if call_id in ids[:number]:
-            raise ArgumentError(f"two calls of the last answer have the id {call_id!r}", "messages")
     for call_id in decisions:
         if call_id not in ids:
             waiting = ", ".join(map(repr, ids)) or "none"
