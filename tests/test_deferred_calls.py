@@ -23,7 +23,7 @@ from friendli_async import (
 )
 from friendli_async.asgi import SSEResponse
 from friendli_async.chat import ToolMessage
-from friendli_async.testing import FriendliServer, status, text, tool_calls
+from friendli_async.testing import FriendliServer, done, event, finish, script, status, text, tool_calls
 from friendli_async.tools import (
     Run,
     RunResult,
@@ -146,6 +146,19 @@ async def test_approval_may_defer_after_waiting(client: AsyncFriendli, server: F
     server.enqueue(BOTH)
     result = await bank.run(client, before_tool=ask).result()
     assert len(result.deferred) == 2
+
+
+@pytest.mark.parametrize(("arguments", "saved"), [("five", '{"invalid_json": "five"}'), ("", "{}")])
+async def test_deferred_calls_are_shown_with_the_arguments_with_which_they_would_be_called(
+    client: AsyncFriendli, server: FriendliServer, bank: Bank, arguments: str, saved: str
+) -> None:
+    delta = {"tool_calls": [{"index": 0, "id": "0", "function": {"name": "pay", "arguments": arguments}}]}
+    server.enqueue(script(event({"choices": [{"index": 0, "delta": delta}]}), finish("tool_calls"), done()))
+    run = bank.run(client, before_tool=defer_pay)
+    ended = [event async for event in run if isinstance(event, TurnEnded)]
+    result = await run.result()
+    assert ended[0].deferred == result.deferred == deferred_calls(stored(result))
+    assert [call.function.arguments for call in result.deferred] == [saved]
 
 
 async def test_run_without_deferred_calls_has_none(client: AsyncFriendli, server: FriendliServer, bank: Bank) -> None:
@@ -383,9 +396,8 @@ async def test_messages_have_the_results_of_decided_calls_as_soon_as_the_tools_h
     bank.may_pay.set()
     assert isinstance(await with_timeout(anext(run)), ToolFinished)
     assert results(run.messages)[0][1] == "paid 5"
-    async for event in run:
-        if isinstance(event, TurnEnded):
-            assert run.messages == (await run.result()).messages
+    assert isinstance([found async for found in run][-1], TurnEnded)
+    assert run.messages == (await run.result()).messages
 
 
 async def test_messages_of_a_running_turn_have_its_results_and_leave_deferred_calls_to_be_decided(

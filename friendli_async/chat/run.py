@@ -374,9 +374,10 @@ class Run:
             self._calls.start(call)
 
     def _end_turn(self, reply: ChatCompletion) -> None:
-        transcript, deferred = self._transcript, self._calls.deferred
-        is_last = bool(deferred) or not self._calls.requested
+        transcript = self._transcript
         transcript.end_turn(reply, self._calls)
+        deferred = transcript.deferred() if self._calls.has_deferred else ()
+        is_last = bool(deferred) or not self._calls.requested
         self._calls.finish_turn()
         self._reply = None
         self._events.append(TurnEnded(number=transcript.turns, reply=reply, deferred=deferred))

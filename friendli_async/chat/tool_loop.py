@@ -180,9 +180,9 @@ class ToolRunner:
             task.exception()  # else asyncio would log that it was never retrieved
 
     @property
-    def deferred(self) -> tuple[ToolCall, ...]:
-        """The calls of this turn that were deferred."""
-        return tuple(call for call in self.requested.values() if call.id in self._deferred)
+    def has_deferred(self) -> bool:
+        """Whether any call of this turn was deferred."""
+        return bool(self._deferred)
 
     def contents(self) -> Iterator[tuple[ToolCall, str]]:
         """Yields this turn's calls with the contents of their tool messages, in order, also for unfinished ones.

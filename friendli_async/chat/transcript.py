@@ -98,6 +98,10 @@ class Transcript:
         self.usage = add_usage(self.usage, reply.usage)
         self.messages += _messages_of(reply.message, calls)
 
+    def deferred(self) -> tuple[ToolCall, ...]:
+        """Returns the calls of the last turn without a result, with the arguments with which they are saved."""
+        return _calls_without_result(cast("list[dict[str, Any]]", self.messages))
+
     def end_pending(self, calls: ToolRunner) -> None:
         """Adds the results of the pending calls."""
         self.messages = self.with_pending(calls)
