@@ -545,6 +545,21 @@ async def test_drain_that_times_out_interrupts_decided_calls(
     assert (len(results(run.messages)), bank.paid) == (3, [])
 
 
+@pytest.mark.parametrize("end", ["drain", "aclose"])
+async def test_run_that_is_open_when_the_client_is_shut_down_calls_no_decided_call(
+    client: AsyncFriendli, server: FriendliServer, bank: Bank, end: str
+) -> None:
+    earlier = await deferred(client, server, bank)
+    async with bank.run(client, stored(earlier), decisions=decide(earlier, True, True)) as run:
+        if end == "drain":
+            assert await with_timeout(client.drain(0)) == 1
+        else:
+            await client.aclose()
+        with pytest.raises(ConfigurationError, match=r"draining|closed"):
+            await with_timeout(run.result())
+    assert (run.messages, bank.paid) == (earlier.messages, [])
+
+
 async def test_cancelling_a_run_at_any_point_of_its_decided_calls_leaves_nothing(
     client: AsyncFriendli, server: FriendliServer, bank: Bank
 ) -> None:

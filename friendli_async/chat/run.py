@@ -249,7 +249,7 @@ class Run:
         if self._stream is not None:
             await self._stream
         elif self._transcript.pending:
-            self._begin_work(self._work)
+            self._begin_pending()
 
     def _begin_response(self, work: Work, on_abort: Callable[[], None]) -> None:
         """Prepares the open run for a response that serves the rest of it; see ``EventStream``.
@@ -362,14 +362,18 @@ class Run:
         # does not take the first that has a tool call for the only one.
         self._delivered = ChatCollector(2)
 
+    def _begin_pending(self) -> None:
+        """Makes the calls of an earlier run open work: a drain waits for them as for those of a turn."""
+        self._begin_work(self._work)
+        self._work.is_between_calls = True
+
     def _run_pending(self) -> None:
         """Starts the calls of an earlier run, or ends them once all have finished."""
         if self._calls.requested:
             self._transcript.end_pending(self._calls)
             self._calls.finish_turn()
             return
-        self._begin_work(self._work)  # a drain waits for them as for those of a turn
-        self._work.is_between_calls = True
+        self._begin_pending()
         for call in self._transcript.pending:
             self._calls.start(call)
 
