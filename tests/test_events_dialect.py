@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from strategies import deterministic
 from support.events import decode_event
 from support.sockets import client_of
+from support.whole_replies import STREAMS
 
 from friendli_async import APIStatusError, AsyncFriendli, ResponseDecodeError, StreamInterruptedError
 from friendli_async._core.events.decoding import HEARTBEATS, Dialect, shows_error_without_content
 from friendli_async.audio import TranscriptCollector
 from friendli_async.chat import ChatCollector
-from friendli_async.chat.tool_assisted import ToolAssistedCollector
+from friendli_async.chat.tool_assisted import ToolAssistedCollector, ToolStatus
 from friendli_async.completions import TextCompletionCollector
 from friendli_async.messages import MessageStream
 from friendli_async.messages.collector import MessagesCollector
@@ -155,27 +156,147 @@ def test_error_payload_without_content_is_an_error(kind: str, data: bytes) -> No
     assert error.message == "quota exceeded"
 
 
+def outcome(data: bytes, name: str | None, kind: str) -> tuple[object, object, str]:
+    """Returns the payload and the error of an event, or why it cannot be decoded."""
+    try:
+        payload, error, _ = decode_event(data, name, dialect=DIALECTS[kind])
+    except ResponseDecodeError as problem:
+        return None, type(problem), str(problem)
+    return payload, type(error), str(error)
+
+
+FURTHER_FIELDS: Final[list[dict[str, Any]]] = [
+    {},
+    *({"error": error} for error in ({"message": "quota exceeded"}, "quota exceeded", "null")),
+    *({"status": status} for status in ("failed", 429)),
+    *({"message": message} for message in ("quota exceeded", "ok", "", None)),
+    *({"usage": usage} for usage in ({}, {"total_tokens": 7}, {"input_tokens": 3}, {"prompt_tokens": 0}, None)),
+    *({"code": 429}, {"detail": "a note"}, {"success": False}, {"object": "error"}, {"x": {"error": "no"}}),
+]
+
+
 @pytest.mark.parametrize("kind", DIALECTS)
+def test_event_is_decoded_equally_with_and_without_the_fast_path(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [(name, {**value, **more}) for name, value, _ in STREAMS[kind].events for more in FURTHER_FIELDS]
+    named = [
+        (json.dumps(fields).encode(), each) for name, fields in events for each in {name, None, "message", "x", "ping"}
+    ]
+    fast = [outcome(data, name, kind) for data, name in named]
+    monkeypatch.setattr(Dialect, "_decode_fast", lambda self, data: None)
+    assert fast == [outcome(data, name, kind) for data, name in named]
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_event_named_message_is_decoded_as_one_without_a_name(kind: str) -> None:
+    events = [json.dumps({**value, **more}).encode() for _, value, _ in STREAMS[kind].events for more in FURTHER_FIELDS]
+    for data in (*events, *ERROR_PAYLOADS, b"quota exceeded", b"5"):
+        assert outcome(data, "message", kind) == outcome(data, None, kind)
+
+
+CONTENT: Final = b'{"choices":[{"index":%s,"delta":{"content":"a"}}],"name":"n","status":"s"}'
+
+
+@pytest.mark.parametrize("kind", ["chat", "tool-assisted"])
+@pytest.mark.parametrize("name", ["x", "ping", "done", "tool_status", "error"])
+@pytest.mark.parametrize("index", [b"0", b'"0"'])
+def test_content_is_delivered_whatever_the_name_of_its_event(kind: str, name: str, index: bytes) -> None:
+    payload, error, is_end = decode_event(CONTENT % index, name, dialect=DIALECTS[kind])
+    assert (payload.text, is_end) == ("a", False)
+    assert (error is not None) == (name == "error")
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+@pytest.mark.parametrize("name", [None, "x"])
 @pytest.mark.parametrize("data", [b"", b"null", b"{}", b"[]", b": comment", b"ping"])
-def test_heartbeats_are_ignored(kind: str, data: bytes) -> None:
-    assert decode_event(data, dialect=DIALECTS[kind]) == (None, None, False)
+def test_heartbeats_are_ignored(kind: str, name: str | None, data: bytes) -> None:
+    assert decode_event(data, name, dialect=DIALECTS[kind]) == (None, None, False)
 
 
-@pytest.mark.parametrize("data", [b"{}", b" {} ", b'{"type":"message_stop"}'])
+def test_words_under_an_unknown_name_are_delivered_as_the_text_that_they_encode() -> None:
+    for data in (b'"almost \\"full\\""', b'almost "full"'):
+        assert decode_event(data, "note").payload.message == {"data": 'almost "full"'}
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_event_of_an_unknown_name_is_an_error_if_it_has_a_failure_flag_and_not_by_a_note_beside_the_usage(
+    kind: str,
+) -> None:
+    assert decode_event(b'{"status":"failed"}', "progress", dialect=DIALECTS[kind]).error is not None
+    note = b'{"usage":{"prompt_tokens":3},"detail":"all is fine"}'
+    payload, error, _ = decode_event(note, "progress", dialect=DIALECTS[kind])
+    assert ("all is fine" in repr(payload), error) == (True, None)
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_event_that_says_nothing_is_delivered_only_if_its_name_says_something(kind: str) -> None:
+    for data in (b'{"x":null}', b'{"id":"n","x":""}'):
+        assert (decode_event(data, "note", dialect=DIALECTS[kind]).payload is None) is False
+    assert decode_event(b'{"x":null}', dialect=DIALECTS[kind]) == (None, None, False)
+
+
+def test_unknown_event_with_an_empty_type_has_that_of_its_name() -> None:
+    assert decode_event(b'{"type":"","x":1}', "note", dialect=DIALECTS["messages"]).payload.type == "note"
+
+
+def test_content_beside_an_error_is_delivered_without_the_error() -> None:
+    payload, error, _ = decode_event(b'{"choices":[{"delta":{"content":"a"}}],"error":{"message":"no"}}')
+    assert (payload.text, payload.error, str(error)) == ("a", None, "no")
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_problem_report_is_an_error(kind: str) -> None:
+    """Its `type` is a URI (RFC 9457), and names no kind of event."""
+    for uri in ("about:blank", "https://example.com/quota"):
+        error = decode_event(b'{"type":"%s","title":"quota exceeded"}' % uri.encode(), dialect=DIALECTS[kind]).error
+        assert error is not None
+        assert error.message == "quota exceeded"
+
+
+@pytest.mark.parametrize("data", [b"{}", b" {} ", b'{"type":"message_stop"}', b'{"type":""}', b'{"type":"stop"}'])
 def test_event_with_only_a_name_is_delivered(data: bytes) -> None:
     payload, error, _ = decode_event(data, "message_stop", dialect=DIALECTS["messages"])
     assert (type(payload).__name__, error) == ("MessageStop", None)
 
 
-def test_failed_tool_status_is_delivered_and_other_errors_are_raised() -> None:
-    dialect = DIALECTS["tool-assisted"]
-    status = b'{"tool_call_id":"t","name":"web:url","status":"ERRORED","error":{"type":"x","msg":"no"}}'
-    for name in ("tool_status", None):
-        payload, error, _ = decode_event(status, name, dialect=dialect)
-        assert (payload.error.msg, error) == ("no", None)
-    raised = decode_event(b'{"name":"web:url","status":"ERRORED","error":"no"}', dialect=dialect).error
+def test_type_of_an_event_takes_precedence_over_its_name() -> None:
+    data = b'{"type":"content_block_stop","index":"1"}'
+    payload, error, _ = decode_event(data, "message_stop", dialect=DIALECTS["messages"])
+    assert (type(payload).__name__, error) == ("ContentBlockStop", None)
+
+
+STATUS: Final = {"name": "web:url", "status": "ERRORED"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "reported"),
+    [
+        ("tool_status", {"error": "no"}, "no"),
+        ("tool_status", {"error": {"msg": "no"}}, "no"),
+        (None, {"tool_call_id": "t", "error": "no"}, "no"),
+        (None, {"error": {"msg": "no"}, "success": False}, "no"),
+        (None, {}, None),
+        (None, {"usage": {"prompt_tokens": 1}}, None),
+    ],
+)
+def test_error_of_a_tool_is_delivered_in_its_status(
+    name: str | None, more: dict[str, object], reported: str | None
+) -> None:
+    data = json.dumps({**STATUS, **more}).encode()
+    payload, error, _ = decode_event(data, name, dialect=DIALECTS["tool-assisted"])
+    assert isinstance(payload, ToolStatus)
+    assert (payload.status, payload.error and payload.error.msg, error) == ("ERRORED", reported, None)
+
+
+@pytest.mark.parametrize("more", [{"error": "no"}, {"success": False, "message": "no"}])
+def test_error_that_may_be_that_of_the_call_is_raised(more: dict[str, object]) -> None:
+    raised = decode_event(json.dumps({**STATUS, **more}).encode(), dialect=DIALECTS["tool-assisted"]).error
     assert raised is not None
     assert raised.message == "no"
+
+
+def test_incomplete_status_is_recognized_by_the_name_of_its_event() -> None:
+    payload = decode_event(b'{"name":"web:url"}', "tool_status", dialect=DIALECTS["tool-assisted"]).payload
+    assert payload == ToolStatus(name="web:url")
 
 
 # --- through the client ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from friendli_async import (
     NotFoundError,
     RateLimitError,
     ResponseDecodeError,
+    StreamInterruptedError,
 )
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
@@ -254,13 +255,25 @@ def test_error_class_is_derived_from_payload(payload: Any, status: int, kind: ty
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-@pytest.mark.parametrize("payload", [{"note": MSG}, {"text": MSG}, {"answer": MSG}, {"type": "quota", "message": MSG}])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *({"note": MSG}, {"text": MSG}, {"answer": MSG}),
+        *({"type": "quota", "message": MSG}, {"type": "about:blank", "note": MSG}),
+    ],
+)
 def test_unknown_event_is_the_error_of_an_unfinished_stream(kind: str, payload: Any) -> None:
     event = f"data: {json.dumps(payload)}\n\n".encode()
     for end in (b"data: [DONE]\n\n", b""):
         reader = feed_reader(kind, event, end, with_content=False)
         assert isinstance(reader.failure, APIStatusError)
         assert MSG in str(reader.failure)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_words_of_an_unknown_type_of_event_are_not_the_error_of_an_unfinished_stream(kind: str) -> None:
+    reader = feed_reader(kind, b'data: {"type":"note","note":"all is well"}\n\n', b"", with_content=False)
+    assert isinstance(reader.failure, StreamInterruptedError)
 
 
 @pytest.mark.parametrize("kind", STREAMS)

@@ -82,7 +82,7 @@ class ChoicesDialect(ChunkDialect[E], kw_only=True):
         if len(events) == 1 and _has_content(events[0]):  # as in nearly all reads of a live stream
             return True
         for chunk, payload in zip(events, payloads, strict=True):
-            if not _has_content(chunk) and not _is_without_error(chunk, payload):
+            if not _has_content(chunk) and not _is_without_error(chunk, payload, self):
                 return False
         return True
 
@@ -102,8 +102,8 @@ def _has_content(chunk: Any) -> bool:
     return False
 
 
-def _is_without_error(chunk: Any, payload: bytes) -> bool:
-    """Whether a chunk without content, or with a usage without counts, holds no error. Corrects its usage."""
+def _is_without_error(chunk: Any, payload: bytes, dialect: ChunkDialect[Any]) -> bool:
+    """Whether a chunk without content, or with a usage without counts, is one without an error. Corrects its usage."""
     if chunk.error or chunk.message is not None:
         return False
     try:
@@ -117,7 +117,8 @@ def _is_without_error(chunk: Any, payload: bytes) -> bool:
     except NOT_DECODED:
         return False
     correct_usage(chunk, fields)
-    return bool(chunk.choices or chunk.usage is not None) and not shows_error_without_content(fields)
+    is_chunk = chunk.choices or (chunk.usage is not None and not dialect.has_shape(fields))
+    return bool(is_chunk) and not shows_error_without_content(fields)
 
 
 class _ReportedUsage(msgspec.Struct):

@@ -130,7 +130,7 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
         """
         name = None if name == _DEFAULT_NAME else name
         is_error, is_own_name = is_error_name(name), self._is_own_name(name)
-        if is_own_name and not is_error and (payload := self._decode_fast(data)) is not None:
+        if is_own_name and (payload := self._decode_fast(data)) is not None:
             return Decoded(payload)
         data = data.strip()
         if _is_end(name, data):
@@ -245,11 +245,15 @@ class ChunkDialect(Dialect[E], kw_only=True):
 
     def _kind(self, name: str | None, fields: Fields) -> Any:
         """Returns the struct of an event: that of a further kind, or the chunk."""
+        if self._has_content(name, fields):
+            return self.events  # whatever its name
         if name is not None and name in self.named:
             return self.named[name]
-        if self.shape and self.shape <= fields.keys() and not self._has_content(name, fields):
-            return next(iter(self.named.values()))
-        return self.events
+        return next(iter(self.named.values())) if self.has_shape(fields) else self.events
+
+    def has_shape(self, fields: Fields) -> bool:
+        """Whether an event without content has the fields of an event of a further kind."""
+        return bool(self.shape) and self.shape <= fields.keys()
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
         kind = self._kind(name, fields)
@@ -271,13 +275,12 @@ class ChunkDialect(Dialect[E], kw_only=True):
         return isinstance(event, self.events) and not chunk.choices and chunk.message is not None
 
     def _is_nonfatal_error(self, name: str | None, fields: Fields, known: Sequence[str]) -> bool:
-        """Whether ``error`` is that of what a further event reports, e.g. a tool, while the reply continues.
+        """Whether an error is that of what a further event reports, e.g. a tool, while the reply continues.
 
         The event must be identified by its name, an object in ``error``, or more of its fields than ``shape``.
         """
         present = fields.keys() & set(known) - {"error", "message"}
-        certain = name in self.named or isinstance(fields.get("error"), dict) or len(present) > len(self.shape)
-        return "error" in known and certain
+        return name in self.named or isinstance(fields.get("error"), dict) or len(present) > len(self.shape)
 
     def _is_own_name(self, name: str | None) -> bool:
         return name is None
@@ -317,7 +320,7 @@ class TaggedDialect(Dialect[E], kw_only=True):
     @cached_property
     def redundant_names(self) -> frozenset[bytes]:
         """The default name, and those of its kinds, which the events repeat."""
-        return frozenset(kind.encode() for kind in {_DEFAULT_NAME, *self._kinds} if not is_error_name(kind))
+        return frozenset(kind.encode() for kind in {_DEFAULT_NAME, *self._kinds})
 
     def are_ordinary(self, events: Sequence[E], payloads: Sequence[bytes]) -> bool:
         """Whether no event has an ``error`` or reports a failure, or a usage that may be absent."""
