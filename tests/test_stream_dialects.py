@@ -1,5 +1,6 @@
 """Which stream variants are accepted, in-stream errors, and responses that are not event streams."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import http_parser
+from support.clock import Clock, run_loop_iterations
 from support.sockets import (
     DONE,
     FAST_RETRY,
@@ -32,6 +34,7 @@ from friendli_async import (
     ChatChunk,
     FriendliError,
     InternalServerError,
+    Limits,
     RateLimitError,
     ResponseDecodeError,
     StreamInterruptedError,
@@ -332,7 +335,8 @@ async def test_whole_reply_instead_of_stream_is_not_requested_again_and_is_parti
 ) -> None:
     reply = json.dumps(WHOLE_REPLIES[api]).encode()
     server.always(script(raw(reply[:20]), raw(reply[20:]), end(), content_type=content_type))
-    async with AsyncFriendli(token="t", server_url=server.url, retry=FAST_RETRY) as client:
+    limits = Limits(error=50)  # applies to what is no reply
+    async with AsyncFriendli(token="t", server_url=server.url, retry=FAST_RETRY, limits=limits) as client:
         streams: dict[str, Callable[[], Any]] = {
             "chat": lambda: open_stream(client),
             "completions": lambda: client.serverless.completions.stream(model="m", prompt="Hi"),
@@ -363,6 +367,44 @@ async def test_stream_without_events_raises_on_open(
     with pytest.raises(FriendliError):
         await stream
     assert stream.outcome in {"failed", "truncated"}
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b"\n\n", b"da", b"\nevent"])
+async def test_body_that_ends_within_what_may_begin_a_stream_raises_on_open(
+    server: FriendliServer, client: AsyncFriendli, start: bytes
+) -> None:
+    server.enqueue(body(start, content_type="application/json"))
+    stream = open_stream(client)
+    with pytest.raises(ResponseDecodeError if not start.strip(b"\xef\xbb\xbf\n") else APIStatusError):
+        await with_timeout(stream)
+    assert stream.outcome == "failed"
+
+
+@pytest.mark.parametrize("separator", [b"\n", b""])
+async def test_stream_that_begins_within_a_read_is_recognized(server: FriendliServer, separator: bytes) -> None:
+    pieces = [b"\xef", b"\xbb\xbf", separator, b"d", b"ata", b":", b" " + delta("a", "stop")[6:], DONE]
+    server.enqueue(script(*map(raw, filter(None, pieces)), end(), content_type="application/json"))
+    async with client_of(server.url) as client:
+        assert await read(open_stream(client)) == "a"
+
+
+async def test_page_that_does_not_end_is_reported_before_the_timeout(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    server.enqueue(script(raw(b"<html><title>Sign in</title>"), stall(), content_type="text/html"))
+    opening = asyncio.ensure_future(open_stream(client).__aenter__())
+    await server.wait_for_requests(1)
+    await run_loop_iterations(50)
+    clock.advance(5)
+    with pytest.raises(ResponseDecodeError, match="text/html"):
+        await opening
+
+
+async def test_stream_that_ends_after_more_comments_than_the_limit_is_truncated(server: FriendliServer) -> None:
+    server.enqueue(script(*[raw(b": " + b"x" * 400 + b"\n\n")] * 4, end()))
+    async with client_of(server.url, limits=Limits(event=1000)) as client:
+        with pytest.raises(StreamInterruptedError):
+            await open_stream(client)
 
 
 async def test_stream_with_only_the_sentinel_is_truncated(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -87,11 +87,10 @@ async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json
     data = bytes(begun)
     if start.startswith(_STREAM_PREFIXES):
         return data
-    if data:
-        data += await exchange.read_some((limits.reply if start.startswith(b"{") else limits.error) - len(data))
+    data += await exchange.read_some((limits.reply if start.startswith(b"{") else limits.error) - len(data))
     raise not_a_stream(data, decoder, exchange.status, exchange.headers)
 
 
 def _may_become_stream(start: bytes) -> bool:
     """Whether more bytes are needed to tell if this is the start of a stream."""
-    return any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
+    return any(prefix.startswith(start) for prefix in _STREAM_PREFIXES)
