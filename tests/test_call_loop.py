@@ -377,6 +377,47 @@ async def test_idle_stream_raises_idle_timeout() -> None:
 
 
 @in_virtual_time
+async def test_shorter_limit_fires_before_the_total_limit() -> None:
+    timeouts = Timeouts(first_event=20.0, idle=7.0, total=50.0)
+    error = await Loop(hanging(), timeout=timeouts).fails(APITimeoutError)
+    assert (error.limit, now()) == ("first_event", 20.0)
+    stream = await open_stream(Loop(response(delta("a"), NEVER_ENDS), timeout=timeouts).client())
+    with pytest.raises(APITimeoutError) as raised:
+        await stream.result()
+    assert (raised.value.limit, now()) == ("idle", 27.0)
+
+
+@in_virtual_time
+async def test_body_that_is_passed_on_as_it_arrives_may_pause_for_the_idle_limit_only() -> None:
+    class Received:
+        async def begin(self, size: int | None) -> None:
+            pieces.clear()
+
+        async def write(self, data: bytes) -> None:
+            pieces.append(data)
+
+    pieces: list[bytes] = []
+    loop = Loop(response(b"a", 6.0, b"b", 6.0, b"c", NEVER_ENDS), timeout=Timeouts(first_event=600.0, idle=10.0))
+    with pytest.raises(APITimeoutError) as raised:
+        await loop.engine.receive(loop.operation, Arguments(b"{}"), Received())
+    assert (raised.value.limit, now(), pieces) == ("idle", 22.0, [b"a", b"b", b"c"])
+
+
+@in_virtual_time
+async def test_exception_that_the_token_callable_raises_at_the_total_limit_is_not_replaced() -> None:
+    async def token() -> str:
+        try:
+            await asyncio.sleep(NEVER_ENDS)
+        except asyncio.CancelledError:
+            raise LookupError("the vault is sealed") from None
+        return "t"
+
+    with pytest.raises(LookupError, match="sealed"):
+        await Loop(token=token, timeout=2.0).call()
+    assert now() == 2.0
+
+
+@in_virtual_time
 async def test_timeout_while_the_first_event_is_read_keeps_its_class() -> None:
     loop = Loop(response(APITimeoutError(limit="idle", seconds=1.0)), retry=None)
     with pytest.raises(APITimeoutError):
@@ -510,6 +551,56 @@ async def test_interrupt_ends_attempt_or_backoff_immediately(answer: Answer) -> 
         await task
     assert (now(), len(loop.sent_at)) == (2.0, 1)
     assert all(exchange.ends for exchange in loop.transport.exchanges)
+
+
+@pytest.mark.parametrize("turns", range(12))
+@in_virtual_time
+async def test_interrupt_in_any_turn_around_a_timeout_or_a_change_of_phase_ends_the_attempt_then(turns: int) -> None:
+    async def answer(dial: DialContext) -> FakeExchange:
+        connected(dial)
+        await asyncio.sleep(20.0)
+        for _ in range(6):  # as for a redirect: the limit gets shorter
+            dial.clock.phase("connect")
+            await asyncio.sleep(0)
+        await asyncio.sleep(NEVER_ENDS)
+        raise AssertionError("no limit")
+
+    async def answer_that_ends_slowly(dial: DialContext) -> FakeExchange:
+        try:
+            return await hanging()(dial)
+        finally:
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    for first, first_event in ((answer, 600.0), (hanging(), 20.0), (answer_that_ends_slowly, 20.0)):
+        loop = Loop(first, timeout=Timeouts(first_event=first_event, connect=5.0))
+        call: Call[Any] = Call(loop.engine, loop.operation, Arguments(b"{}"), "json")
+        began = now()
+        task = asyncio.ensure_future(call.run(call.read_reply))
+        await asyncio.sleep(20.0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.interrupt(APIConnectionError("the client was closed"))
+        with pytest.raises(APIConnectionError):  # never a CancelledError: nobody has cancelled the task
+            await task
+        assert (task.cancelling(), now() - began) == (0, 20.0)
+
+
+@in_virtual_time
+async def test_closing_the_last_branch_in_on_retry_prevents_the_next_attempt() -> None:
+    def close_the_other(attempt: Attempt) -> None:
+        branches.clear()
+
+    policy = RetryPolicy(initial=0.0, on_retry=close_the_other)
+    loop = Loop(response(status=503, after=2.0), response(delta("a", "stop")), retry=policy)
+    branches = list(open_stream(loop.client()).tee(2))
+    reading = asyncio.ensure_future(anext(branches[0]))
+    await asyncio.sleep(1.0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await asyncio.sleep(5.0)
+    assert (branches, loop.sent_at, loop.runtime.calls) == ([], [0.0], set())
 
 
 @pytest.mark.parametrize(("how", "status"), [("interrupted", None), ("closed", 503)])

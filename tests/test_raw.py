@@ -136,7 +136,7 @@ def test_chunk_boundaries_do_not_affect_bytes_or_result(cuts: list[int]) -> None
 def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
     collector = ChatCollector()
     reader = EventReader(collector, 1 << 20, 200, Headers())
-    clock = ReadClock(timeouts, None, exchange.loop, exchange.abort_with)
+    clock = ReadClock(timeouts, timeouts.total, exchange.loop, exchange.abort_with)
     return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", {})
 
 
@@ -382,12 +382,13 @@ async def test_raw_view_of_a_closed_stream_is_empty(server: FriendliServer, clie
 # --- time limits -----------------------------------------------------------------------------------------------------
 
 
-def test_idle_timeout_ignores_comments_and_time_between_reads() -> None:
+@pytest.mark.parametrize("total", [None, 1000.0])
+def test_idle_timeout_ignores_comments_and_time_between_reads(total: float | None) -> None:
     async def relay() -> tuple[float, bytes]:
-        exchange = FakeExchange(delta("a"), 6.0, b": ping\n\n", 3.0, b": ping\n\n", 100.0)
-        opened = stream_of(exchange, Timeouts(idle=10))
+        exchange = FakeExchange(delta("a"), 6.0, b": ping\n\n", b": ping\n\n", 3.0, b": ping\n\n", 100.0)
+        opened = stream_of(exchange, Timeouts(idle=10, total=total))
         got = b""
-        for _ in range(3):
+        for _ in range(4):
             got += await opened.read()
             await asyncio.sleep(50)  # a slow consumer does not count against the server
         began = now()
@@ -398,7 +399,7 @@ def test_idle_timeout_ignores_comments_and_time_between_reads() -> None:
 
     waited, got = run_in_virtual_time(relay())
     assert waited == pytest.approx(1.0)
-    assert got == delta("a") + b": ping\n\n" * 2
+    assert got == delta("a") + b": ping\n\n" * 3
 
 
 def test_each_event_resets_the_idle_timeout() -> None:

@@ -192,9 +192,8 @@ class CallClock(_TaskLimit):
     def interrupt(self, error: APIConnectionError) -> None:
         """Ends the attempt or wait with this error at the loop's next turn. Later ones raise it when they begin."""
         self.interruption = error
-        if self._task is not None:
-            self._disarm()
-            self._handle = self.loop.call_soon(self._expire)
+        self._disarm()
+        self._handle = self.loop.call_soon(self._expire)
 
     def __enter__(self) -> Self:
         if self.interruption is not None:
