@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.virtual import now, run_in_virtual_time
+from support.virtual import VirtualLoop, now, run_in_virtual_time
 
 from friendli_async import ConfigurationError
 from friendli_async.bulk import Adaptive
@@ -59,6 +59,26 @@ async def test_new_caller_does_not_overtake_waiters() -> None:
     second = asyncio.create_task(named("second"))
     await asyncio.gather(first, second)
     assert order == ["first", "second"]
+
+
+@in_virtual_time
+async def test_new_caller_after_a_pause_that_ended_while_the_loop_was_blocked_does_not_overtake_waiters() -> None:
+    gate, started = Gate(1), list[str]()
+
+    async def named(name: str) -> None:
+        await gate.acquire()
+        started.append(name)
+        gate.release()
+
+    gate.hold(5.0)
+    early = asyncio.create_task(named("early"))
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.now = 6.0
+    await named("late")
+    await early
+    assert started == ["early", "late"]
 
 
 @in_virtual_time
@@ -115,12 +135,22 @@ async def test_waiter_can_be_cancelled_during_a_pause() -> None:
 
 
 @in_virtual_time
-async def test_fixed_limit_does_not_change() -> None:
+async def test_fixed_limit_neither_changes_nor_pauses_without_a_retry_after() -> None:
     gate = Gate(7)
     for _ in range(50):
         gate.succeeded(100, 1.0)
         gate.refused(None)
-    assert gate.limit == 7
+    assert (gate.limit, gate.pause(now())) == (7, 0.0)
+
+
+@in_virtual_time
+async def test_rejected_call_gives_up_its_permit_for_a_long_pause_of_an_adaptive_limit_only() -> None:
+    delays = []
+    for gate in (Gate(2), Gate(Adaptive(start=2))):
+        await gate.acquire()
+        gate.refused(5.0)
+        delays.append(gate.retry_delay())
+    assert delays == [0.0, None]
 
 
 @in_virtual_time
@@ -140,6 +170,20 @@ async def test_adaptive_limit_of_another_gate_is_an_error() -> None:
     await Gate(adaptive).acquire()
     with pytest.raises(ConfigurationError, match="in use by another run"):
         await Gate(adaptive).acquire()
+    assert adaptive.in_flight == 1
+
+
+@in_virtual_time
+async def test_caller_that_is_refused_a_permit_and_cancelled_in_the_same_turn_gives_none_back() -> None:
+    adaptive = Adaptive(start=1)
+    await Gate(adaptive).acquire()
+    gate, loop = Gate(adaptive), asyncio.get_running_loop()
+    loop.call_at(5.0, lambda: loop.call_soon(waiting.cancel))  # before the end of the pause, which is refused then
+    gate.hold(5.0)
+    waiting = asyncio.create_task(gate.acquire())
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (adaptive.in_flight, now()) == (1, 5.0)
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32), st.booleans())

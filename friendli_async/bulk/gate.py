@@ -61,7 +61,7 @@ class Gate:
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            if not waiter.cancelled() and waiter.exception() is None:
                 self.release()  # it was admitted and cancelled in the same turn of the loop
             else:
                 with suppress(ValueError):  # removed already
