@@ -262,6 +262,17 @@ async def test_calls_fail_at_once_while_the_server_names_a_wait_beyond_max_retry
     assert client.sent_at == []
 
 
+@pytest.mark.parametrize("waits", [("2", "10"), ("10", "2")])
+@in_virtual_time
+async def test_longest_of_several_holds_counts(waits: tuple[str, str]) -> None:
+    client = PacedClient(*(response(status=429, retry_after=wait, after=1.0) for wait in waits))
+    once = RetryPolicy(max_attempts=1)
+    await asyncio.gather(*(client.call_expecting(RateLimitError, retry=once) for _ in waits))
+    client.sent_at.clear()
+    await client.call()
+    assert client.sent_at == [11.0]
+
+
 @in_virtual_time
 async def test_server_is_asked_again_after_max_retry_after() -> None:
     client = PacedClient()

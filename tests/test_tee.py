@@ -580,6 +580,57 @@ async def test_dropping_last_branch_cancels_stream(
         assert stream.outcome == "cancelled"
 
 
+async def test_dropping_one_unread_branch_of_an_open_stream_leaves_it_to_the_other(
+    server: FriendliServer, client: AsyncFriendli, gc_disabled: None
+) -> None:
+    server.enqueue(script(*text_steps("a", "b")))
+    branches = list((await open_stream(client)).tee(2))
+    del branches[0]
+    assert await text_of(branches[0]) == "ab"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_closing_a_branch_is_no_cancellation_of_its_waiting_reader_nor_prevents_one(
+    server: FriendliServer, client: AsyncFriendli, times: int, cancelled: bool
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    branch, _other = open_stream(client).tee(2)
+    assert (await anext(branch)).text == "a"
+    waiting = asyncio.ensure_future(anext(branch))
+    await run_loop_iterations()
+    for _ in range(times):
+        await branch.aclose()
+    if cancelled:
+        waiting.cancel()
+    with pytest.raises(asyncio.CancelledError if cancelled else StreamInterruptedError):
+        await waiting
+    assert waiting.cancelling() == int(cancelled)
+
+
+async def test_branch_that_lagged_too_far_behind_can_be_closed_before_it_notices(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    _, reading, _, lagging = await start_tee(server, client, 12, "fail")
+    await with_timeout(reading)
+    await lagging.aclose()
+    assert await events_of(lagging) == []
+
+
+@pytest.mark.parametrize("slow", ["drop", "fail"])
+async def test_stream_that_is_stopped_while_a_slow_branch_gets_its_turn_ends_the_others(
+    server: FriendliServer, client: AsyncFriendli, slow: Slow
+) -> None:
+    server.enqueue(script(raw(b"".join(map(delta, "abcd"))), stall()))
+    stream = open_stream(client)
+    fast, _lagging = stream.tee(2, buffer=1, slow=slow)
+    assert (await anext(fast)).text == "a"
+    waiting = asyncio.ensure_future(anext(fast, None))
+    await asyncio.sleep(0)
+    await stream.stop()
+    assert await waiting is None
+
+
 async def test_closing_branch_from_another_loop_is_rejected(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
     left, right = open_stream(client).tee(2)

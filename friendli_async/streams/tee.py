@@ -305,7 +305,7 @@ class Branch(Generic[E]):
             await self._force_next(events)
 
     async def _force_next(self, events: deque[E]) -> None:
-        """Delivers the next event although a buffer is full, after giving its reader one turn of the loop."""
+        """Delivers the next event even if a buffer is full, after giving its reader one turn of the loop."""
         import asyncio
 
         fanout = self._fanout
@@ -314,9 +314,7 @@ class Branch(Generic[E]):
             await asyncio.sleep(0)
         finally:
             fanout.reading = False
-        if events and fanout.room() > 0:
-            fanout.distribute(events)
-        elif events:  # not closed meanwhile
+        if events:  # not closed meanwhile
             fanout.force_distribute(events.popleft())
 
     def _begin_opening(self) -> None:
@@ -348,8 +346,7 @@ def _drop_branch(stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[
     """Closes a branch whose last reference is gone, from any thread, with or without a running loop."""
     loop = fanout.loop
     if loop is None:  # no branch has ever waited
-        if buffer in fanout.buffers:
-            fanout.buffers.remove(buffer)
+        fanout.buffers.remove(buffer)
         if not fanout.buffers:
             stream._drop()
         return
