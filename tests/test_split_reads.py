@@ -92,6 +92,7 @@ SAMPLES: Final[dict[str, list[Event]]] = {
     "messages": [
         *[each for usage in USAGES for each in of_type("message_start", message={"id": "m", "usage": usage})],
         *of_type("message_start", message={"content": [{"type": "text", "text": "a"}]}),
+        *of_type("message_start", message={"id": "m", "content": [], "usage": {}}),
         *of_type("content_block_start", index=0, content_block={"type": "text", "text": "a"}),
         *of_type("content_block_start", index=1, content_block={"type": "tool_use", "id": "t", "name": "f"}),
         *of_type("content_block_start", index=1, content_block={"type": "x", "text": "a"}),
@@ -112,6 +113,8 @@ SAMPLES: Final[dict[str, list[Event]]] = {
         *of_type("response.output_item.done", item=ITEM, output_index=0),
         *of_type("response.completed", response={"id": "r", "output": [ITEM], "usage": {}}),
         *of_type("response.failed", response={"id": "r", "error": {"code": "server_error", "message": "no"}}),
+        *of_type("response.failed", response={"id": "r", "status": "failed", "output": []}),
+        *of_type("response.completed", response={"id": "r", "output": [], "usage": {}}),
     ],
     "audio": [
         *of_type("transcript.text.delta", delta="a"),
@@ -176,6 +179,28 @@ def test_splits_into_reads_do_not_affect_the_outcome(api: str, data: st.DataObje
     expected = outcome_of(api, [stream])
     assert outcome_of(api, [stream[at : at + 1] for at in range(len(stream))]) == expected
     assert outcome_of(api, cut(stream, data.draw(cuttings(len(stream))))) == expected
+
+
+def encoded(event: Event) -> bytes:
+    name, data = event
+    text = data if isinstance(data, str) else json.dumps(data)
+    head = "" if name is None else f"event: {name}\n"
+    return f"{head}data: {text}\n\n".encode()
+
+
+DELTA_EVENTS: Final = {
+    **{api: SAMPLES[api][0] for api in ("chat", "completions", "tool-assisted", "audio")},
+    "messages": of_type("content_block_delta", index=0, delta={"type": "text_delta", "text": "a"})[0],
+    "responses": of_type("response.output_text.delta", delta="a", **PART)[0],
+}
+
+
+@pytest.mark.parametrize("api", COLLECTORS)
+def test_event_that_arrives_together_with_a_delta_is_decoded_as_if_it_came_alone(api: str) -> None:
+    delta = encoded(DELTA_EVENTS[api])
+    for event in map(encoded, (*SAMPLES[api], *ANY)):
+        for pieces in ((delta, event), (event, delta)):
+            assert outcome_of(api, [b"".join(pieces)]) == outcome_of(api, pieces), event
 
 
 @pytest.mark.parametrize("api", COLLECTORS)

@@ -242,8 +242,7 @@ class MessagesCollector:
 
     def extend(self, events: Sequence[MessageEvent]) -> int:
         """Adds events in order, up to the final one; returns how many it added."""
-        if not self.has_text:
-            self.has_text = any(map(self._text_of, events))
+        count = 0
         for count, event in enumerate(events, 1):
             if type(event) is ContentBlockDelta:
                 parts = self._by_index.get(event.index) or self._start_block(event.index, None)
@@ -253,8 +252,10 @@ class MessagesCollector:
             else:
                 self._add_other(event)
                 if self.is_last:
-                    return count
-        return len(events)
+                    break
+        if not self.has_text:
+            self.has_text = any(map(self._text_of, events[:count]))
+        return count
 
     def _add_other(self, event: MessageEvent) -> None:
         match event:

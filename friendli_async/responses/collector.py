@@ -108,17 +108,18 @@ class ResponseCollector:
 
     def extend(self, events: Sequence[ResponseEvent]) -> int:
         """Adds events in order, up to the final one; returns how many it added."""
-        if not self.has_text:
-            self.has_text = any(map(_has_text, events))
+        count = 0
         for count, event in enumerate(events, 1):
             if isinstance(event, OfResponse):
                 self.head = event.response
                 self.is_last = not isinstance(event, ResponseCreated | ResponseInProgress)
                 if self.is_last:
-                    return count
+                    break
             else:
                 self._items.add(event)
-        return len(events)
+        if not self.has_text:
+            self.has_text = any(map(_has_text, events[:count]))
+        return count
 
     def partial(self) -> Partial:
         """Returns the response so far."""
