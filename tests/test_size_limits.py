@@ -1,6 +1,7 @@
 """Size limits of events, replies and error bodies, which count decompressed bytes and bound memory."""
 
 import gzip
+import random
 import tracemalloc
 import zlib
 
@@ -271,6 +272,59 @@ def test_compressed_data_is_never_mistaken_for_text(cut: int) -> None:
                 assert inflate is not None
                 assert inflate.step(data[:cut]) + inflate.step(data[cut:]) == plain
                 assert inflate.finished
+
+
+def inflated(encoding: str, *pieces: bytes) -> bytes:
+    """Decompresses as a reader does, and checks that the data has ended."""
+    inflate, plain = inflater(encoding), b""
+    assert inflate is not None
+    for piece in pieces:
+        plain += inflate.step(piece)
+        while not inflate.needs_input:
+            plain += inflate.step(b"")
+    assert inflate.finished
+    return plain
+
+
+@pytest.mark.parametrize("size", [1, MIB - 1, MIB, MIB + 1, MIB + 258, 3 * MIB])
+def test_compressed_body_larger_than_a_step_is_decoded_completely(size: int) -> None:
+    compressed = gzip.compress(bytes(size), 1)
+    assert inflated("gzip", compressed) == inflated("gzip", compressed[:-9], compressed[-9:]) == bytes(size)
+
+
+def test_compressed_body_that_is_larger_than_what_may_yield_nothing_is_decoded() -> None:
+    plain = random.Random(0).randbytes(2 * MIB)
+    compressed = gzip.compress(plain, 1)
+    pieces = [compressed[at : at + 65536] for at in range(0, len(compressed), 65536)]
+    assert inflated("gzip", *pieces) == plain
+
+
+def test_data_after_a_compressed_body_is_an_error_unless_it_is_another_member_or_zeros() -> None:
+    member = gzip.compress(b"a")
+    assert inflated("gzip", member + member + bytes(9), bytes(9) + member) == b"aaa"
+    for encoding, whole in (("gzip", member), ("deflate", zlib.compress(b"a"))):
+        for pieces in ((whole + b"rest",), (whole, b"rest")):
+            with pytest.raises(ResponseDecodeError, match="unexpected data after its end"):
+                inflated(encoding, *pieces)
+
+
+def test_mislabelled_text_is_passed_through_wherever_it_is_split() -> None:
+    text = "\u00fcberschritten".encode()
+    assert inflated("gzip", b"Kontingent " + text[:1], text[1:], b"\0") == b"Kontingent " + text + b"\0"
+
+
+@pytest.mark.parametrize("name", ["", "identity", "None", " NONE , identity ", "binary"])
+def test_names_of_no_compression_also_apply_to_binary_data(name: str) -> None:
+    assert inflater(name) is None
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
+async def test_empty_reply_is_empty_whatever_its_content_encoding(server: FriendliServer, encoding: str) -> None:
+    server.always(body(b"", headers={"Content-Encoding": encoding}, content_type="application/json"))
+    async with client_of(server.url, retry=FAST_RETRY) as client:
+        with pytest.raises(ResponseDecodeError):
+            await with_timeout(complete(client))
+    assert len(server.requests) == 1
 
 
 def test_compressed_data_that_yields_no_output_is_limited() -> None:

@@ -58,8 +58,8 @@ class Inflater:
 
     @property
     def finished(self) -> bool:
-        """Whether the compressed data has ended properly."""
-        return self._is_text or (self._inflate is not None and self._inflate.eof)
+        """Whether the data has ended properly: also if it is text, or there is none, whatever its label."""
+        return self._inflate is None or self._inflate.eof
 
     @property
     def needs_input(self) -> bool:
