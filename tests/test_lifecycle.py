@@ -855,6 +855,24 @@ async def test_user_session_is_used_unchanged_and_never_closed(server: FriendliS
         assert not session.closed
 
 
+def test_user_session_survives_a_client_that_is_dropped_between_runs_of_its_loop(remote: FriendliServer) -> None:
+    async def open_session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    async def get_status() -> int:
+        async with session.get(remote.url) as answer:
+            return answer.status
+
+    with asyncio.Runner() as runner:
+        session = runner.run(open_session())
+        client = client_of(remote.url, session=session)
+        assert runner.run(complete(client)).text
+        del client
+        gc.collect()
+        assert runner.run(get_status()) == 404
+        runner.run(session.close())
+
+
 async def test_closed_user_session_is_rejected(server: FriendliServer) -> None:
     session = aiohttp.ClientSession()
     await session.close()
