@@ -1,5 +1,6 @@
 """Paginated lists: what is requested, when, and where iteration ends."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -113,6 +114,26 @@ async def test_iterator_resumes_with_the_failed_page_after_an_error(
         await anext(items)
     assert (await anext(items)).id == "b"
     assert [query.get("cursor") for query in queries(server)] == [None, ["2"], ["2"]]
+
+
+@pytest.mark.parametrize("by_page", [False, True])
+async def test_tasks_that_share_an_iterator_get_no_item_twice(
+    client: AsyncFriendli, server: FriendliServer, by_page: bool
+) -> None:
+    server.enqueue(endpoints("a", "b", cursor="2"), endpoints("c"))
+    listed = client.dedicated.endpoint.list()
+    iterator: Any = listed.pages() if by_page else aiter(listed)
+    first, second = await asyncio.gather(anext(iterator), anext(iterator), return_exceptions=True)
+    assert (str(second), type(second)) == (
+        "another task is already waiting for the next page of this list",
+        RuntimeError,
+    )
+    rest = [each async for each in iterator]
+    if by_page:
+        assert [list(page.data) for page in (first, *rest)] == [["a", "b"], ["c"]]
+    else:
+        assert [endpoint.id for endpoint in (first, *rest)] == ["a", "b", "c"]
+    assert len(server.requests) == 2
 
 
 async def test_error_response_to_a_page_is_raised(client: AsyncFriendli, server: FriendliServer) -> None:

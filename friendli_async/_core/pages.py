@@ -75,7 +75,8 @@ class Pages(Generic[T, P]):
     ``async for item in pages`` iterates over the items of all pages, ``async for page in pages.pages()`` over the pages
     themselves, and ``await pages`` returns the first page. Each of these starts from the beginning. After an error, the
     same iterator resumes at the page that failed. If the next page cannot be requested, because its cursor is missing
-    or that of an earlier page, the iteration raises ``ResponseDecodeError`` after the items received so far.
+    or that of an earlier page, the iteration raises ``ResponseDecodeError`` after the items received so far. If two
+    tasks wait for the same iterator at the same time, one gets a ``RuntimeError``.
     """
 
     def __init__(self, engine: Engine, listing: Listing[T, P], arguments: Arguments, start: str | None) -> None:
@@ -115,6 +116,7 @@ class PageIterator(Generic[P]):
         self._next = start
         self._seen: set[str | None] = set()
         self._last: P | None = None
+        self._waiting = False
 
     def __aiter__(self) -> Self:
         return self
@@ -127,7 +129,13 @@ class PageIterator(Generic[P]):
                 problem = "repeats the cursor of an earlier page" if self._next else "has no cursor"
                 reason = f"the list is not complete, but its next page {problem}"
                 raise ResponseDecodeError(reason, meta=self._last.meta)
-        page = await self._fetch(self._next)
+        if self._waiting:
+            raise RuntimeError("another task is already waiting for the next page of this list")
+        self._waiting = True
+        try:
+            page = await self._fetch(self._next)
+        finally:
+            self._waiting = False
         self._seen.add(self._next)
         self._last, self._next = page, self._following(page)
         return page
