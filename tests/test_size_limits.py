@@ -290,6 +290,7 @@ def inflated(encoding: str, *pieces: bytes) -> bytes:
 def test_compressed_body_larger_than_a_step_is_decoded_completely(size: int) -> None:
     compressed = gzip.compress(bytes(size), 1)
     assert inflated("gzip", compressed) == inflated("gzip", compressed[:-9], compressed[-9:]) == bytes(size)
+    assert inflated("deflate", zlib.compress(bytes(size), 1, wbits=-15)) == bytes(size)
 
 
 def test_compressed_body_that_is_larger_than_what_may_yield_nothing_is_decoded() -> None:

@@ -242,8 +242,8 @@ class MessagesCollector:
 
     def extend(self, events: Sequence[MessageEvent]) -> int:
         """Adds events in order, up to the final one; returns how many it added."""
-        count = 0
-        for count, event in enumerate(events, 1):
+        count = len(events)
+        for position, event in enumerate(events, 1):
             if type(event) is ContentBlockDelta:
                 parts = self._by_index.get(event.index) or self._start_block(event.index, None)
                 parts.add(event.delta)
@@ -252,6 +252,7 @@ class MessagesCollector:
             else:
                 self._add_other(event)
                 if self.is_last:
+                    count = position
                     break
         if not self.has_text:
             self.has_text = any(map(self._text_of, events[:count]))

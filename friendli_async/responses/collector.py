@@ -108,12 +108,13 @@ class ResponseCollector:
 
     def extend(self, events: Sequence[ResponseEvent]) -> int:
         """Adds events in order, up to the final one; returns how many it added."""
-        count = 0
-        for count, event in enumerate(events, 1):
+        count = len(events)
+        for position, event in enumerate(events, 1):
             if isinstance(event, OfResponse):
                 self.head = event.response
                 self.is_last = not isinstance(event, ResponseCreated | ResponseInProgress)
                 if self.is_last:
+                    count = position
                     break
             else:
                 self._items.add(event)

@@ -111,7 +111,7 @@ class Poster:
             body: The body to send.
         """
         connector = self._session.connector
-        if connector is None or connector.closed:
+        if connector is None:
             raise RuntimeError("Session is closed")
         destination = self._destinations.get((method, url)) or self._new_destination(method, url)
         connection: Any = await connector.connect(destination.request, [], NO_TIMEOUT)
