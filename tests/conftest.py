@@ -2,11 +2,12 @@
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import pytest
@@ -38,6 +39,20 @@ class OnUvloop:
         return {"uvloop": uvloop.new_event_loop}
 
 
+class LoopErrors(logging.Handler):
+    """What asyncio has logged as errors: exceptions that reach nobody, such as those of callbacks."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(self.format(record))
+
+
+LOOP_ERRORS: Final = LoopErrors()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--loop", choices=("asyncio", "uvloop"), default="asyncio", help="the event loop of the tests")
 
@@ -59,6 +74,16 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--loop") == "uvloop":
         config.pluginmanager.register(OnUvloop())
+    logging.getLogger("asyncio").addHandler(LOOP_ERRORS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """Fail the test if asyncio has logged an error."""
+    yield
+    messages = LOOP_ERRORS.messages.copy()
+    LOOP_ERRORS.messages.clear()
+    assert messages == []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -74,6 +99,12 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name binary values by their parameter: ids must agree between workers, and gzip embeds a timestamp."""
     return argname if isinstance(val, bytes) and not (val.isascii() and len(val) <= 60) else None
+
+
+@pytest.fixture
+def loop_errors() -> list[str]:
+    """What asyncio has logged as errors during the test, which clears it if that was expected."""
+    return LOOP_ERRORS.messages
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -160,7 +160,7 @@ def test_cancelled_aclose_still_interrupts_streams_of_other_event_loops(remote: 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # from asyncio and aiohttp, for what the loop left open
 @pytest.mark.parametrize("bypass_session", [True, False])
 def test_call_is_cancelled_if_its_event_loop_is_closed(
-    remote: FriendliServer, monkeypatch: pytest.MonkeyPatch, bypass_session: bool
+    remote: FriendliServer, monkeypatch: pytest.MonkeyPatch, loop_errors: list[str], bypass_session: bool
 ) -> None:
     monkeypatch.setattr(pool_module, "CAN_POST", bypass_session)
     recorder = Recorder()
@@ -174,11 +174,15 @@ def test_call_is_cancelled_if_its_event_loop_is_closed(
 
     loop = asyncio.new_event_loop()
     task = loop.run_until_complete(main(client))
+    assert client.gauges().calls_in_flight == 1
     loop.close()
+    assert client.gauges().calls_in_flight == 0
     asyncio.run(client.aclose())
     del task, loop, client
     gc.collect()
     assert recorder.reported[-2:] == ["None GeneratorExit", "cancelled GeneratorExit"]
+    assert [message.partition("\n")[0] for message in loop_errors] == ["Task was destroyed but it is pending!"]
+    loop_errors.clear()
 
 
 def test_client_is_usable_after_a_stream_outlives_its_event_loop(remote: FriendliServer) -> None:
