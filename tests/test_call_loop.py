@@ -47,7 +47,7 @@ from friendli_async._core.engine import Engine
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.pacing import on_rejection
 from friendli_async._core.protocol import Deployment, Operation
-from friendli_async._core.runtime import Runtime
+from friendli_async._core.runtime import Runtime, Work
 from friendli_async._core.settings import Settings
 
 pytestmark = pytest.mark.compatibility
@@ -536,6 +536,32 @@ async def test_concurrent_drains_both_finish() -> None:
     task = await start_call(loop, 1.0)
     assert await asyncio.gather(loop.runtime.drain(None), loop.runtime.drain(None)) == [0, 0]
     assert await task == {"good": True}
+
+
+@in_virtual_time
+async def test_call_that_a_finished_work_has_left_behind_is_not_a_part_of_it_any_more() -> None:
+    async def call_later() -> object:
+        await asyncio.sleep(2.0)
+        return await loop.call()
+
+    loop = Loop(response(GOOD, after=4.0), response(GOOD))
+    with loop.runtime.as_one_call():
+        await loop.call()
+        left_behind = asyncio.ensure_future(call_later())
+    assert await left_behind == {"good": True}
+    assert loop.runtime.works == set()
+    assert await loop.runtime.drain(None) == 0
+    with pytest.raises(ConfigurationError, match="draining"):
+        await call_later()
+
+
+def test_drain_does_not_count_work_whose_event_loop_was_closed() -> None:
+    runtime, work = Runtime(FakeTransport(), 10), Work()
+    loop = asyncio.new_event_loop()
+    work.begin(runtime.works, loop)
+    work.is_between_calls = True
+    loop.close()
+    assert run_in_virtual_time(runtime.drain(0.0)) == 0
 
 
 @pytest.mark.parametrize("answer", [hanging(), response(status=503, retry_after="30"), response(b"{", NEVER_ENDS)])

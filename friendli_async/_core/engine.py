@@ -123,7 +123,7 @@ class Engine(Caller):
         self.runtime.check()
         with CallClock(self.settings.timeout, asyncio.get_running_loop()) as clock:
             dial = DialContext(clock, force_new=True, warming=True)
-            await self.runtime.transport.warm(self.request_builder.base or "/", dial)
+            await self.runtime.transport.warm(self.request_builder.base, dial)
 
 
 class StreamOpening(Generic[E, R, U]):
