@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.clock import run_loop_iterations
 from support.sockets import (
     DONE,
     FAST_RETRY,
@@ -27,6 +28,7 @@ from support.sockets import (
 from friendli_async import (
     APIConnectionError,
     APIStatusError,
+    AsyncFriendli,
     AuthenticationError,
     BadRequestError,
     ResponseDecodeError,
@@ -87,6 +89,32 @@ async def test_bytes_after_a_reply_do_not_become_the_next_reply(headers: str) ->
         for number in (1, 2, 3):
             assert (await with_timeout(complete(client))).text == str(number)
         assert len(requests) == 3
+
+
+@pytest.mark.parametrize("excess", [reply(completion("stray")), b"XX"], ids=["another reply", "letters"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_bytes_after_a_reply_in_the_read_that_ends_its_body_do_not_become_the_next_reply(
+    streamed: bool, excess: bytes
+) -> None:
+    async def talk(conversation: Conversation) -> None:
+        while await conversation.request():
+            connections.append(conversation.number)
+            whole = reply(completion(str(len(connections))))
+            if streamed:
+                whole = STREAM_HEAD + chunked(delta(str(len(connections)), "stop") + DONE) + LAST_CHUNK
+            await conversation.send(whole[:-5])
+            await run_loop_iterations(20)
+            await conversation.send(whole[-5:] + excess)
+
+    connections: list[int] = []
+    async with RawServer(talk) as server, client_of(server.url, retry=None) as client:
+        for number in ("1", "2", "3"):
+            assert await with_timeout(read(open_stream(client)) if streamed else text_of(client)) == number
+    assert connections == [1, 2, 3]
+
+
+async def text_of(client: AsyncFriendli) -> str:
+    return (await complete(client)).text
 
 
 async def test_content_length_that_counts_characters_is_a_decode_error_and_not_retried() -> None:

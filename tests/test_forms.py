@@ -226,6 +226,16 @@ async def test_stale_connection_is_replaced_for_rereadable_source() -> None:
         assert len(server.requests) == 3
 
 
+async def test_stale_connection_is_not_replaced_for_a_consumed_source() -> None:
+    async with FriendliServer() as server, client_of(server.url) as client:
+        server.enqueue(ok(), script(reset()), ok())
+        assert await send(client, b"1") == "ok"
+        with pytest.raises(APIConnectionError) as caught:
+            await send(client, iterate())
+        assert caught.value.sent
+        assert len(server.requests) == 2
+
+
 # --- failures --------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 from support.sockets import (
     TOKEN,
@@ -80,6 +81,15 @@ async def test_environment_proxy_is_used(proxy: ProxyServer, monkeypatch: pytest
     async with client_of("http://api.invalid") as client:
         monkeypatch.delenv(name)  # it is read once, at construction
         assert (await with_timeout(complete(client))).text == "by proxy"
+
+
+async def test_environment_proxy_is_not_used_for_a_session_of_the_user(
+    server: FriendliServer, proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url)
+    async with aiohttp.ClientSession() as session, client_of(server.url, session=session) as client:
+        assert (await with_timeout(complete(client))).text != "by proxy"
+    assert proxy.connections == 0
 
 
 async def test_environment_proxy_may_omit_the_scheme(proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,11 +181,10 @@ class AiohttpTransport:
 
     def _is_stale(self, error: Exception, request: Request, dial: DialContext) -> bool:
         """Whether a pooled connection died before any byte of the reply, so that the request may be sent again."""
-        not_connected = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
-        died = isinstance(error, aiohttp.ClientConnectionError) and not not_connected
+        died = isinstance(error, aiohttp.ClientConnectionError)
         silent = dial.reused and dial.protocol is not None and not dial.protocol.has_received
         may_repeat = request.repeatable and is_sendable(request.body) and dial.source_error is None
-        return died and silent and may_repeat and not dial.force_new and not self.closed
+        return died and silent and may_repeat and not self.closed
 
     async def _send_once(self, pool: Pool, request: Request, url: URL, dial: DialContext) -> aiohttp.ClientResponse:
         clock = dial.clock
