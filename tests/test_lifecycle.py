@@ -23,6 +23,8 @@ from support.sockets import (
     FAST_RETRY,
     MESSAGES,
     TOKEN,
+    Conversation,
+    RawServer,
     assert_no_leaks,
     client_of,
     client_sockets,
@@ -785,6 +787,30 @@ async def test_aclose_aborts_a_connecting_call() -> None:
         with pytest.raises(FriendliError):
             await with_timeout(task)
         assert slots_in_use(client) == 0
+
+
+async def test_aclose_closes_a_connection_over_which_a_cancelled_request_is_still_being_sent() -> None:
+    async def read_the_head(conversation: Conversation) -> None:
+        await conversation.request_head()
+        await asyncio.Event().wait()
+
+    def is_blocked() -> bool:
+        pools: list[Any] = [pool for pool, _ in client._runtime.transport._pools.values()]
+        sockets = [each.transport for pool in pools for each in pool.connections]
+        return any(each.get_write_buffer_size() for each in sockets)
+
+    messages = [{"role": "user", "content": "x" * (16 << 20)}]
+    async with RawServer(read_the_head) as server:
+        client = client_of(server.url)
+        calling = asyncio.ensure_future(client.serverless.chat.complete(model="m", messages=messages))
+        await wait_until(is_blocked)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert len(list(client_sockets(server.url))) == 1
+        await client.aclose()
+        await run_loop_iterations()
+        assert list(client_sockets(server.url)) == []
 
 
 async def test_aclose_aborts_a_call_queued_for_a_connection(server: FriendliServer) -> None:

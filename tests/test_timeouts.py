@@ -187,6 +187,22 @@ async def test_first_event_timeout_regardless_of_headers_and_partial_data(
         await assert_no_leaks(client, server)
 
 
+async def test_first_event_timeout_applies_to_user_session(server: FriendliServer, clock: Clock) -> None:
+    server.enqueue(stall())
+    async with (
+        aiohttp.ClientSession() as session,
+        client_of(server.url, session=session, timeout=Timeouts(first_event=20)) as client,
+    ):
+        call = asyncio.create_task(complete(client))
+        await server.wait_for_requests(1)
+        await run_loop_iterations()
+        clock.advance(20)
+        await wait_until(call.done)
+        with pytest.raises(APITimeoutError) as caught:
+            await call
+        assert limits_of(caught.value) == ("first_event", 20, True)
+
+
 async def test_comments_and_pings_do_not_count_as_first_event(clock: Clock) -> None:
     async def ping(conversation: Conversation) -> None:
         await conversation.request()
