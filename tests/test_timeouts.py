@@ -47,6 +47,7 @@ from friendli_async.testing import (
     gate,
     head,
     raw,
+    reset,
     script,
     stall,
     status,
@@ -106,6 +107,21 @@ async def test_connect_timeout_applies_to_user_session() -> None:
                 await with_timeout(complete(client))
             assert (caught.value.limit, caught.value.seconds) == ("connect", 0.1)
             assert f"127.0.0.1:{port}" in str(caught.value)
+
+
+async def test_timeout_while_a_dead_connection_is_replaced_is_marked_sent(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*arguments: object) -> None:
+        await asyncio.Event().wait()
+
+    server.enqueue(text("a"), script(reset()))
+    async with client_of(server.url, timeout=Timeouts(connect=0.1)) as client:
+        await complete(client)
+        monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", hang)
+        with pytest.raises(APITimeoutError) as caught:
+            await with_timeout(complete(client))
+        assert limits_of(caught.value) == ("connect", 0.1, True)
 
 
 async def test_connect_timeout_is_retried(server: FriendliServer) -> None:
