@@ -276,6 +276,30 @@ async def test_source_error_propagates_unchanged_and_leaks_nothing(error: BaseEx
         assert await send(client, b"x") == "ok"
 
 
+@pytest.mark.parametrize("can_seek", [True, False])
+async def test_file_whose_read_raises_stop_iteration_ends_the_call(can_seek: bool) -> None:
+    class Pieces(Pipe):
+        def __init__(self) -> None:
+            self._pieces = iter([DATA[:10]])
+
+        def read(self, size: int = -1) -> bytes:
+            return next(self._pieces)
+
+        def seekable(self) -> bool:
+            return can_seek
+
+        def tell(self) -> int:
+            return 0
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            return len(DATA)
+
+    async with FriendliServer() as server, client_of(server.url, retry=FAST_RETRY) as client:
+        with pytest.raises(RuntimeError, match="raised StopIteration"):
+            await send(client, Pieces())
+        await assert_no_leaks(client, server)
+
+
 async def test_source_error_is_freed_without_gc() -> None:
     alive: weakref.WeakSet[BaseException] = weakref.WeakSet()
 

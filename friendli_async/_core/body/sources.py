@@ -81,6 +81,8 @@ async def in_daemon_thread(function: Callable[[Unpack[Ts]], T], *arguments: *Ts)
             return
         try:
             outcome.set_result(function(*arguments))
+        except StopIteration:  # an asyncio future cannot hold one: the caller would wait forever
+            outcome.set_exception(RuntimeError("the file raised StopIteration"))
         except BaseException as error:
             outcome.set_exception(error)
 
