@@ -127,6 +127,52 @@ def test_function_without_parameters_has_empty_object_schema() -> None:
     assert now.parameters == {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 
 
+def test_function_without_docstring_has_no_description() -> None:
+    async def silent() -> None: ...
+
+    assert tool(silent).description is None
+
+
+def test_constraint_without_a_description_leaves_that_of_the_docstring() -> None:
+    def buy(number: Annotated[int, msgspec.Meta(ge=1)]) -> None:
+        """Buys.
+
+        Args:
+            number: How many.
+        """
+
+    assert properties(tool(buy))["number"] == {"type": "integer", "minimum": 1, "description": "How many."}
+
+
+def name_of(place: "Place", suffix: str = "") -> str:
+    return place.name + suffix
+
+
+class Namer:
+    def __call__(self, place: "Place") -> str:
+        return place.name
+
+    def method(self, place: "Place") -> str:
+        return place.name
+
+    def without_self(this, place: "Place") -> None: ...  # noqa: N805  # under test
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        functools.partial(name_of, suffix=""),
+        functools.lru_cache(name_of),
+        functools.partial(functools.lru_cache(name_of), suffix=""),
+        Namer().method,
+        Namer(),
+    ],
+    ids=["partial", "wrapper", "partial of a wrapper", "bound method", "object"],
+)
+def test_annotations_written_as_text_are_resolved_where_the_function_inside_is_defined(fn: Any) -> None:
+    assert properties(tool(fn))["place"] == {"$ref": "#/$defs/Place"}
+
+
 def test_name_and_description_can_be_given() -> None:
     tool_ = tool(len_of, name="length", description="How long.")
     assert (tool_.name, tool_.description) == ("length", "How long.")
@@ -338,6 +384,7 @@ def test_invalid_function_is_rejected_when_decorated(fn: Any, reason: str) -> No
     ("fn", "reason"),
     [
         (unannotated, "'word' has no type annotation"),
+        (Namer.without_self, "'this' has no type annotation"),
         (undefined_annotation, "'Nowhere' is not defined"),
         (unsupported_type, "Thread has no JSON representation"),
     ],
@@ -592,12 +639,15 @@ def test_tool_has_the_attributes_of_its_function_that_do_not_hide_its_own() -> N
     assert callable(found.run)
 
 
-def test_tool_of_a_decorated_method_wraps_the_decorated_one() -> None:
+@pytest.mark.parametrize("has_signature", [False, True])
+def test_tool_of_a_decorated_method_wraps_the_decorated_one(has_signature: bool) -> None:
     def guarded(fn: Callable[..., str]) -> Callable[..., str]:
         @functools.wraps(fn)
         def call(*args: Any, **kwargs: Any) -> str:
             return "guarded: " + fn(*args, **kwargs)
 
+        if has_signature:  # as some libraries for decorators set it
+            call.__dict__["__signature__"] = inspect.signature(fn)
         return call
 
     class Desk:
@@ -692,7 +742,16 @@ async def test_decorated_method_is_bound_to_its_instance() -> None:
     assert properties(ann.note)["text"]["description"] == "What to write."
     assert ann.note.parameters is bob.note.parameters
     assert isinstance(Desk.note, FunctionTool)
+    assert Desk.note is vars(Desk)["note"]
     assert await Desk.note(ann, "c") == "Ann: c"
+
+
+async def test_tool_of_an_object_is_not_bound_to_the_instance_that_has_it() -> None:
+    class Holder:
+        name = tool(Namer(), name="name")
+
+    assert Holder().name is Holder.name
+    assert await Holder().name.run('{"place":{"name":"here"}}') == "here"
 
 
 @pytest.mark.parametrize("method", [Desk.note, tool(Desk.plain)])

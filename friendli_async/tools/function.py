@@ -249,24 +249,20 @@ def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, de
 
 
 def _unwrap(fn: Callable[..., Any]) -> Any:
-    """Returns the function inside partials, bound methods and wrappers, or the ``__call__`` of an object."""
+    """Returns the function or bound method inside partials and wrappers, or the ``__call__`` of an object."""
     inner: Any = fn
     while True:
         if isinstance(inner, functools.partial):
             inner = inner.func
-        elif isinstance(inner, types.MethodType):
-            inner = inner.__func__
         elif hasattr(inner, "__wrapped__"):
             inner = inner.__wrapped__
-        elif not hasattr(inner, "__code__") and isinstance(call := _dunder_call(inner), types.FunctionType):
+        elif isinstance(call := _dunder_call(inner), types.FunctionType):
             inner = call
         else:
             return inner
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
     if isinstance(fn, FunctionTool):
         return fn._is_async  # pyright: ignore[reportPrivateUsage]  # a tool that wraps another tool
     return is_async(fn)
