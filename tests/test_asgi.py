@@ -30,6 +30,7 @@ from friendli_async import (
     ConfigurationError,
     FriendliError,
     InternalServerError,
+    Meta,
     OutputCutOffError,
     OutputInvalidError,
     RateLimitError,
@@ -240,10 +241,10 @@ async def test_invalid_seconds_are_rejected(client: AsyncFriendli, name: str, se
         SSEResponse(open_stream(client), **options)
 
 
-@pytest.mark.parametrize("name", ["encode", "on_error"])
+@pytest.mark.parametrize("name", ["encode", "on_error", "background"])
 async def test_callback_that_is_no_function_is_rejected(client: AsyncFriendli, name: str) -> None:
     callback: dict[str, Any] = {name: {"text": "x"}}
-    with pytest.raises(TypeError, match=f"{name} must be a function of .*, not dict"):
+    with pytest.raises(TypeError, match=rf"{name} must be a (coroutine )?function( of .*)?, not dict"):
         SSEResponse(open_stream(client), **callback)
 
 
@@ -549,7 +550,7 @@ async def test_exception_in_on_error_or_encode_ends_the_response_and_propagates(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     def fails(_: object) -> bytes:
-        raise ZeroDivisionError
+        raise TimeoutError("mine")  # not to be taken for a browser that has stopped reading
 
     for answer, options in (
         (script(chunk("Once"), cut()), {"on_error": fails}),
@@ -557,7 +558,7 @@ async def test_exception_in_on_error_or_encode_ends_the_response_and_propagates(
     ):
         server.enqueue(answer)
         browser = Server()
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(TimeoutError, match="mine"):
             await SSEResponse(open_stream(client), **options)(HTTP, browser.receive, browser.send)
         assert last_event(browser.body)[1]["error"]["message"] == "the service failed"
         assert browser.ended
@@ -984,6 +985,9 @@ async def test_browser_disconnect_closes_upstream(server: FriendliServer, client
     assert await call.disconnected()
     assert stream.outcome == "cancelled"
     assert b"error" not in browser.body
+    statuses = [message["status"] for message in browser.sent if message["type"] == "http.response.start"]
+    assert statuses == [200 if opened else 499]  # some middleware fails without a response
+    assert browser.ended is not opened
 
 
 async def test_slow_browser_applies_backpressure_to_upstream(server: FriendliServer, client: AsyncFriendli) -> None:
@@ -1046,6 +1050,17 @@ async def test_cancellation_is_raised_once_the_work_has_ended(cancel: str) -> No
     assert serving.cancelled() is (cancel == "asyncio")
     assert scope.cancelled_caught is (cancel == "anyio")
     assert ended.is_set()
+
+
+async def test_exception_of_the_work_after_a_disconnect_is_raised() -> None:
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run_until_disconnect(run_loop_iterations(3), work())
 
 
 async def test_send_failure_closes_upstream(server: FriendliServer, client: AsyncFriendli) -> None:
@@ -1202,8 +1217,15 @@ async def test_signal_drains_the_client_of_any_app_and_reaches_the_handler_of_th
     received: list[int] = []
     server.enqueue(script(chunk("half"), stall()))
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    drains: list[float | None] = []
+
+    class Counted:
+        async def drain(self, timeout: float | None = None, /) -> int:
+            drains.append(timeout)
+            return await client.drain(timeout)
+
     try:
-        async with drain_on_shutdown(client, 0):
+        async with drain_on_shutdown(Counted(), 0):
             browser = Server()
             response = asyncio.create_task(SSEResponse(open_stream(client))(HTTP, browser.receive, browser.send))
             await browser.until(lambda: b"half" in browser.body)
@@ -1212,8 +1234,21 @@ async def test_signal_drains_the_client_of_any_app_and_reaches_the_handler_of_th
         assert received == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+    assert drains == [0]
     assert last_event(browser.body)[1]["error"]["code"] == "shutting_down"
     assert browser.ended
+
+
+async def test_signal_handler_that_replaces_that_of_the_drain_stays(client: AsyncFriendli) -> None:
+    def later(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        async with drain_on_shutdown(client, 0):
+            signal.signal(signal.SIGTERM, later)
+        assert signal.getsignal(signal.SIGTERM) is later
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def test_without_a_signal_the_end_of_the_block_drains_the_client(client: AsyncFriendli) -> None:
@@ -1361,12 +1396,27 @@ def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, 
         (OutputCutOffError("t"), "the model's answer was cut off", "output_cut_off"),
         (OutputInvalidError("t"), "the model's answer does not have the required form", "output_invalid"),
         (ResponseDecodeError("t"), "the model's server sent an invalid response", None),
+        (APIConnectionError("t", meta=Meta()), "the model's server could not be reached", "connection_error"),
+        (
+            APIConnectionError("t", meta=Meta(status=200)),
+            "the reply broke off before it was complete",
+            "reply_interrupted",
+        ),
     ],
-    ids=["connect", "pool", "first_event", "cut off", "invalid", "decode"],
+    ids=["connect", "pool", "first_event", "cut off", "invalid", "decode", "no reply", "half a reply"],
 )
 def test_message_for_a_browser_names_what_failed(error: FriendliError, message: str, code: str | None) -> None:
     body = error_body(error)["error"]
     assert (body["message"], body["code"]) == (message, code)
+
+
+@pytest.mark.parametrize(
+    ("status_code", "kind"),
+    [(429, "rate_limit_error"), (503, "service_unavailable"), (400, "invalid_request_error")],
+)
+def test_body_has_a_type_where_upstream_has_none(status_code: int, kind: str) -> None:
+    assert error_body(APIStatusError("t", status_code=status_code))["error"]["type"] == kind
+    assert error_body(APIStatusError("t", status_code=status_code, type="theirs"))["error"]["type"] == "theirs"
 
 
 async def test_draining_client_is_reported_as_503(server: FriendliServer, client: AsyncFriendli) -> None:

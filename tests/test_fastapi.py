@@ -288,6 +288,12 @@ def test_lifespan_composes_and_closes_its_client(remote: FriendliServer) -> None
     assert order == ["closed"]
 
 
+async def test_client_is_found_if_the_server_passes_no_state_of_the_lifespan() -> None:
+    app = FastAPI()
+    async with lifespan(token="t")(app) as state:
+        assert client_of(Request({"type": "http", "app": app})) is state["friendli"]
+
+
 def test_client_is_got_in_the_event_loop_and_not_in_a_thread_that_others_may_block(remote: FriendliServer) -> None:
     class State(dict[str, Any]):
         """Records the threads in which the client is looked up."""
@@ -366,12 +372,13 @@ async def test_signals_without_server_handler_are_not_handled(server: FriendliSe
         (status(429, retry_after=1.5), 429, "2"),
         (status(503, retry_after=7), 503, "7"),
         (status(401, message="bad token test-token"), 502, None),
+        (status(502, retry_after=7), 502, None),
         (status(403), 502, None),
         (status(400), 400, None),
         (status(500), 502, None),
         (json_body([1]), 502, None),
     ],
-    ids=["429", "503", "401", "403", "400", "500", "invalid reply"],
+    ids=["429", "503", "401", "502", "403", "400", "500", "invalid reply"],
 )
 def test_errors_map_to_http_statuses(
     browser: TestClient, remote: FriendliServer, upstream: Any, code: int, retry_after: str | None
@@ -606,6 +613,20 @@ async def test_request_body_that_arrives_during_and_after_a_call_is_kept() -> No
     assert connection.messages == []
     rest.set()
     assert await request.json() == [1, 2, 3]
+
+
+async def test_request_body_is_kept_by_a_check_for_a_disconnect_after_a_call() -> None:
+    request = Connection({"type": "http.request", "body": b"[1]"}).request()
+    assert await while_connected(request, run_loop_iterations(10)) is None
+    assert await request.is_disconnected() is False
+    assert await request.json() == [1]
+
+
+async def test_disconnect_in_the_middle_of_the_request_body_is_raised() -> None:
+    connection = Connection({"type": "http.request", "body": b"[1", "more_body": True})
+    connection.disconnected.set()
+    with pytest.raises(ClientDisconnected):
+        await while_connected(connection.request(), asyncio.Event().wait())
 
 
 async def test_while_connected_can_open_a_stream(server: FriendliServer, client: AsyncFriendli) -> None:

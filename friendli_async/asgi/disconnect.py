@@ -23,7 +23,7 @@ async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[E]
 
     Args:
         disconnect: Returns when the browser has disconnected.
-        work: What to do for the browser. Its exceptions propagate.
+        work: What to do for the browser. Its exceptions propagate, also one that ends it instead of the cancellation.
 
     Returns:
         The result of the work, in a list that is empty if the browser has disconnected.
@@ -31,10 +31,14 @@ async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[E]
     watcher, task = asyncio.ensure_future(disconnect), asyncio.ensure_future(work)
     try:
         await wait_done((watcher, task), any_of_them=True)
-        if not task.done():
-            watcher.result()
-            return []
-        return [task.result()]
+        if task.done():
+            return [task.result()]
+        watcher.result()
+        task.cancel()
+        await wait_ended((task,))
+        if not task.cancelled():
+            task.result()
+        return []
     finally:
         for each in (watcher, task):
             each.cancel()

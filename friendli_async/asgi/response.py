@@ -180,8 +180,8 @@ class SSEResponse:
             else:
                 sender = EventSender(send, self._heartbeat, self._send_timeout)
                 relay = self._relay(scope, receive, sender)
-                completed = await run_until_disconnect(wait_for_disconnect(receive), relay)
-                if not completed and not sender.answered:
+                await run_until_disconnect(wait_for_disconnect(receive), relay)
+                if not sender.answered:
                     await send_closed_request(send)
         finally:
             await self._stream.aclose()
