@@ -144,6 +144,11 @@ async def test_content_that_looks_like_a_form_is_not_parsed() -> None:
         assert sent(server) == inner
 
 
+class BytesPath:
+    def __fspath__(self) -> bytes:
+        return b"speech.mp3"
+
+
 @pytest.mark.parametrize(
     ("file", "message"),
     [
@@ -151,8 +156,9 @@ async def test_content_that_looks_like_a_form_is_not_parsed() -> None:
         (5, "file: Expected bytes"),
         (None, "file: Expected bytes"),
         (io.StringIO("x"), "binary mode"),
+        (BytesPath(), "file: Expected bytes"),
     ],
-    ids=["str", "int", "none", "text file"],
+    ids=["str", "int", "none", "text file", "path of bytes"],
 )
 async def test_invalid_file_argument_is_rejected_before_sending(file: Any, message: str) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
@@ -353,6 +359,29 @@ async def test_open_file_that_shrinks_is_an_error(path: Path) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         with pytest.raises(ValueError, match="truncated"):
             await send(client, Shrinking(DATA))
+        await assert_no_leaks(client, server)
+
+
+async def test_open_file_that_grows_is_sent_with_the_length_that_was_announced() -> None:
+    class Growing(io.BytesIO):
+        def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+            return super().seek(*((len(DATA), os.SEEK_SET) if whence == os.SEEK_END else (offset, whence)))
+
+    async with FriendliServer() as server, client_of(server.url) as client:
+        server.enqueue(ok())
+        await send(client, Growing(DATA + b"more"))
+        assert sent(server) == DATA
+
+
+@pytest.mark.parametrize("read", ["text", None])
+async def test_file_that_returns_anything_but_bytes_is_an_error(read: Any) -> None:
+    class Odd(Pipe):
+        def read(self, size: int = -1) -> Any:
+            return read
+
+    async with FriendliServer() as server, client_of(server.url) as client:
+        with pytest.raises(ValueError, match=f"file: the open file returned {type(read).__name__}, not bytes"):
+            await send(client, Odd(b""))
         await assert_no_leaks(client, server)
 
 

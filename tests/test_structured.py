@@ -189,6 +189,35 @@ async def test_lone_surrogate_that_msgspec_rejects_is_parsed(client: AsyncFriend
     assert (await client.serverless.chat.parse(Typed, model="m", messages=ASK)).value == {"name": "a\ud83d"}
 
 
+async def test_only_field_of_a_type_may_have_the_name_of_the_wrapper(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    class Word(msgspec.Struct):
+        value: str
+
+    server.enqueue(text('{"value": "a\\ud83d"}'))  # which msgspec rejects
+    assert (await client.serverless.chat.parse(Word, model="m", messages=ASK)).value == Word("a\ud83d")
+
+
+async def test_type_without_a_docstring_is_sent_without_a_description(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(text('{"sku": "a", "quantity": 1}'))
+    await client.serverless.chat.parse(Line, model="m", messages=ASK)
+    assert set(last_body(server)["response_format"]["json_schema"]) == {"name", "schema"}
+
+
+async def test_tool_call_in_a_truncated_answer_is_reported_as_truncated(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    call = {"index": 0, "id": "1", "function": {"name": "look", "arguments": '{"pl'}}
+    server.enqueue(
+        script(event({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}), finish("length"), done())
+    )
+    with pytest.raises(OutputCutOffError, match="the answer was truncated"):
+        await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
+
+
 # --- answers that do not match the type ------------------------------------------------------------------------------
 
 
@@ -922,7 +951,26 @@ async def test_interrupted_stream_raises_cut_off_error_with_partial_text(
     assert caught.value.text == '{"number": "1", "lines": ['
     assert caught.value.partial is not None
     assert caught.value.reply is not None
+    assert caught.value.reply.meta.status == 200
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("way", ["snapshots", "items", "result"])
+async def test_stream_that_ends_before_any_content_raises_cut_off_error(
+    client: AsyncFriendli, server: FriendliServer, way: str
+) -> None:
+    server.enqueue(script(done()))
+    chat = client.with_options(retry=None).serverless.chat
+    stream = chat.parse_stream(Invoice, model="m", messages=ASK)
+    assert stream.text_so_far == ""
+    ways: dict[str, Callable[[], Any]] = {
+        "snapshots": lambda: anext(stream.snapshots()),
+        "items": lambda: anext(stream.items("lines")),
+        "result": stream.result,
+    }
+    with pytest.raises(OutputCutOffError) as caught:
+        await ways[way]()
+    assert (caught.value.reply, caught.value.text) == (None, "")
 
 
 async def test_closing_view_cancels_stream(client: AsyncFriendli, server: FriendliServer) -> None:

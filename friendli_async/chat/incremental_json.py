@@ -113,11 +113,6 @@ class JSONReader:
         self._state: Callable[[JSONReader, str, int], int] = JSONReader._at_value
 
     @property
-    def begun(self) -> bool:
-        """Whether ``value`` holds anything yet."""
-        return self.changes > 0
-
-    @property
     def complete(self) -> bool:
         """Whether the value is complete. A top-level number is complete only after ``close``."""
         return self._state is JSONReader._after_value and not self._open

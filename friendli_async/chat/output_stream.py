@@ -109,8 +109,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         raise NotImplementedError
 
     def _current_value(self) -> Any:
-        """Returns the value so far, or UNSET before it has begun."""
-        return self._output.unwrap(self._reader.value) if self._reader.begun else msgspec.UNSET
+        """Returns the value so far, None before it has begun, or UNSET if only its wrapper has."""
+        return self._output.unwrap(self._reader.value)
 
     async def _advance(self, *, until_changed: bool = False) -> bool:
         """Reads the next piece of text, or all up to the next change of the value.
