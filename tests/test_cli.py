@@ -30,6 +30,7 @@ from friendli_async.testing import (
     Script,
     chunk,
     cut,
+    done,
     endless,
     finish,
     json_body,
@@ -453,6 +454,20 @@ def test_prompt_without_an_answer_is_not_sent_again(server: FriendliServer, envi
     assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Go on"]
 
 
+@pytest.mark.parametrize("option", [[], ["--no-stream"]], ids=["stream", "whole"])
+def test_prompt_answered_by_reasoning_only_is_not_sent_again(
+    server: FriendliServer, environment: dict[str, str], option: list[str]
+) -> None:
+    server.enqueue(script(chunk(reasoning="Hmm"), finish("length"), done()), text("a time"))
+    code, _ = run_on_terminal(
+        command("-m", "m", *option),
+        {**environment, "NO_COLOR": "1"},
+        answers={"> ": "Tell\n", "Hmm\r\n> ": "Go on\n", "a time\r\n> ": "\x04"},
+    )
+    assert code == 0
+    assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Go on"]
+
+
 def test_failed_call_does_not_end_a_conversation(server: FriendliServer, environment: dict[str, str]) -> None:
     server.enqueue(status(400, message="too long"), text("Fine"))
     code, shown = run_on_terminal(
@@ -616,7 +631,10 @@ def test_doctor_asks_for_the_endpoint_id(run: Run) -> None:
 def test_doctor_accepts_a_container_without_token(run: Run) -> None:
     with FriendliServer(None) as container:
         done = run("doctor", "--deployment", "container", FRIENDLI_CONTAINER_URL=container.url, FRIENDLI_TOKEN="")
-    assert checks(done)["token"] == "ok: not set; a container does not require one"
+        address = container.url.removeprefix("http://")
+    found = checks(done)
+    assert found["token"] == "ok: not set; a container does not require one"
+    assert found["connection"] == f"ok: {address}"
     assert checks(done)["stream"].startswith("ok: the model answered")
     assert done.returncode == 0
 

@@ -143,8 +143,8 @@ class _Session:
             finally:
                 output.end_line()  # also before an error message
         await asyncio.gather(*stops)
-        if text:
-            self.messages.append({"role": "assistant", "content": join_text(text)})
+        if answered := join_text(text):
+            self.messages.append({"role": "assistant", "content": answered})
         return connection.INTERRUPTED if stops else 0
 
     async def _show(self, stream: ChatStream, output: _Output, text: list[str]) -> None:
