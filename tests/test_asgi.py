@@ -274,6 +274,29 @@ async def test_ping_is_sent_if_upstream_is_idle(
     assert browser.ended
 
 
+async def test_ping_is_due_after_the_last_event_and_not_after_the_last_check(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    resume = asyncio.Event()
+    event = EVENT + b"\n\n"
+    server.enqueue(script(raw(event), gate(resume), raw(event), stall()))
+    browser = Server()
+    task = asyncio.create_task(SSEResponse(open_stream(client), heartbeat=15)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: browser.body == event)
+    clock.advance(10)
+    resume.set()
+    await browser.until(lambda: browser.body == event * 2)
+    for seconds in (5.1, 9.8):  # checked 15 s after the first event
+        clock.advance(seconds)
+        await run_loop_iterations()
+    assert browser.body == event * 2
+    clock.advance(0.2)
+    await run_loop_iterations()
+    assert browser.body == event * 2 + b": ping\n\n"
+    browser.disconnected.set()
+    await asyncio.wait_for(task, 30)
+
+
 @pytest.mark.parametrize("fragment", [b'data: {"id"', b"data: {}\n", b"data: {}\r\n", b"event: x\n"])
 async def test_partial_event_is_held_back_while_pings_are_sent(
     server: FriendliServer, client: AsyncFriendli, clock: Clock, fragment: bytes

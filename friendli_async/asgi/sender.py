@@ -154,7 +154,7 @@ class EventSender:
     def hurry(self, _reason: object = None) -> None:
         """Gives up soon on a browser that does not read from now on: the stream was ended from outside."""
         self._send_timeout = min(self._send_timeout, _LAST_SECONDS)
-        if self.answered and self._timer is not None:
+        if self.answered:
             self._check_after(_LAST_SECONDS)
 
     def _check_after(self, seconds: float) -> None:
