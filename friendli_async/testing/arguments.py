@@ -14,35 +14,22 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 
 def describe(value: object) -> str:
-    """Return a short representation of a value with the name of its type, for an error message.
-
-    Args:
-        value: The value.
-    """
+    """Return a short representation of a value with the name of its type, for an error message."""
     return "None" if value is None else f"{_SHORT.repr(value)} ({type(value).__name__})"
 
 
 def check_type(value: object, expected: type | tuple[type, ...], name: str, accepted: str) -> None:
-    """Check the type of an argument.
-
-    Args:
-        value: The argument.
-        expected: The accepted types. A bool is not accepted as an int.
-        name: The name of the argument, for the error message.
-        accepted: What is accepted, for the error message.
+    """Check the type of an argument; a bool is not accepted as an int. `accepted` says in the message what is.
 
     Raises:
-        TypeError: The argument has another type.
+        TypeError: It has another type.
     """
     if isinstance(value, bool) or not isinstance(value, expected):
         raise TypeError(f"{name} must be {accepted}, not {describe(value)}")
 
 
 def check_text(**arguments: object) -> None:
-    """Check that arguments are text or None.
-
-    Args:
-        arguments: The arguments by name.
+    """Check that arguments, given by name, are text or None.
 
     Raises:
         TypeError: One of them is something else.
@@ -53,13 +40,7 @@ def check_text(**arguments: object) -> None:
 
 
 def check_integer(name: str, value: object, *, least: int | None = None, most: int | None = None) -> None:
-    """Check an integer.
-
-    Args:
-        name: The name of the argument, for the error message.
-        value: The argument.
-        least: The smallest accepted value.
-        most: The largest accepted value.
+    """Check an integer, which may be from `least` to `most`, both included.
 
     Raises:
         TypeError: It is not an int.
@@ -76,10 +57,6 @@ def check_integer(name: str, value: object, *, least: int | None = None, most: i
 def check_seconds(name: str, value: object) -> None:
     """Check a duration.
 
-    Args:
-        name: The name of the argument, for the error message.
-        value: The argument.
-
     Raises:
         TypeError: It is not a number.
         ValueError: It is negative, infinite or NaN.
@@ -90,10 +67,7 @@ def check_seconds(name: str, value: object) -> None:
 
 
 def check_headers(headers: Any) -> None:
-    """Check the headers of a reply.
-
-    Args:
-        headers: A mapping, or None.
+    """Check the headers of a reply: a mapping, or None.
 
     Raises:
         TypeError: It is not a mapping, or a name or value is not text.

@@ -17,14 +17,7 @@ _BYTES_PER_MS: Final = 32  # 16 kHz, 16 bit, one channel
 
 
 def transcribe(request: ReceivedRequest) -> Script:
-    """Answer a validated transcription request.
-
-    Args:
-        request: The request.
-
-    Returns:
-        An event stream, or one JSON document.
-    """
+    """Answer a validated transcription request."""
     values = form_values(_SCHEMA, request.form)
     file = next(part for part in request.form if part.name == "file")
     text = f"This is {file.filename}, {len(file.data)} bytes long."

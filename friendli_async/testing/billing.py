@@ -32,11 +32,7 @@ _GROUPS: Final = {"model": _MODELS, "product_type": ("model_apis", "dedicated_en
 
 
 def cost(request: ReceivedRequest) -> Script:
-    """Answer a cost request.
-
-    Args:
-        request: The request.
-    """
+    """Answer a cost request."""
     query = from_text("CostQuery", request.query)
 
     def results(day: int) -> list[dict[str, object]]:
@@ -51,11 +47,7 @@ def cost(request: ReceivedRequest) -> Script:
 
 
 def usage(request: ReceivedRequest) -> Script:
-    """Answer a usage request.
-
-    Args:
-        request: The request.
-    """
+    """Answer a usage request."""
     query = from_text("UsageQuery", request.query)
     wanted: dict[str, Any] = {key: query.get(f"{key}s") for key in _GROUPS}
     groups: list[dict[str, Any]] = [dict.fromkeys(_GROUPS)]

@@ -61,7 +61,7 @@ class CalculatorError(Exception):
     """The expression cannot be evaluated.
 
     Args:
-        kind: The kind of error: `SyntaxError`, `ZeroDivisionError`, `OverflowError` or `ValueError`.
+        kind: `SyntaxError`, `ZeroDivisionError`, `OverflowError` or `ValueError`.
         message: The error message.
     """
 
@@ -71,26 +71,13 @@ class CalculatorError(Exception):
 
 
 def find_expression(text: str) -> str | None:
-    """Find the longest part of a text that looks like arithmetic; it may be invalid.
-
-    Args:
-        text: A message. Only its first 10,000 characters are searched.
-
-    Returns:
-        The expression, or `None`.
-    """
+    """Find the longest part of a text's first 10,000 characters that looks like arithmetic; it may be invalid."""
     found = (match.group().strip() for match in _CANDIDATE.finditer(text[:_MAX_SEARCHED].translate(_SIGNS)))
     return max((piece for piece in found if _ARITHMETIC.search(piece)), key=len, default=None)
 
 
 def calculate(expression: str) -> Number:
-    """Evaluate an expression.
-
-    Args:
-        expression: Numbers, `+ - * / // % ** ^`, parentheses, `pi`, and `sqrt abs round floor ceil`.
-
-    Returns:
-        The value: an integer if it is whole, or a float rounded to 12 significant digits.
+    """Evaluate an expression, and round a float to 12 significant digits; whole numbers become integers.
 
     Raises:
         CalculatorError: The expression is invalid, longer than 200 characters, nested deeper than 32 levels, divides by

@@ -22,14 +22,7 @@ _MAX_TOP_LOGPROBS: Final = 20
 
 
 def answer_chat(request: ReceivedRequest) -> Script:
-    """Answer a validated chat request.
-
-    Args:
-        request: The request.
-
-    Returns:
-        An event stream, or one JSON document.
-    """
+    """Answer a validated chat request."""
     body = request.json_object
     if body.get("tools") and section(body, "response_format").get("type", "text") != "text":  # as documented
         return status(400, message="response_format and tools cannot be used together")
@@ -37,11 +30,7 @@ def answer_chat(request: ReceivedRequest) -> Script:
 
 
 def prompt_of(body: Body) -> Prompt:
-    """Return the prompt of a chat request.
-
-    Args:
-        body: The request's JSON object.
-    """
+    """Return the prompt of a chat request, given its JSON object."""
     messages: Sequence[Body] = body["messages"]
     functions: list[Body] = [tool["function"] for tool in body.get("tools") or () if tool["type"] == "function"]
     choice: object = body.get("tool_choice")
@@ -61,11 +50,7 @@ def prompt_of(body: Body) -> Prompt:
 
 
 def render(request: ReceivedRequest) -> Script:
-    """Answer a request to render a chat, with a made-up template.
-
-    Args:
-        request: The request.
-    """
+    """Answer a request to render a chat, with a made-up template."""
     body = request.json_object
     turns = [f"<|{message['role']}|>\n{text_of(message.get('content'))}\n" for message in body["messages"]]
     tools = [f"<|tool|>\n{tool['function']['name']}\n" for tool in body.get("tools") or ()]
@@ -75,12 +60,7 @@ def render(request: ReceivedRequest) -> Script:
 def speak(request: ReceivedRequest, turn: Turn) -> Script:
     """Build the reply of the requested form: `n` choices, truncated to `max_tokens`, streamed or not.
 
-    Args:
-        request: The request.
-        turn: The first choice; the others have their number in front of the text.
-
-    Returns:
-        An event stream, or one JSON document.
+    The turn is the first choice; the others have their number in front of the text.
     """
     body = request.json_object
     count = 1 if body.get("n") is None else int(body["n"])
@@ -120,14 +100,7 @@ def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[Rece
 
 @dataclass(frozen=True)
 class TextReply:
-    """A complete chat reply with a given text, streamed or not, as requested. Created by `text`.
-
-    Args:
-        pieces: The text of each chunk.
-        reasoning: The reasoning of each chunk, sent first.
-        finish_reason: Why the model stopped.
-        prompt_tokens: Tokens of the request, for the usage.
-    """
+    """A complete chat reply with a given text, streamed or not, as requested. Created by `text`."""
 
     pieces: tuple[str, ...]
     reasoning: tuple[str, ...] = ()
@@ -140,14 +113,7 @@ class TextReply:
         return f"text {describe(''.join(self.pieces)).removesuffix(' (str)')}"
 
     def __call__(self, request: ReceivedRequest) -> Script:
-        """Build the script for one request.
-
-        Args:
-            request: Its `stream` and `stream_options` determine the form of the reply.
-
-        Returns:
-            An event stream, or one JSON document.
-        """
+        """Build the script for one request, whose `stream` and `stream_options` determine its form."""
         turn = Turn(self.pieces, self.reasoning, finish_reason=self.finish_reason)
         return _reply(request, [turn], self.prompt_tokens)
 

@@ -21,14 +21,7 @@ _MAX_LOGPROBS: Final = 5
 
 
 def complete(request: ReceivedRequest) -> Script:
-    """Answer a validated completion request.
-
-    Args:
-        request: The request.
-
-    Returns:
-        An event stream, or one JSON document.
-    """
+    """Answer a validated completion request."""
     body = request.json_object
     if "prompt" in body and "tokens" in body:
         raise InvalidRequestError("body", "tokens", "Give prompt or tokens, not both")

@@ -42,24 +42,12 @@ def example(
 
 
 def alternatives(name: str) -> int:
-    """Return how many variants cover every alternative of every union and enum of a schema.
-
-    Args:
-        name: Name of the schema.
-    """
+    """Return how many variants cover every alternative of every union and enum of a schema, given by name."""
     return _alternatives({"$ref": name}, frozenset())
 
 
 def fill(name: str, /, **known: object) -> dict[str, Any]:
-    """Build an object that matches a schema, with some fields given.
-
-    Args:
-        name: Name of the schema.
-        known: The given fields; the others are made up.
-
-    Returns:
-        The object.
-    """
+    """Build an object that matches a schema, given by name; the fields that are not known are made up."""
     return {**example(name), **known}
 
 

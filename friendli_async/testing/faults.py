@@ -63,11 +63,7 @@ class Fault:
     """The path of the requests that it applies to; None for all."""
 
     def befall(self, answer: Callable[[], Script]) -> Script:
-        """Apply the fault to a reply.
-
-        Args:
-            answer: Returns the reply without the fault.
-        """
+        """Apply the fault to the reply that `answer` returns."""
         if self.status is not None:
             script = status(self.status, retry_after=self.retry_after, message=self.message)
         else:
@@ -117,12 +113,7 @@ class Faults:
         self._remaining = self._expand()
 
     def answer(self, request: ReceivedRequest, answer: Callable[[], Script]) -> Script:
-        """Return the reply to a request.
-
-        Args:
-            request: The request.
-            answer: Returns the reply of the API.
-        """
+        """Return the reply to a request, given what returns that of the API."""
         if self.repeat and not self._remaining:
             self._remaining = self._expand()
         for position, fault in enumerate(self._remaining):

@@ -36,14 +36,11 @@ class FormPart:
 
 
 def parse_form(content_type: str, body: bytes) -> tuple[FormPart, ...]:
-    """Parse the parts of a form.
+    """Parse the parts of a form, in order.
 
     Args:
         content_type: The request's `Content-Type`, with the boundary.
         body: The request's body.
-
-    Returns:
-        The parts, in order.
 
     Raises:
         ValueError: The body is not a form, or a malformed one.
@@ -56,15 +53,10 @@ def parse_form(content_type: str, body: bytes) -> tuple[FormPart, ...]:
 
 
 def form_values(schema: str, parts: Sequence[FormPart]) -> dict[str, object]:
-    """Convert the parts of a form to the value that its schema describes.
+    """Convert the parts of a form to the value that its schema, given by name, describes.
 
-    Args:
-        schema: Name of the schema. The `multipart` of its properties says which parts are text, JSON or files.
-        parts: The parts.
-
-    Returns:
-        The value. A file is an object with `fileName`, `Content-Type`, and `content`, which is empty: the bytes are in
-        the part.
+    The `multipart` of the schema's properties says which parts are JSON. A file becomes an object with `fileName`,
+    `Content-Type`, and `content`, which is empty: the bytes are in the part.
 
     Raises:
         ValueError: A part that should be JSON is not.

@@ -16,15 +16,7 @@ DONE: Final = b"data: [DONE]\n\n"
 
 
 def sse_event(data: bytes, name: str | None = None) -> bytes:
-    """Encode data as one server-sent event, with a `data:` line for each line of the data.
-
-    Args:
-        data: The payload.
-        name: The `event:` field; omitted if `None`.
-
-    Returns:
-        The bytes of the event, including its blank line.
-    """
+    """Encode data as one server-sent event, with a `data:` line for each line of the data, and its blank line."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
     return head + b"".join(b"data: " + line + b"\n" for line in data.split(b"\n")) + b"\n"
 
@@ -51,27 +43,11 @@ class Identity:
         return b"data: " + start[:-1] + b',"choices":'
 
     def chunk(self, choices: bytes, usage: bytes = b"null") -> bytes:
-        """Encode one `chat.completion.chunk`.
-
-        Args:
-            choices: The `choices` array as JSON.
-            usage: The `usage` object as JSON.
-
-        Returns:
-            One server-sent event.
-        """
+        """Encode one `chat.completion.chunk` as a server-sent event. `choices` and `usage` are JSON."""
         return self._chunk_start + choices + b',"usage":' + usage + b"}\n\n"
 
     def completion(self, choices: Iterable[Mapping[str, object]], usage: Mapping[str, object]) -> dict[str, object]:
-        """Build a complete `chat.completion` object.
-
-        Args:
-            choices: The choices, each with its message.
-            usage: The token counts.
-
-        Returns:
-            The object, ready to be encoded.
-        """
+        """Build a complete `chat.completion` object, ready to be encoded."""
         return {
             "id": self.id,
             "object": "chat.completion",
@@ -83,15 +59,7 @@ class Identity:
 
 
 def token_counts(prompt: int, completion: int) -> dict[str, object]:
-    """Build a `usage` object.
-
-    Args:
-        prompt: Tokens of the request.
-        completion: Tokens of the reply.
-
-    Returns:
-        The object, including the total.
-    """
+    """Build a `usage` object, including the total."""
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -101,10 +69,6 @@ def token_counts(prompt: int, completion: int) -> dict[str, object]:
 
 
 def timestamp(time: datetime | int) -> str:
-    """Format a time.
-
-    Args:
-        time: A UTC time, or Unix time in seconds.
-    """
+    """Format a UTC time, or Unix time in seconds."""
     moment = datetime.fromtimestamp(time, UTC) if isinstance(time, int) else time
     return moment.isoformat().replace("+00:00", "Z")

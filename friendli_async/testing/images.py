@@ -17,14 +17,7 @@ _SIDE: Final = 8
 
 
 def paint(request: ReceivedRequest) -> Script:
-    """Answer an image request to a dedicated endpoint.
-
-    Args:
-        request: The request.
-
-    Returns:
-        A document with a URL on this server, or with the image in base64 for any other format than `url`.
-    """
+    """Answer an image request to a dedicated endpoint: with a URL here for the format `url`, else in base64."""
     fields = request.json_object
     wanted: str = fields.get("response_format") or "url"
     seed = fields.get("seed")
@@ -38,21 +31,13 @@ def paint(request: ReceivedRequest) -> Script:
 
 
 def paint_in_container(request: ReceivedRequest) -> Script:
-    """Answer an image request to a container.
-
-    Args:
-        request: The request.
-    """
+    """Answer an image request to a container."""
     image = _png(bytes.fromhex(_color(request.json_object["prompt"])))
     return json_body({"image": base64.b64encode(image).decode()})
 
 
 def show(request: ReceivedRequest) -> Script:
-    """Return the image at the URL of a reply.
-
-    Args:
-        request: The request.
-    """
+    """Return the image at the URL of a reply."""
     name, _, suffix = request.path_parameters["name"].partition(".")
     try:
         color = bytes.fromhex(name)

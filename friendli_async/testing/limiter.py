@@ -39,11 +39,7 @@ def rate_limit_headers(
 
 
 class Limiter:
-    """Limits the requests per minute, in windows that start with a request.
-
-    Args:
-        requests: The limit.
-    """
+    """Limits the requests per minute, in windows that start with a request."""
 
     def __init__(self, requests: int) -> None:
         check_integer("rate_limit", requests, least=1)
@@ -54,9 +50,7 @@ class Limiter:
     def answer(self, answer: Callable[[], Script], now: float) -> Script:
         """Count a request, and return its reply, with the headers of the limit: an error if it exceeds the limit.
 
-        Args:
-            answer: Returns the reply of the API.
-            now: Seconds on a monotonic clock.
+        `answer` returns the reply of the API; `now` is in seconds on a monotonic clock.
         """
         if now >= self._resets_at:
             self._remaining, self._resets_at = self._requests, now + _WINDOW

@@ -20,14 +20,7 @@ _STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "tool_calls"
 
 
 def answer_messages(request: ReceivedRequest) -> Script:
-    """Answer a validated messages request.
-
-    Args:
-        request: The request.
-
-    Returns:
-        An event stream, or one JSON document.
-    """
+    """Answer a validated messages request."""
     body = request.json_object
     prompt = _prompt_of(body)
     turn = prompt.answer().within(body.get("max_tokens"))
@@ -45,11 +38,7 @@ def answer_messages(request: ReceivedRequest) -> Script:
 
 
 def refuse_messages(errors: Sequence[Error]) -> Script:
-    """Reply 422 in the format of this operation.
-
-    Args:
-        errors: What `validate` found.
-    """
+    """Reply 422 with the errors that `validate` found, in the format of this operation."""
     lines = [f"{'.'.join(map(str, cast('list[object]', error['loc'])))}: {error['msg']}" for error in errors]
     error = {"type": "invalid_request_error", "message": "; ".join(lines)}
     return json_body({"type": "error", "error": error, "request_id": None}, status=422)

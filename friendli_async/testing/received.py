@@ -97,11 +97,7 @@ class ReceivedRequest:
         )
 
     def settle(self, outcome: Outcome) -> None:
-        """Record the outcome of the reply. Called by the server.
-
-        Args:
-            outcome: The outcome.
-        """
+        """Record the outcome of the reply. Called by the server."""
         self.outcome = outcome
         self._signal.notify()
 
@@ -124,26 +120,12 @@ class ReceivedRequest:
 
 
 def section(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return an object inside a body.
-
-    Args:
-        body: A JSON object.
-        name: The key of the object.
-
-    Returns:
-        The object; empty if it is missing or null.
-    """
+    """Return an object inside a body; empty if it is missing or null."""
     return cast("Mapping[str, Any]", body.get(name) or {})
 
 
 def parse_json(data: bytes) -> object:
     """Decode JSON strictly.
-
-    Args:
-        data: The bytes.
-
-    Returns:
-        The value.
 
     Raises:
         ValueError: It is not JSON.

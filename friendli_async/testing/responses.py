@@ -20,14 +20,7 @@ _Item = dict[str, Any]
 
 
 def answer_responses(request: ReceivedRequest) -> Script:
-    """Answer a validated responses request.
-
-    Args:
-        request: The request.
-
-    Returns:
-        An event stream, or one JSON document.
-    """
+    """Answer a validated responses request."""
     body = request.json_object
     prompt = _prompt_of(body)
     turn = prompt.answer().within(body.get("max_output_tokens"))

@@ -16,11 +16,7 @@ T = TypeVar("T")
 
 
 def refuse(errors: Sequence[Error]) -> Script:
-    """Reply 422 with the errors in the format of most operations.
-
-    Args:
-        errors: What `validate` found.
-    """
+    """Reply 422 with the errors that `validate` found, in the format of most operations."""
     return json_body({"detail": list(errors)}, status=422)
 
 
@@ -72,12 +68,9 @@ class Route:
 def stored(
     kind: str, items: Mapping[str, T], answer: Callable[[T, ReceivedRequest], Script]
 ) -> Callable[[ReceivedRequest], Script]:
-    """Make the handler of an operation on one stored item, whose ID is in the path; 404 if there is none.
+    """Make the handler of an operation on one of the items, whose ID `{kind_id}` is in the path; 404 if there is none.
 
-    Args:
-        kind: The kind of item; the path has `{kind_id}`.
-        items: The items by ID.
-        answer: Returns the reply.
+    The handler returns the answer to the item and the request.
     """
 
     def find(request: ReceivedRequest) -> Script:
@@ -88,7 +81,7 @@ def stored(
 
 
 def page_of(query: Mapping[str, object], cursor: str, count: int, *, usual: int, most: int) -> tuple[range, str | None]:
-    """Return the positions of the items on the requested page, and the cursor of the next page.
+    """Return the positions of the items on the requested page, and the cursor of the next page, if there is one.
 
     Args:
         query: The query, with `limit` and a cursor, both optional.
@@ -96,9 +89,6 @@ def page_of(query: Mapping[str, object], cursor: str, count: int, *, usual: int,
         count: How many items there are.
         usual: The default of `limit`.
         most: The largest accepted `limit`.
-
-    Returns:
-        The positions, and the cursor if there is a next page.
 
     Raises:
         InvalidRequestError: The limit or the cursor is invalid.

@@ -108,14 +108,9 @@ class Router:
             self._methods.setdefault(pattern, {})[route.method] = route
 
     def answer(self, request: ReceivedRequest, token: str | None) -> Script:
-        """Answer a request as the API would.
+        """Answer a request as the API would: with 404, 405, 401, 400 or 422 if it is invalid.
 
-        Args:
-            request: The request.
-            token: The required token; `None` accepts any.
-
-        Returns:
-            The reply: 404, 405, 401, 400 or 422 for an invalid request, or that of the operation.
+        A `token` of None accepts any.
         """
         methods = self._find(request)
         if methods is None:

@@ -23,19 +23,14 @@ _FORMATS: Final = {
 
 
 def sample(schema: Mapping[str, Any], text: str) -> object:
-    """Build a value that matches a schema; the result is deterministic.
+    """Build a value that matches a JSON Schema; the result is deterministic.
 
     It supports `type`, `properties`, `items`, `prefixItems`, `enum`, `const`, `anyOf`, `oneOf`, `allOf` of one schema,
     references into the schema itself, bounds of numbers, lengths of strings and lists, patterns, and the formats of
     dates, times, durations and UUIDs. Recursive schemas end after eight levels, with null or an empty list if that is
     allowed, or else with null after sixteen.
 
-    Args:
-        schema: The JSON Schema.
-        text: The value of strings, truncated to 200 characters.
-
-    Returns:
-        The value.
+    `text` is the value of strings, truncated to 200 characters.
     """
     return _sample(schema, text[:_MAX_TEXT], schema, 0)
 

@@ -22,44 +22,25 @@ _MAX_INPUT_SHOWN: Final = 80
 
 
 def validate(name: str, value: object, where: str = "body") -> list[Error]:
-    """Validate a value.
+    """Validate a value against a schema, given by name; return the errors, at most 100, none if it is valid.
 
-    Unknown keys are allowed. Whole floats count as integers, booleans do not count as numbers.
-
-    Args:
-        name: Name of the schema.
-        value: The decoded value.
-        where: The part of the request: the first element of each `loc`.
-
-    Returns:
-        The errors, at most 100, each with `loc`, `msg` and `type`; none if the value is valid.
+    Each has `loc`, which starts with `where`, `msg` and `type`. Unknown keys are allowed. Whole floats count as
+    integers, booleans do not count as numbers.
     """
     return list(islice(_check({"$ref": name}, value, (where,)), _MAX_ERRORS))
 
 
 def resolve(schema: Schema) -> Schema:
-    """Resolve the references of a schema.
-
-    Args:
-        schema: A schema or a reference to one, which may be nullable.
-
-    Returns:
-        The schema, without the nullability of the reference.
-    """
+    """Resolve the references of a schema. The nullability of a reference is lost."""
     while "$ref" in schema:
         schema = schemas()[schema["$ref"]]
     return schema
 
 
 def from_text(name: str, fields: Mapping[str, Sequence[str]]) -> dict[str, object]:
-    """Convert texts (a query, the parts of a form) to the types of a schema.
+    """Convert the texts of each field (a query, the parts of a form) to the types of a schema, given by name.
 
-    Args:
-        name: Name of the schema of the object.
-        fields: The texts of each field; a field that is no array uses the last one.
-
-    Returns:
-        The values; text that cannot be converted is kept, so that `validate` reports it.
+    A field that is no array uses its last text. Text that cannot be converted is kept, so that `validate` reports it.
     """
     properties: Mapping[str, Schema] = resolve({"$ref": name})["properties"]
     values: dict[str, object] = {}
@@ -86,11 +67,9 @@ def _from_text(schema: Schema, text: str) -> object:
 
 @cache
 def schemas() -> Mapping[str, Schema]:
-    """Return the schemas of the API: requests, queries, replies and events of every operation.
+    """Return the schemas of the requests, queries, replies and events of every operation, by name.
 
-    Returns:
-        The schemas by name. A reference contains the name of its target; a `discriminator` maps the tags of a union to
-        its schemas.
+    A reference contains the name of its target; a `discriminator` maps the tags of a union to its schemas.
     """
     # Names omit the release: the schemas of files are of 0.15.0, those of tool-assisted chat of 0.14.0, the last ones.
     return cast(

@@ -105,13 +105,6 @@ Answer: TypeAlias = "Script | Step | Callable[[ReceivedRequest], Answer]"
 def resolve(answer: Answer, request: ReceivedRequest) -> Script:
     """Resolve an answer to the script for one request.
 
-    Args:
-        answer: Script, step or function.
-        request: The argument of the function.
-
-    Returns:
-        The script to play.
-
     Raises:
         TypeError: The function returned something that is not an answer.
         Exception: Whatever the function raised.
@@ -162,11 +155,7 @@ def check_answer(answer: object, name: str) -> None:
 
 
 def describe_answer(answer: Answer) -> str:
-    """Describe an answer in a few words, for messages about it.
-
-    Args:
-        answer: A valid answer.
-    """
+    """Describe a valid answer in a few words, for messages about it."""
     if isinstance(answer, Script):
         return f"status {answer.status}, {len(answer.steps)} step{'s' * (len(answer.steps) != 1)}"
     if isinstance(answer, Step):
@@ -309,10 +298,6 @@ def status(
 
 
 def wants_usage(body: Mapping[str, Any]) -> bool:
-    """Return whether a request wants the usage at the end of its stream.
-
-    Args:
-        body: The request's JSON object.
-    """
+    """Return whether a request, given its JSON object, wants the usage at the end of its stream."""
     options: object = body.get("stream_options")
     return isinstance(options, dict) and bool(cast("Mapping[str, object]", options).get("include_usage"))

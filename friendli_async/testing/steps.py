@@ -1,9 +1,4 @@
-"""The steps of a scripted reply: what it writes, when, and how it ends or breaks.
-
-The status line and the headers are sent just before the first step that writes, so the steps before it run before any
-byte of the reply. Every write is followed by two iterations of the event loop: a client in the same loop reads each
-piece separately.
-"""
+"""The steps of a scripted reply: what it writes, when, and how it ends or breaks."""
 
 from __future__ import annotations
 

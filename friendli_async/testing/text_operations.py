@@ -26,20 +26,12 @@ _LABELS: Final = ("NEGATIVE", "NEUTRAL", "POSITIVE")
 
 
 def encode(text: str) -> list[int]:
-    """Convert text to token IDs.
-
-    Args:
-        text: Any text.
-    """
+    """Convert text to token IDs."""
     return [ord(character) for character in text]
 
 
 def texts_of(body: Body, name: str) -> Sequence[str]:
-    """Return the texts of a request.
-
-    Args:
-        body: The request's JSON object.
-        name: The field with the text or texts, instead of which there may be `tokens`.
+    """Return the texts of a request, from the field with this name, or from `tokens`.
 
     Raises:
         InvalidRequestError: There is neither, or an unknown token.
@@ -57,29 +49,17 @@ def texts_of(body: Body, name: str) -> Sequence[str]:
 
 
 def answer_tokenize(request: ReceivedRequest) -> Script:
-    """Answer a request to tokenize.
-
-    Args:
-        request: The request.
-    """
+    """Answer a request to tokenize."""
     return json_body({"tokens": encode(request.json_object["prompt"])})
 
 
 def answer_detokenize(request: ReceivedRequest) -> Script:
-    """Answer a request to detokenize.
-
-    Args:
-        request: The request.
-    """
+    """Answer a request to detokenize."""
     return json_body({"text": texts_of(request.json_object, "text")[0]})
 
 
 def embed(request: ReceivedRequest) -> Script:
-    """Answer an embeddings request.
-
-    Args:
-        request: The request.
-    """
+    """Answer an embeddings request."""
     texts = texts_of(request.json_object, "input")
     vectors: list[Any] = [_vector(text) for text in texts]
     if request.json_object.get("encoding_format") == "base64":
@@ -102,11 +82,7 @@ def _vector(text: str) -> list[float]:
 
 
 def classify(request: ReceivedRequest) -> Script:
-    """Answer a classification request.
-
-    Args:
-        request: The request.
-    """
+    """Answer a classification request."""
     texts = texts_of(request.json_object, "input")
     count = count_tokens(texts)
     data = [_classification(index, text) for index, text in enumerate(texts)]

@@ -23,14 +23,7 @@ __all__ = ["answer_tool_assisted_chat"]
 
 
 def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
-    """Answer a validated tool-assisted chat request.
-
-    Args:
-        request: The request.
-
-    Returns:
-        An event stream of tokens and tool statuses, or one JSON document.
-    """
+    """Answer a validated tool-assisted chat request."""
     body = request.json_object
     prompt = prompt_of(body)
     uses = _tool_uses(body, prompt.text)

@@ -40,14 +40,9 @@ class ToolUse:
 
 
 def use_tool(tool: Mapping[str, Any], text: str) -> ToolUse | None:
-    """Use a built-in tool on a message.
+    """Use a built-in tool, as in the request, on the last user message.
 
-    Args:
-        tool: The tool, as in the request.
-        text: The last user message.
-
-    Returns:
-        The use of the tool; `None` for a function, and for the calculator if the message contains no expression.
+    Returns None for a function, and for the calculator if the message contains no expression.
     """
     name: str = tool["type"]
     if name == "file:text":

@@ -28,12 +28,7 @@ _JSON_OBJECT: Final = {"type": "object", "properties": {"answer": {"type": "stri
 
 @dataclass(frozen=True)
 class FunctionCall:
-    """A call of one of the caller's functions.
-
-    Args:
-        name: Name of the function.
-        arguments: Its arguments, a JSON object as text.
-    """
+    """A call of one of the caller's functions, with its arguments: a JSON object as text."""
 
     name: str
     arguments: str
@@ -65,11 +60,7 @@ class Turn:
         return len(self.content) + len(self.reasoning) + len(self.calls)
 
     def within(self, max_tokens: float | None) -> Turn:
-        """Return the turn with its text truncated, and the finish reason that follows.
-
-        Args:
-            max_tokens: The limit of the request; None is that of the server.
-        """
+        """Return the turn with its text truncated (None: to the server's limit) and the finish reason that follows."""
         limit = _MAX_TOKENS if max_tokens is None else min(_MAX_TOKENS, max(0, int(max_tokens)))
         if len(self.content) > limit:
             return replace(self, content=self.content[:limit], finish_reason="length", stop=None)
@@ -145,65 +136,36 @@ class Prompt:
 
 
 def json_schema_of(response_format: Body, schema: Body | None) -> Body | None:
-    """Return the schema of the text that a response format asks for.
-
-    Args:
-        response_format: The format, with its `type`.
-        schema: The schema in it.
-    """
+    """Return the schema of the text that a response format, with this schema in it, asks for."""
     schemas = {"json_object": _JSON_OBJECT, "json_schema": schema}
     return schemas.get(response_format.get("type", "text"))
 
 
 def cut_at(text: str, stops: Sequence[str] | None) -> tuple[str, str | None]:
-    """Return a text up to the first of its stop strings, and this string.
-
-    Args:
-        text: The text.
-        stops: The stop strings; empty ones are ignored.
-    """
+    """Return a text up to the first of its stop strings, and this string. Empty stop strings are ignored."""
     found = min((stop for stop in stops or () if stop and stop in text), key=text.index, default=None)
     return (text, None) if found is None else (text[: text.index(found)], found)
 
 
 def text_of(content: object) -> str:
-    """Return the text of a message, or of the result of a tool: of its text parts, if it is a list of parts.
-
-    Args:
-        content: The content; None if there is none.
-    """
+    """Return the text of a message, or of the result of a tool: of its text parts, if it is a list of parts."""
     if isinstance(content, str):
         return content
     return " ".join(part["text"] for part in cast("Sequence[Body]", content or ()) if "text" in part)
 
 
 def count_tokens(texts: Iterable[str]) -> int:
-    """Return how many tokens some texts have.
-
-    Args:
-        texts: The texts.
-    """
+    """Return how many tokens some texts have."""
     return sum(len(tokenize(text)) for text in texts)
 
 
 def tokenize(text: str) -> tuple[str, ...]:
-    """Split text into the tokens of this server: words with the whitespace that follows.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The tokens, which concatenate to the text.
-    """
+    """Split text into the tokens of this server, which concatenate to it: words with the whitespace that follows."""
     return tuple(_TOKEN.findall(text))
 
 
 def split_arguments(arguments: str) -> list[str]:
-    """Split the arguments of a tool call into the pieces that are streamed.
-
-    Args:
-        arguments: The arguments, a JSON object as text.
-    """
+    """Split the arguments of a tool call into the pieces that are streamed."""
     return [arguments[at : at + _ARGUMENT_PIECE] for at in range(0, len(arguments), _ARGUMENT_PIECE)]
 
 

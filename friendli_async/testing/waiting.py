@@ -25,15 +25,10 @@ class Signal:
             call_in_loop(waiter.get_loop(), wake, waiter)
 
     async def until(self, condition: Callable[[], bool], timeout: float, state: Callable[[], str]) -> None:
-        """Wait until a condition is true.
-
-        Args:
-            condition: Checked now and after each `notify`.
-            timeout: Maximum time to wait, in seconds.
-            state: Returns what the error says of the present state.
+        """Wait until a condition is true, which is checked now and after each `notify`.
 
         Raises:
-            TimeoutError: The condition did not become true in time.
+            TimeoutError: It was not after `timeout` seconds. The message contains what `state` returns.
         """
         limit = asyncio.timeout(timeout)
         try:
