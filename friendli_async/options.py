@@ -68,6 +68,11 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_seconds(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number, at least 0."""
+    return is_number(value) and 0 <= value <= _LARGEST
+
+
 def is_count(value: object) -> TypeGuard[int]:
     """Whether a value is an integer, at least 1. True is not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Final, TypeGuard
+from typing import Final
 
 from friendli_async.bulk.start_rate import StartRate
 from friendli_async.errors import ConfigurationError
-from friendli_async.options import is_count, is_number, plain_number
+from friendli_async.options import check_count, is_number, is_seconds, plain_number
 
 __all__ = ["Adaptive"]
 
@@ -81,13 +81,12 @@ class Adaptive:
     def __init__(self, start: int = 4, max: int = 256, shrink: float = 0.7, guard: float | None = 2.0) -> None:
         start, most, shrink, guard = map(plain_number, (start, max, shrink, guard))
         for name, count in (("start", start), ("max", most)):
-            if not is_count(count):
-                raise ConfigurationError(f"Adaptive: {name} must be a whole number, at least 1, not {count!r}")
+            check_count(f"Adaptive: {name}", count)
         if start > most:
             raise ConfigurationError(f"Adaptive: start ({start}) must not be greater than max ({most})")
-        if not _is_finite(shrink) or not 0 < shrink < 1:
+        if not is_number(shrink) or not 0 < shrink < 1:
             raise ConfigurationError(f"Adaptive: shrink must be a number above 0 and below 1, not {shrink!r}")
-        if guard is not None and (not _is_finite(guard) or guard <= 1):
+        if guard is not None and not (is_number(guard) and 1 < guard < math.inf):
             raise ConfigurationError(f"Adaptive: guard must be a number above 1, or None, not {guard!r}")
         self._limit = float(start)
         self._max = most
@@ -226,12 +225,12 @@ class Adaptive:
             rejections.are_block |= rejections.pause >= _BLOCK
             self._decrease(self._shrink, now)
             self._ceiling = in_flight if in_flight > 1 else rejections.ceiling
-        wait = pause if not _is_seconds(retry_after) else retry_after
+        wait = pause if not is_seconds(retry_after) else retry_after
         self._hold(max(wait, pause) if rejections is not None and rejections.repeated else wait, now)
 
     def hold(self, retry_after: float | None, now: float) -> None:
         """Gives no permits for ``retry_after`` seconds from now, and keeps the limit; see ``refused``."""
-        self._hold(retry_after if _is_seconds(retry_after) else _FIRST_PAUSE, now)
+        self._hold(retry_after if is_seconds(retry_after) else _FIRST_PAUSE, now)
 
     def _hold(self, seconds: float, now: float) -> None:
         self._paused_until = max(self._paused_until, now + seconds)
@@ -346,11 +345,3 @@ class _Rejections:
     def persist(self, limit: float) -> bool:
         """Whether they are frequent, although calls were accepted in between: no round will be accepted entirely."""
         return max(_MIN_ACCEPTED, 2 * limit) <= self.accepted <= _FREQUENT * self.number
-
-
-def _is_seconds(value: object) -> TypeGuard[float]:
-    return _is_finite(value) and value >= 0
-
-
-def _is_finite(value: object) -> TypeGuard[float]:
-    return is_number(value) and math.isfinite(value)

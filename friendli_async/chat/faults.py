@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import msgspec
 
-from friendli_async._core.body.choices import choices_hint
+from friendli_async._core.body.choices import choices_hint, split_message
 
 __all__: list[str] = []
 
 _MAX_FAULTS: Final = 10
 _MAX_REASON: Final = 300  # characters
-_ERROR_PATH: Final = re.compile(r"(?s)(.*) - at (?:`key` in )?`\$([^`]*)`")
 
 Faults = Sequence[tuple[str, str]]
 """Reasons and paths, at least one."""
 
 
 def faults_of(error: Exception, kind: Any) -> Faults:
-    """Returns the faults that a validation error reports: msgspec's one, or all of pydantic's; else none.
-
-    Args:
-        error: The error.
-        kind: The type that the value does not match.
-    """
+    """Returns the faults that a validation error of a type reports: msgspec's one, or all of pydantic's; else none."""
     if isinstance(error, msgspec.ValidationError):
         message = str(error)
-        found = _ERROR_PATH.fullmatch(message)
-        reason, path = (message, "") if found is None else (found[1], found[2].lstrip("."))
-        return [(reason + choices_hint(kind, message), path)]
+        reason, _, path = split_message(message)
+        return [(reason + choices_hint(kind, message), path.lstrip("."))]
     errors = getattr(error, "errors", None)  # pydantic's
     if not callable(errors):
         return []

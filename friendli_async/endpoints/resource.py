@@ -6,7 +6,6 @@ keys, except inside ``advanced``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Final, Unpack
 
@@ -36,7 +35,7 @@ from friendli_async.endpoints.replies import (
     WandbArtifactEndpoint,
 )
 from friendli_async.errors import APIStatusError, APITimeoutError, ArgumentError
-from friendli_async.options import is_number, plain_number
+from friendli_async.options import is_seconds, plain_number
 
 __all__ = ["Endpoints"]
 
@@ -344,15 +343,11 @@ def _endpoint_arguments(endpoint_id: str) -> Arguments:
 
 def _plain_seconds(timeout: object, interval: object) -> tuple[float | None, float]:
     limit, pause = plain_number(timeout), plain_number(interval)
-    if limit is not None and not (_is_seconds(limit) and limit):
+    if limit is not None and not (is_seconds(limit) and limit):
         raise ArgumentError(f"must be a number of seconds greater than 0, not {timeout!r}", "timeout")
-    if not _is_seconds(pause):
+    if not is_seconds(pause):
         raise ArgumentError(f"must be a number of seconds, at least 0, not {interval!r}", "interval")
     return limit, pause
-
-
-def _is_seconds(value: object) -> bool:
-    return is_number(value) and math.isfinite(value) and value >= 0
 
 
 def _unreachable_error(endpoint_id: str, seen: EndpointStatus, until: str) -> APIStatusError:

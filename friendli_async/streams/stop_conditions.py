@@ -1,29 +1,13 @@
-"""Stop conditions: the functions that ``stop_when`` accepts."""
+"""Stop conditions on the text of a stream."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import Any
 
-from friendli_async._callables import is_async
 from friendli_async._core.text import split_surrogate
 
-__all__ = ["check_predicate", "predicate_on_text"]
-
-F = TypeVar("F", bound=Callable[..., object])
-
-
-def check_predicate(predicate: F | None) -> F:
-    """Checks a function that is to be called between two events.
-
-    Raises:
-        TypeError: It is not callable, or it is a coroutine function, whose result would always be true.
-    """
-    if predicate is None or not callable(predicate):
-        raise TypeError(f"stop_when() takes a function, not {type(predicate).__name__}")
-    if is_async(predicate):
-        raise TypeError("stop_when() takes a plain function, not a coroutine function")
-    return predicate
+__all__ = ["predicate_on_text"]
 
 
 def predicate_on_text(predicate: Callable[[str], object], text_of: Callable[[Any], str]) -> Callable[[Any], object]:

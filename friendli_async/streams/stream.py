@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar
 
+from friendli_async._callables import check_plain
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.loops import running_loop
 from friendli_async._core.secret import token_of, without_token_bytes
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
-from friendli_async.streams.stop_conditions import check_predicate, predicate_on_text
+from friendli_async.streams.stop_conditions import predicate_on_text
 from friendli_async.streams.tee import Branch, Fanout, Slow
 from friendli_async.streams.views import RawView, TextView
 
@@ -437,16 +438,17 @@ class EventStream(Generic[E]):
             TypeError: Not exactly one argument is given, or it is not a plain function.
             RuntimeError: Events or bytes have been read already.
         """
-        if (predicate is None) == (event is None):
+        check_plain(predicate, "predicate of stop_when()", "the text so far")
+        check_plain(event, "event of stop_when()", "an event")
+        if predicate is not None and event is None:
+            event = predicate_on_text(predicate, self._text_extractor())
+        elif predicate is not None or event is None:
             raise TypeError(
                 "stop_when() takes one function: either predicate (of the text so far) or event= (of an event)"
             )
         if self._open is not None and self._open.head == b"":
             raise RuntimeError("the stream has already been read from: call stop_when() before reading, or use stop()")
-        condition = (
-            event if predicate is None else predicate_on_text(check_predicate(predicate), self._text_extractor())
-        )
-        self._stop_conditions = (*self._stop_conditions, check_predicate(condition))
+        self._stop_conditions = (*self._stop_conditions, event)
         return self
 
     def _text_extractor(self) -> Callable[[Any], str]:

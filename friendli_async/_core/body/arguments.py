@@ -14,7 +14,7 @@ from typing import Any, Final, TypedDict, cast, get_type_hints
 
 import msgspec
 
-from friendli_async._core.body.choices import choices_hint
+from friendli_async._core.body.choices import choices_hint, split_message
 from friendli_async._core.body.forms import Form
 from friendli_async._core.secret import masked
 from friendli_async._help import document_fields
@@ -286,8 +286,7 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
         kind, advice = type(error.obj).__name__, _conversion_hint(error.obj)
         raise ArgumentError(f"{kind} is not JSON serializable{advice}", prefix or "arguments") from None
     except msgspec.ValidationError as error:
-        found = re.fullmatch(_ERROR_PATH, str(error))
-        reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
+        reason, of_key, path = split_message(str(error))
         where = (prefix + path).lstrip(".") or "arguments"
         advice = "" if of_key else _conversion_hint(_value_at(values, path), where)
         advice += choices_hint(expected, str(error))
@@ -338,8 +337,6 @@ _CONVERSIONS: Final = {
     "__attrs_attrs__": "attrs.asdict(...)",
     "_asdict": "its _asdict()",
 }
-# "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
-_ERROR_PATH: Final = r"(?s)(.*) - at (`key` in )?`\$([^`]*)`"
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
 _BUILTINS: Final = _SCALARS | {list, dict, float}
 

@@ -1,4 +1,4 @@
-"""The allowed values, for msgspec's errors about an enum, a literal or a tag, which name only the invalid one."""
+"""Reads msgspec's ValidationError: the path, and the allowed values of an enum, a literal or a tag, which it omits."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Any, Final
 
 from msgspec import inspect
 
-_PATH: Final = re.compile(r" - at (`key` in )?`\$([^`]*)`\Z")
+# "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
+_MESSAGE: Final = re.compile(r"(?s)(.*) - at (`key` in )?`\$([^`]*)`")
 _STEP: Final = re.compile(r"\.(\w+)|\[(?:\.\.\.|\d+)\]")
 _MAX_CHOICES: Final = 12
 
 
-def choices_hint(expected: Any, message: str) -> str:
-    """Returns the allowed values, as the end of an error message; "" if the error is not about a choice.
+def split_message(message: str) -> tuple[str, bool, str]:
+    """Returns the reason of an error, whether a key is invalid, and the path, such as ``.messages[2].role``."""
+    found = _MESSAGE.fullmatch(message)
+    return (message, False, "") if found is None else (found[1], found[2] is not None, found[3])
 
-    Args:
-        expected: The type that was checked.
-        message: The message of msgspec's ValidationError.
-    """
-    found = _PATH.search(message)
-    if not message.startswith(("Invalid enum value", "Invalid value")) or (found is not None and found[1]):
+
+def choices_hint(expected: Any, message: str) -> str:
+    """Returns the values that a type allows, as the end of an error message; "" if the error is not about a choice."""
+    reason, is_of_key, path = split_message(message)
+    if not reason.startswith(("Invalid enum value", "Invalid value")) or is_of_key:
         return ""
-    choices = list(dict.fromkeys(map(repr, _choices_at(expected, "" if found is None else found[2]))))
+    choices = list(dict.fromkeys(map(repr, _choices_at(expected, path))))
     if not choices:
         return ""
     more = ", ..." if len(choices) > _MAX_CHOICES else ""
