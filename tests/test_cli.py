@@ -491,6 +491,16 @@ def test_error_of_interrupted_stream_starts_on_new_line_of_terminal(
     assert shown.startswith("Once\r\n")
 
 
+@pytest.mark.parametrize(("no_color", "is_dimmed"), [("", True), ("1", False)])
+def test_reasoning_is_dimmed_unless_no_color_has_a_value(
+    server: FriendliServer, environment: dict[str, str], no_color: str, is_dimmed: bool
+) -> None:
+    server.enqueue(text("Yes", reasoning=["Hmm"]))
+    code, shown = run_on_terminal(command("-m", "m", "Hi"), {**environment, "NO_COLOR": no_color})
+    assert code == 0
+    assert ("\x1b[2mHmm\x1b[0m" in shown) is is_dimmed
+
+
 def test_attachment_is_kept_after_a_failed_call(
     server: FriendliServer, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -170,7 +170,7 @@ class _Output:
     """Prints an answer as it arrives: text to stdout, reasoning, dimmed, to stderr."""
 
     def __init__(self) -> None:
-        self._colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self._colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._thinking = False
         self._last = "\n"
         self._half_thought = self._half = ""  # half a character, which the next piece completes
