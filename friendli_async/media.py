@@ -42,38 +42,12 @@ async def image(source: str | Content, *, content_type: str | None = None, max_b
 
 
 async def audio(source: str | Content, *, content_type: str | None = None, max_bytes: int = MAX_BYTES) -> AudioContent:
-    """Makes an audio part of a message.
-
-    Args:
-        source: Its URL (http, https, data), path, bytes, an open binary file, or an async iterator of bytes.
-        content_type: As ``audio/mpeg``. Default: guessed from the name, else from the leading bytes.
-        max_bytes: Maximum number of bytes to embed.
-
-    Returns:
-        The part, for the ``content`` of a user message.
-
-    Raises:
-        ValueError: It is not recognized as audio, is larger than ``max_bytes``, or is not a supported source.
-        OSError: It cannot be read.
-    """
+    """Makes an audio part of a message, as ``image`` does of an image; ``content_type`` is such as ``audio/mpeg``."""
     return AudioContent(Media(await _to_url(source, "audio", content_type, max_bytes)))
 
 
 async def video(source: str | Content, *, content_type: str | None = None, max_bytes: int = MAX_BYTES) -> VideoContent:
-    """Makes a video part of a message.
-
-    Args:
-        source: Its URL (http, https, data), path, bytes, an open binary file, or an async iterator of bytes.
-        content_type: As ``video/mp4``. Default: guessed from the name, else from the leading bytes.
-        max_bytes: Maximum number of bytes to embed.
-
-    Returns:
-        The part, for the ``content`` of a user message.
-
-    Raises:
-        ValueError: It is not recognized as a video, is larger than ``max_bytes``, or is not a supported source.
-        OSError: It cannot be read.
-    """
+    """Makes a video part of a message, as ``image`` does of an image; ``content_type`` is such as ``video/mp4``."""
     return VideoContent(Media(await _to_url(source, "video", content_type, max_bytes)))
 
 

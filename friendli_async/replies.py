@@ -255,6 +255,13 @@ class Usage(TokenUsage, frozen=True):
     completion_tokens_details: CompletionTokensDetails | None = None
 
 
+def token_details(usage: Usage) -> tuple[int | None, int | None]:
+    """Returns the cached and the reasoning tokens of a usage; None for what the server has not counted."""
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    cached = None if prompt is None else prompt.cached_tokens
+    return cached, None if completion is None else completion.reasoning_tokens
+
+
 def add_usage(one: S | None, other: S | None) -> S | None:
     """Returns the sum of two usages, or of parts of them. Fields that are None in both stay None."""
     if one is None or other is None:

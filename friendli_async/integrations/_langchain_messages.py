@@ -18,7 +18,7 @@ from friendli_async.chat import ChatChoice, ChatChunk, ChatCompletion, ChatMessa
 from friendli_async.chat.replies import ChunkChoice, reasoning_of
 from friendli_async.errors import ArgumentError
 from friendli_async.integrations._tool_pieces import ToolPieces
-from friendli_async.replies import ToolCall, Usage
+from friendli_async.replies import ToolCall, Usage, token_details
 
 __all__ = ["PROVIDER", "ChunkReader", "answers_of", "usage_metadata", "wire_messages"]
 
@@ -193,11 +193,11 @@ def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
     metadata = UsageMetadata(
         input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens, total_tokens=usage.total_tokens
     )
-    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    if prompt is not None and prompt.cached_tokens is not None:
-        metadata["input_token_details"] = InputTokenDetails(cache_read=prompt.cached_tokens)
-    if completion is not None and completion.reasoning_tokens is not None:
-        metadata["output_token_details"] = OutputTokenDetails(reasoning=completion.reasoning_tokens)
+    cached, reasoning = token_details(usage)
+    if cached is not None:
+        metadata["input_token_details"] = InputTokenDetails(cache_read=cached)
+    if reasoning is not None:
+        metadata["output_token_details"] = OutputTokenDetails(reasoning=reasoning)
     return metadata
 
 

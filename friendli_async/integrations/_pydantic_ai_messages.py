@@ -33,7 +33,7 @@ from pydantic_ai.usage import RequestUsage
 
 from friendli_async.chat import ChatMessage
 from friendli_async.chat.replies import reasoning_of
-from friendli_async.replies import Usage
+from friendli_async.replies import Usage, token_details
 
 __all__ = ["FINISH_REASONS", "PROVIDER", "parts_of", "request_usage", "wire_messages"]
 
@@ -160,11 +160,10 @@ def request_usage(usage: Usage | None) -> RequestUsage:
     """Converts token usage to Pydantic AI's names."""
     if usage is None:
         return RequestUsage(unmeasured_requests=1)
-    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    reasoning = completion.reasoning_tokens if completion is not None else None
+    cached, reasoning = token_details(usage)
     return RequestUsage(
         input_tokens=usage.prompt_tokens,
         output_tokens=usage.completion_tokens,
-        cache_read_tokens=(prompt.cached_tokens if prompt is not None else None) or 0,
+        cache_read_tokens=cached or 0,
         details={"reasoning_tokens": reasoning} if reasoning else {},
     )

@@ -251,15 +251,6 @@ async def get_client(connection: HTTPConnection) -> AsyncFriendli:
 
     The same as ``client_of``, but FastAPI calls it in the event loop. Plain functions are called in a thread of its
     pool: they cost more, and wait for a free thread if 40 handlers or dependencies are blocking theirs.
-
-    Args:
-        connection: The request or websocket.
-
-    Returns:
-        The client created by ``lifespan``, also in an app that is mounted in another one.
-
-    Raises:
-        RuntimeError: The app does not use ``lifespan``, or its lifespan has not run.
     """
     return client_of(connection)
 

@@ -36,7 +36,7 @@ from friendli_async._core.observers import (
 from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._version import __version__
 from friendli_async.integrations._genai_messages import input_messages, output_messages, system_instructions
-from friendli_async.replies import Usage
+from friendli_async.replies import Usage, token_details
 
 try:
     from opentelemetry import _logs, context, metrics, trace
@@ -386,11 +386,11 @@ def _usage(usage: Usage) -> dict[str, int]:
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
     }
-    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    if prompt is not None and prompt.cached_tokens is not None:
-        found["gen_ai.usage.cache_read.input_tokens"] = prompt.cached_tokens
-    if completion is not None and completion.reasoning_tokens is not None:
-        found["gen_ai.usage.reasoning.output_tokens"] = completion.reasoning_tokens
+    cached, reasoning = token_details(usage)
+    if cached is not None:
+        found["gen_ai.usage.cache_read.input_tokens"] = cached
+    if reasoning is not None:
+        found["gen_ai.usage.reasoning.output_tokens"] = reasoning
     return found
 
 

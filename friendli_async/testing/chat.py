@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 from typing import Final, cast
 
 from friendli_async.testing.arguments import check_integer, check_type, describe
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest, section
-from friendli_async.testing.script import Script, json_body, script, status, wants_usage
+from friendli_async.testing.script import Script, interleaved, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, chunk, done, finish, usage
 from friendli_async.testing.turns import Body, FunctionCall, Prompt, Turn, json_schema_of, split_arguments, text_of
 
@@ -153,9 +153,7 @@ def _reply(request: ReceivedRequest, turns: Sequence[Turn], prompt_tokens: int) 
 def _stream(request: ReceivedRequest, turns: Sequence[Turn], counts: tuple[int, int]) -> Script:
     body = request.json_object
     steps: list[Step] = [chunk("", role="assistant", index=index) for index in range(len(turns))]
-    choices = [_choice_steps(body, request, turn, index) for index, turn in enumerate(turns)]
-    # The choices are generated in parallel, so their chunks are interleaved.
-    steps += [step for row in zip_longest(*choices) for step in row if step is not None]
+    steps += interleaved(_choice_steps(body, request, turn, index) for index, turn in enumerate(turns))
     if wants_usage(body):
         steps.append(usage(*counts))
     return script(*steps, done())

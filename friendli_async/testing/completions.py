@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any, Final, cast
 
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import InvalidRequestError
-from friendli_async.testing.script import Script, json_body, script, status, wants_usage
+from friendli_async.testing.script import Script, interleaved, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, done, event
 from friendli_async.testing.text_operations import encode, texts_of
 from friendli_async.testing.turns import Body, Turn, count_tokens, cut_at, tokenize
@@ -87,8 +86,7 @@ def _stream(request: ReceivedRequest, turns: Sequence[Turn], usage: dict[str, ob
             row.append(chunk(index=index, text=piece, token=None, logprobs=logprobs, finish_reason=None))
             offset += len(piece)
         rows.append([*row, chunk(index=index, text="", token=None, logprobs=None, finish_reason=turn.finish_reason)])
-    # The choices are generated in parallel, so their chunks are interleaved.
-    steps = [step for row in zip_longest(*rows) for step in row if step is not None]
+    steps = interleaved(rows)
     if wants_usage(body):
         steps.append(event({**head, "choices": [], "usage": usage}))
     return script(*steps, done())

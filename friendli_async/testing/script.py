@@ -10,8 +10,9 @@ Every write is followed by two iterations of the event loop: a client in the sam
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, Final, TypeAlias, cast
 
 from multidict import CIMultiDict
@@ -38,6 +39,7 @@ __all__ = [
     "body",
     "check_answer",
     "describe_answer",
+    "interleaved",
     "json_body",
     "pace",
     "resolve",
@@ -295,6 +297,11 @@ def status(
     kind = _ERROR_TYPES.get(code, "server_error" if code >= 500 else "api_error")
     error = {"message": message or f"scripted status {code}", "type": kind, "code": None}
     return json_body({"error": error}, status=code, headers=extra)
+
+
+def interleaved(choices: Iterable[Iterable[Step]]) -> list[Step]:
+    """Return the steps of several choices in the order in which a server sends them: it generates them in parallel."""
+    return [step for row in zip_longest(*choices) for step in row if step is not None]
 
 
 def wants_usage(body: Mapping[str, Any]) -> bool:
