@@ -16,12 +16,7 @@ def is_async(function: object) -> bool:
 
 
 def check_plain(function: object, name: str, of: str) -> None:
-    """Checks an optional callback that is called without being awaited.
-
-    Args:
-        function: The callback, or None.
-        name: Its name, for the error.
-        of: What it is a function of, for the error.
+    """Checks an optional callback, a function ``of`` something, that is called without being awaited.
 
     Raises:
         TypeError: It is not callable, or a coroutine function.

@@ -241,12 +241,7 @@ def option_hint(name: str, known: Collection[str]) -> str:
 
 
 def parameter_hint(name: str, known: Collection[str]) -> str:
-    """Returns a hint for an unknown keyword of a method, to append to an error message.
-
-    Args:
-        name: The keyword.
-        known: The method's keywords.
-    """
+    """Returns a hint for an unknown keyword of a method that has the ``known`` ones, to append to an error message."""
     plain = re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower()  # maxTokens
     ours = _lookup(plain, _PARAMETERS)
     candidates = [plain, *(ours or "").split()]

@@ -62,10 +62,6 @@ def encode_json(value: Any, encoder: msgspec.json.Encoder = _encoder) -> bytes:
 def decode_json(data: bytes | str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
     """Decodes JSON to the decoder's type, also if it has lone surrogates.
 
-    Args:
-        data: The JSON.
-        decoder: The decoder.
-
     Raises:
         ValueError: It is not JSON, or not of the type (``msgspec.ValidationError``).
         RecursionError: It is nested too deeply.

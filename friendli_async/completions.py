@@ -262,11 +262,7 @@ class _FrameDialect(ChoicesDialect[TextCompletionChunk]):
 
 
 class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts]):
-    """Assembles the chunks of a completion stream into a TextCompletion.
-
-    Args:
-        n: Number of choices requested.
-    """
+    """Assembles the chunks of a completion stream, with ``n`` requested choices, into a TextCompletion."""
 
     dialect: Dialect[TextCompletionChunk] = _FrameDialect(TextCompletionChunk, rewrite=_normalize_frame)
     add_texts: None = None

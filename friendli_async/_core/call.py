@@ -201,12 +201,9 @@ class Call(Generic[T]):
     def interrupt(self, error: APIConnectionError, outcome: Outcome | None = None) -> None:
         """Makes the call, which is running, raise this error at the loop's next turn.
 
-        The first interruption takes precedence over later ones, and over the errors that it causes.
-        A stream that is being opened ends like an open one when its client closes: cancelled, StreamInterruptedError.
-
-        Args:
-            error: The error.
-            outcome: The outcome to report; None derives it from the error.
+        The first interruption takes precedence over later ones, and over the errors that it causes. Without an
+        ``outcome`` to report, the error determines it. A stream that is being opened ends like an open one when its
+        client closes: cancelled, StreamInterruptedError.
         """
         if self.clock.interruption is not None:
             return
@@ -458,8 +455,7 @@ class Call(Generic[T]):
     async def _between_attempts(self, work: Callable[[], Awaitable[R]]) -> R:
         """Awaits the result of ``work``, within ``total``, and completes the call's own error that ends it.
 
-        Args:
-            work: Not called if the call has been interrupted; an awaitable would warn that nobody awaited it.
+        ``work`` is not called if the call has been interrupted; an awaitable would warn that nobody awaited it.
         """
         try:
             with self.clock:

@@ -61,21 +61,15 @@ class Engine(Caller):
     ) -> StreamOpening[E, R, U]:
         """Returns the opening of an EventStream.
 
-        Args:
-            operation: The operation.
-            arguments: The request's body, path and query.
-            collector: Creates a new collector for each attempt.
-            run: Reports the run that the stream is a turn of, if there is one and it is observed.
+        ``collector`` creates a new collector for each attempt, and ``run`` reports the run that the stream is a turn
+        of, if there is one and it is observed.
         """
         return StreamOpening(self, operation, arguments, collector, run)
 
     def run_reporter(self, name: str, operation: Operation[Any], required: Mapping[str, object]) -> RunReporter | None:
-        """Returns a reporter for a new run that calls the operation; None if nobody observes it.
+        """Returns a reporter for a new run that calls the operation with these arguments; None if nobody observes it.
 
-        Args:
-            name: The group on the client and the method.
-            operation: The operation of its calls.
-            required: Their required arguments.
+        ``name`` is the group on the client and the method.
         """
         observers = self.settings.observers
         if observers is None:
@@ -93,12 +87,7 @@ class Engine(Caller):
         work.begin(self.runtime.works, asyncio.get_running_loop())
 
     async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
-        """Makes a call whose response body is not JSON.
-
-        Args:
-            operation: The operation; its decoder is not used.
-            arguments: The request's body, path and query.
-            sink: Receives the response body; None discards it.
+        """Makes a call whose response body is not JSON, and passes the body to ``sink``, or discards it.
 
         Raises:
             FriendliError: See ``friendli_async.errors``.

@@ -142,12 +142,8 @@ def declares_error(value: object, own: Collection[str] = ()) -> bool:
     """Whether a JSON value declares an error, whatever other fields it has.
 
     It does so with an ``error`` that is not blank, also in a choice, or with a failure flag such as
-    ``"status": "failed"``. Of a list, the first item counts.
-
-    Args:
-        value: The value.
-        own: The fields that a reply of the API has. If ``status``, or an ``error`` that is an object, is one of them,
-            it does not mean that the call failed.
+    ``"status": "failed"``. Of a list, the first item counts. If ``status``, or an ``error`` that is an object, is among
+    ``own``, the fields that a reply of the API has, it does not mean that the call failed.
     """
     fields = as_object(_first_item(value))
     flags = (_is_failure_flag(name, each) for name, each in fields.items() if not (name == "status" and name in own))

@@ -114,12 +114,7 @@ def _is_malformed_reply(text: str) -> bool:
 
 
 def parse_body(body: bytes, content_type: str = "") -> list[object]:
-    """Parses a body into its values, in order: decoded JSON, markup as an object like an error in JSON, or a message.
-
-    Args:
-        body: The body.
-        content_type: Its Content-Type.
-    """
+    """Parses a body into its values, in order: decoded JSON, markup as an object like an error in JSON, a message."""
     try:
         return [loads(body)]
     except ValueError:

@@ -206,12 +206,7 @@ def _repair_index(fields: Fields, item: Any, position: int) -> None:
 
 
 def _move_fields(holder: Fields, names: set[str]) -> None:
-    """Moves what a server sends elsewhere to the field that the struct has for it.
-
-    Args:
-        holder: The object to repair.
-        names: The fields of its struct.
-    """
+    """Moves what a server sends elsewhere to the field that the struct, with these ``names`` of fields, has for it."""
     legacy = as_object(holder.get("function_call"))  # of OpenAI's API before tool calls
     if any(legacy.values()) and "tool_calls" in names:
         holder["tool_calls"] = holder.get("tool_calls") or [{"index": 0, "function": legacy}]

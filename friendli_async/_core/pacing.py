@@ -84,14 +84,17 @@ class Pace:
     ) -> float | None:
         """Reports a 429 or 503 response to ``on_rejection``, and starts a hold if it has a Retry-After.
 
-        Returns the seconds until the next attempt, or None if there is none.
+        The ``max_retry_after`` of the policy bounds the hold, so that the server is asked again after a longer wait.
 
         Args:
             scope: The scope of the call.
             error: The error response.
-            policy: Its ``max_retry_after`` bounds the hold, so that the server is asked again after a longer wait.
+            policy: The policy of the call.
             now: The time of the call's loop.
             wait: The seconds until the next attempt, or None.
+
+        Returns:
+            The seconds until the next attempt, or None if there is none.
         """
         if error.status_code not in _HOLD_STATUSES:
             return wait
@@ -133,7 +136,6 @@ class Pace:
 def jitter(policy: RetryPolicy) -> float:
     """Returns a random delay to add to a Retry-After, so that the calls that wait for it do not all resume at once.
 
-    Args:
-        policy: Its ``initial`` bounds the delay, and so does its ``max_wait``.
+    The ``initial`` and the ``max_wait`` of the policy bound it.
     """
     return random.uniform(0.0, min(policy.max_wait, policy.initial))

@@ -48,13 +48,9 @@ class Listing(msgspec.Struct, Generic[T, P], frozen=True, eq=False):
         options: Mapping[str, object],
         path: Mapping[str, str] = {},
     ) -> Pages[T, P]:
-        """Validates a method's arguments, and returns its list.
+        """Validates a method's arguments (see ``Parameters.encode``), and returns its list.
 
-        Args:
-            engine: Fetches the pages.
-            required: The method's explicit parameters.
-            options: Its other keywords; the values of ``extra_query`` are sent without validation.
-            path: Path parameters.
+        The values of ``extra_query`` are sent without validation.
 
         Raises:
             TypeError: An unknown keyword.

@@ -107,10 +107,6 @@ class Request(msgspec.Struct, frozen=True):
 class RequestBuilder:
     """Builds the requests of one deployment with one set of settings.
 
-    Args:
-        settings: The client's settings.
-        deployment: The deployment to send to.
-
     Attributes:
         base: Base URL that the operations' paths are appended to.
         authorization: The Authorization header's value, if it is the same for all requests; else None.
@@ -171,14 +167,7 @@ class RequestBuilder:
         authorization: Secret | None,
         framing: Mapping[str, str] | None = None,
     ) -> Request:
-        """Builds one attempt's request.
-
-        Args:
-            operation: The operation to call.
-            arguments: The request's body, path and query.
-            accept: The expected kind of response.
-            authorization: The Authorization header's value, or None.
-            framing: The headers of a form body.
+        """Builds one attempt's request; ``framing`` are the headers of a form body.
 
         Raises:
             ConfigurationError: The token is missing, and the deployment requires one.

@@ -81,11 +81,7 @@ def reason_of(error: BaseException | None) -> str | None:
 class CallReporter:
     """Reports the events of one call to a client's observers; those of a turn, as part of its ``run``.
 
-    Args:
-        observers: The observers.
-        request: The JSON request body, or None.
-        run: Reports the run that the call is a turn of, if there is one.
-        fields: The fields of every event.
+    ``fields`` are those of every event.
     """
 
     def __init__(
@@ -107,13 +103,7 @@ class CallReporter:
             run.start_call(self._fields["call_id"])
 
     def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
-        """Passes one event to the observers that want it.
-
-        Args:
-            method: The method of ``Observer`` that receives it.
-            kind: The event's type.
-            fields: Its fields, except those of every event.
-        """
+        """Passes one event to the observers that have the method; ``fields`` are those that not every event has."""
         if self._observers.wants(method):
             self._observers.notify(method, kind(**self._fields, attempt=self.attempt, **fields))
 
@@ -130,14 +120,8 @@ class CallReporter:
     ) -> None:
         """Reports the end of the call. Only the first call of this method does.
 
-        Args:
-            outcome: How it ended.
-            meta: The metadata of the call.
-            usage: Its usage.
-            finish_reasons: Finish reasons of the finished choices.
-            error: The error it raised.
-            head: An object with the reply's ``id`` and ``model``.
-            reply: The reply, if ``wants_content``.
+        ``head`` is an object with the reply's ``id`` and ``model``; ``reply``, needed if ``wants_content``, is the
+        reply.
         """
         if self.ended:
             return
@@ -229,16 +213,7 @@ class RunReporter:
         error: BaseException | None,
         result: str | None,
     ) -> None:
-        """Reports the end of a tool call, after ``start_tool``.
-
-        Args:
-            call: The model's tool call.
-            outcome: How it ended.
-            seconds: How long it took.
-            problem: Why it failed.
-            error: What it raised.
-            result: What the model gets.
-        """
+        """Reports the end of a tool call, after ``start_tool``; ``result`` is what the model gets."""
         fields = self._tool_fields(call)
         try:
             arguments = call.function.arguments
@@ -254,11 +229,7 @@ class RunReporter:
     ) -> None:
         """Reports the end of the run, once its calls and tools have ended. Only the first call of this method does.
 
-        Args:
-            outcome: How it ended.
-            error: The error that ended it.
-            usage: Its usage.
-            finish_reasons: Finish reasons of the last answer.
+        The finish reasons are those of the last answer.
         """
         if self._ended or self._began is None:
             return

@@ -32,15 +32,9 @@ class Resource(Hinted):
 def operation(
     name: str, request: str, reply: type[T], *, repeatable: bool = False, billed: bool = False, team: bool = True
 ) -> Operation[T]:
-    """Declares an operation in one line.
+    """Declares an operation (see ``Operation``); ``request`` is method and path, such as ``POST /v1/tokenize``.
 
-    Args:
-        name: Group and method.
-        request: HTTP method and path, such as ``POST /v1/tokenize``.
-        reply: Type of the reply.
-        repeatable: See ``Operation``; GET, PUT and DELETE always are.
-        billed: See ``Operation``.
-        team: See ``Operation``.
+    GET, PUT and DELETE are always repeatable.
     """
     method, _, path = request.partition(" ")
     repeatable = repeatable or method in {"GET", "PUT", "DELETE"}

@@ -34,13 +34,8 @@ def is_retryable(error: BaseException, operation: Operation[Any], policy: RetryP
 def wait_after(error: FriendliError, policy: RetryPolicy, failures: int, time_left: float | None) -> float | None:
     """Returns the seconds to wait before the next attempt, or None if there is none.
 
-    The wait is a backoff with full jitter, or the error's Retry-After plus jitter.
-
-    Args:
-        error: The error of the last attempt.
-        policy: The policy.
-        failures: Attempts that have failed so far, at least 1.
-        time_left: Seconds until the total timeout, or None; a wait that does not fit is not started.
+    The wait is a backoff with full jitter, or the error's Retry-After plus jitter. One that does not fit into
+    ``time_left``, the seconds until the total timeout, is not started. ``failures`` counts the attempts so far.
     """
     # Only tenacity's strategies: its controller would keep the error, whose traceback frames keep the stream alive.
     state = RetryCallState(_CONTROLLER, None, (), {})

@@ -130,10 +130,6 @@ class InFlightCall(Protocol):
 class Runtime:
     """State shared by a client and its copies. All of them have the same one.
 
-    Args:
-        transport: The connection pool.
-        max_connections: Connection slots per event loop.
-
     Attributes:
         calls: Calls in flight, including those that wait for their next attempt.
         works: Work of more than one call, from its first call on.

@@ -54,24 +54,14 @@ def status_error(status: int, headers: Headers, body: bytes, proxy: str | None =
 def error_of_payload(value: object, data: bytes, status: int, headers: Headers) -> APIStatusError:
     """Builds the error that a reply with a good status, or an event of a stream, contains.
 
-    Args:
-        value: The decoded data; None if it is not JSON.
-        data: The data.
-        status: The HTTP status of the reply, for an error that has none of its own.
-        headers: The reply's headers.
+    ``value`` is the decoded data, or None if it is not JSON; ``status`` is that of an error that has none of its own.
     """
     parsed = _parse(_first_error(parse_body(data)) if value is None else value)
     return _build(parsed.summary or sanitize(excerpt(data)), parsed, parsed.status or status, excerpt(data), headers)
 
 
 def parse_unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError | None, str]:
-    """Parses data received in place of events: returns the error that it is, or None, and its message.
-
-    Args:
-        data: The data.
-        status: The HTTP status of the reply.
-        headers: The reply's headers.
-    """
+    """Parses data received in place of events: returns the error that it is, or None, and its message."""
     value = _first_error(parse_body(data))
     message = _parse(value).message
     is_text = not isinstance(value, str) or is_message(data)
@@ -84,14 +74,8 @@ def unexpected_content(data: bytes, status: int, headers: Headers, expected: str
     """Builds the error of a reply with a good status that is not in the format of the API.
 
     It is an ``APIStatusError`` if the data is an error, in JSON or as plain text. Markup is not: most likely another
-    server sent it, such as the login page of a gateway.
-
-    Args:
-        data: The data.
-        status: The HTTP status of the reply.
-        headers: The reply's headers.
-        expected: The format of the API, such as ``JSON``.
-        subtype: What its content type contains.
+    server sent it, such as the login page of a gateway. ``expected`` names the format, such as ``JSON``, whose content
+    type contains ``subtype``.
     """
     error, text = parse_unframed(data, status, headers)
     if error is not None:

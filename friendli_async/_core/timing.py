@@ -65,11 +65,7 @@ class Stopwatch:
             self._ended = self.now()
 
     def timing(self, completion_tokens: int | None) -> Timing:
-        """Returns the measurements so far.
-
-        Args:
-            completion_tokens: The usage's completion tokens; None if unknown.
-        """
+        """Returns the measurements so far; ``completion_tokens`` are those of the usage, None if unknown."""
         self._count_gaps()
         began, first, text = self._began, self._first_event, self.first_text_at
         last = self._read_times[-1] if self._read_times else None

@@ -156,12 +156,7 @@ class SSEResponse:
         )
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Sends the response.
-
-        Args:
-            scope: The ASGI scope of an HTTP request.
-            receive: The ASGI receive callable.
-            send: The ASGI send callable.
+        """Sends the response to an HTTP request, by the protocol of ASGI.
 
         Raises:
             FriendliError: The stream could not be opened; nothing was sent.

@@ -74,11 +74,7 @@ _row_encoder: Final = msgspec.json.Encoder(enc_hook=json_hook, order="determinis
 
 
 class Lines(Generic[Row, R]):
-    """Encodes outcomes as lines, and decodes them.
-
-    Args:
-        codec: Encodes and restores the replies.
-    """
+    """Encodes outcomes as lines, and decodes them. The codec encodes and restores the replies."""
 
     start: Final = b'{"key":'
     """The bytes that every line starts with."""
@@ -137,12 +133,7 @@ class Lines(Generic[Row, R]):
 
 
 class Checkpoint(Generic[Row, R]):
-    """A ledger in a file.
-
-    Args:
-        path: The file.
-        codec: Encodes and restores the replies.
-    """
+    """A ledger in a file. The codec encodes and restores the replies."""
 
     def __init__(self, path: Path, codec: ReplyCodec[R]) -> None:
         self._lines = Lines[Row, R](codec)

@@ -45,9 +45,6 @@ __all__ += ["ChatStream", "CompletionStream"]
 class ChoiceParts:
     """A partially received choice.
 
-    Args:
-        index: The choice's index.
-
     Attributes:
         may_end: Whether the finish reason has arrived.
     """
@@ -144,11 +141,7 @@ _decode_own_fields: Final = msgspec.json.Decoder(_OwnFields).decode
 
 
 class ChoicesCollector(Generic[C, P]):
-    """Accumulates chunks by choice index; choices may be interleaved in any order.
-
-    Args:
-        n: Number of choices requested.
-    """
+    """Accumulates chunks by choice index, of ``n`` requested choices, which may be interleaved in any order."""
 
     is_last: bool = False  # only the sentinel ends a stream: usage may follow the finish reasons
 
@@ -265,10 +258,7 @@ class _CallParts:
         """Whether a delta with a name, and with this call's index or none, starts a new call.
 
         Some servers reuse indexes, or send none. A different id is not enough: some send a new one with every delta.
-
-        Args:
-            delta: The delta.
-            position: Its position among the deltas of its chunk.
+        ``position`` is that of the delta in its chunk.
         """
         function = delta.function
         if self.name is None or function is None:
@@ -470,11 +460,7 @@ def _merge_details(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ..
 
 
 class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
-    """Assembles the chunks of a chat stream into a ChatCompletion.
-
-    Args:
-        n: Number of choices requested.
-    """
+    """Assembles the chunks of a chat stream, with ``n`` requested choices, into a ChatCompletion."""
 
     dialect: Dialect[ChatChunk] = ChoicesDialect(ChatChunk)
 

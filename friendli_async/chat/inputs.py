@@ -357,11 +357,9 @@ def is_local_tool(tool: object) -> TypeGuard[LocalTool]:
 
 
 def local_function(tool: object, schema: str = "parameters") -> dict[str, object] | None:
-    """Returns the definition of a local tool (see ``LocalTool``), or None if it is not one.
+    """Returns the definition of a local tool (see ``LocalTool``), or None for anything else.
 
-    Args:
-        tool: Anything.
-        schema: The name of the field for the JSON schema of the arguments.
+    ``schema`` is the name of the field for the JSON schema of the arguments.
     """
     if not is_local_tool(tool):
         return None

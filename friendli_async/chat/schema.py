@@ -105,11 +105,7 @@ def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
     """Returns the TypeAdapter of a type that pydantic has to validate, or None if msgspec can do it.
 
     msgspec does not know the types of pydantic, and ignores its constraints (``Annotated[int, Field(ge=1)]``) and those
-    of ``annotated_types``.
-
-    Args:
-        kind: The type.
-        models: Whether a type in which only models are pydantic's has an adapter, too.
+    of ``annotated_types``. With ``models``, a type in which only models are pydantic's has an adapter, too.
 
     Raises:
         TypeError: pydantic does not support the type, or a constraint in it would be ignored.
@@ -173,10 +169,8 @@ def _has_ignored_constraint(kind: Any, parts: Sequence[Any]) -> bool:
 def _parts_of(kind: Any, marks: Sequence[str], seen: set[Any]) -> Iterator[Any]:
     """Yields a type, its arguments and metadata, the types of its fields, and theirs.
 
-    Args:
-        kind: The type.
-        marks: Attributes of the classes whose fields are included.
-        seen: Classes and type aliases that are not inspected again.
+    The fields are those of classes with one of the attributes ``marks``. Classes and type aliases that are ``seen`` are
+    not inspected again.
     """
     yield kind
     origin = get_origin(kind)

@@ -160,11 +160,7 @@ def _to_json(value: object) -> str:
 
 
 class ToolAssistedCollector(ChatCollector):
-    """Assembles the chunks into a ChatCompletion; tool status events are not part of it.
-
-    Args:
-        n: Number of choices requested.
-    """
+    """Assembles the chunks into a ChatCompletion; tool status events are not part of it."""
 
     dialect: Dialect[Any] = ChoicesDialect(
         ChatChunk,

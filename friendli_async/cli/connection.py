@@ -36,11 +36,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Runs a command to completion, and reports its errors on stderr.
-
-    Args:
-        command: Name of the command, for error messages.
-        work: Coroutine function that returns the exit status.
+    """Runs a command to completion, and reports its errors on stderr, with its name.
 
     Returns:
         The exit status: that of ``work``, 1 for a failed call, 2 for bad input, 130 for Ctrl-C.
@@ -73,11 +69,7 @@ def is_ignored(number: int) -> bool:
 def on_signals(handle: Callable[[int], None], *numbers: int) -> Generator[None]:
     """Calls a function with the number of each signal that is not ignored, instead of the signal's usual effect.
 
-    On Windows it keeps its usual effect: Ctrl-C ends the program.
-
-    Args:
-        handle: Called in the running event loop.
-        numbers: The signals.
+    It is called in the running event loop. On Windows a signal keeps its usual effect: Ctrl-C ends the program.
     """
     import asyncio  # deferred, as in `run`
 

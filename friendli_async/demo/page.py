@@ -55,15 +55,7 @@ class Page:
         self._word = self._space = ""
 
     def styled(self, text: str, style: str) -> str:
-        """Return the text with the escape codes of a style, or unchanged if colours are off.
-
-        Args:
-            text: The text, without control characters.
-            style: `bold`, `dim`, `title` or a colour.
-
-        Returns:
-            The text to write.
-        """
+        """Return text without control characters in a style (`bold`, `dim`, `title` or a colour), if colours are on."""
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self._coloured and text else text
 
     def symbol(self, symbol: str, plain: str) -> str:
@@ -71,12 +63,7 @@ class Page:
         return symbol if self._symbols else plain
 
     def line(self, text: str, style: str | None = None) -> None:
-        """Write one line inside the margin, wrapped if it is too long.
-
-        Args:
-            text: The text, without styles.
-            style: Its style.
-        """
+        """Write one line of text without styles inside the margin, wrapped if it is too long."""
         width = self._width - len(_MARGIN)
         words = " ".join(text.split())
         for part in textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False):
@@ -131,8 +118,7 @@ class Page:
     def text(self, piece: str) -> None:
         """Continue a message: words are wrapped, and appear once they are complete, at most one token late.
 
-        Args:
-            piece: Text from a model: control characters, which could affect the terminal, are removed.
+        The text is a model's: control characters, which could affect the terminal, are removed.
         """
         for character in piece:
             if character.isspace():

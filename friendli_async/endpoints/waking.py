@@ -18,11 +18,9 @@ _WAKE_REJECTED: Final = frozenset({400, 409})
 
 
 class Waker:
-    """Checks whether a call failed because its endpoint sleeps, and optionally wakes it.
+    """Checks whether a call failed because its endpoint sleeps, and wakes it if ``wake`` is true.
 
-    Args:
-        endpoints: The endpoints.
-        wake: Whether to wake the endpoint. If False, the error message only mentions its state.
+    Otherwise the error message only mentions its state.
     """
 
     def __init__(self, endpoints: Endpoints, *, wake: bool) -> None:

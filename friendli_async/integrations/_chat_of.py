@@ -21,14 +21,10 @@ def chat_of(
     timeout: float | None,
     max_retries: int | None,
 ) -> Chat:
-    """Returns the chat resource of a deployment, with changed settings.
+    """Returns the chat resource of a deployment, with changed settings, of the client or of a copy.
 
-    Args:
-        client: The client, which is copied if anything changes.
-        deployment: The deployment.
-        changes: Settings that replace the client's.
-        timeout: Timeout of a whole call in seconds; None is the client's. Its other timeouts stay.
-        max_retries: Attempts after the first; None is the client's. The rest of its retry policy stays.
+    ``timeout`` is that of a whole call in seconds, and ``max_retries`` counts attempts after the first; the other
+    timeouts and the rest of the retry policy stay. None is the client's.
     """
     settings = client._settings  # pyright: ignore[reportPrivateUsage]  # there is no public way to read them
     if timeout is not None:

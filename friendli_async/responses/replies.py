@@ -180,10 +180,7 @@ _REQUEST_ERRORS: Final = frozenset(
 def failure_of(response: Response, status: int, headers: Headers) -> APIStatusError | None:
     """Returns the error of a response that failed or names one, with its output so far; None if there is none.
 
-    Args:
-        response: The response.
-        status: The HTTP status of the reply. It is the status of the error, unless the error code implies another.
-        headers: The reply's headers.
+    The HTTP status of the reply is the status of the error, unless the error code implies another.
     """
     failure = response.error or ResponseError()
     if response.status != "failed" and is_blank([failure.code, failure.message]):

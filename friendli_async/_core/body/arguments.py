@@ -72,9 +72,7 @@ def path_parameters(**parameters: str) -> dict[str, str]:
 def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") -> str:
     """Encodes query parameters: sequences repeat the key, booleans are lower-case, times are ISO 8601, None is omitted.
 
-    Args:
-        query: The parameters.
-        label: How errors name a parameter; ``{}`` stands for its name.
+    ``label`` is how errors name a parameter; ``{}`` in it stands for its name.
 
     Raises:
         ValueError: A value cannot be sent in a query.
@@ -234,13 +232,7 @@ class Parameters:
 def check_keywords(
     given: Mapping[str, object], known: Collection[str], method: str, required: Mapping[str, object] = {}
 ) -> None:
-    """Rejects keywords that the method does not have.
-
-    Args:
-        given: The keywords.
-        known: The method's own keywords.
-        method: The method's name.
-        required: The parameters in its signature.
+    """Rejects keywords that a method does not have; ``required`` are the parameters in its signature.
 
     Raises:
         UnknownArgumentError: Names the unknown keyword, and what it is called here or where such a setting belongs.

@@ -135,9 +135,7 @@ def as_payload(body: bytes | Form | None) -> bytes | BinaryIO | None:
 class FormUpload:
     """One attempt to send a form. It keeps the error of a source, since HTTP libraries report a different one.
 
-    Args:
-        form: The form.
-        on_piece: Called after each piece, until ``stop``.
+    ``on_piece`` is called after each piece, until ``stop``.
     """
 
     def __init__(self, form: Form, on_piece: Callable[[], object]) -> None:

@@ -246,11 +246,7 @@ raise OSError, or ValueError if the file is not a regular file or has changed.
 
 
 def source_of(content: object, label: str) -> Source:
-    """Returns a source for what a caller passed.
-
-    Args:
-        content: See ``Content``.
-        label: How errors name it: the parameter's name.
+    """Returns a source for what a caller passed (see ``Content``) as the parameter ``label``.
 
     Raises:
         ValueError: The type is not supported.
@@ -281,16 +277,11 @@ def source_of(content: object, label: str) -> Source:
 
 
 async def read_whole(source: Source, limit: int, label: str) -> bytes:
-    """Reads all of a source into memory.
-
-    Args:
-        source: What to read.
-        limit: Maximum number of bytes.
-        label: How errors name it.
+    """Reads all of a source into memory; ``label`` is how errors name it.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is larger than ``limit``.
+        ValueError: It is larger than ``limit`` bytes.
     """
     size = await source.size()
     if size is not None and size > limit:

@@ -116,13 +116,9 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
             return msgspec.json.Decoder(self.events).decode
 
     def decode(self, name: str | None, data: bytes, status: int, headers: Headers) -> Decoded[E]:
-        """Decodes and classifies one event.
+        """Decodes and classifies one event; ``name`` is its ``event`` field.
 
-        Args:
-            name: Its ``event`` field, or None.
-            data: Its data.
-            status: The HTTP status of the reply, for an error that has none of its own.
-            headers: The reply's headers.
+        The HTTP status of the reply is that of an error that has none of its own.
 
         Raises:
             ResponseDecodeError: The event is recognized but its content cannot be decoded, or it is neither a JSON

@@ -33,12 +33,7 @@ async def read_first_event(
 ) -> tuple[EventReader[E], bytearray | None]:
     """Reads until a stream has its first event, or has ended without any but successfully.
 
-    Args:
-        exchange: The reply.
-        collector: Accumulates the events.
-        decoder: Decodes a plain reply, which some servers send instead.
-        limits: The size limits.
-        stopwatch: Counts the reads.
+    ``decoder`` decodes a plain reply, which some servers send instead.
 
     Returns:
         The reader of the stream, and the bytes so far; None if they were too many to keep.

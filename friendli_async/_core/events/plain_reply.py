@@ -78,13 +78,9 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
 
 
 def not_a_stream(data: bytes, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers) -> FriendliError:
-    """Builds the error of a body that is not an event stream. If it is a plain reply, the error has it as ``partial``.
+    """Builds the error of a body that is not an event stream.
 
-    Args:
-        data: The body.
-        decoder: Decodes a plain reply.
-        status: The HTTP status of the reply.
-        headers: The reply's headers.
+    If the body is a plain reply, which ``decoder`` decodes, the error has it as ``partial``.
     """
     error = unexpected_content(data, status, headers, "an event stream", "event-stream")
     with suppress(FriendliError):

@@ -299,9 +299,7 @@ class EventReader(Generic[E]):
     def _end(self, *, explicit: bool, stray: bytes | None = None) -> None:
         """Ends the stream: the server sent a sentinel (``explicit``), or just ended the body.
 
-        Args:
-            explicit: Whether the server sent a sentinel.
-            stray: The stray lines before it; None if all of them are.
+        ``stray`` are the stray lines before the sentinel; None if all of them are.
         """
         self.has_ended = True
         collector, possible_error = self._collector, self._possible_error_data

@@ -65,14 +65,7 @@ class SSEDecoder:
         self._name: str | None = None
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
-        """Parses the next bytes.
-
-        Args:
-            data: Any number of bytes, split anywhere.
-
-        Returns:
-            The events that these bytes complete.
-        """
+        """Parses the next bytes, split anywhere, and returns the events that they complete."""
         if self.error is not None:
             return []
         if self._after_cr or _CR in data:
