@@ -13,7 +13,8 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-__all__ = ["decode_json", "encode_json", "prepared", "replace_surrogates", "type_lock", "without_surrogates"]
+__all__ = ["decode_json", "encode_json", "prepared", "reject_constant", "replace_surrogates", "type_lock"]
+__all__ += ["without_surrogates"]
 
 T = TypeVar("T")
 
@@ -73,13 +74,14 @@ def decode_json(data: bytes | str, decoder: msgspec.json.Decoder[Any] = _decoder
     except (msgspec.DecodeError, UnicodeError) as error:
         try:
             text = data if isinstance(data, str) else data.decode()
-            value = json.loads(text, parse_constant=_reject_constant)
+            value = json.loads(text, parse_constant=reject_constant)
         except ValueError:
             raise error from None
     return msgspec.convert(value, decoder.type, strict=decoder.strict, dec_hook=decoder.dec_hook, str_keys=True)
 
 
-def _reject_constant(name: str) -> NoReturn:
+def reject_constant(name: str) -> NoReturn:
+    """Rejects NaN and infinity, as ``parse_constant`` of ``json``."""
     raise ValueError(f"{name} is not JSON")
 
 

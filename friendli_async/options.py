@@ -26,7 +26,7 @@ _RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 def _check_number(owner: object, name: str, *, minimum: float = 0.0, above: bool = False) -> None:
     """Checks that a field is a finite number, at least ``minimum``, or with ``above`` greater than it."""
     value: object = getattr(owner, name)
-    if not is_number(value) or not minimum <= value <= _LARGEST or (above and value == minimum):
+    if not is_finite(value) or value < minimum or (above and value == minimum):
         bound = f"greater than {minimum:g}" if above else f"at least {minimum:g}"
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a number {bound}, not {value!r}")
 
@@ -68,9 +68,9 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def is_seconds(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number, at least 0."""
-    return is_number(value) and 0 <= value <= _LARGEST
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether a value is a number within the range of floats. True, NaN and infinity are not."""
+    return is_number(value) and abs(value) <= _LARGEST
 
 
 def is_count(value: object) -> TypeGuard[int]:

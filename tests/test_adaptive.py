@@ -230,6 +230,7 @@ INVALID: Final[list[dict[str, Any]]] = [
     {"shrink": "0.7"},
     {"guard": 1},
     {"guard": math.inf},
+    {"guard": 10**400},
     {"guard": False},
 ]
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from friendli_async.bulk.start_rate import StartRate
 from friendli_async.errors import ConfigurationError
-from friendli_async.options import check_count, is_number, is_seconds, plain_number
+from friendli_async.options import check_count, is_finite, plain_number
 
 __all__ = ["Adaptive"]
 
@@ -84,9 +84,9 @@ class Adaptive:
             check_count(f"Adaptive: {name}", count)
         if start > most:
             raise ConfigurationError(f"Adaptive: start ({start}) must not be greater than max ({most})")
-        if not is_number(shrink) or not 0 < shrink < 1:
+        if not is_finite(shrink) or not 0 < shrink < 1:
             raise ConfigurationError(f"Adaptive: shrink must be a number above 0 and below 1, not {shrink!r}")
-        if guard is not None and not (is_number(guard) and 1 < guard < math.inf):
+        if guard is not None and not (is_finite(guard) and guard > 1):
             raise ConfigurationError(f"Adaptive: guard must be a number above 1, or None, not {guard!r}")
         self._limit = float(start)
         self._max = most
@@ -225,12 +225,12 @@ class Adaptive:
             rejections.are_block |= rejections.pause >= _BLOCK
             self._decrease(self._shrink, now)
             self._ceiling = in_flight if in_flight > 1 else rejections.ceiling
-        wait = pause if not is_seconds(retry_after) else retry_after
+        wait = retry_after if is_finite(retry_after) and retry_after >= 0 else pause
         self._hold(max(wait, pause) if rejections is not None and rejections.repeated else wait, now)
 
     def hold(self, retry_after: float | None, now: float) -> None:
         """Gives no permits for ``retry_after`` seconds from now, and keeps the limit; see ``refused``."""
-        self._hold(retry_after if is_seconds(retry_after) else _FIRST_PAUSE, now)
+        self._hold(retry_after if is_finite(retry_after) and retry_after >= 0 else _FIRST_PAUSE, now)
 
     def _hold(self, seconds: float, now: float) -> None:
         self._paused_until = max(self._paused_until, now + seconds)

@@ -35,7 +35,7 @@ from friendli_async.endpoints.replies import (
     WandbArtifactEndpoint,
 )
 from friendli_async.errors import APIStatusError, APITimeoutError, ArgumentError
-from friendli_async.options import is_seconds, plain_number
+from friendli_async.options import is_finite, plain_number
 
 __all__ = ["Endpoints"]
 
@@ -343,9 +343,9 @@ def _endpoint_arguments(endpoint_id: str) -> Arguments:
 
 def _plain_seconds(timeout: object, interval: object) -> tuple[float | None, float]:
     limit, pause = plain_number(timeout), plain_number(interval)
-    if limit is not None and not (is_seconds(limit) and limit):
+    if limit is not None and not (is_finite(limit) and limit > 0):
         raise ArgumentError(f"must be a number of seconds greater than 0, not {timeout!r}", "timeout")
-    if not is_seconds(pause):
+    if not (is_finite(pause) and pause >= 0):
         raise ArgumentError(f"must be a number of seconds, at least 0, not {interval!r}", "interval")
     return limit, pause
 

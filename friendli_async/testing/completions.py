@@ -25,7 +25,7 @@ def complete(request: ReceivedRequest) -> Script:
     if "prompt" in body and "tokens" in body:
         raise InvalidRequestError("body", "tokens", "Give prompt or tokens, not both")
     prompts = texts_of(body, "prompt")
-    count = int(body.get("n") or 1)
+    count = 1 if body.get("n") is None else int(body["n"])
     if not 1 <= count * len(prompts) <= _MAX_CHOICES:
         return status(400, message=f"n times the prompts must be between 1 and {_MAX_CHOICES}")
     texts = [f"({number + 1}) {prompt}" if number else prompt for prompt in prompts for number in range(count)]

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
+from friendli_async._json import reject_constant
 from friendli_async.testing.forms import FormPart, parse_form
 from friendli_async.testing.frames import Identity
 from friendli_async.testing.waiting import Signal
@@ -131,10 +132,6 @@ def parse_json(data: bytes) -> object:
         ValueError: It is not JSON.
     """
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
+        return json.loads(data, parse_constant=reject_constant)
     except RecursionError as error:
         raise ValueError(str(error)) from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

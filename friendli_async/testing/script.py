@@ -212,10 +212,14 @@ def script(
         ValueError: The status or a header is invalid.
     """
     check_text(content_type=content_type)
-    check_headers(headers)
-    merged = CIMultiDict({"Content-Type": content_type})
-    merged.update(headers or {})
-    return Script(steps, status, tuple(merged.items()))
+    return Script(steps, status, tuple(_headers(headers, {"Content-Type": content_type}).items()))
+
+
+def _headers(given: Mapping[str, str] | None, defaults: Mapping[str, str]) -> CIMultiDict[str]:
+    check_headers(given)
+    merged = CIMultiDict(defaults)
+    merged.update(given or {})
+    return merged
 
 
 def body(
@@ -233,9 +237,7 @@ def body(
         The script.
     """
     check_type(data, bytes, "the data of body()", "bytes")
-    check_headers(headers)
-    merged = CIMultiDict({"Content-Length": str(len(data))})
-    merged.update(headers or {})
+    merged = _headers(headers, {"Content-Length": str(len(data))})
     return script(raw(data), status=status, headers=merged, content_type=content_type)
 
 
@@ -284,8 +286,7 @@ def status(
     """
     check_integer("status", code, least=100, most=599)
     check_text(message=message)
-    check_headers(headers)
-    extra = dict(headers or {})
+    extra = _headers(headers, {})
     if retry_after is not None:
         check_type(retry_after, (int, float, str), "retry_after", "a number of seconds or text")
         extra["Retry-After"] = str(retry_after)

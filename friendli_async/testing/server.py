@@ -90,8 +90,7 @@ class FriendliServer:
         rate_limit: int | None = None,
         access_log: Callable[[ReceivedRequest, float], object] | None = None,
     ) -> None:
-        if not isinstance(token, str | None):
-            raise TypeError(f"token must be text or None, not {type(token).__name__}")
+        check_text(token=token)
         check_seconds("pace", pace)
         if faults is not None:
             check_type(faults, Faults, "faults", "made by friendli_async.testing.faults.parse(...)")
