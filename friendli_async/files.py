@@ -333,33 +333,15 @@ class Files(Resource):
         return await self._engine.call(_INIT, Arguments(encode_body(body)))
 
     async def complete_upload(self, file_id: str) -> None:
-        """Confirms that the content has been sent: the last step of an upload.
-
-        Args:
-            file_id: The file's id.
-        """
+        """Confirms that the content of a file has been sent: the last step of an upload."""
         await self._engine.call(_COMPLETE, Arguments(path=path_parameters(file_id=file_id)))
 
     async def get_info(self, file_id: str) -> FileInfo:
-        """Returns the metadata of a file.
-
-        Args:
-            file_id: The file's id.
-
-        Returns:
-            Its name, size, digest, ``status`` and so on.
-        """
+        """Returns the metadata of a file: its name, size, digest, ``status`` and so on."""
         return await self._engine.call(_INFO, Arguments(path=path_parameters(file_id=file_id)))
 
     async def get_download_url(self, file_id: str) -> DownloadURL:
-        """Returns the URL from which to download a file's content, without a token.
-
-        Args:
-            file_id: The file's id.
-
-        Returns:
-            The URL.
-        """
+        """Returns the URL from which to download a file's content, without a token."""
         return await self._engine.call(_DOWNLOAD_URL, Arguments(path=path_parameters(file_id=file_id)))
 
 

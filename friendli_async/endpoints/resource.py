@@ -82,6 +82,8 @@ _REACHABLE_STATES: Final[dict[str, frozenset[str]]] = {
 class Endpoints(Resource):
     """Manages endpoints: ``client.dedicated.endpoint``. To call their models, see ``client.dedicated.chat`` etc.
 
+    ``endpoint_id`` is the id of an endpoint; ``list`` returns it.
+
     Raises:
         TypeError: An unknown keyword.
         ValueError: An invalid value, with its path, or an invalid id. Nothing was sent.
@@ -137,24 +139,17 @@ class Endpoints(Resource):
         return await self._engine.call(_WANDB_ARTIFACT_CREATE, arguments)
 
     async def update(self, endpoint_id: str, **options: Unpack[EndpointUpdateOptions]) -> EndpointSpec:
-        """Updates an endpoint.
+        """Updates an endpoint, and returns its new configuration.
 
         Args:
             endpoint_id: Its id.
             options: What to change; see ``EndpointUpdateOptions``.
-
-        Returns:
-            Its new configuration.
         """
         path = path_parameters(endpoint_id=endpoint_id)
         return await self._engine.call(_UPDATE, arguments_of(UPDATE_PARAMETERS, "update", {}, options, path))
 
     async def delete(self, endpoint_id: str) -> None:
-        """Deletes an endpoint.
-
-        Args:
-            endpoint_id: Its id.
-        """
+        """Deletes an endpoint."""
         await self._engine.call(_DELETE, _endpoint_arguments(endpoint_id))
 
     def list(self, **options: Unpack[EndpointListOptions]) -> Pages[ListedEndpoint, EndpointPage]:
@@ -183,58 +178,23 @@ class Endpoints(Resource):
         return _VERSIONS.of(self._engine, {}, options, path_parameters(endpoint_id=endpoint_id))
 
     async def get_spec(self, endpoint_id: str) -> EndpointSpec:
-        """Returns the configuration of an endpoint.
-
-        Args:
-            endpoint_id: Its id.
-
-        Returns:
-            Its configuration and its numbers of replicas.
-        """
+        """Returns the configuration of an endpoint, and its numbers of replicas."""
         return await self._engine.call(_GET_SPEC, _endpoint_arguments(endpoint_id))
 
     async def get_status(self, endpoint_id: str) -> EndpointStatus:
-        """Returns the status of an endpoint.
-
-        Args:
-            endpoint_id: Its id.
-
-        Returns:
-            Its status, with an error code if it failed.
-        """
+        """Returns the status of an endpoint, with an error code if it failed."""
         return await self._engine.call(_GET_STATUS, _endpoint_arguments(endpoint_id))
 
     async def restart(self, endpoint_id: str) -> EndpointStatus:
-        """Restarts an endpoint.
-
-        Args:
-            endpoint_id: Its id.
-
-        Returns:
-            Its status, as for ``get_status``.
-        """
+        """Restarts an endpoint, and returns its status."""
         return await self._engine.call(_RESTART, _endpoint_arguments(endpoint_id))
 
     async def sleep(self, endpoint_id: str) -> EndpointStatus:
-        """Puts an endpoint to sleep; ``wake`` wakes it.
-
-        Args:
-            endpoint_id: Its id.
-
-        Returns:
-            Its status, as for ``get_status``.
-        """
+        """Puts an endpoint to sleep, and returns its status; ``wake`` wakes it."""
         return await self._engine.call(_SLEEP, _endpoint_arguments(endpoint_id))
 
     async def terminate(self, endpoint_id: str) -> EndpointStatus:
-        """Terminates an endpoint.
-
-        Args:
-            endpoint_id: Its id.
-
-        Returns:
-            Its status, as for ``get_status``.
-        """
+        """Terminates an endpoint, and returns its status."""
         return await self._engine.call(_TERMINATE, _endpoint_arguments(endpoint_id))
 
     async def wake(

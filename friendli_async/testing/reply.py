@@ -23,7 +23,8 @@ _LINGER_ZERO: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 
 class ReplyWriter:
     """Writes one reply step by step, and can break its connection.
 
-    The status line and the headers are sent with the first write, or before by `send_head`.
+    The status line and the headers are sent with the first write, or before by `send_head`. What writes raises
+    ConnectionError once the client has disconnected.
 
     Args:
         request: The request to answer.
@@ -52,9 +53,6 @@ class ReplyWriter:
 
         Args:
             data: Bytes of the body; if empty, only the head is sent.
-
-        Raises:
-            ConnectionError: The client has disconnected.
         """
         await self.send_head()
         if data:
@@ -62,24 +60,13 @@ class ReplyWriter:
         await _let_client_read()
 
     async def write_unframed(self, data: bytes) -> None:
-        """Write bytes directly to the socket, bypassing the framing of the body.
-
-        Args:
-            data: The bytes.
-
-        Raises:
-            ConnectionError: The client has disconnected.
-        """
+        """Write bytes directly to the socket, bypassing the framing of the body."""
         await self.send_head()
         self._transport().write(data)
         await _let_client_read()
 
     async def end(self) -> None:
-        """End the body properly. Does nothing if it has ended already.
-
-        Raises:
-            ConnectionError: The client has disconnected.
-        """
+        """End the body properly. Does nothing if it has ended already."""
         if not self.ended:
             await self.send_head()
             await self.response.write_eof()

@@ -5,6 +5,8 @@ just before the first step that writes, so the steps before it run before any by
 answers, `script(head(), stall())` sends headers and then nothing more. After its last step the body ends properly.
 
 Every write is followed by two iterations of the event loop: a client in the same loop reads each piece separately.
+
+The functions check their arguments: a wrong type is a `TypeError`, an invalid value a `ValueError`.
 """
 
 from __future__ import annotations
@@ -178,10 +180,6 @@ def pace(answer: Script, seconds: float) -> Script:
 
     Returns:
         The slower script.
-
-    Raises:
-        TypeError: The answer is not a script, or the pause not a number.
-        ValueError: The pause is negative.
     """
     check_type(answer, Script, "the first argument of pace()", "a script(...)")
     check_seconds("seconds", seconds)
@@ -206,10 +204,6 @@ def script(
 
     Returns:
         The script.
-
-    Raises:
-        TypeError: An argument has the wrong type, for example text instead of a step.
-        ValueError: The status or a header is invalid.
     """
     check_text(content_type=content_type)
     return Script(steps, status, tuple(_headers(headers, {"Content-Type": content_type}).items()))
@@ -251,9 +245,6 @@ def json_body(value: object, *, status: int = 200, headers: Mapping[str, str] | 
 
     Returns:
         The script.
-
-    Raises:
-        TypeError: The value cannot be encoded, or is itself a reply or a step.
     """
     if isinstance(value, Script | Step) or callable(value):
         raise TypeError(f"the value of json_body() must be a JSON value, not {describe(value)}")
@@ -279,10 +270,6 @@ def status(
 
     Returns:
         The script.
-
-    Raises:
-        TypeError: An argument has the wrong type.
-        ValueError: The status is not from 100 to 599, or a header is invalid.
     """
     check_integer("status", code, least=100, most=599)
     check_text(message=message)

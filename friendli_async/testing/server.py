@@ -64,6 +64,8 @@ class FriendliServer:
             ...
             assert server.requests[0].json == {...}
 
+    Its methods that wait raise TimeoutError after `timeout` seconds.
+
     Args:
         token: The token that requests must have; `container.*` needs none. `None` disables the check.
         host: Address to listen on.
@@ -266,52 +268,21 @@ class FriendliServer:
     async def wait_until(self, condition: Callable[[], bool], *, timeout: float = 30.0) -> None:
         """Wait until a condition on this server is true: `lambda: server.active_requests == 2`.
 
-        Args:
-            condition: Checked now, and whenever a connection or a request begins or ends.
-            timeout: Maximum time to wait, in seconds.
-
-        Raises:
-            TimeoutError: It did not become true in time.
+        It is checked now, and whenever a connection or a request begins or ends.
         """
         await self._signal.until(condition, timeout, self._state)
 
     async def wait_for_requests(self, count: int = 1, *, timeout: float = 30.0) -> ReceivedRequest:
-        """Wait until a number of requests have been received in total.
-
-        Args:
-            count: The number of requests, at least 1.
-            timeout: Maximum time to wait, in seconds.
-
-        Returns:
-            The last one of them.
-
-        Raises:
-            TimeoutError: They did not arrive in time.
-        """
+        """Wait until a number of requests, at least 1, have been received in total, and return the last one of them."""
         await self.wait_until(lambda: len(self.requests) >= count, timeout=timeout)
         return self.requests[count - 1]
 
     async def wait_for_connections(self, count: int = 0, *, timeout: float = 30.0) -> None:
-        """Wait until exactly this many TCP connections are open.
-
-        Args:
-            count: The number of connections.
-            timeout: Maximum time to wait, in seconds.
-
-        Raises:
-            TimeoutError: The number was not reached in time.
-        """
+        """Wait until exactly this many TCP connections are open."""
         await self.wait_until(lambda: len(self._open) == count, timeout=timeout)
 
     async def idle(self, *, timeout: float = 30.0) -> None:
-        """Wait until no request is in progress.
-
-        Args:
-            timeout: Maximum time to wait, in seconds.
-
-        Raises:
-            TimeoutError: A request is still in progress.
-        """
+        """Wait until no request is in progress."""
         await self.wait_until(lambda: not self._active, timeout=timeout)
 
     # --- internals ---

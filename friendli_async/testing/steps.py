@@ -1,4 +1,7 @@
-"""The steps of a scripted reply: what it writes, when, and how it ends or breaks."""
+"""The steps of a scripted reply: what it writes, when, and how it ends or breaks.
+
+The functions check their arguments: a wrong type is a `TypeError`, an invalid value a `ValueError`.
+"""
 
 from __future__ import annotations
 
@@ -116,9 +119,6 @@ def raw(data: bytes) -> Payload:
 
     Args:
         data: The exact bytes.
-
-    Raises:
-        TypeError: The data is not bytes.
     """
     check_type(data, bytes, "the data of raw()", "bytes")
     return _Raw(data)
@@ -144,9 +144,6 @@ def chunk(
         finish_reason: Why the choice ended.
         logprobs: The log probabilities of the choice.
         index: Index of the choice.
-
-    Raises:
-        TypeError: An argument has the wrong type.
     """
     check_text(text=text, role=role, reasoning=reasoning, finish_reason=finish_reason)
     if tool_calls is not None:
@@ -176,9 +173,6 @@ def usage(prompt: int, completion: int) -> Payload:
     Args:
         prompt: Tokens of the request.
         completion: Tokens of the reply.
-
-    Raises:
-        TypeError: A number is not an int.
     """
     check_integer("prompt", prompt)
     check_integer("completion", completion)
@@ -195,9 +189,6 @@ def comment(text: str = "ping") -> Payload:
 
     Args:
         text: One line.
-
-    Raises:
-        TypeError: It is not text.
     """
     check_type(text, str, "the text of comment()", "text")
     return _Raw(b": " + text.encode() + b"\n\n")
@@ -209,9 +200,6 @@ def event(data: object, *, name: str | None = None) -> Payload:
     Args:
         data: Text unchanged (each line becomes a `data:` line), anything else as JSON.
         name: The `event:` field; omitted if `None`.
-
-    Raises:
-        TypeError: The data cannot be encoded, or is bytes or a step; or the name is not text.
     """
     if isinstance(data, bytes | Step):
         raise TypeError(f"the data of an event must be text or a JSON value, not {describe(data)}; raw() writes bytes")
@@ -261,9 +249,6 @@ def tool_status(
         message: Its progress message.
         error: Why it failed: `type` and `msg`.
         timestamp: Unix time in seconds.
-
-    Raises:
-        TypeError: An argument has the wrong type.
     """
     check_type(status, str, "status", "text")
     check_text(result=result, message=message)
@@ -291,10 +276,6 @@ def split(payload: Payload, size: int = 1) -> Step:
     Args:
         payload: A step that writes.
         size: Bytes of each piece.
-
-    Raises:
-        TypeError: The step does not write, or the size is not an int.
-        ValueError: The size is not positive.
     """
     check_type(payload, Payload, "the first argument of split()", "a step that writes, such as chunk(...) or raw(...)")
     check_integer("size", size, least=1)
@@ -314,10 +295,6 @@ def burst(count: int, *, text: str = "token ", events_per_write: int = 100) -> S
         count: Number of chunks.
         text: The text of each.
         events_per_write: Chunks per write.
-
-    Raises:
-        TypeError: An argument has the wrong type.
-        ValueError: `count` is negative, or `events_per_write` is not positive.
     """
     check_integer("count", count, least=0)
     check_type(text, str, "text", "text")
@@ -336,10 +313,6 @@ def endless(data: bytes = b"x" * 65536) -> Step:
 
     Args:
         data: The bytes of one write.
-
-    Raises:
-        TypeError: `data` is not bytes.
-        ValueError: `data` is empty.
     """
     check_type(data, bytes, "the data of endless()", "bytes")
     check_integer("length of data", len(data), least=1)
@@ -360,10 +333,6 @@ def delay(seconds: float) -> Step:
 
     Args:
         seconds: How long.
-
-    Raises:
-        TypeError: It is not a number.
-        ValueError: It is negative, infinite or NaN.
     """
     check_seconds("seconds", seconds)
     return _Call(f"delay({seconds})", lambda _: asyncio.sleep(seconds))
@@ -374,9 +343,6 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
 
     Args:
         event: The event: of asyncio if the test is a coroutine, of threading if it is not.
-
-    Raises:
-        TypeError: It is not an event.
     """
     if not isinstance(event, threading.Event) and not inspect.iscoroutinefunction(getattr(event, "wait", None)):
         raise TypeError(f"gate() takes an asyncio.Event or a threading.Event, not {describe(event)}")
@@ -416,10 +382,6 @@ def slow_headers(seconds: float) -> Step:
 
     Args:
         seconds: How long.
-
-    Raises:
-        TypeError: It is not a number.
-        ValueError: It is negative, infinite or NaN.
     """
     check_seconds("seconds", seconds)
 
@@ -470,9 +432,6 @@ def garbage(data: bytes = b"zz\r\nno chunk\r\n") -> Step:
 
     Args:
         data: The bytes.
-
-    Raises:
-        TypeError: The data is not bytes.
     """
     check_type(data, bytes, "the data of garbage()", "bytes")
     return _Call(f"garbage({data!r})", lambda reply: reply.write_unframed(data))
