@@ -6,7 +6,7 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, Unpack, cast
 
 import msgspec
@@ -335,7 +335,8 @@ class Completions(Resource):
         Raises:
             TypeError: An unknown keyword, or not exactly one of ``prompt`` and ``tokens``.
         """
-        return await self._complete({"model": model, **without_none(prompt=prompt, tokens=tokens)}, options)
+        required = {"model": model, **without_none(prompt=prompt, tokens=tokens)}
+        return await self._engine.call(_COMPLETE, arguments_of("complete", required, options))
 
     def stream(
         self,
@@ -360,11 +361,6 @@ class Completions(Resource):
             TypeError: An unknown keyword, or not exactly one of ``prompt`` and ``tokens``.
         """
         return self._stream({"model": model, **without_none(prompt=prompt, tokens=tokens)}, options)
-
-    def _complete(
-        self, required: Mapping[str, object], options: Mapping[str, object]
-    ) -> Coroutine[Any, Any, TextCompletion]:
-        return self._engine.call(_COMPLETE, arguments_of("complete", required, options))
 
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> TextCompletionStream:
         arguments = arguments_of("stream", required, options, stream_fields(options))
@@ -404,7 +400,8 @@ class ContainerCompletions(Completions):
         **options: Unpack[CompletionsOptions],
     ) -> TextCompletion:
         """Continues a prompt; see ``Completions.complete``. ``model`` selects an adapter route."""
-        return await self._complete(without_none(model=model, prompt=prompt, tokens=tokens), options)
+        required = without_none(model=model, prompt=prompt, tokens=tokens)
+        return await self._engine.call(_COMPLETE, arguments_of("complete", required, options))
 
     def stream(
         self,

@@ -6,7 +6,7 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import without_none
@@ -173,7 +173,8 @@ class Chat(Parsing):
         Returns:
             The completion: ``text``, ``reasoning``, ``choices``, ``usage``, ``meta``.
         """
-        return await self._complete({"model": model, "messages": messages}, options)
+        arguments = PARAMETERS.encode("complete", {"model": model, "messages": messages}, options)
+        return await self._engine.call(COMPLETE, arguments)
 
     def stream(self, *, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
         """Generates an answer and streams it, token by token. The request is sent when the stream is first used.
@@ -220,11 +221,6 @@ class Chat(Parsing):
             self._engine.begin_work,
         )
 
-    def _complete(
-        self, required: Mapping[str, object], options: Mapping[str, object]
-    ) -> Coroutine[Any, Any, ChatCompletion]:
-        return self._engine.call(COMPLETE, PARAMETERS.encode("complete", required, options))
-
     def _stream(
         self,
         required: Mapping[str, object],
@@ -244,7 +240,8 @@ class ContainerChat(ContainerParsing, Chat):
         self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]
     ) -> ChatCompletion:
         """Generates an answer; see ``Chat.complete``. ``model`` selects an adapter route."""
-        return await self._complete({**without_none(model=model), "messages": messages}, options)
+        required = {**without_none(model=model), "messages": messages}
+        return await self._engine.call(COMPLETE, PARAMETERS.encode("complete", required, options))
 
     def stream(self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
         """Streams an answer; see ``Chat.stream``. ``model`` selects an adapter route."""

@@ -295,7 +295,7 @@ class Telemetry(Observer):
         outcome = "refused" if event.problem == "refused" else event.outcome
         _end(span, {"friendli.outcome": outcome}, failure, event.error)
         if event.problem not in ("unknown", "refused"):
-            self._agent_meters.record_tool(event.seconds, _tool_attributes(event.name) | _error(failure))
+            self._agent_meters.tool.record(event.seconds, _tool_attributes(event.name) | _error(failure))
 
     def _keep_tool_content(self, event: ToolCallContent) -> None:
         span = self._tools.get((event.run_id, event.tool_call_id))
@@ -479,14 +479,10 @@ class _AgentMeters:
             "gen_ai.invoke_agent.inference_calls", "{inference_call}", _COUNTS, "Calls of the model in a run"
         )
         self._tool_calls = histogram("gen_ai.invoke_agent.tool_calls", "{tool_call}", _COUNTS, "Tool calls in a run")
-        self._tool = histogram("gen_ai.execute_tool.duration", "s", _SECONDS, "How long tools took")
+        self.tool: metrics.Histogram = histogram("gen_ai.execute_tool.duration", "s", _SECONDS, "How long tools took")
 
     def record_run(self, event: RunEnded, labels: _Attributes) -> None:
         """Records a run."""
         self._run.record(event.seconds, labels)
         self._turns.record(event.turns, labels)
         self._tool_calls.record(event.tool_calls, labels)
-
-    def record_tool(self, seconds: float, labels: _Attributes) -> None:
-        """Records a call of a tool."""
-        self._tool.record(seconds, labels)

@@ -6,8 +6,8 @@ selects server-sent events. Each is named by its ``type``, and ``message_stop`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, Unpack
+from collections.abc import Callable, Mapping
+from typing import Final, Unpack
 
 from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource, inference
@@ -61,7 +61,8 @@ class Messages(Resource):
         Returns:
             The message: ``text``, ``reasoning``, ``content``, ``stop_reason``, ``usage``, ``meta``.
         """
-        return await self._create({"model": model, "messages": messages}, options)
+        arguments = PARAMETERS.encode("create", {"model": model, "messages": messages}, options)
+        return await self._engine.call(_CREATE, arguments)
 
     def stream(self, *, model: str, messages: InputMessages, **options: Unpack[MessagesOptions]) -> MessageStream:
         """Generates a message and streams it. The request is sent when the stream is first used.
@@ -76,9 +77,6 @@ class Messages(Resource):
         """
         return self._stream({"model": model, "messages": messages}, options)
 
-    def _create(self, required: Mapping[str, object], options: Mapping[str, object]) -> Coroutine[Any, Any, Message]:
-        return self._engine.call(_CREATE, PARAMETERS.encode("create", required, options))
-
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> MessageStream:
         arguments = PARAMETERS.encode("stream", required, options, {"stream": True})
         return MessageStream(self._engine.opening(_CREATE, arguments, MessagesCollector))
@@ -91,7 +89,8 @@ class ContainerMessages(Messages):
         self, *, model: str | None = None, messages: InputMessages, **options: Unpack[MessagesOptions]
     ) -> Message:
         """Generates a message; see ``Messages.create``. ``model`` selects an adapter route."""
-        return await self._create({**without_none(model=model), "messages": messages}, options)
+        required = {**without_none(model=model), "messages": messages}
+        return await self._engine.call(_CREATE, PARAMETERS.encode("create", required, options))
 
     def stream(
         self, *, model: str | None = None, messages: InputMessages, **options: Unpack[MessagesOptions]

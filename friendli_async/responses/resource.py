@@ -7,7 +7,7 @@ selects server-sent events. They end without a sentinel: ``response.completed``,
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import without_none
@@ -171,7 +171,8 @@ class Responses(ResponseParsing):
         Raises:
             APIStatusError: The server returned an error; or the response failed, and ``partial`` has its output so far.
         """
-        return await self._create({"model": model, "input": input}, options)
+        arguments = PARAMETERS.encode("create", {"model": model, "input": input}, options)
+        return await self._engine.call(CREATE, arguments)
 
     def stream(self, *, model: str, input: Input, **options: Unpack[ResponsesOptions]) -> ResponseStream:
         """Generates a response and streams it. The request is sent when the stream is first used.
@@ -186,9 +187,6 @@ class Responses(ResponseParsing):
         """
         return self._stream({"model": model, "input": input}, options)
 
-    def _create(self, required: Mapping[str, object], options: Mapping[str, object]) -> Coroutine[Any, Any, Response]:
-        return self._engine.call(CREATE, PARAMETERS.encode("create", required, options))
-
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> ResponseStream:
         arguments = PARAMETERS.encode("stream", required, options, {"stream": True})
         return ResponseStream(self._engine.opening(CREATE, arguments, ResponseCollector))
@@ -199,7 +197,8 @@ class ContainerResponses(ContainerResponseParsing, Responses):
 
     async def create(self, *, model: str | None = None, input: Input, **options: Unpack[ResponsesOptions]) -> Response:
         """Generates a response; see ``Responses.create``. ``model`` selects an adapter route."""
-        return await self._create({**without_none(model=model), "input": input}, options)
+        required = {**without_none(model=model), "input": input}
+        return await self._engine.call(CREATE, PARAMETERS.encode("create", required, options))
 
     def stream(self, *, model: str | None = None, input: Input, **options: Unpack[ResponsesOptions]) -> ResponseStream:
         """Generates and streams a response; see ``Responses.stream``. ``model`` selects an adapter route."""

@@ -145,13 +145,14 @@ class EndpointStore:
         return endpoint
 
     def _list(self, request: ReceivedRequest) -> Script:
-        project = "".join(request.query.get("project_id", ()))
+        query = from_text(_LIST_QUERY, request.query)
+        project = query.get("project_id")
         shown = {
             endpoint.id: endpoint.to_json()
             for endpoint in self._endpoints.values()
             if not project or endpoint.versions[-1]["projectId"] == project
         }
-        return _page(request, _LIST_QUERY, shown)
+        return _page(query, shown)
 
     def _delete(self, endpoint: _Endpoint, _: ReceivedRequest) -> Script:
         del self._endpoints[endpoint.id]
@@ -169,7 +170,7 @@ def _spec(endpoint: _Endpoint, _: ReceivedRequest) -> Script:
 
 def _versions(endpoint: _Endpoint, request: ReceivedRequest) -> Script:
     newest_first = {str(len(endpoint.versions) - at): spec for at, spec in enumerate(reversed(endpoint.versions))}
-    return _page(request, _VERSIONS_QUERY, newest_first)
+    return _page(from_text(_VERSIONS_QUERY, request.query), newest_first)
 
 
 def _update(endpoint: _Endpoint, request: ReceivedRequest) -> Script:
@@ -221,8 +222,7 @@ def _settings(body: _Body) -> _Spec:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _page(request: ReceivedRequest, schema: str, items: Mapping[str, object]) -> Script:
-    query = from_text(schema, request.query)
+def _page(query: Mapping[str, object], items: Mapping[str, object]) -> Script:
     shown, following = page_of(query, "cursor", len(items), usual=_LIMIT, most=_MAX_LIMIT)
     names = [*items]
     return json_body({"data": {names[at]: items[names[at]] for at in shown}, "nextCursor": following})
