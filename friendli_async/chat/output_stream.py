@@ -183,13 +183,11 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 class SnapshotView(ValueView[Any]):
     """Yields the partial value of a stream whenever it changes."""
 
-    def __init__(self, stream: OutputStream[Any, Any, Any, Any]) -> None:
-        super().__init__(stream)
-        self._answer = stream
+    _stream: OutputStream[Any, Any, Any, Any]
 
     async def __anext__(self) -> Any:
-        while await self._answer._advance(until_changed=True):
-            value = self._answer._current_value()
+        while await self._stream._advance(until_changed=True):
+            value = self._stream._current_value()
             if value is not msgspec.UNSET:
                 return value
         raise StopAsyncIteration
@@ -198,9 +196,10 @@ class SnapshotView(ValueView[Any]):
 class ItemView(ValueView[V]):
     """Yields the elements of a list in a stream's value, one by one."""
 
+    _stream: OutputStream[Any, Any, Any, Any]
+
     def __init__(self, stream: OutputStream[Any, Any, Any, Any], path: str, output: Output[V]) -> None:
         super().__init__(stream)
-        self._answer = stream
         self._output = output
         self._path = path
         self._names = path.split(".") if path else []
@@ -211,15 +210,15 @@ class ItemView(ValueView[V]):
     async def __anext__(self) -> V:
         while True:
             items = self._find_list()
-            if items is not None and self._yielded < self._answer._reader.closed_items(items):
+            if items is not None and self._yielded < self._stream._reader.closed_items(items):
                 self._yielded += 1
                 return self._element(items, self._yielded - 1)
-            if not await self._answer._advance():
+            if not await self._stream._advance():
                 raise StopAsyncIteration
 
     def _find_list(self) -> list[Any] | None:
         """Returns the list, or None if it has not begun."""
-        value = self._answer._current_value()
+        value = self._stream._current_value()
         for name in self._names:
             if not isinstance(value, dict):
                 return None
@@ -228,7 +227,7 @@ class ItemView(ValueView[V]):
             return None
         if value is not self._list:  # the first list, or that of a duplicate key, where the last wins
             self._list, self._yielded = value, 0
-            self._texts.begin(self._answer._reader.start_of(value))
+            self._texts.begin(self._stream._reader.start_of(value))
         return self._list
 
     def _element(self, items: list[Any], index: int) -> V:
@@ -240,4 +239,4 @@ class ItemView(ValueView[V]):
                 (reason, f"{item}.{path}" if path and not path.startswith("[") else item + path)
                 for reason, path in mismatch.faults
             ]
-        raise self._answer._invalid(f"an item of the answer is invalid: {describe_faults(faults)}", faults[0][1])
+        raise self._stream._invalid(f"an item of the answer is invalid: {describe_faults(faults)}", faults[0][1])

@@ -58,9 +58,10 @@ class ToolCallView(View[ToolCall]):
     The view reads the stream's events; closing it closes the stream.
     """
 
+    _stream: CompletionStream[Any]
+
     def __init__(self, stream: CompletionStream[Any]) -> None:
         super().__init__(stream)
-        self._completion = stream
         self._whole_calls = CompleteToolCalls()
         self._ready: deque[ToolCall] = deque()
 
@@ -68,11 +69,11 @@ class ToolCallView(View[ToolCall]):
         ready = self._ready
         while not ready:
             if self._is_complete():  # maybe because result() has read the events
-                ready.extend(self._whole_calls.rest(self._completion.partial.tool_calls))
+                ready.extend(self._whole_calls.rest(self._stream.partial.tool_calls))
                 break
             try:
                 event = await self._stream.__anext__()
-                opened: Any = self._completion._open  # pyright: ignore[reportPrivateUsage]  # the stream's own view
+                opened: Any = self._stream._open  # pyright: ignore[reportPrivateUsage]  # the stream's own view
                 ready.extend(self._whole_calls.after(event, opened.collector))
             except StopAsyncIteration:
                 if not self._is_complete():
@@ -82,4 +83,4 @@ class ToolCallView(View[ToolCall]):
         raise StopAsyncIteration
 
     def _is_complete(self) -> bool:
-        return self._completion.outcome == "done"
+        return self._stream.outcome == "done"

@@ -71,8 +71,6 @@ class TextView(View[str]):
 class ValueView(View[T_co]):
     """A view of the value of structured output, which a response can serve."""
 
-    _stream: EventStream[Any]
-
 
 class RawView(View[bytes]):
     """The bytes of a stream's body, in the pieces in which they arrive. Closing the view closes the stream.
