@@ -273,7 +273,7 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
             # Slow path for look-alikes of built-in types: a str enum, a deque, a numpy float. An AttributeError comes
             # from an object that has items but is neither list nor mapping: msgspec asks it for its keys. It cannot
             # compare texts with lone surrogates, which JSON carries as escapes.
-            msgspec.convert(_encodable(to_builtins(values)), expected)
+            msgspec.convert(to_builtins(values, replace_surrogates), expected)
     except AttributeError as error:
         kind, advice = type(error.obj).__name__, _conversion_hint(error.obj)
         raise ArgumentError(f"{kind} is not JSON serializable{advice}", prefix or "arguments") from None
@@ -429,8 +429,8 @@ def struct_to_dict(struct: msgspec.Struct) -> dict[str, object]:
     return {config.tag_field: config.tag, **fields} if config.tag_field else fields
 
 
-def to_builtins(value: object) -> object:
-    """Normalizes a value at every level.
+def to_builtins(value: object, text: Callable[[str], str] = str) -> object:
+    """Normalizes a value at every level, and converts its texts and keys with ``text``.
 
     Structs that are parts of replies, such as a tool call inside a message dict, become dicts, too.
     """
@@ -439,20 +439,10 @@ def to_builtins(value: object) -> object:
     plain = _normalize(value)
     if isinstance(plain, dict):
         items = cast("dict[object, object]", plain).items()
-        return {str.__str__(key) if isinstance(key, str) else key: to_builtins(item) for key, item in items}
+        return {text(str.__str__(key)) if isinstance(key, str) else key: to_builtins(item, text) for key, item in items}
     if isinstance(plain, list):
-        return [to_builtins(item) for item in cast("list[object]", plain)]
-    return plain
-
-
-def _encodable(plain: object) -> object:
-    """Replaces lone surrogates in what ``to_builtins`` returned."""
-    if isinstance(plain, dict):
-        items = cast("dict[object, object]", plain).items()
-        return {replace_surrogates(key) if isinstance(key, str) else key: _encodable(item) for key, item in items}
-    if isinstance(plain, list):
-        return [_encodable(item) for item in cast("list[object]", plain)]
-    return replace_surrogates(plain) if isinstance(plain, str) else plain
+        return [to_builtins(item, text) for item in cast("list[object]", plain)]
+    return text(plain) if isinstance(plain, str) else plain
 
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=_normalize)
