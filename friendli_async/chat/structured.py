@@ -63,13 +63,7 @@ class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatSt
     _answer_of = staticmethod(_answer_of)
 
     async def result(self) -> ParsedCompletion[T]:
-        """Reads the rest of the stream and returns the completion, with ``value`` and ``meta``.
-
-        Raises:
-            OutputCutOffError: The answer was truncated.
-            OutputInvalidError: The answer does not match the type.
-            FriendliError: The stream failed or was closed early.
-        """
+        """Reads the rest and returns the completion, with its ``value``; see ``OutputStream.result``."""
         return cast("ParsedCompletion[T]", await super().result())
 
 

@@ -49,13 +49,7 @@ class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, 
     _answer_of = staticmethod(_answer_of)
 
     async def result(self) -> ParsedResponse[T]:
-        """Reads the rest of the stream and returns the complete response, with its ``value`` and ``meta``.
-
-        Raises:
-            OutputCutOffError: The answer was truncated.
-            OutputInvalidError: The answer does not match the type.
-            FriendliError: The stream failed or was closed early.
-        """
+        """Reads the rest and returns the response, with its ``value``; see ``OutputStream.result``."""
         return cast("ParsedResponse[T]", await super().result())
 
 
