@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import msgspec
 import pytest
 from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import (
@@ -47,6 +48,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async.chat import resource as chat_module
 from friendli_async.testing import FriendliServer
 
 pytestmark = pytest.mark.compatibility
@@ -95,7 +97,12 @@ async def test_data_on_an_idle_connection_closes_it_and_is_discarded(streamed: b
 
 @pytest.mark.parametrize("stray", [STRAY, b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"x", b""])
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_data_received_while_the_loop_is_blocked_is_discarded(stray: bytes, cancelled: bool) -> None:
+async def test_data_received_while_the_loop_is_blocked_is_discarded(
+    monkeypatch: pytest.MonkeyPatch, stray: bytes, cancelled: bool
+) -> None:
+    """Before anything is sent, so that it does not matter that the operation must not be repeated."""
+    monkeypatch.setattr(chat_module, "COMPLETE", msgspec.structs.replace(chat_module.COMPLETE, repeatable=False))
+
     def serve() -> None:
         for response in (reply(completion("first")), reply(completion("second"))):
             connection = listener.accept()[0]
