@@ -332,6 +332,7 @@ async def test_decisions_must_be_those_on_the_calls_without_a_result(
         (earlier.messages, {**both, "x": True}, "^decisions: no call 'x' without a result .* there are: 'call"),
         ([*earlier.messages, *MESSAGES], both, "without a result .*; there are: none$"),
         (MESSAGES, both, "without a result .*; there are: none$"),
+        ([{"role": "tool", "content": "x", "tool_call_id": first.id}], both, "without a result .*; there are: none$"),
         (earlier.messages, {**both, last.id: 1}, r"^decisions\[\.\.\.\]: Expected `bool \| str`, got `int`"),
         (earlier.messages, [first.id], r"^decisions: Expected `object \| null`, got `array`"),
     ):

@@ -946,6 +946,16 @@ async def test_result_of_a_tool_is_limited_by_default(client: AsyncFriendli, ser
     assert caught.value.kind == "result"
 
 
+async def test_call_without_arguments_is_sent_back_with_an_empty_object(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(call_delta(0, "now"), finish("tool_calls"), done()), text("x"))
+    result = await start_run(client, tool(lambda: "12:00", name="now")).result()
+    assert [content for _, content in tool_results(server)] == ["12:00"]
+    call = result.messages[1]["tool_calls"][0]  # type: ignore[index, call-overload]  # a dict
+    assert call["function"]["arguments"] == "{}"
+
+
 async def test_arguments_truncated_by_the_token_limit_are_rejected(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
