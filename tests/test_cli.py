@@ -501,6 +501,16 @@ def test_reasoning_is_dimmed_unless_no_color_has_a_value(
     assert ("\x1b[2mHmm\x1b[0m" in shown) is is_dimmed
 
 
+def test_control_characters_of_a_model_do_not_reach_the_terminal(
+    server: FriendliServer, environment: dict[str, str]
+) -> None:
+    server.always(text("\x1b]0;mine\x07", "a\tb\x1b", "[2Jc\nd", reasoning=["\x1b[31m", "Hmm\x9b"]))
+    code, shown = run_on_terminal(command("-m", "m", "Hi"), {**environment, "NO_COLOR": "1"})
+    assert (code, shown) == (0, "[31mHmm\r\n\r\n]0;minea\tb[2Jc\r\nd\r\n")
+    piped = run_python(environment, *command("-m", "m", "Hi")[1:])
+    assert piped.stdout == "\x1b]0;mine\x07a\tb\x1b[2Jc\nd\n"
+
+
 def test_attachment_is_kept_after_a_failed_call(
     server: FriendliServer, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from friendli_async._core.text import join_text, split_surrogate
 from friendli_async.chat.collector import ChatStream
@@ -30,6 +31,7 @@ from friendli_async.errors import ArgumentError, ConfigurationError, FriendliErr
 __all__ = ["add_arguments", "run"]
 
 _DIM: Final = ("\x1b[2m", "\x1b[0m")
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +181,7 @@ class _Output:
         """Prints a piece of the reasoning."""
         if text:
             text, self._half_thought = split_surrogate(self._half_thought, text)
+        text = _printable(text, sys.stderr)
         if not text:
             return
         before, after = _DIM if self._colour else ("", "")
@@ -190,10 +193,12 @@ class _Output:
         """Prints a piece of the answer."""
         if text:
             text, self._half = split_surrogate(self._half, text)
-        if text:
-            self._write(text)
+        self._write(text)
 
     def _write(self, text: str) -> None:
+        text = _printable(text, sys.stdout)
+        if not text:
+            return
         if self._thinking:
             self._thinking = False
             with suppress(OSError):
@@ -203,13 +208,17 @@ class _Output:
 
     def end_line(self) -> None:
         """Ends the line of reasoning or text that was printed last."""
-        if self._half:
-            self._write(self._half)
+        self._write(self._half)
         if self._thinking:
             with suppress(OSError):
                 print(file=sys.stderr, flush=True)
         if self._last != "\n":
             print(flush=True)
+
+
+def _printable(text: str, stream: TextIO) -> str:
+    """Returns what to print of a model's text: a terminal would obey the control characters in it."""
+    return _CONTROLS.sub("", text) if stream.isatty() else text
 
 
 # --- request ---------------------------------------------------------------------------------------------------------
