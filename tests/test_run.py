@@ -62,6 +62,7 @@ from friendli_async.tools import (
     ToolStarted,
     TurnEnded,
     TurnLimitError,
+    current_call,
     tool,
 )
 
@@ -1060,6 +1061,28 @@ async def test_turn_limit_raises_with_a_transcript_that_can_be_continued(
 async def test_run_may_use_exactly_max_turns(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("now", {})))
     assert (await start_run(client, now, max_turns=2).result()).turns == 2
+
+
+async def test_tool_knows_the_call_by_which_it_was_called(client: AsyncFriendli, server: FriendliServer) -> None:
+    seen: list[ToolCall] = []
+
+    @tool
+    async def outer() -> str:
+        server.enqueue(tool_calls(("in_thread", {})))
+        await start_run(client, in_thread).result()
+        seen.append(current_call())
+        return "done"
+
+    @tool
+    def in_thread() -> None:
+        seen.append(current_call())
+
+    server.enqueue(tool_calls(("outer", {})))
+    calls = [event.call async for event in start_run(client, outer) if isinstance(event, ToolFinished)]
+    assert [call.function.name for call in seen] == ["in_thread", "outer"]
+    assert seen[1:] == calls
+    with pytest.raises(RuntimeError, match="for tools that a run has called"):
+        current_call()
 
 
 # --- approval --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
@@ -33,7 +34,7 @@ from friendli_async.replies import ToolCall
 if TYPE_CHECKING:
     from friendli_async.chat.inputs import BeforeTool, Decision, LocalTool
 
-__all__ = ["RunEvent", "ToolFinished", "ToolStarted", "TurnEnded"]
+__all__ = ["RunEvent", "ToolFinished", "ToolStarted", "TurnEnded", "current_call"]
 
 _log: Final = logging.getLogger("friendli_async")
 _LIBRARIES: Final = frozenset({"friendli_async", "anyio", "asyncio"})
@@ -95,6 +96,24 @@ class TurnEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 RunEvent = ChatChunk | ToolStarted | ToolFinished | TurnEnded
 """The events of a run."""
+
+
+_current_call: Final[ContextVar[ToolCall]] = ContextVar("friendli_async_tool_call")
+
+
+def current_call() -> ToolCall:
+    """Returns the call of the model by which a run has called the function that asks, also in a worker thread.
+
+    Its id is unique in the conversation, and stays if the call was deferred: an idempotency key, beside the
+    conversation's.
+
+    Raises:
+        RuntimeError: No run has called the function.
+    """
+    call = _current_call.get(None)
+    if call is None:
+        raise RuntimeError("current_call() is for tools that a run has called")
+    return call
 
 
 @prepared
@@ -322,6 +341,7 @@ class ToolRunner:
         try:
             if self._reporter is not None:
                 self._reporter.start_tool(call, tool.description, queued)
+            _current_call.set(call)  # never reset: the task ends with the call
             content = await self._run_with_timeout(tool, call.function.arguments)
         except BaseException as error:
             self._record_end(call, monotonic() - began, error)
