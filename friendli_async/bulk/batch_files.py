@@ -10,7 +10,6 @@ The format: https://platform.openai.com/docs/guides/batch
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -20,6 +19,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
+from friendli_async._core.error_json import json_or_none
 from friendli_async._json import encode_json
 from friendli_async.bulk.checkpoint import check_key
 from friendli_async.bulk.errors import (
@@ -407,8 +407,7 @@ def _reply_body(reply: Reply) -> msgspec.Raw:
 
 def _error_body(error: APIStatusError) -> msgspec.Raw:
     """Returns the server's error body if it is JSON; otherwise one built from the error."""
-    try:
-        body = json.loads(error.body)
-    except (ValueError, RecursionError):
+    body = json_or_none(error.body)
+    if body is None:
         body = {"error": {"message": error.message, "type": error.type, "code": error.code}}
     return msgspec.Raw(encode_json(body))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import stat
@@ -24,6 +23,7 @@ from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
+from friendli_async._core.error_json import json_or_none
 from friendli_async._json import decode_json
 from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError
 
@@ -115,7 +115,7 @@ class Journal:
             raise CheckpointError(
                 f"{self.path} ends with a line that is not in the expected format; nothing was changed"
             )
-        if written == tail and _is_json(tail) and load_line(self._size, tail):
+        if written == tail and json_or_none(tail) is not None and load_line(self._size, tail):
             self._size += len(tail)
             self.append(b"\n")
         else:
@@ -206,14 +206,6 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
     except (ValueError, RecursionError):
         return None
     return decoded
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _lock(file: int, path: Path) -> None:

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
 import re
 import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol, cast
 
-from friendli_async._json import decode_json, without_surrogates
+from friendli_async._json import decode_json, encode_json, without_surrogates
 from friendli_async.errors import ToolError
 
 __all__ = ["MCPSession", "MCPTool", "mcp_tools"]
@@ -154,7 +153,7 @@ def _text(result: Any) -> str:
     if texts:
         return "\n".join(texts)
     structured = _either(result, "structured_content", "structuredContent")
-    return "" if structured is None else json.dumps(structured, ensure_ascii=False, separators=(",", ":"))
+    return "" if structured is None else encode_json(structured).decode()
 
 
 def _block_text(block: Any) -> str:

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal, cast
 
 from friendli_async import AsyncFriendli
+from friendli_async._core.error_json import json_or_none
 from friendli_async._core.events.decoding import is_finish_reason
-from friendli_async._json import decode_json
 from friendli_async.chat import Chat, ChatChunk, ChatStream
 from friendli_async.client import DeploymentName
 from friendli_async.errors import (
@@ -387,7 +387,5 @@ def _status_error(error: APIStatusError, model: str) -> theirs.ModelAPIError:
 
 
 def _body(error: APIStatusError) -> object:
-    try:
-        return decode_json(error.body)
-    except (ValueError, RecursionError):
-        return error.body or error.message
+    body = json_or_none(error.body)
+    return error.body or error.message if body is None else body
