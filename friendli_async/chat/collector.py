@@ -141,7 +141,7 @@ _decode_own_fields: Final = msgspec.json.Decoder(_OwnFields).decode
 
 
 class ChoicesCollector(Generic[C, P]):
-    """Accumulates chunks by choice index, of ``n`` requested choices, which may be interleaved in any order."""
+    """Accumulates chunks by choice index; the ``n`` requested choices may be interleaved in any order."""
 
     is_last: bool = False  # only the sentinel ends a stream: usage may follow the finish reasons
 
