@@ -34,6 +34,7 @@ from friendli_async import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    ConfigurationError,
     InternalServerError,
     PermissionDeniedError,
     StreamInterruptedError,
@@ -570,6 +571,24 @@ async def test_tls_error_of_user_connector_is_explained_and_not_retried(
     assert (raised.value.sent, raised.value.permanent) == (False, True)
     assert raised.value.meta is not None
     assert len(raised.value.meta.attempts) == 1
+
+
+async def test_request_that_a_user_session_cannot_make_is_a_configuration_error_and_not_retried(
+    unused_tcp_port: int,
+) -> None:
+    async def reject(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        requests.append(request.url)
+        raise ValueError("two kinds of credentials")
+
+    requests: list[object] = []
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    async with (
+        aiohttp.ClientSession(middlewares=(reject,)) as session,
+        client_of(url, session=session, retry=FAST_RETRY) as client,
+    ):
+        with pytest.raises(ConfigurationError, match="cannot be made: ValueError: two kinds of credentials"):
+            await complete(client)
+    assert len(requests) == 1
 
 
 async def test_end_of_a_user_connectors_handshake_is_explained(authority: Authority) -> None:
