@@ -682,6 +682,18 @@ async def test_unclosed_client_is_silent_without_asyncgen_hooks(
     await pool.close("the test is over")
 
 
+async def test_guard_of_a_pool_that_was_closed_ends_without_waiting(server: FriendliServer) -> None:
+    """While it waits, asyncio cannot end it, and logs an error if the loop shuts down in that turn."""
+    client = client_of(server.url)
+    await complete(client)
+    [(pool, guard)] = client._runtime.transport._pools.values()
+    await pool.close("the test is over")
+    with pytest.raises(StopIteration):
+        guard.aclose().send(None)
+    await guard.aclose()
+    await client.aclose()
+
+
 async def test_stream_keeps_its_client_alive(server: FriendliServer) -> None:
     server.enqueue(text("a", "b"))
     client = client_of(server.url)

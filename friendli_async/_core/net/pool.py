@@ -92,7 +92,8 @@ class Pool:
     async def close(self, reason: str) -> None:
         """Ends everything in flight, wakes all waiters, and closes the session if it is ours. Idempotent."""
         if self._closed is not None:
-            await wait_done((self._closed,))
+            if not self._closed.done():  # else at once: see ``guard.close_soon``
+                await wait_done((self._closed,))
             return
         self._closed = self.loop.create_future()
         try:
