@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import copy
+import functools
 import gc
 import json
 import os
@@ -47,6 +48,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.net import pool as pool_module
+from friendli_async._core.net.guard import close_soon
 from friendli_async._core.observers import Observer
 from friendli_async.bulk import run_all
 from friendli_async.testing import FriendliServer, chunk, head, script, stall, status, text
@@ -692,6 +694,29 @@ async def test_guard_of_a_pool_that_was_closed_ends_without_waiting(server: Frie
         guard.aclose().send(None)
     await guard.aclose()
     await client.aclose()
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_client_closed_while_the_loop_of_a_pool_shuts_down_leaves_no_connection(
+    remote: FriendliServer, turns: int
+) -> None:
+    """As by another thread, some turns after the loop's last task has ended. asyncio logs no error."""
+
+    async def main() -> None:
+        await complete(client)
+        [(pool, guard)] = client._runtime.transport._pools.values()
+        client._runtime.transport._pools.clear()
+        close_after(turns, functools.partial(pool.close, "the test is over"), guard)
+
+    def close_after(left: int, close: Any, guard: Any) -> None:
+        if left:
+            asyncio.get_running_loop().call_soon(close_after, left - 1, close, guard)
+        else:
+            close_soon(close, guard)
+
+    client = client_of(remote.url)
+    asyncio.run(main())
+    assert list(client_sockets(remote.url)) == []
 
 
 async def test_stream_keeps_its_client_alive(server: FriendliServer) -> None:
