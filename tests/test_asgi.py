@@ -1086,6 +1086,22 @@ async def test_exception_of_the_work_after_a_disconnect_is_raised() -> None:
         await run_until_disconnect(run_loop_iterations(3), work())
 
 
+async def test_exception_of_the_work_after_a_cancellation_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ZeroDivisionError("in the cleanup")
+
+    serving = asyncio.create_task(run_until_disconnect(asyncio.Event().wait(), work()))
+    await run_loop_iterations(3)
+    serving.cancel()
+    await asyncio.wait([serving], timeout=30)
+    assert serving.cancelled()
+    gc.collect()
+    assert "in the cleanup" in caplog.text
+
+
 async def test_send_failure_closes_upstream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("once"), stall()))
     browser = Server()

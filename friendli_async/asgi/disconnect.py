@@ -45,9 +45,6 @@ async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[E]
         try:
             await wait_ended((watcher, task))
         finally:
-            for each in (watcher, task):
-                if not each.cancelled():
-                    each.exception()  # marks it as retrieved
             # The traceback of a raised error has this frame, and a task has the error: a reference cycle.
             del watcher, task, each
 
