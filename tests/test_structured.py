@@ -176,6 +176,7 @@ async def test_non_object_root_is_wrapped_on_the_wire_and_unwrapped(
     schema = last_body(server)["response_format"]["json_schema"]["schema"]
     assert (schema["type"], schema["required"], schema["additionalProperties"]) == ("object", ["value"], False)
     assert "Line" in schema["$defs"]
+    assert set(schema["properties"]["value"]) == {"type", "items"}
 
 
 async def test_any_accepts_any_json(client: AsyncFriendli, server: FriendliServer) -> None:
