@@ -33,7 +33,7 @@ from friendli_async import (
     ToolCall,
 )
 from friendli_async.chat import SystemMessage, TextContent, UserMessage
-from friendli_async.chat.tool_loop import ToolRunner
+from friendli_async.chat.tool_loop import RunSettings, ToolRunner
 from friendli_async.replies import FunctionCall
 from friendli_async.testing import (
     FriendliServer,
@@ -1257,6 +1257,21 @@ async def test_approval_that_suppresses_the_cancellation_of_its_run_starts_no_to
         await reading
     assert (called, run.messages) == ([], HELLO)
     await assert_idle(client, server)
+
+
+@pytest.mark.parametrize("turns", [0, 5], ids=["before its first step", "during its approval"])
+async def test_call_that_its_run_cancels_before_the_tool_is_called_is_reported_as_not_called(turns: int) -> None:
+    async def never(_: ToolCall) -> bool:
+        await asyncio.get_running_loop().create_future()
+        return True
+
+    calls = ToolRunner({"now": now}, RunSettings(before_tool=never))
+    call = ToolCall("1", function=FunctionCall("now", "{}"))
+    calls.start(call)
+    await run_loop_iterations(turns)
+    await calls.stop(wait=True)
+    assert list(calls.contents()) == [(call, "Error: the run was stopped before the tool was called")]
+    assert not calls.events
 
 
 async def test_tool_that_cancels_its_task_has_failed(client: AsyncFriendli, server: FriendliServer) -> None:

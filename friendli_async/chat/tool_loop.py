@@ -313,7 +313,7 @@ class ToolRunner:
 
     def _check_result(self, call: ToolCall, task: asyncio.Task[None]) -> None:
         """Ends a call whose task has ended without a result. Otherwise the run would wait for it forever."""
-        if self._is_stopped or self.requested.get(call.id) is not call or call.id in self._contents:
+        if self._is_stopped:
             return
         if task.cancelled():  # before its first step
             self._finish_failed(call, ToolError(_CANCELLED), monotonic())
