@@ -7,7 +7,7 @@ import enum
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Required, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NotRequired, Required, TypedDict, TypeVar
 
 import annotated_types
 import attrs
@@ -429,6 +429,15 @@ class ModelAndMeta:
 def test_constraint_that_would_have_no_effect_is_a_type_error(kind: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         json_schema(kind)
+
+
+def test_class_variables_are_no_fields_whatever_their_types() -> None:
+    class Named(msgspec.Struct):
+        limit: ClassVar[Annotated[int, pydantic.Field(ge=1)]] = 1  # which would have no effect on a field
+        bare: ClassVar = 2
+        name: str
+
+    assert json_schema(Named)["properties"] == {"name": {"type": "string"}}
 
 
 def test_constraint_of_annotated_types_without_pydantic_is_a_type_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,7 @@ def _field_types(cls: Any, marks: Sequence[str], seen: set[Any]) -> list[Any]:
     fields = [*getattr(cls, "__dataclass_fields__", {}).values(), *getattr(cls, "__attrs_attrs__", ())]
     defaults = [*(field.default for field in fields), *getattr(cls, "__struct_defaults__", ())]
     return [
-        *(hint for hint in hints.values() if hint is not ClassVar and get_origin(hint) is not ClassVar),
+        *(hint for hint in hints.values() if get_origin(hint) is not ClassVar),
         *(default for default in defaults if type(default).__module__ == "pydantic.fields"),
     ]
 
