@@ -61,6 +61,11 @@ class Typed(TypedDict):
     size: NotRequired[int]
 
 
+class Row(msgspec.Struct, array_like=True):
+    number: int
+    word: str
+
+
 @dataclasses.dataclass
 class Plain:
     name: str
@@ -110,6 +115,9 @@ INNER = {"description": "A nested struct.", **object_schema(x=INT, y={"anyOf": [
         (dt.datetime, {"type": "string", "format": "date-time"}),
         (dt.time, {"type": "string", "format": "time"}),
         (uuid.UUID, {"type": "string", "format": "uuid"}),
+        (Row, {"type": "array", "prefixItems": [INT, TEXT], "minItems": 2, "maxItems": 2}),
+        (Annotated[Inner, msgspec.Meta(description="Here.", title="no")], {**INNER, "description": "Here."}),
+        (Annotated[int, msgspec.Meta(multiple_of=5)], {"type": "integer", "multipleOf": 5}),
         (Annotated[int, msgspec.Meta(ge=1, lt=5)], {"type": "integer", "minimum": 1, "exclusiveMaximum": 5}),
         (
             Annotated[str, msgspec.Meta(min_length=1, max_length=3, title="no", description="yes", examples=["no"])],
@@ -125,6 +133,8 @@ def test_schema_of_type(kind: Any, schema: dict[str, Any]) -> None:
 def test_recursive_type_has_inlined_root_and_references() -> None:
     node = object_schema(value=INT, kids={"type": "array", "items": {"$ref": "#/$defs/Tree"}})
     assert json_schema(Tree) == {**node, "$defs": {"Tree": node}}
+    described = json_schema(Annotated[Tree, msgspec.Meta(description="All.")])
+    assert described == {**node, "description": "All.", "$defs": {"Tree": node}}
 
 
 def test_tagged_union_is_any_of_objects_with_a_tag() -> None:

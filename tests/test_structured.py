@@ -173,7 +173,9 @@ async def test_non_object_root_is_wrapped_on_the_wire_and_unwrapped(
     server.enqueue(text('{"value": [{"sku": "a", "quantity": 1}]}'))
     reply = await client.serverless.chat.parse(list[Line], model="m", messages=ASK)
     assert reply.value == [Line("a", 1)]
-    schema = last_body(server)["response_format"]["json_schema"]["schema"]
+    declared = last_body(server)["response_format"]["json_schema"]
+    assert set(declared) == {"name", "schema"}  # not the docstring of list
+    schema = declared["schema"]
     assert (schema["type"], schema["required"], schema["additionalProperties"]) == ("object", ["value"], False)
     assert "Line" in schema["$defs"]
     assert set(schema["properties"]["value"]) == {"type", "items"}

@@ -243,8 +243,6 @@ class SchemaBuilder:
         Raises:
             TypeError: A type without a JSON form, which the message names.
         """
-        while isinstance(info, msgspec.inspect.Metadata) and hasattr(info.type, "fields"):
-            info = info.type
         root = self._schema(info)
         removed = _ANNOTATIONS if self._strict else ()
         return _Rewriter({**root, "$defs": self._defs}, strict=self._strict, removed=removed).rewrite()
