@@ -104,7 +104,7 @@ async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[
     Raises:
         ClientDisconnected: The browser of a request has disconnected. FastAPI ends the request with it.
         WebSocketDisconnect: The websocket was closed, as from ``websocket.receive_text()``.
-        Exception: Whatever ``awaitable`` raises.
+        Exception: Whatever ``awaitable`` raises, also after its cancellation: an error of its cleanup is not lost.
     """
     if isinstance(connection, WebSocket):
         disconnected = _wait_websocket_disconnected(connection)
