@@ -497,9 +497,10 @@ async def _bulk(client: AsyncFriendli) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "done"
         try:
-            async for outcome in run_all([1, 2], lambda _: complete(client), checkpoint=checkpoint):
-                if outcome.error is not None:
-                    raise outcome.error
+            async with run_all([1, 2], lambda _: complete(client), checkpoint=checkpoint) as outcomes:
+                async for outcome in outcomes:
+                    if outcome.error is not None:
+                        raise outcome.error
         finally:
             kept = b"".join(path.read_bytes() for path in Path(folder).iterdir())
             assert not [secret for secret in SECRETS if secret.encode() in kept]
