@@ -213,7 +213,6 @@ async def test_decided_calls_run_before_anything_is_sent_and_the_model_gets_all_
         (False, "Error: the call was refused by the user"),
         ("", "Error: the call was refused by the user"),
         ("Use the other account.", "Error: Use the other account."),
-        ("defer", "Error: defer"),
     ],
 )
 async def test_decision_runs_or_refuses_the_call(
@@ -328,6 +327,7 @@ async def test_decisions_must_be_those_on_the_calls_without_a_result(
     both = {first.id: True, last.id: True}
     for messages, decisions, message in (
         (earlier.messages, {first.id: True}, f"^decisions: there is none on the call '{last.id}' of 'pay'$"),
+        (earlier.messages, {**both, last.id: "defer"}, f"^decisions: there is none on the call '{last.id}' of 'pay'$"),
         (earlier.messages, {}, f"^decisions: there is none on the call '{first.id}'"),
         (earlier.messages, {**both, "x": True}, "^decisions: no call 'x' without a result .* there are: 'call"),
         ([*earlier.messages, *MESSAGES], both, "without a result .*; there are: none$"),

@@ -180,7 +180,7 @@ def _check_decisions(decisions: Mapping[str, bool | str], pending: tuple[ToolCal
                 "decisions",
             )
     for call in pending:
-        if call.id not in decisions:
+        if decisions.get(call.id, "defer") == "defer":  # not a reason to refuse the call
             raise ArgumentError(f"there is none on the call {call.id!r} of {call.function.name!r}", "decisions")
 
 
