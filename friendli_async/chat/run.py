@@ -380,7 +380,7 @@ class Run:
     def _end_turn(self, reply: ChatCompletion) -> None:
         transcript = self._transcript
         transcript.end_turn(reply, self._calls)
-        deferred = transcript.deferred() if self._calls.has_deferred else ()
+        deferred = transcript.deferred()
         is_last = bool(deferred) or not self._calls.requested
         self._calls.finish_turn()
         self._reply = None

@@ -198,11 +198,6 @@ class ToolRunner:
         if not task.cancelled():
             task.exception()  # else asyncio would log that it was never retrieved
 
-    @property
-    def has_deferred(self) -> bool:
-        """Whether any call of this turn was deferred."""
-        return bool(self._deferred)
-
     def contents(self) -> Iterator[tuple[ToolCall, str]]:
         """Yields this turn's calls with the contents of their tool messages, in order, also for unfinished ones.
 
@@ -211,8 +206,7 @@ class ToolRunner:
         """
         for call_id, call in self.requested.items():
             if self._is_stopped or call_id not in self._deferred:
-                may_be_called = call_id in self._started or not self._is_stopped
-                unfinished = _UNFINISHED if may_be_called else _NOT_CALLED
+                unfinished = _NOT_CALLED if self._is_stopped and call_id not in self._started else _UNFINISHED
                 yield call, self._contents.get(call_id, unfinished)
 
     def finish_turn(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from friendli_async._core.body.arguments import check_values, to_builtins
@@ -53,7 +53,7 @@ class Transcript:
         decisions: Mapping[str, bool | str] | None,
     ) -> None:
         plain = _plain(messages)
-        self.messages: Conversation = cast("Conversation", plain)
+        self.messages: Conversation = plain
         self.pending: tuple[ToolCall, ...] = ()
         self.usage: Usage | None = None
         self.turns: int = 0
@@ -100,7 +100,7 @@ class Transcript:
 
     def deferred(self) -> tuple[ToolCall, ...]:
         """Returns the calls of the last turn without a result, with the arguments with which they are saved."""
-        return _calls_without_result(cast("list[dict[str, Any]]", self.messages))
+        return _calls_without_result(self.messages)
 
     def end_pending(self, calls: ToolRunner) -> None:
         """Adds the results of the pending calls."""
@@ -113,7 +113,7 @@ class Transcript:
 
     def with_pending(self, calls: ToolRunner) -> Conversation:
         """Returns the conversation with the results of the pending calls."""
-        return _with_results_in_order([*cast("list[dict[str, Any]]", self.messages), *_results_of(calls)])
+        return _with_results_in_order([*self.messages, *_results_of(calls)])
 
 
 def deferred_calls(messages: Messages) -> tuple[ToolCall, ...]:
@@ -130,8 +130,8 @@ def deferred_calls(messages: Messages) -> tuple[ToolCall, ...]:
     return _calls_without_result(plain)
 
 
-def _plain(messages: Messages) -> list[dict[str, Any]]:
-    return cast("list[dict[str, Any]]", [to_builtins(to_request_message(message)) for message in messages])
+def _plain(messages: Messages) -> list[Any]:
+    return [to_builtins(to_request_message(message)) for message in messages]
 
 
 def _calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ def _calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
     return (message.get("tool_calls") or []) if message["role"] == "assistant" else []
 
 
-def _last_answer(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+def _last_answer(messages: list[Any]) -> tuple[list[dict[str, Any]], int]:
     """Returns the tool calls of an answer at the end, and the position of the tool messages after it."""
     end = len(messages)
     while end and messages[end - 1]["role"] == "tool":
@@ -147,15 +147,15 @@ def _last_answer(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], 
     return (_calls_of(messages[end - 1]) if end else []), end
 
 
-def _with_results_in_order(messages: list[dict[str, Any]]) -> Conversation:
+def _with_results_in_order(messages: list[Any]) -> Conversation:
     """Sorts the tool messages at the end by their calls: the chat templates of many models omit the ids."""
     calls, end = _last_answer(messages)
     places = {call["id"]: place for place, call in enumerate(calls)}
     results = sorted(messages[end:], key=lambda message: places.get(message["tool_call_id"], len(places)))
-    return cast("Conversation", [*messages[:end], *results])
+    return [*messages[:end], *results]
 
 
-def _calls_without_result(messages: list[dict[str, Any]]) -> tuple[ToolCall, ...]:
+def _calls_without_result(messages: list[Any]) -> tuple[ToolCall, ...]:
     """Returns the calls of an answer at the end that no tool message after it answers."""
     calls, end = _last_answer(messages)
     count = Counter(call["id"] for call in calls)
