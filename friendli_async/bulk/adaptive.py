@@ -225,12 +225,12 @@ class Adaptive:
             rejections.are_block |= rejections.pause >= _BLOCK
             self._decrease(self._shrink, now)
             self._ceiling = in_flight if in_flight > 1 else rejections.ceiling
-        wait = retry_after if is_finite(retry_after) and retry_after >= 0 else pause
+        wait = _seconds_or(pause, retry_after)
         self._hold(max(wait, pause) if rejections is not None and rejections.repeated else wait, now)
 
     def hold(self, retry_after: float | None, now: float) -> None:
         """Gives no permits for ``retry_after`` seconds from now, and keeps the limit; see ``refused``."""
-        self._hold(retry_after if is_finite(retry_after) and retry_after >= 0 else _FIRST_PAUSE, now)
+        self._hold(_seconds_or(_FIRST_PAUSE, retry_after), now)
 
     def _hold(self, seconds: float, now: float) -> None:
         self._paused_until = max(self._paused_until, now + seconds)
@@ -345,3 +345,8 @@ class _Rejections:
     def persist(self, limit: float) -> bool:
         """Whether they are frequent, although calls were accepted in between: no round will be accepted entirely."""
         return max(_MIN_ACCEPTED, 2 * limit) <= self.accepted <= _FREQUENT * self.number
+
+
+def _seconds_or(pause: float, retry_after: float | None) -> float:
+    """Returns what a server asked for, or the pause if that is no number of seconds."""
+    return retry_after if is_finite(retry_after) and retry_after >= 0 else pause
