@@ -515,14 +515,23 @@ async def test_shut_down_client_is_noticed_before_a_response_with_decisions_star
     assert (sent_to_browser, run.messages, bank.paid) == ([], earlier.messages, [])
 
 
+async def read_while_paying(
+    client: AsyncFriendli, bank: Bank, earlier: RunResult
+) -> tuple[Run, asyncio.Future[RunResult]]:
+    """Returns a run whose decided payments have begun, and cannot end, and the read that waits for its result."""
+    bank.may_pay.clear()
+    run = bank.run(client, stored(earlier), decisions=decide(earlier, True, True))
+    reading = asyncio.ensure_future(run.result())
+    await with_timeout(bank.started.wait())
+    return run, reading
+
+
 async def test_drain_waits_for_decided_calls_and_the_answer_to_them(
     client: AsyncFriendli, server: FriendliServer, bank: Bank
 ) -> None:
     earlier = await deferred(client, server, bank)
     server.enqueue(text("Done."))
-    bank.may_pay.clear()
-    reading = asyncio.ensure_future(bank.run(client, stored(earlier), decisions=decide(earlier, True, True)).result())
-    await with_timeout(bank.started.wait())
+    _, reading = await read_while_paying(client, bank, earlier)
     await wait_until(lambda: client.gauges().in_use == 0)
     drain = asyncio.ensure_future(client.drain())
     await run_loop_iterations(50)
@@ -536,10 +545,7 @@ async def test_drain_that_times_out_interrupts_decided_calls(
     client: AsyncFriendli, server: FriendliServer, bank: Bank
 ) -> None:
     earlier = await deferred(client, server, bank)
-    bank.may_pay.clear()
-    run = bank.run(client, stored(earlier), decisions=decide(earlier, True, True))
-    reading = asyncio.ensure_future(run.result())
-    await with_timeout(bank.started.wait())
+    run, reading = await read_while_paying(client, bank, earlier)
     assert await with_timeout(client.drain(0)) == 1
     with pytest.raises(StreamInterruptedError, match="drain timed out"):
         await with_timeout(reading)

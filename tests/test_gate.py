@@ -36,6 +36,12 @@ async def call(gate: Gate, seconds: float, started: list[float] | None = None) -
         gate.release()
 
 
+async def pass_through(gate: Gate, name: str, order: list[str]) -> None:
+    await gate.acquire()
+    order.append(name)
+    gate.release()
+
+
 @in_virtual_time
 async def test_waiters_are_admitted_in_order() -> None:
     gate, started = Gate(2), list[float]()
@@ -46,17 +52,11 @@ async def test_waiters_are_admitted_in_order() -> None:
 @in_virtual_time
 async def test_new_caller_does_not_overtake_waiters() -> None:
     gate, order = Gate(1), list[str]()
-
-    async def named(name: str) -> None:
-        await gate.acquire()
-        order.append(name)
-        gate.release()
-
     await gate.acquire()
-    first = asyncio.create_task(named("first"))
+    first = asyncio.create_task(pass_through(gate, "first", order))
     await asyncio.sleep(0)
     gate.release()
-    second = asyncio.create_task(named("second"))
+    second = asyncio.create_task(pass_through(gate, "second", order))
     await asyncio.gather(first, second)
     assert order == ["first", "second"]
 
@@ -64,19 +64,13 @@ async def test_new_caller_does_not_overtake_waiters() -> None:
 @in_virtual_time
 async def test_new_caller_after_a_pause_that_ended_while_the_loop_was_blocked_does_not_overtake_waiters() -> None:
     gate, started = Gate(1), list[str]()
-
-    async def named(name: str) -> None:
-        await gate.acquire()
-        started.append(name)
-        gate.release()
-
     gate.hold(5.0)
-    early = asyncio.create_task(named("early"))
+    early = asyncio.create_task(pass_through(gate, "early", started))
     await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     loop.now = 6.0
-    await named("late")
+    await pass_through(gate, "late", started)
     await early
     assert started == ["early", "late"]
 
