@@ -40,10 +40,10 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async.blocking import run
 from friendli_async.chat import ToolCallDelta
 from friendli_async.chat.replies import FunctionCallDelta
 from friendli_async.errors import ArgumentError
-from friendli_async.integrations import _background
 from friendli_async.integrations._tool_pieces import ToolPiece, ToolPieces
 from friendli_async.integrations.langchain import ChatFriendli
 from friendli_async.testing import (
@@ -517,7 +517,7 @@ def test_leaving_a_blocking_stream_stops_generation(remote: FriendliServer, how:
 
 def wait_until_idle(server: FriendliServer) -> bool:
     """Waits until no request is in flight at a server with its own event loop."""
-    _background.run(server.wait_until(lambda: server.active_requests == 0))
+    run(server.wait_until(lambda: server.active_requests == 0))
     return True
 
 
@@ -530,7 +530,7 @@ def test_blocking_stream_dropped_in_the_background_loop_is_closed(remote: Friend
     async def drop() -> None:
         held.clear()
 
-    _background.run(drop())
+    run(drop())
     assert wait_until_idle(remote)
     model.close()
 
@@ -542,7 +542,7 @@ def test_blocking_call_in_the_background_loop_is_an_error(remote: FriendliServer
         model.invoke("Hi")
 
     with pytest.raises(RuntimeError, match="await the async method"):
-        _background.run(blocking())
+        run(blocking())
 
 
 async def test_client_serves_blocking_and_async_calls(server: FriendliServer, model: ChatFriendli) -> None:

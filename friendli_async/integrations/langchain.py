@@ -18,10 +18,10 @@ from typing import Any, ClassVar, Literal, cast
 import msgspec
 
 from friendli_async import AsyncFriendli
-from friendli_async.chat import Chat, ChatChunk, ChatStream, json_schema
+from friendli_async.blocking import iterate, run
+from friendli_async.chat import Chat, ChatStream, json_schema
 from friendli_async.client import DeploymentName
 from friendli_async.errors import ArgumentError
-from friendli_async.integrations import _background
 from friendli_async.integrations._chat_of import chat_of
 
 try:
@@ -187,7 +187,7 @@ class ChatFriendli(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return _background.run(self._agenerate(messages, stop, **kwargs))
+        return run(self._agenerate(messages, stop, **kwargs))
 
     def _stream(
         self,
@@ -198,16 +198,12 @@ class ChatFriendli(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         reader = ChunkReader()
         stream = self._open(messages, stop, kwargs)
-        try:
-            while (event := _background.run(_next(stream))) is not None:
-                if (chunk := reader.read(event)) is not None:
-                    if run_manager is not None:
-                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                    yield chunk
-            yield reader.last(_background.run(stream.result()), self.model)
-        finally:
-            if stream.outcome != "done":
-                _background.end(stream.aclose())
+        for event in iterate(stream):
+            if (chunk := reader.read(event)) is not None:
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+        yield reader.last(run(stream.result()), self.model)
 
     # --- tools and structured output ---------------------------------------------------------------------------------
 
@@ -299,11 +295,7 @@ class ChatFriendli(BaseChatModel):
     def close(self) -> None:
         """Does the same as ``aclose``, blocking."""
         if self._own is not None:
-            _background.run(self.aclose())
-
-
-async def _next(stream: ChatStream) -> ChatChunk | None:
-    return await anext(stream, None)
+            run(self.aclose())
 
 
 def _response_format(schema: _Schema, strict: bool | None) -> dict[str, Any]:

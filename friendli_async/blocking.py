@@ -1,0 +1,141 @@
+"""The client in synchronous code: scripts, threads, and workers such as Celery's.
+
+A background event loop in a daemon thread runs all blocking calls of the process, so one client serves them and the
+program's own loops. It is started by the first call, and stopped at interpreter exit. After a fork, the child starts
+its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Generator
+from contextlib import suppress
+from typing import Any, Final, TypeVar, cast
+
+__all__ = ["iterate", "run"]
+
+T = TypeVar("T")
+
+_GRACE: Final = 5.0  # seconds to wait for the loop at interpreter exit
+_END: Final = object()
+
+
+def run(work: Awaitable[T]) -> T:
+    """Runs an awaitable in the background loop, in the caller's context, and waits for its result.
+
+    Interrupting the caller (Ctrl-C) cancels it. An event loop that runs in the caller's thread is blocked meanwhile:
+    there, await instead.
+
+    Args:
+        work: A call of the client, such as ``client.serverless.chat.complete(...)``, or a coroutine of your own.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        RuntimeError: Called from the background loop itself, where it would deadlock.
+    """
+    background = _started()
+    if threading.current_thread() is background.thread:
+        if isinstance(work, Coroutine):
+            work.close()
+        raise RuntimeError("blocking call in the event loop that runs blocking calls: await the async method instead")
+    future = asyncio.run_coroutine_threadsafe(_wait(work), background.loop)
+    try:
+        return future.result()
+    finally:
+        future.cancel()  # a no-op once it is done
+        del future  # it has the error, whose traceback has this frame
+
+
+def iterate(source: AsyncIterable[T]) -> Generator[T]:
+    """Iterates over a stream, a view of one, a run, or any other async iterable, in the background loop.
+
+    Leaving the loop closes it: at once if nothing else holds the iterator, else with its ``close()``.
+
+    Args:
+        source: What ``async for`` takes.
+
+    Yields:
+        Its items.
+    """
+    iterator = aiter(source)
+    ended = False
+    try:
+        while (item := run(_next(iterator))) is not _END:
+            yield cast("T", item)
+        ended = True
+    finally:
+        if not ended and (aclose := getattr(iterator, "aclose", None)) is not None:
+            _end(aclose())
+
+
+async def _wait(work: Awaitable[T]) -> T:
+    return await work
+
+
+async def _next(iterator: AsyncIterator[T]) -> T | object:
+    return await anext(iterator, _END)
+
+
+def _end(work: Coroutine[Any, Any, object]) -> None:
+    """Runs cleanup; may be called by the garbage collector, in the loop's own thread, or at interpreter exit."""
+    background = _background
+    if background is None or background.loop.is_closed():
+        work.close()
+    elif threading.current_thread() is background.thread:
+        background.loop.create_task(work)  # safe without a reference: nothing it awaits can be collected first
+    else:
+        run(work)
+
+
+class _Background:
+    """The loop and its thread."""
+
+    def __init__(self) -> None:
+        # With a factory, it does not become the current loop of the caller's thread.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._ending = False
+        self.loop = self._runner.get_loop()
+        self.thread = threading.Thread(target=self._main, name="friendli-async", daemon=True)
+        self.thread.start()
+
+    def _main(self) -> None:
+        with self._runner:  # on exit, cancels the calls in flight and closes the loop's connections
+            while not self._ending:
+                with suppress(SystemExit, KeyboardInterrupt):  # raised by one call, whose caller gets it
+                    self.loop.run_forever()
+
+    def end(self) -> None:
+        self._ending = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(_GRACE)
+
+
+_lock = threading.RLock()  # reentrant: the garbage collector may close a stream while it is held
+_background: _Background | None = None
+
+
+def _started() -> _Background:
+    global _background  # noqa: PLW0603  # one loop for all calls: a second one would need its own connection pool
+    with _lock:
+        _background = _background or _Background()
+        return _background
+
+
+@atexit.register
+def _stop() -> None:
+    if _background is not None:
+        _background.end()
+
+
+def _after_fork() -> None:
+    global _background, _lock  # the thread exists only in the parent, and may have held the lock
+    _background, _lock = None, threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)

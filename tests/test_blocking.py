@@ -1,0 +1,270 @@
+"""The client in synchronous code, whose calls run in one background event loop."""
+
+import asyncio
+import contextvars
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, Final
+
+import pytest
+from support.programs import WARNINGS_ARE_ERRORS
+
+from friendli_async import APIStatusError, AsyncFriendli, ChatCompletion, StreamInterruptedError
+from friendli_async.blocking import iterate, run
+from friendli_async.bulk import run_all
+from friendli_async.testing import FriendliServer, chunk, cut, script, stall, status, text, tool_calls
+from friendli_async.tools import ToolFinished, tool
+
+pytestmark = pytest.mark.compatibility  # depends on threads, forks and the end of an interpreter
+
+MESSAGES: Final = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+def client(remote: FriendliServer) -> Iterator[AsyncFriendli]:
+    opened = AsyncFriendli("test-token", server_url=remote.url, retry=None)
+    yield opened
+    run(opened.aclose())
+
+
+def ask(client: AsyncFriendli) -> ChatCompletion:
+    return run(client.serverless.chat.complete(model="m", messages=MESSAGES))
+
+
+def test_call_returns_its_reply(client: AsyncFriendli) -> None:
+    assert ask(client).text == "You said: Hi"
+
+
+def test_any_awaitable_is_awaited(client: AsyncFriendli) -> None:
+    stream = run(client.serverless.chat.stream(model="m", messages=MESSAGES))
+    assert run(stream.result()).text == "You said: Hi"
+
+
+def test_error_of_a_call_is_raised(remote: FriendliServer, client: AsyncFriendli) -> None:
+    remote.enqueue(status(404, message="no such model"))
+    with pytest.raises(APIStatusError, match="no such model"):
+        ask(client)
+
+
+def test_error_of_a_call_is_in_no_cycle(remote: FriendliServer, client: AsyncFriendli) -> None:
+    remote.enqueue(status(404))
+    gc.disable()
+    try:
+        try:
+            ask(client)
+        except APIStatusError as error:
+            raised = weakref.ref(error)
+        run(asyncio.sleep(0))  # the background thread has let go of it
+        assert raised() is None
+    finally:
+        gc.enable()
+
+
+def test_threads_share_one_loop_and_its_connections(remote: FriendliServer, client: AsyncFriendli) -> None:
+    gathered = threading.Barrier(4)
+
+    def work(_: int) -> tuple[str, object]:
+        gathered.wait()
+        return ask(client).text, run(current_loop())
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(work, range(4)))) == 1
+    ask(client)
+    assert remote.connections <= 4
+
+
+async def current_loop() -> object:
+    return asyncio.get_running_loop()
+
+
+def test_context_variables_of_the_caller_are_seen() -> None:
+    variable = contextvars.ContextVar[str]("variable")
+    variable.set("mine")
+
+    async def read() -> str:
+        return variable.get()
+
+    assert run(read()) == "mine"
+
+
+async def test_client_also_serves_the_loop_of_the_caller(client: AsyncFriendli) -> None:
+    reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
+    assert reply.text == (await asyncio.to_thread(ask, client)).text == "You said: Hi"
+
+
+# --- iteration -------------------------------------------------------------------------------------------------------
+
+
+def test_stream_is_iterated(client: AsyncFriendli) -> None:
+    stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+    assert "".join(chunk.text for chunk in iterate(stream)) == "You said: Hi"
+    assert (stream.outcome, run(stream.result()).text) == ("done", "You said: Hi")
+
+
+def test_run_is_iterated(remote: FriendliServer, client: AsyncFriendli) -> None:
+    @tool
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    remote.enqueue(tool_calls(("add", {"a": 1, "b": 2})), text("3"))
+    agent = client.serverless.chat.run(model="m", messages=MESSAGES, tools=[add])
+    assert [event.content for event in iterate(agent) if isinstance(event, ToolFinished)] == ["3"]
+    assert run(agent.result()).reply.text == "3"
+
+
+def test_list_is_iterated(client: AsyncFriendli) -> None:
+    assert list(iterate(client.dedicated.endpoint.list())) == []
+
+
+def test_batch_is_iterated(client: AsyncFriendli) -> None:
+    async def answer(row: str) -> str:
+        return f"{row}!"
+
+    outcomes = iterate(run_all(["a", "b"], answer, ordered=True))
+    assert [outcome.result() for outcome in outcomes] == ["a!", "b!"]
+
+
+async def numbers(left: list[str]) -> AsyncIterator[int]:
+    try:
+        yield 1
+        yield 2
+    finally:
+        left.append("left")
+
+
+def take_by_break(items: Iterable[Any]) -> Any:
+    for item in items:
+        return item
+    return None
+
+
+def take_and_close(items: Any) -> Any:
+    with closing(items):
+        return next(items)
+
+
+@pytest.mark.parametrize("take", [take_by_break, take_and_close])
+def test_leaving_closes_the_stream(remote: FriendliServer, client: AsyncFriendli, take: Any) -> None:
+    remote.enqueue(script(chunk("Hi"), stall()))
+    stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+    assert take(iterate(stream)).text == "Hi"
+    assert stream.outcome == "cancelled"
+    assert client.gauges().open_streams == 0
+    run(remote.requests[0].disconnected())
+
+
+@pytest.mark.parametrize("take", [take_by_break, take_and_close])
+def test_leaving_closes_an_async_generator(take: Any) -> None:
+    left: list[str] = []
+    assert take(iterate(numbers(left))) == 1
+    assert left == ["left"]
+
+
+def test_iterator_that_was_not_begun_opens_nothing(remote: FriendliServer, client: AsyncFriendli) -> None:
+    iterate(client.serverless.chat.stream(model="m", messages=MESSAGES)).close()
+    assert remote.requests == []
+
+
+def test_interrupted_stream_is_no_end_of_the_loop(remote: FriendliServer, client: AsyncFriendli) -> None:
+    remote.enqueue(script(chunk("half"), cut()))
+    texts: list[str] = []
+    with pytest.raises(StreamInterruptedError) as caught:
+        texts.extend(iterate(client.serverless.chat.stream(model="m", messages=MESSAGES).text()))
+    assert texts == ["half"]
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "half"
+
+
+# --- the background loop ---------------------------------------------------------------------------------------------
+
+
+def test_blocking_call_in_the_background_loop_is_an_error() -> None:
+    async def nested() -> None:
+        run(asyncio.sleep(0))
+
+    with pytest.raises(RuntimeError, match="await the async method instead"):
+        run(nested())
+
+
+def test_iterator_dropped_in_the_background_loop_closes_its_source() -> None:
+    left: list[str] = []
+    held = [iterate(numbers(left))]
+    next(held[0])
+
+    async def drop() -> None:
+        held.clear()
+        assert left == []
+
+    run(drop())
+    run(asyncio.sleep(0))
+    assert left == ["left"]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_exit_of_a_coroutine_is_that_of_its_caller(client: AsyncFriendli, kind: type[BaseException]) -> None:
+    async def leave() -> None:
+        raise kind("mine")
+
+    with pytest.raises(kind, match="mine"):
+        run(leave())
+    assert ask(client).text == "You said: Hi"
+
+
+PROGRAM: Final = """
+import os, signal, sys, threading
+from friendli_async import AsyncFriendli
+from friendli_async.blocking import iterate, run
+client = AsyncFriendli("test-token", server_url=sys.argv[1])
+MESSAGES = [{"role": "user", "content": "Hi"}]
+def ask():
+    return run(client.serverless.chat.complete(model="m", messages=MESSAGES)).text
+"""
+PROGRAMS: Final = {
+    "that leaves its client open": "print(ask())",
+    "that ends in the middle of a stream": """
+pieces = iterate(client.serverless.chat.stream(model="m", messages=MESSAGES).text())
+print(next(pieces) + ask().removeprefix("You "))
+""",
+    "that is interrupted until this cancels a call": """
+cancelled = []
+async def interrupted():
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # may come before that waits: then again
+    try:
+        await client.serverless.chat.complete(model="m", messages=MESSAGES)
+    except BaseException as error:
+        cancelled.append(error)
+        raise
+while not cancelled:
+    try:
+        run(interrupted())
+    except KeyboardInterrupt:
+        ask()
+print(ask())
+""",
+    "that forks": """
+ask()
+if (pid := os.fork()) == 0:
+    code = 1
+    try:
+        code = ask() != "You said: Hi"
+    finally:
+        os._exit(code)
+assert os.waitpid(pid, 0)[1] == 0
+print(ask())
+""",
+}
+FORK_WARNING: Final = ("-W", "ignore:This process:DeprecationWarning")  # that it has threads, since Python 3.12
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_ends_without_warnings(remote: FriendliServer, name: str) -> None:
+    program = [sys.executable, "-X", "dev", *WARNINGS_ARE_ERRORS, *FORK_WARNING, "-c", PROGRAM + PROGRAMS[name]]
+    done = subprocess.run([*program, remote.url], capture_output=True, text=True, check=False, timeout=60)
+    printed = [line for line in done.stderr.splitlines() if " took " not in line]
+    assert (done.returncode, done.stdout, printed) == (0, "You said: Hi\n", [])
