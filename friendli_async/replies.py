@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, overload
 
 import msgspec
 
@@ -246,7 +246,7 @@ class TokenUsage(Value, frozen=True):
 
 
 class Usage(TokenUsage, frozen=True):
-    """Tokens that a call was billed for."""
+    """Tokens that a call was billed for. The usage of several calls is ``sum(usages, Usage())``."""
 
     prompt_tokens: int = always_encoded(0)
     completion_tokens: int = always_encoded(0)
@@ -254,12 +254,25 @@ class Usage(TokenUsage, frozen=True):
     prompt_tokens_details: PromptTokensDetails | None = None
     completion_tokens_details: CompletionTokensDetails | None = None
 
+    def __add__(self, other: Usage) -> Usage:
+        if not isinstance(other, Usage):
+            return NotImplemented
+        return add_usage(self, other)
+
 
 def token_details(usage: Usage) -> tuple[int | None, int | None]:
     """Returns the cached and the reasoning tokens of a usage; None for what the server has not counted."""
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
     cached = None if prompt is None else prompt.cached_tokens
     return cached, None if completion is None else completion.reasoning_tokens
+
+
+@overload
+def add_usage(one: S, other: S | None) -> S: ...
+
+
+@overload
+def add_usage(one: S | None, other: S | None) -> S | None: ...
 
 
 def add_usage(one: S | None, other: S | None) -> S | None:

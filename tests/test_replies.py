@@ -17,7 +17,7 @@ from friendli_async import Attempt, ChatChunk, ChatCompletion, Meta, Partial, To
 from friendli_async._core.lenient import decode
 from friendli_async.audio import TranscriptionUsage
 from friendli_async.classification import ClassificationUsage
-from friendli_async.replies import FunctionCall, Headers, Reply, TokenUsage, attach_meta
+from friendli_async.replies import FunctionCall, Headers, PromptTokensDetails, Reply, TokenUsage, attach_meta
 from friendli_async.responses import ResponseUsage
 
 # --- Headers ---------------------------------------------------------------------------------------------------------
@@ -173,6 +173,19 @@ def test_tool_call_is_encoded_with_all_fields() -> None:
 def test_usage_tolerates_unknown_and_missing_fields() -> None:
     usage = msgspec.json.decode(b'{"total_tokens":3,"new":{"a":1},"prompt_tokens_details":{"x":1}}', type=Usage)
     assert (usage.total_tokens, usage.prompt_tokens, usage.completion_tokens) == (3, 0, 0)
+
+
+def test_usages_of_several_calls_are_summed() -> None:
+    cached = Usage(1, 2, 3, prompt_tokens_details=PromptTokensDetails(cached_tokens=1))
+    assert sum([cached, Usage(10, 20, 30), cached], Usage()) == Usage(
+        12, 24, 36, prompt_tokens_details=PromptTokensDetails(cached_tokens=2)
+    )
+
+
+@pytest.mark.parametrize("other", [None, 0, ResponseUsage()])
+def test_usage_is_added_to_no_other_kind(other: Any) -> None:
+    with pytest.raises(TypeError, match="unsupported operand"):
+        Usage(1, 2, 3) + other
 
 
 @pytest.mark.parametrize(
