@@ -17,6 +17,8 @@ async def chat(
     request: Request, body: dict[str, Any], client: Annotated[AsyncFriendli, Depends(friendli.get_client)]
 ) -> ChatCompletion | Response:
     chat, streaming = client.serverless.chat, body.pop("stream", False)
+    if "max_completion_tokens" in body:  # OpenAI's newer name, which its packages send
+        body["max_tokens"] = body.pop("max_completion_tokens")
     required = {"model": body.pop("model", ""), "messages": body.pop("messages", [])}
     if streaming:
         return friendli.FriendliResponse(chat.stream(**required, extra_body=body))
