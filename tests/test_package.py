@@ -25,14 +25,13 @@ ROOT: Final = Path(friendli_async.__file__).parent
 NAME: Final = "friendli_async"
 
 LAYERS: Final = (
-    {"_callables", "_help", "_hints", "_json", "_pydantic", "_version"}
-    | {"blocking", "errors", "options", "rate_limits", "replies"},
+    {"_callables", "_help", "_hints", "_json", "_pydantic", "_version", "errors", "options", "rate_limits", "replies"},
     {"_core"},
     {"streams"},
     {"<an API>"},  # every module that is not listed elsewhere
     {"client"},
     {""},  # the root, which re-exports the layers below
-    {"bulk"},
+    {"blocking", "bulk"},
     {"integrations", "testing"},
     {"cli", "demo"},
     {"__main__"},
