@@ -52,7 +52,8 @@ from friendli_async.bulk import run as bulk_run
 from friendli_async.bulk.checkpoint import Checkpoint
 from friendli_async.chat import ParsedCompletion
 from friendli_async.responses import ParsedResponse
-from friendli_async.testing import FriendliServer, json_body, status, text
+from friendli_async.testing import FriendliServer, json_body, status, text, tool_calls
+from friendli_async.tools import RunResult, tool
 
 ROWS: Final = [{"id": f"row {number}", "text": "x" * number} for number in range(8)]
 
@@ -321,6 +322,40 @@ async def test_reply_of_the_annotated_type_is_restored(path: Path, kind: Any, re
         [outcome] = await run(ROWS[:1], function, path)
         expected = None if outcome.resumed and isinstance(reply, float) else reply
         assert (outcome.reply, type(outcome.reply)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize("annotation", [Any, RunResult, tuple[RunResult, int]], ids=str)
+async def test_result_of_a_run_is_restored(
+    path: Path, server: FriendliServer, client: AsyncFriendli, annotation: Any
+) -> None:
+    @tool
+    async def weather(city: str) -> str:
+        return "sunny"
+
+    server.enqueue(tool_calls(("weather", {"city": "Oslo"})), text("Sun."))
+
+    async def call(row: Any) -> Any:
+        messages = [{"role": "user", "content": "Hi"}]
+        result = await client.serverless.chat.run(model="m", messages=messages, tools=[weather]).result()
+        return result if annotation in (Any, RunResult) else (result, 7)
+
+    call.__annotations__["return"] = annotation
+    [first] = await run(ROWS[:1], call, path)
+    [again] = await run(ROWS[:1], call, path)
+    assert again.resumed
+    assert again.reply == first.reply
+    assert type(again.reply) is type(first.reply)
+
+
+async def test_annotation_that_cannot_be_decoded_is_named_in_the_error(path: Path) -> None:
+    kind = msgspec.defstruct("Choice", [("a", Invoice | Place)])
+
+    async def call(row: Any) -> Any:
+        return kind(Invoice("7"))
+
+    call.__annotations__["return"] = kind
+    with pytest.raises(CheckpointError, match="annotated with it, but it cannot be restored: Type unions may"):
+        await run(ROWS[:1], call, path)
 
 
 @pytest.mark.parametrize("name", ["Response", "Transcription"])

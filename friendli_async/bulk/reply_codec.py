@@ -52,14 +52,16 @@ class ReplyCodec(Generic[R]):
 
     def __init__(self, reply_type: Any = None, call: object = None) -> None:
         self._is_declared = reply_type is not None
+        self._undecodable: dict[str | None, str] = {}
         self._given: list[tuple[str, _Decode]] = []
         kind = reply_type if self._is_declared else _return_type(call)
         try:
             if self._is_declared or kind is not Any:
                 self._given.append((_spelled(kind), _decoder(kind)))
-        except TypeError:
+        except TypeError as error:
             if self._is_declared:
                 raise
+            self._undecodable[_spelled(kind)] = f": `call` is annotated with it, but it cannot be restored: {error}"
         self.is_type_known: bool = self._is_declared or (bool(self._given) and _is_definite(kind))
         self._decoders: dict[str | None, list[tuple[str, _Decode]]] = {None: [("JSON value", _decoder(Any))]}
         self._restored: set[str | None] = set()
@@ -96,7 +98,8 @@ class ReplyCodec(Generic[R]):
             except (ValueError, RecursionError) as failure:
                 failures.setdefault(kind, failure)
         if not failures:
-            raise CheckpointError(f"the type of the stored reply of row {key!r} is not known{_hint(name)}")
+            advice = self._undecodable.get(name, _hint(name))
+            raise CheckpointError(f"the type of the stored reply of row {key!r} is not known{advice}")
         kind = name if name in failures else next(iter(failures))
         error = failures[kind]
         reason = error.args[0] if error.args else error
@@ -212,6 +215,10 @@ def _library_decoder(name: str) -> _Decode | None:
         from friendli_async.responses.structured import ParsedResponse
 
         kinds |= {"ParsedCompletion": ParsedCompletion, "ParsedResponse": ParsedResponse}
+    elif name == "RunResult":
+        from friendli_async.chat.run import RunResult
+
+        return _decoder(RunResult)
     return _decoder(kinds[name]) if name in kinds else None
 
 

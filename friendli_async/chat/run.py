@@ -19,7 +19,6 @@ from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.inputs import (
-    Conversation,
     LocalTool,
     Messages,
     RunOptions,
@@ -44,6 +43,10 @@ from friendli_async.replies import Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat.collector import ChatStream
+    from friendli_async.chat.inputs import Conversation
+else:
+    # What the messages of a result are, and what msgspec can decode, so that a checkpoint can restore results.
+    Conversation = list[dict[str, Any]]
 
 __all__ = ["Run", "RunResult"]
 
