@@ -45,6 +45,7 @@ from friendli_async.integrations.fastapi import (
 )
 from friendli_async.replies import Reply
 from friendli_async.testing import FriendliServer, cut, head, json_body, raw, script, stall, status, text
+from friendli_async.tools import RunResult
 
 Client = Annotated[AsyncFriendli, Depends(client_of)]
 MESSAGES: Final = [{"role": "user", "content": "Hi"}]
@@ -181,6 +182,7 @@ RECORDS: Final[dict[type[Any], dict[str, Any]]] = {
     Partial: {"text": "Hel"},
     Progress: {"done": 1},
     RateLimit: {"limit_requests": 1},
+    RunResult: {"reply": {"choices": []}, "messages": [{"role": "user"}], "usage": None, "turns": 1},
     Timing: {"total": 0.5},
 }
 

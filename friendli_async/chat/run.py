@@ -17,6 +17,7 @@ from friendli_async._core.loops import is_current, running_loop
 from friendli_async._core.reporting import RunReporter, finish_reasons_of
 from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
+from friendli_async._pydantic import PydanticField
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.inputs import (
     LocalTool,
@@ -52,7 +53,7 @@ __all__ = ["Run", "RunResult"]
 
 
 @document_fields
-class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+class RunResult(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """The result of a run."""
 
     reply: ChatCompletion
