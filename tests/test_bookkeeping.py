@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 import pytest
-from support.whole_replies import MISSING, REPLIES, STREAMS, Path, Streamed, Whole, metadata_paths, with_value
+from support.whole_replies import JSON, MISSING, REPLIES, STREAMS, Path, Streamed, Whole, metadata_paths, with_value
 
 from friendli_async import ResponseDecodeError
 from friendli_async._core.events.plain_reply import decode_reply
@@ -27,7 +28,11 @@ WRONG_VALUES: Final[list[Any]] = [
 
 
 def read_whole(whole: Whole, value: object) -> object:
-    reply = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(whole.kind), 200, Headers())
+    return read_body(whole, json.dumps(value).encode())
+
+
+def read_body(whole: Whole, data: bytes) -> object:
+    reply = decode_reply(data, msgspec.json.Decoder(whole.kind), 200, Headers())
     assert repr(reply)
     return whole.content(reply)
 
@@ -64,11 +69,13 @@ def test_missing_content_raises_decode_error(kind: str) -> None:
 
 
 def read_streamed(stream: Streamed, changes: dict[int, Any]) -> object:
+    """Returns the content of a stream with some events replaced, by a value or by data that is sent as it is."""
     collector = stream.collector()
     reader = EventReader(collector, 1 << 20, 200, Headers())
     for position, (name, value, _) in enumerate(stream.events):
-        head = "" if name is None else f"event: {name}\n"
-        reader.feed(f"{head}data: {json.dumps(changes.get(position, value))}\n\n".encode())
+        head = b"" if name is None else b"event: %s\n" % name.encode()
+        sent = changes.get(position, value)
+        reader.feed(b"%sdata: %s\n\n" % (head, sent if isinstance(sent, bytes) else json.dumps(sent).encode()))
     if not reader.has_ended:
         reader.feed(b"data: [DONE]\n\n")
     assert reader.failure is None
@@ -96,6 +103,32 @@ def _has_another_meaning(path: Path, wrong: object) -> bool:
     if path == ("index",):  # another block
         return wrong is MISSING or (isinstance(wrong, str | int | float) and str(wrong).isdecimal())
     return path == ("response", "output", 0, "content", 0, "type")
+
+
+def texts(value: JSON, content: tuple[Path, ...]) -> Iterator[tuple[JSON, bytes]]:
+    """Yields a value with U+FFFD after one of its texts, and the same as JSON with an invalid byte in its place."""
+    for path in content:
+        text: Any = value
+        for name in path:
+            text = text[name]
+        if isinstance(text, str) and path[-1] != "type":
+            replaced = with_value(value, path, f"{text}\ufffd")
+            yield replaced, json.dumps(replaced, ensure_ascii=False).encode().replace("\ufffd".encode(), b"\xe2\x82")
+
+
+@pytest.mark.parametrize("kind", REPLIES)
+def test_invalid_utf8_in_reply_costs_only_its_character(kind: str) -> None:
+    whole = REPLIES[kind]
+    for replaced, data in texts(whole.value, whole.content_paths):
+        assert read_body(whole, data) == read_whole(whole, replaced)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_invalid_utf8_in_event_costs_only_its_character(kind: str) -> None:
+    stream = STREAMS[kind]
+    for position, (_, value, content) in enumerate(stream.events):
+        for replaced, data in texts(value, content):
+            assert read_streamed(stream, {position: data}) == read_streamed(stream, {position: replaced})
 
 
 @pytest.mark.parametrize("kind", ["chat", "tool-assisted", "completions"])

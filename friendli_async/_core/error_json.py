@@ -25,10 +25,18 @@ def loads(data: bytes | str) -> object:
         raise ValueError("nested too deeply") from None
 
 
-def json_or_none(data: bytes | str) -> Any:
-    """Parses any JSON; returns None if the data is not JSON."""
+def loads_with_replacement(data: bytes | str) -> object:
+    """Parses JSON whose bytes may be invalid UTF-8, which become U+FFFD, as the SSE and Fetch standards say."""
     try:
         return loads(data)
+    except UnicodeDecodeError as error:
+        return loads(error.object.decode("utf-8", "replace"))
+
+
+def json_or_none(data: bytes | str) -> Any:
+    """Parses any JSON, with U+FFFD for bytes that are not UTF-8; returns None if the data is not JSON."""
+    try:
+        return loads_with_replacement(data)
     except ValueError:
         return None
 

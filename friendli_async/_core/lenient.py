@@ -16,7 +16,15 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from friendli_async._core.error_json import Fields, as_list, as_object, is_object, items_of, json_or_none, loads
+from friendli_async._core.error_json import (
+    Fields,
+    as_list,
+    as_object,
+    is_object,
+    items_of,
+    json_or_none,
+    loads_with_replacement,
+)
 from friendli_async._core.status_errors import excerpt
 from friendli_async._json import prepared
 from friendli_async.errors import ResponseDecodeError
@@ -76,7 +84,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             correct_usage(reply, as_object(json_or_none(data)))
         return reply
     try:
-        return cast("T", convert(loads(data), decoder.type))
+        return cast("T", convert(loads_with_replacement(data), decoder.type))
     except (ValueError, RecursionError):  # the errors of msgspec, json and Unicode are ValueErrors
         pass
     raise ResponseDecodeError(f"the server's reply could not be decoded: {reason}", excerpt=excerpt(data))

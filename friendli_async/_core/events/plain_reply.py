@@ -66,7 +66,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         is_certain = bool(own) and _has_certain_answer(reply)
         if is_certain and _has_content(reply):
             return reply
-        value = json_or_none(data.decode("utf-8", "replace"))  # msgspec does not check the texts that it skips
+        value = json_or_none(data)
         fields = as_object(value)
         is_error = _shows_error_without_answer(fields, own) if is_certain else _is_error_reply(value, own)
         if not is_error:
