@@ -231,6 +231,11 @@ def test_control_characters_of_a_model_never_reach_the_terminal() -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
 
 
+def test_joiners_of_words_and_emoji_are_kept() -> None:
+    word = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    assert f"{word} \U0001f469\u200d\U0001f52c" in render("utf-8", f"{word} \U0001f469\u200d\U0001f52c")
+
+
 def test_ascii_output_falls_back_to_plain_symbols() -> None:
     shown = render("ascii", "caf\u00e9 ok")
     assert "caf? ok" in shown

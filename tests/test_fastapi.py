@@ -569,6 +569,17 @@ async def test_while_connected_returns_result_and_raises_error() -> None:
         await while_connected(request, fails())
 
 
+async def test_coroutine_function_that_was_not_called_is_named() -> None:
+    async def answer() -> str:
+        return ""
+
+    request = Connection({"type": "http.request", "body": b""}).request()
+    not_called: Any = answer
+    with pytest.raises(TypeError, match=r"any other awaitable, not <function .*answer"):
+        await while_connected(request, not_called)
+    assert await request.body() == b""  # nothing else receives
+
+
 async def test_disconnect_cancels_the_call_and_waits_for_it() -> None:
     steps: list[str] = []
 

@@ -30,6 +30,7 @@ _MAX_WIDTH: Final = 96
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS: Final = "_.:-=+*#"
 _MIN_BARS: Final = 8
+_JOINERS: Final = "\u200c\u200d"  # parts of words in some scripts, and of emoji
 
 
 class Page:
@@ -125,8 +126,8 @@ class Page:
                 self._flush_word()
                 # Buffered until a word follows: no trailing spaces in lines, and no trailing empty lines in answers.
                 self._space = "\n" if "\n" in (character, self._space) else " "
-            elif not unicodedata.category(character).startswith("C"):
-                self._word += character
+            else:
+                self._word += _clean(character)
                 if _width_of(self._word) >= self._text_width:
                     self._flush_word()
 
@@ -207,7 +208,8 @@ def _width_of(text: str) -> int:
 
 
 def _clean(text: str) -> str:
-    return "".join(character for character in text if not unicodedata.category(character).startswith("C"))
+    """Returns a text without the characters that could affect the terminal."""
+    return "".join(each for each in text if each in _JOINERS or not unicodedata.category(each).startswith("C"))
 
 
 def _truncate(text: str, room: int) -> str:

@@ -21,6 +21,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts
@@ -104,8 +105,11 @@ async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[
     Raises:
         ClientDisconnected: The browser of a request has disconnected. FastAPI ends the request with it.
         WebSocketDisconnect: The websocket was closed, as from ``websocket.receive_text()``.
+        TypeError: ``awaitable`` is none, such as a coroutine function that was not called.
         Exception: Whatever ``awaitable`` raises, also after its cancellation: an error of its cleanup is not lost.
     """
+    if not isawaitable(awaitable):
+        raise TypeError(f"while_connected takes a call, a stream or any other awaitable, not {awaitable!r}")
     if isinstance(connection, WebSocket):
         disconnected = _wait_websocket_disconnected(connection)
     else:
