@@ -239,7 +239,8 @@ def test_reasoning_of_the_events_is_the_reasoning_of_the_result() -> None:
 
 def test_usage_of_an_event_that_fails_is_not_that_of_the_reply() -> None:
     good = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
-    bad = b'data: {"choices": [{"index": 0, "\xc0": 1, "delta": {}}], "usage": {"completion_tokens": 1}}\n\n'
+    number = b"1" * 5000  # which Python's json does not decode
+    bad = b'data: {"choices": [{"index": 0, "x": %b, "delta": {}}], "usage": {"completion_tokens": 1}}\n\n' % number
     for pieces in ([good + bad], [good, bad]):
         collector, reader, _ = read("chat", pieces)
         assert (type(reader.failure), collector.usage) == (ResponseDecodeError, None)
