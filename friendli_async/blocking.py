@@ -11,9 +11,9 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Generator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 __all__ = ["iterate", "run"]
 
@@ -70,7 +70,7 @@ def iterate(source: AsyncIterable[T]) -> Generator[T]:
         ended = True
     finally:
         if not ended and (aclose := getattr(iterator, "aclose", None)) is not None:
-            _end(aclose())
+            _end(aclose)
 
 
 async def _wait(work: Awaitable[T]) -> T:
@@ -81,15 +81,15 @@ async def _next(iterator: AsyncIterator[T]) -> T | object:
     return await anext(iterator, _END)
 
 
-def _end(work: Coroutine[Any, Any, object]) -> None:
-    """Runs cleanup; may be called by the garbage collector, in the loop's own thread, or at interpreter exit."""
+def _end(aclose: Callable[[], Awaitable[object]]) -> None:
+    """Closes an iterator; may be called by the garbage collector, in the loop's own thread, or at interpreter exit."""
     background = _background
     if background is None or background.loop.is_closed():
-        work.close()
-    elif threading.current_thread() is background.thread:
-        background.loop.create_task(work)  # safe without a reference: nothing it awaits can be collected first
+        return
+    if threading.current_thread() is background.thread:
+        background.loop.create_task(_wait(aclose()))  # safe without a reference: nothing it awaits is collected first
     else:
-        run(work)
+        run(aclose())
 
 
 class _Background:
