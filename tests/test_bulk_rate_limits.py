@@ -24,6 +24,7 @@ from friendli_async import (
     InternalServerError,
     Meta,
     Observer,
+    Pacing,
     Partial,
     RateLimitError,
     RetryPolicy,
@@ -136,7 +137,8 @@ async def test_overloads_inside_streams_shrink_the_limit_also_if_a_retry_resolve
     assert (run.progress.refused, adaptive.limit) == (1, 5)
 
 
-async def test_limit_shrinks_at_a_rejection_before_the_call_is_retried() -> None:
+@pytest.mark.parametrize("pacing", [Pacing(), None])
+async def test_limit_shrinks_at_a_rejection_before_the_call_is_retried(pacing: Pacing | None) -> None:
     adaptive = Adaptive(start=8)
     limits: list[int] = []
 
@@ -144,7 +146,7 @@ async def test_limit_shrinks_at_a_rejection_before_the_call_is_retried() -> None
         def attempt_started(self, event: AttemptStarted) -> None:
             limits.append(adaptive.limit)
 
-    options = {"retry": RetryPolicy(initial=0.0), "observers": [Recorder()]}
+    options = {"retry": RetryPolicy(initial=0.0), "observers": [Recorder()], "pacing": pacing}
     async with FriendliServer() as server, client_of(server.url, **options) as client:
         server.enqueue(status(429), status(429), text("good"))
 

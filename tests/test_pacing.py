@@ -541,13 +541,13 @@ def test_no_new_call_is_sent_before_the_hold_ends(seconds: float, starts: list[f
 def test_expired_holds_are_removed_on_the_next_rejection() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=1.0)
     for number in range(1000):
-        pace.record_rejection(LimitScope("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0, None)
+        pace.start_hold(LimitScope("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0)
     assert len(pace.holds) == 1
 
 
 def test_hold_is_not_extended_by_a_loop_with_another_clock() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=5.0)
-    pace.record_rejection(LimitScope("http://x", "m"), busy, RetryPolicy(), 1e9, None)
+    pace.start_hold(LimitScope("http://x", "m"), busy, RetryPolicy(), 1e9)
     hold = pace.active_hold(LimitScope("http://x", "m"), 0.0)
     assert hold is not None
     assert hold.remaining(0.0) == 5.0
@@ -557,7 +557,7 @@ def test_shorter_retry_after_does_not_shorten_a_longer_hold() -> None:
     pace = Pace()
     for seconds in (10.0, 1.0):
         error = RateLimitError("busy", status_code=429, retry_after=seconds)
-        pace.record_rejection(LimitScope("http://x", "m"), error, RetryPolicy(), 0.0, None)
+        pace.start_hold(LimitScope("http://x", "m"), error, RetryPolicy(), 0.0)
     assert pace.active_hold(LimitScope("http://x", "m"), 9.0) is not None
 
 

@@ -37,8 +37,8 @@ The path of a request
       2. ``Call._can_go_on`` and ``retry.is_retryable``: whether another attempt is possible and allowed.
       3. ``retry.wait_after``: whether attempts and time are left, and the seconds until the next one: the server's
          Retry-After with jitter, or else a backoff of tenacity's.
-      4. ``Pace.record_rejection``, if the client obeys holds: a 429 or 503 that says how long to wait starts one. In a
-         bulk run, ``pacing.on_rejection`` may lengthen the wait, or rule the next attempt out.
+      4. ``Pace.start_hold``, if the client obeys holds: a 429 or 503 that says how long to wait starts one. In a bulk
+         run, ``pacing.on_rejection`` may lengthen the wait after a 429 or 503, or rule the next attempt out.
       5. ``Pace.take_retry``: takes the retry out of the budget, or refuses it if that is exhausted.
 
    e. Wait: sleep inside the clock.

@@ -11,7 +11,8 @@ from friendli_async.errors import APIStatusError, status_class
 from friendli_async.options import Pacing, RetryPolicy
 from friendli_async.replies import Meta
 
-_HOLD_STATUSES: Final = frozenset({429, 503})
+OVERLOAD_STATUSES: Final = frozenset({429, 503})
+"""Statuses of a server that has too much to do."""
 _RETRY_COST: Final = 10  # a success gives 1 back
 
 on_rejection: Final[ContextVar[Callable[[APIStatusError, float | None], float | None] | None]] = ContextVar(
@@ -19,6 +20,12 @@ on_rejection: Final[ContextVar[Callable[[APIStatusError, float | None], float | 
 )
 """Called at each rejection by load of a call in this context, with the seconds until the next attempt, or None: a bulk
 run learns of it before the retries are over. It returns the same, or more seconds, or None: no further attempt."""
+
+
+def report_rejection(error: APIStatusError, wait: float | None) -> float | None:
+    """Reports a rejection by load to ``on_rejection``; returns the seconds until the next attempt, or None."""
+    report = on_rejection.get()
+    return wait if report is None else report(error, wait)
 
 
 class LimitScope(NamedTuple):
@@ -79,33 +86,20 @@ class Pace:
         self.holds: dict[LimitScope, Hold] = {}
         self.spent: int = 0
 
-    def record_rejection(
-        self, scope: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float, wait: float | None
-    ) -> float | None:
-        """Reports a 429 or 503 response to ``on_rejection``, and starts a hold if it has a Retry-After.
+    def start_hold(self, scope: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float) -> None:
+        """Starts a hold after a rejection by load, if it has a Retry-After.
 
         The ``max_retry_after`` of the policy bounds the hold, so that the server is asked again after a longer wait.
 
         Args:
             scope: The scope of the call.
-            error: The error response.
+            error: The rejection.
             policy: The policy of the call.
             now: The time of the call's loop.
-            wait: The seconds until the next attempt, or None.
-
-        Returns:
-            The seconds until the next attempt, or None if there is none.
         """
-        if error.status_code not in _HOLD_STATUSES:
-            return wait
-        if error.retry_after:
-            self._start_hold(scope, error, error.retry_after, policy, now)
-        report = on_rejection.get()
-        return wait if report is None else report(error, wait)
-
-    def _start_hold(
-        self, scope: LimitScope, error: APIStatusError, retry_after: float, policy: RetryPolicy, now: float
-    ) -> None:
+        retry_after = error.retry_after
+        if not retry_after:
+            return
         for other, hold in tuple(self.holds.items()):
             if hold.until <= now:
                 self.holds.pop(other, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, TypeGuard
 
+from friendli_async._core.pacing import OVERLOAD_STATUSES
 from friendli_async.errors import APIConnectionError, APIStatusError, ConfigurationError, FriendliError
 
 __all__ = ["CheckpointError", "CheckpointInUseError", "DuplicateKeyError", "RejectedError", "RowsError"]
@@ -34,10 +35,6 @@ class RejectedError(FriendliError):
 
 REJECTION_STATUSES: Final = frozenset({401, 402, 403, 404, 407})
 """Statuses caused by the token, the account, the endpoint, the model or a proxy."""
-
-RATE_LIMITED: Final = 429
-OVERLOAD_STATUSES: Final = frozenset({RATE_LIMITED, 503})
-"""Statuses of a server that has too much to do."""
 
 _NON_FINAL_STATUSES: Final = REJECTION_STATUSES | {408, 409, 423, 425, 429}
 """4xx statuses that the same request may not get again: with another token, later, or once the endpoint is up."""

@@ -9,20 +9,23 @@ import asyncio
 import logging
 import random
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Generic, TypeVar
 
-from friendli_async._core.pacing import on_rejection
-from friendli_async.bulk.errors import OVERLOAD_STATUSES, RATE_LIMITED, is_overload, is_unsent
+from friendli_async._core.pacing import OVERLOAD_STATUSES, on_rejection
+from friendli_async.bulk.errors import is_overload, is_unsent
 from friendli_async.bulk.gate import Gate
-from friendli_async.errors import APIStatusError, FriendliError, RateLimitError
+from friendli_async.errors import APIStatusError, FriendliError
 from friendli_async.replies import Meta, Reply, usage_of
 
 __all__ = ["RowSender", "RunState"]
 
 Row = TypeVar("Row")
 R = TypeVar("R")
+
+_Reported = set[tuple[int, float]]
+"""The attempts of a call whose rejections were reported to the gate, by their number and duration."""
 
 _log: Final = logging.getLogger("friendli_async")
 _MAX_RESENDS: Final = 5
@@ -32,6 +35,7 @@ either: then the server is asked again, or the run ends if no row is left."""
 _FIRST_BACKOFF: Final = 0.5
 _BACKOFF_FACTOR: Final = 3.0
 """The waits of a row without a ``Retry-After``: just over a minute in all, since many limits are per minute."""
+_RATE_LIMITED: Final = 429
 
 
 class RunState:
@@ -128,12 +132,13 @@ class RowSender(Generic[Row, R]):
     async def _make_call(self, row: Row) -> tuple[R | None, Exception | None]:
         """Makes the call. Apart from ``send``, whose frame would be in the error's traceback and hold the error."""
         started_at = asyncio.get_running_loop().time()
-        reported: set[tuple[int, float]] = set()
+        reported: _Reported = set()
         on_rejection.set(partial(self._report_rejection, reported))
         try:
             reply = await self._call(row)
         except Exception as error:
-            self._report_rejections(_meta_of(error), error, reported)
+            if isinstance(error, APIStatusError) and error.status_code in OVERLOAD_STATUSES:
+                self._report_late(reported, error)
             return None, error
         except CancelledError as error:
             task = asyncio.current_task()
@@ -141,7 +146,6 @@ class RowSender(Generic[Row, R]):
                 raise
             return None, _cancelled_call(error)  # raised by what it awaited: nobody has cancelled the row
         meta = _meta_of(reply)
-        self._report_rejections(meta, None, reported)
         usage = usage_of(reply)
         tokens = usage.completion_tokens if usage is not None else 0
         self.tokens += tokens
@@ -151,9 +155,7 @@ class RowSender(Generic[Row, R]):
         self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - started_at)
         return reply, None
 
-    def _report_rejection(
-        self, reported: set[tuple[int, float]], error: APIStatusError, wait: float | None
-    ) -> float | None:
+    def _report_rejection(self, reported: _Reported, error: APIStatusError, wait: float | None) -> float | None:
         """Reports the rejection of an attempt to the gate, at once: the call goes on with its retries.
 
         Returns the seconds until the next attempt: the gate may ask for more. If it asks for many, there is none here:
@@ -162,37 +164,26 @@ class RowSender(Generic[Row, R]):
         if error.meta is not None and error.meta.attempts:
             attempt = error.meta.attempts[-1]
             reported.add((attempt.number, attempt.elapsed))
-            self._refuse(_pause_after(error), attempt.elapsed, error.status_code)
+            self._refuse(error, attempt.elapsed)
         if wait is None:
             return None
         delay = self._gate.retry_delay()
         return None if delay is None else max(wait, delay)
 
-    def _report_rejections(
-        self, meta: Meta | None, error: Exception | None, reported: Collection[tuple[int, float]]
-    ) -> None:
-        """Reports the rejections to the gate that are not reported yet: of streams, and without ``Pacing``."""
-        attempts = () if meta is None else meta.attempts
-        pause = _pause_after(error) if isinstance(error, APIStatusError) else None
-        if not attempts and isinstance(error, APIStatusError) and error.status_code in OVERLOAD_STATUSES:
-            if meta is not None:  # not sent: paused by a hold of the client, which an earlier rejection started
-                self._gate.hold(pause)
-            else:  # raised by the user's own function
-                self._refuse(pause, None, error.status_code)
-        ago = 0.0 if meta is None else _seconds_after_first_event(meta)
-        for position, attempt in enumerate(reversed(attempts)):
-            ago += attempt.elapsed + attempt.wait
-            # The response to a call that is rejected inside its stream has a good status.
-            status = RATE_LIMITED if attempt.error == RateLimitError.__name__ else attempt.status
-            if position == 0 and isinstance(error, APIStatusError):
-                status = error.status_code
-            if status in OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
-                # The Retry-After of an earlier attempt has passed already.
-                self._refuse(0.0 if position else pause, ago, status)
+    def _report_late(self, reported: _Reported, error: APIStatusError) -> None:
+        """Reports a rejection with which a call has failed, unless it was reported as that of an attempt."""
+        if error.meta is None:  # raised by the user's own function
+            self._refuse(error, None)
+        elif not error.meta.attempts:  # not sent: paused by a hold of the client, which an earlier rejection started
+            self._gate.hold(_pause_after(error))
+        else:
+            attempt = error.meta.attempts[-1]
+            if (attempt.number, attempt.elapsed) not in reported:  # rejected inside its stream, which was open
+                self._refuse(error, attempt.elapsed + _seconds_after_first_event(error.meta))
 
-    def _refuse(self, pause: float | None, ago: float | None, status: int | None) -> None:
+    def _refuse(self, error: APIStatusError, ago: float | None) -> None:
         self.refused += 1
-        self._gate.refused(pause, ago=ago, is_rate_limit=status == RATE_LIMITED)
+        self._gate.refused(_pause_after(error), ago=ago, is_rate_limit=error.status_code == _RATE_LIMITED)
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
