@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import check_keywords
+from friendli_async._core.body.arguments import Parameters, check_keywords
+from friendli_async._core.protocol import Operation
 from friendli_async.chat.faults import Faults, describe_faults, faults_of
 from friendli_async.chat.incremental_json import JSONError, read_json
 from friendli_async.chat.inputs import extra_body_of
@@ -16,6 +17,9 @@ from friendli_async.chat.schema import description_of, plain_strict, schema_and_
 from friendli_async.errors import ArgumentError, FriendliError, OutputCutOffError, OutputError, OutputInvalidError
 from friendli_async.options import plain_number
 from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usage, convert_reply, partial_of
+
+if TYPE_CHECKING:
+    from friendli_async._core.engine import Engine
 
 __all__: list[str] = []
 
@@ -57,6 +61,23 @@ class Answer(msgspec.Struct, frozen=True):
         if not self.cut and (names := ", ".join(call.function.name for call in self.reply.tool_calls)):
             return f"the model called tools instead of answering: {names}"
         return ""
+
+
+class OutputAPI(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
+    """An API with structured output: what the others differ in."""
+
+    operation: Operation[Any]
+    parameters: Parameters
+    parsed: type[R]
+    """The class of a reply with a value."""
+    option: str
+    """The option for the format of the answer."""
+    format_of: Callable[[dict[str, object] | None], object]
+    """Returns the value of that option for a type as ``Output.declared`` declares it."""
+    answer_of: Callable[[Any, str], Answer]
+    """Extracts the answer from a reply. The text is the reason of a truncation that the reply does not show, or ""."""
+    next_request: Callable[[Mapping[str, object], Any, str], Mapping[str, object]]
+    """Returns the parameters that ask again, from the last ones, the reply to them, and a message about its error."""
 
 
 class Output(Generic[T]):
@@ -265,15 +286,15 @@ def _cached_output(kind: Any, strict: bool) -> Output[Any]:
 
 
 def prepare(
-    method: str, kind: Any, options: Mapping[str, object], format_option: str, known: Collection[str]
+    api: OutputAPI[Any], method: str, kind: Any, options: Mapping[str, object], known: Collection[str]
 ) -> tuple[Output[Any], dict[str, Any]]:
-    """Returns the output of a type, and the options without ``strict``.
+    """Returns the output of a type, and the options of a request for it.
 
     Args:
+        api: The API.
         method: The method's name.
         kind: The type.
         options: The given keywords.
-        format_option: The option that the type sets.
         known: The method's keywords.
 
     Raises:
@@ -283,59 +304,52 @@ def prepare(
     """
     strict: Any = options.get("strict", True)
     output = output_of(kind, strict)
-    if format_option in options or format_option in extra_body_of(options):
-        raise TypeError(f"{method}() does not accept {format_option!r}: it is derived from the type")
+    if api.option in options or api.option in extra_body_of(options):
+        raise TypeError(f"{method}() does not accept {api.option!r}: it is derived from the type")
     check_keywords(options, known, method)
-    return output, {name: value for name, value in options.items() if name != "strict"}
+    sent = {name: value for name, value in options.items() if name != "strict"}
+    return output, {**sent, api.option: api.format_of(output.declared())}
 
 
 async def ask(
-    output: Output[Any],
-    required: Mapping[str, object],
-    reask: object,
-    *,
-    call: Callable[[Mapping[str, object]], Awaitable[Reply]],
-    answer_of: Callable[[Any], Answer],
-    again: Callable[[Mapping[str, object], Any, str], Mapping[str, object]],
-    parsed: type[R],
+    api: OutputAPI[R], engine: Engine, output: Output[Any], required: Mapping[str, object], sent: dict[str, Any]
 ) -> R:
-    """Calls the model until the answer is valid or ``reask`` is exhausted.
+    """Calls the model until the answer is valid or the option ``reask`` is exhausted.
 
     Args:
+        api: The API.
+        engine: Makes the calls.
         output: The output type.
         required: The parameters of the first call.
-        reask: Number of times to ask again.
-        call: Makes a call.
-        answer_of: Extracts the answer from a reply.
-        again: Builds the parameters of the next call from the last ones, the reply, and a message about its error.
-        parsed: The class of the reply with a value.
+        sent: The options of all calls, and ``reask``, which is removed.
 
     Raises:
         ArgumentError: ``reask`` is not a non-negative integer.
         OutputError: The last answer is invalid.
     """
-    reask = plain_number(reask)
+    reask = plain_number(sent.pop("reask", 0))
     if not isinstance(reask, int) or isinstance(reask, bool) or reask < 0:
         raise ArgumentError(f"Expected a non-negative integer, got {reask!r}", "reask")
     billed: Any = None
     asked = 1
-    while True:
-        try:
-            reply = await call(required)
-        except FriendliError as error:
-            if billed is not None:
-                partial = error.partial or Partial()
-                usage = add_usage(as_chat_usage(billed), partial.usage)
-                error.partial = msgspec.structs.replace(partial, usage=usage)
-            raise
-        billed = add_usage(billed, getattr(reply, "usage", None))
-        answer = answer_of(convert_reply(type(reply), reply, usage=billed))
-        try:
-            return convert_reply(parsed, answer.reply, value=output.read(answer), asked=asked)
-        except OutputError as error:
-            error.asked = asked
-            if asked > reask or not error.feedback:
+    with engine.runtime.as_one_call():
+        while True:
+            try:
+                reply: Reply = await engine.call(api.operation, api.parameters.encode("parse", required, sent))
+            except FriendliError as error:
+                if billed is not None:
+                    partial = error.partial or Partial()
+                    usage = add_usage(as_chat_usage(billed), partial.usage)
+                    error.partial = msgspec.structs.replace(partial, usage=usage)
                 raise
-            feedback = error.feedback
-        required = again(required, reply, feedback)
-        asked += 1
+            billed = add_usage(billed, getattr(reply, "usage", None))
+            answer = api.answer_of(convert_reply(type(reply), reply, usage=billed), "")
+            try:
+                return convert_reply(api.parsed, answer.reply, value=output.read(answer), asked=asked)
+            except OutputError as error:
+                error.asked = asked
+                if asked > reask or not error.feedback:
+                    raise
+                feedback = error.feedback
+            required = api.next_request(required, reply, feedback)
+            asked += 1

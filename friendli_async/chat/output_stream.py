@@ -12,7 +12,7 @@ import msgspec
 from friendli_async._core.held import Held
 from friendli_async.chat.faults import describe_faults
 from friendli_async.chat.incremental_json import ElementTexts, JSONError, JSONReader
-from friendli_async.chat.output import Answer, MismatchError, Output, output_of
+from friendli_async.chat.output import MismatchError, Output, OutputAPI, output_of
 from friendli_async.errors import FriendliError, OutputCutOffError, OutputInvalidError, StreamInterruptedError
 from friendli_async.replies import Partial, Reply, attach_meta, convert_reply
 from friendli_async.streams.stream import AssembledStream
@@ -45,8 +45,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 
     __slots__ = ("_output", "_parsed_pieces", "_pick", "_pieces", "_reader")
 
-    _parsed: ClassVar[type[Any]]
-    """The class of the reply with a value."""
+    _api: ClassVar[OutputAPI[Any]]
 
     def __init__(self, opening: StreamOpening[E, R, U], output: Output[V]) -> None:
         super().__init__(opening)
@@ -102,11 +101,6 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     def text_so_far(self) -> str:
         """The text received so far."""
         return "" if self._open is None else self._open.collector.partial().text
-
-    @staticmethod
-    def _answer_of(reply: Any, cut: str = "") -> Answer:
-        """Extracts the answer; ``cut`` is the reason of a truncation that the reply itself does not show."""
-        raise NotImplementedError
 
     def _current_value(self) -> Any:
         """Returns the value so far, None before it has begun, or UNSET if only its wrapper has."""
@@ -173,8 +167,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
                     pass
             reply = await super().result()
             stopped = "the stream was stopped" if self.outcome == "stopped" else ""
-            parsed: R = convert_reply(self._parsed, reply, value=self._output.read(self._answer_of(reply, stopped)))
-            return parsed
+            value = self._output.read(self._api.answer_of(reply, stopped))
+            return cast("R", convert_reply(self._api.parsed, reply, value=value))
         except StreamInterruptedError as error:
             problem = Held(self._as_cut_off(error))
         raise problem.take()

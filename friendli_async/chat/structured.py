@@ -18,7 +18,7 @@ from friendli_async.chat.inputs import (
     requested_choices,
     stream_fields,
 )
-from friendli_async.chat.output import Answer, Output, ask, prepare
+from friendli_async.chat.output import Answer, Output, OutputAPI, ask, prepare
 from friendli_async.chat.output_stream import ItemView, OutputStream, SnapshotView
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
@@ -49,9 +49,29 @@ _CUTS: Final = {
 }
 
 
-def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
+def _answer_of(reply: ChatCompletion, cut: str) -> Answer:
     reason = reply.choices[0].finish_reason if reply.choices else None
     return Answer(reply, cut if reason is None else _CUTS.get(reason, cut), reply.message.refusal)
+
+
+def _format_of(declared: dict[str, object] | None) -> object:
+    return {"type": "json_object"} if declared is None else {"type": "json_schema", "json_schema": declared}
+
+
+def _next_request(required: Mapping[str, object], reply: ChatCompletion, feedback: str) -> Mapping[str, object]:
+    messages = cast("Sequence[object]", required["messages"])
+    return {**required, "messages": [*messages, reply.message, {"role": "user", "content": feedback}]}
+
+
+_API: Final[OutputAPI[ParsedCompletion[Any]]] = OutputAPI(
+    operation=COMPLETE,
+    parameters=PARAMETERS,
+    parsed=ParsedCompletion,
+    option="response_format",
+    format_of=_format_of,
+    answer_of=_answer_of,
+    next_request=_next_request,
+)
 
 
 class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatStream, Generic[T]):
@@ -59,8 +79,7 @@ class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatSt
 
     __slots__ = ()
 
-    _parsed = ParsedCompletion
-    _answer_of = staticmethod(_answer_of)
+    _api = _API
 
     async def result(self) -> ParsedCompletion[T]:
         """Reads the rest and returns the completion, with its ``value``; see ``OutputStream.result``."""
@@ -72,23 +91,7 @@ async def parse(
 ) -> ParsedCompletion[Any]:
     """Calls the model and parses its answer, asking again up to ``reask`` times if the answer is invalid."""
     output, sent = _prepare("parse", kind, options, ParseOptions)
-    reask = sent.pop("reask", 0)
-    reply_class: type[ParsedCompletion[Any]] = ParsedCompletion
-    with engine.runtime.as_one_call():
-        return await ask(
-            output,
-            required,
-            reask,
-            call=lambda required: engine.call(COMPLETE, PARAMETERS.encode("parse", required, sent)),
-            answer_of=_answer_of,
-            again=_next_request,
-            parsed=reply_class,
-        )
-
-
-def _next_request(required: Mapping[str, object], reply: ChatCompletion, feedback: str) -> Mapping[str, object]:
-    messages = cast("Sequence[object]", required["messages"])
-    return {**required, "messages": [*messages, reply.message, {"role": "user", "content": feedback}]}
+    return await ask(_API, engine, output, required, sent)
 
 
 def parse_stream(
@@ -101,12 +104,8 @@ def parse_stream(
 
 
 def _prepare(method: str, kind: Any, options: Mapping[str, object], known: type) -> tuple[Output[Any], dict[str, Any]]:
-    """Returns the output of a type, and the request options with its ``response_format``."""
-    output, sent = prepare(
-        method, kind, options, "response_format", {**ChatOptions.__annotations__, **known.__annotations__}
-    )
+    """Returns the output of a type, and the options of a request for it."""
+    output, sent = prepare(_API, method, kind, options, {**ChatOptions.__annotations__, **known.__annotations__})
     if requested_choices(sent) != 1:
         raise ArgumentError(f"{method}() supports only one choice; call it several times, or use complete()", "n")
-    declared = output.declared()
-    response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", "json_schema": declared}
-    return output, {**sent, "response_format": response_format}
+    return output, sent
