@@ -205,6 +205,12 @@ async def test_path_parameters_are_decoded_and_recorded(server: FriendliServer, 
     assert (await client.call("PATCH", f"{ENDPOINT}/a"))[0] == 405
 
 
+async def test_query_is_recorded_with_the_types_of_its_schema(server: FriendliServer, client: Client) -> None:
+    await client.call_ok("GET", ENDPOINT, limit=2, project_id="p")
+    assert server.requests[0].query == {"limit": ["2"], "project_id": ["p"]}
+    assert server.requests[0].values == {"limit": 2, "project_id": "p"}
+
+
 # --- cost and usage --------------------------------------------------------------------------------------------------
 
 JANUARY: Final = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-11T12:00:00Z"}

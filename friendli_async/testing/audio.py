@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from friendli_async.testing.forms import form_values
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import done, event
@@ -12,13 +11,11 @@ from friendli_async.testing.turns import tokenize
 
 __all__ = ["transcribe"]
 
-_SCHEMA: Final = "ContainerAudioTranscriptionBody"
 _BYTES_PER_MS: Final = 32  # 16 kHz, 16 bit, one channel
 
 
 def transcribe(request: ReceivedRequest) -> Script:
     """Answer a validated transcription request."""
-    values = form_values(_SCHEMA, request.form)
     file = next(part for part in request.form if part.name == "file")
     text = f"This is {file.filename}, {len(file.data)} bytes long."
     length = len(file.data) // _BYTES_PER_MS
@@ -31,7 +28,7 @@ def transcribe(request: ReceivedRequest) -> Script:
         "processed_audio_length_ms": length,
         "input_token_details": {"audio_tokens": length, "text_tokens": 0},
     }
-    if values.get("stream") is not True:
+    if request.values.get("stream") is not True:
         return json_body({"text": text, "usage": usage})
     deltas = [event({"type": "transcript.text.delta", "delta": piece}) for piece in tokenize(text)]
     return script(*deltas, event({"type": "transcript.text.done", "text": text, "usage": usage}), done())

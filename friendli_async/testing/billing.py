@@ -9,7 +9,6 @@ from typing import Any, Final, cast
 from friendli_async.testing.frames import timestamp
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import InvalidRequestError, page_of
-from friendli_async.testing.schema import from_text
 from friendli_async.testing.script import Script, json_body
 
 __all__ = ["cost", "usage"]
@@ -33,22 +32,21 @@ _GROUPS: Final = {"model": _MODELS, "product_type": ("model_apis", "dedicated_en
 
 def cost(request: ReceivedRequest) -> Script:
     """Answer a cost request."""
-    query = from_text("CostQuery", request.query)
 
     def results(day: int) -> list[dict[str, object]]:
-        if query.get("group_by") != "line_item":
+        if request.values.get("group_by") != "line_item":
             return [{"total": f"{day + 1}.50", "quantity": None, "unit_price": None, "line_item": None}]
         return [
             {"total": f"{day + 1}.25", "quantity": str(day + 1), "unit_price": "1.25", "line_item": item}
             for item in _LINE_ITEMS
         ]
 
-    return _page("cost", query, results)
+    return _page("cost", request.values, results)
 
 
 def usage(request: ReceivedRequest) -> Script:
     """Answer a usage request."""
-    query = from_text("UsageQuery", request.query)
+    query = request.values
     wanted: dict[str, Any] = {key: query.get(f"{key}s") for key in _GROUPS}
     groups: list[dict[str, Any]] = [dict.fromkeys(_GROUPS)]
     for key in cast("list[str]", query.get("group_by", [])):

@@ -15,7 +15,6 @@ from friendli_async.testing.examples import fill
 from friendli_async.testing.frames import timestamp
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.route import Route, page_of, stored
-from friendli_async.testing.schema import from_text
 from friendli_async.testing.script import Script, json_body, status
 
 __all__ = ["EndpointStore"]
@@ -24,8 +23,6 @@ _Body = Mapping[str, Any]
 _Spec = dict[str, Any]
 
 _PATH: Final = "/dedicated/beta/endpoint"
-_LIST_QUERY: Final = "DedicatedEndpointListQuery"
-_VERSIONS_QUERY: Final = "DedicatedEndpointVersionHistoryQuery"
 _ARTIFACT_REPLY: Final = "DedicatedEndpointWandbArtifactCreateResponse"
 _LIMIT: Final = 20
 _MAX_LIMIT: Final = 100
@@ -104,7 +101,7 @@ class EndpointStore:
 
         return (
             Route("POST", _PATH, self._create, "DedicatedEndpointCreateBody", state),
-            Route("GET", _PATH, self._list, query=_LIST_QUERY, reply="DedicatedEndpointListResponse"),
+            Route("GET", _PATH, self._list, query="DedicatedEndpointListQuery", reply="DedicatedEndpointListResponse"),
             Route("GET", one, for_one(_spec), reply=spec),
             Route("PUT", one, for_one(_update), body="DedicatedEndpointUpdateBody", reply=spec),
             Route("DELETE", one, for_one(self._delete)),
@@ -113,7 +110,7 @@ class EndpointStore:
                 "GET",
                 f"{one}/version",
                 for_one(_versions),
-                query=_VERSIONS_QUERY,
+                query="DedicatedEndpointVersionHistoryQuery",
                 reply="DedicatedEndpointVersionHistoryResponse",
             ),
             *(Route("PUT", f"{one}/{verb}", for_one(_transition(verb)), reply=state) for verb in _TRANSITIONS),
@@ -145,14 +142,13 @@ class EndpointStore:
         return endpoint
 
     def _list(self, request: ReceivedRequest) -> Script:
-        query = from_text(_LIST_QUERY, request.query)
-        project = query.get("project_id")
+        project = request.values.get("project_id")
         shown = {
             endpoint.id: endpoint.to_json()
             for endpoint in self._endpoints.values()
             if not project or endpoint.versions[-1]["projectId"] == project
         }
-        return _page(query, shown)
+        return _page(request.values, shown)
 
     def _delete(self, endpoint: _Endpoint, _: ReceivedRequest) -> Script:
         del self._endpoints[endpoint.id]
@@ -170,7 +166,7 @@ def _spec(endpoint: _Endpoint, _: ReceivedRequest) -> Script:
 
 def _versions(endpoint: _Endpoint, request: ReceivedRequest) -> Script:
     newest_first = {str(len(endpoint.versions) - at): spec for at, spec in enumerate(reversed(endpoint.versions))}
-    return _page(from_text(_VERSIONS_QUERY, request.query), newest_first)
+    return _page(request.values, newest_first)
 
 
 def _update(endpoint: _Endpoint, request: ReceivedRequest) -> Script:

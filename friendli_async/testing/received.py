@@ -44,6 +44,8 @@ class ReceivedRequest:
     """When it arrived, as Unix time in seconds."""
     path_parameters: Mapping[str, str] = field(default_factory=dict[str, str])
     """The parameters in the path of the operation, percent-decoded."""
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The query of the operation, or its form, with the types of its schema."""
     status: int | None = None
     """The status of the reply, once it is known."""
     outcome: Outcome = "open"

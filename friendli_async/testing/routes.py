@@ -141,11 +141,17 @@ def _authorized(request: ReceivedRequest, token: str | None) -> bool:
 
 
 def _validation_error(request: ReceivedRequest, route: Route) -> Script | None:
-    errors = validate(route.query, from_text(route.query, request.query), "query") if route.query else []
-    if route.body:
-        try:
-            body = form_values(route.body, request.form) if route.form else parse_json(request.body)
-        except ValueError as error:
-            return status(400, message=f"the body is not {'a form' if route.form else 'JSON'}: {error}")
-        errors += validate(route.body, body)
+    """Validate the query or the body, and set the `values` of the request. No operation has both."""
+    value: object = None
+    try:
+        if route.query:
+            value = request.values = from_text(route.query, request.query)
+        elif route.form:
+            value = request.values = form_values(route.body, request.form)
+        elif route.body:
+            value = parse_json(request.body)
+    except ValueError as error:
+        return status(400, message=f"the body is not {'a form' if route.form else 'JSON'}: {error}")
+    schema, where = (route.query, "query") if route.query else (route.body, "body")
+    errors = validate(schema, value, where) if schema else []
     return route.refuse(errors) if errors else None
