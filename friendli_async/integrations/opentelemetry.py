@@ -46,6 +46,7 @@ except ImportError as _missing:
 __all__ = ["Telemetry"]
 
 _Attributes = dict[str, str | bool | int | float | tuple[str, ...]]
+_RecordTokens = Callable[[Mapping[str, int], _Attributes], None]
 
 _SCHEMA: Final = "https://opentelemetry.io/schemas/gen-ai/0.1.0"
 _CONTENT_SWITCH: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -134,7 +135,7 @@ class Telemetry(Observer):
             raise TypeError(f"content is True or False, not {content!r}")
         self._tracer = trace.get_tracer("friendli_async", __version__, tracer_provider, schema_url=_SCHEMA)
         meter = metrics.get_meter("friendli_async", __version__, meter_provider, schema_url=_SCHEMA)
-        self._meters = _NewMeters(meter) if names == "v0.1.0" else _OldMeters(meter)
+        self._meters = _new_meters(meter) if names == "v0.1.0" else _old_meters(meter)
         self._logger = _logs.get_logger("friendli_async", __version__, logger_provider, schema_url=_SCHEMA)
         switch = os.environ.get(_CONTENT_SWITCH, "").lower()
         self._on_spans = content or switch in {"true", "span_only", "span_and_event"}
@@ -406,14 +407,15 @@ def _labels(call: _Call, event: CallEnded, failure: str | None) -> _Attributes:
 
 
 class _Meters:
-    """The duration histograms, which both sets of names have in common.
+    """The metrics of calls.
 
     Args:
         meter: Creates the instruments.
-        prefix: Prefix of their names.
+        prefix: Prefix of the names of durations.
+        record_tokens: Records a usage.
     """
 
-    def __init__(self, meter: metrics.Meter, prefix: str) -> None:
+    def __init__(self, meter: metrics.Meter, prefix: str, record_tokens: _RecordTokens) -> None:
         def seconds(name: str, description: str) -> metrics.Histogram:
             return meter.create_histogram(
                 f"{prefix}.{name}", "s", description, explicit_bucket_boundaries_advisory=_SECONDS
@@ -422,6 +424,7 @@ class _Meters:
         self._duration = seconds("duration", "How long calls took, retries and the reading of streams included")
         self._first_chunk = seconds("time_to_first_chunk", "From the call to a stream's first chunk")
         self._per_chunk = seconds("time_per_output_chunk", "Mean time between the chunks of a stream")
+        self._record_tokens = record_tokens
 
     def record(self, event: CallEnded, streamed: bool, labels: _Attributes) -> None:
         """Records a call."""
@@ -434,37 +437,30 @@ class _Meters:
         if event.usage is not None:
             self._record_tokens(_usage(event.usage), labels)
 
-    def _record_tokens(self, usage: Mapping[str, int], labels: _Attributes) -> None:
-        raise NotImplementedError
 
+def _new_meters(meter: metrics.Meter) -> _Meters:
+    """Returns the metrics of v0.1.0."""
+    counters = {
+        f"gen_ai.usage.{kind}": meter.create_counter(f"gen_ai.client.inference.usage.{kind}", "{token}")
+        for kind in ("input_tokens", "output_tokens", "cache_read.input_tokens", "reasoning.output_tokens")
+    }
 
-class _NewMeters(_Meters):
-    """The metrics of v0.1.0."""
-
-    def __init__(self, meter: metrics.Meter) -> None:
-        super().__init__(meter, "gen_ai.client.inference")
-        self._tokens = {
-            f"gen_ai.usage.{kind}": meter.create_counter(f"gen_ai.client.inference.usage.{kind}", "{token}")
-            for kind in ("input_tokens", "output_tokens", "cache_read.input_tokens", "reasoning.output_tokens")
-        }
-
-    def _record_tokens(self, usage: Mapping[str, int], labels: _Attributes) -> None:
+    def record_tokens(usage: Mapping[str, int], labels: _Attributes) -> None:
         for name, count in usage.items():
-            self._tokens[name].add(count, labels)
+            counters[name].add(count, labels)
+
+    return _Meters(meter, "gen_ai.client.inference", record_tokens)
 
 
-class _OldMeters(_Meters):
-    """The metrics of the conventions before v0.1.0."""
+def _old_meters(meter: metrics.Meter) -> _Meters:
+    """Returns the metrics of the conventions before v0.1.0."""
+    tokens = meter.create_histogram("gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKENS)
 
-    def __init__(self, meter: metrics.Meter) -> None:
-        super().__init__(meter, "gen_ai.client.operation")
-        self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKENS
-        )
-
-    def _record_tokens(self, usage: Mapping[str, int], labels: _Attributes) -> None:
+    def record_tokens(usage: Mapping[str, int], labels: _Attributes) -> None:
         for kind in ("input", "output"):
-            self._tokens.record(usage[f"gen_ai.usage.{kind}_tokens"], {**labels, "gen_ai.token.type": kind})
+            tokens.record(usage[f"gen_ai.usage.{kind}_tokens"], {**labels, "gen_ai.token.type": kind})
+
+    return _Meters(meter, "gen_ai.client.operation", record_tokens)
 
 
 class _AgentMeters:
