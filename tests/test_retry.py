@@ -8,7 +8,6 @@ import math
 import random
 import weakref
 from fractions import Fraction
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -21,8 +20,6 @@ from friendli_async import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
-    AsyncFriendli,
-    Attempt,
     ConfigurationError,
     FriendliError,
     RateLimitError,
@@ -30,13 +27,10 @@ from friendli_async import (
     RetryPolicy,
     StreamInterruptedError,
 )
-from friendli_async._core.body.arguments import Arguments
-from friendli_async._core.call import Call
 from friendli_async._core.protocol import Operation
 from friendli_async._core.retry import is_retryable, wait_after
 from friendli_async.errors import status_class
 from friendli_async.options import _RETRYABLE_STATUSES as RETRYABLE_STATUSES
-from friendli_async.replies import Headers
 
 pytestmark = pytest.mark.compatibility
 
@@ -243,133 +237,3 @@ def test_wait_after_keeps_no_reference_to_the_error() -> None:
         assert gone() is None
     finally:
         gc.enable()
-
-
-# --- the retry loop --------------------------------------------------------------------------------------------------
-
-
-class Attempts:
-    """Fakes the network and the clock: attempts have scripted outcomes, and sleeping takes no time."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException | str) -> None:
-        self.made = 0
-        self.slept: list[float] = []
-        self.reported: list[tuple[int | None, float]] = []
-        self.client = AsyncFriendli("token")
-        self.repeatable = True
-        self.close_after: int | None = None
-        self._outcomes = list(outcomes)
-        monkeypatch.setattr(self.client.serverless.chat._engine.runtime.transport, "send", self._send)
-        monkeypatch.setattr(asyncio, "sleep", self._sleep)
-
-    async def _send(self, request: object, dial: object) -> Any:
-        self.made += 1
-        if self.made == self.close_after:
-            await self.client.aclose()
-        outcome = self._outcomes[self.made - 1]
-        if isinstance(outcome, str):
-            return SimpleNamespace(status=200, headers=Headers(), content=outcome)
-        raise outcome
-
-    async def _sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-
-    def _retried(self, attempt: Attempt) -> None:
-        assert attempt.wait is not None
-        self.reported.append((attempt.number, attempt.wait))
-
-    async def run(self, **policy: Any) -> str:
-        engine = self.client.serverless.chat._engine.with_options(
-            {"retry": RetryPolicy(on_retry=self._retried, **policy)}
-        )
-        call = Call(engine, operation(repeatable=self.repeatable, billed=False), Arguments(), "json")
-
-        async def read(exchange: Any) -> str:
-            content: str = exchange.content
-            return content
-
-        return await call.run(read)
-
-
-async def test_first_success_after_failures_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = Attempts(monkeypatch, status_error(500), status_error(503), "fine")
-    assert await attempts.run() == "fine"
-    assert attempts.made == 3
-    assert attempts.reported == list(enumerate(attempts.slept, 1))
-    assert all(0 <= seconds <= bound for seconds, bound in zip(attempts.slept, (0.5, 1.0), strict=True))
-
-
-@pytest.mark.parametrize("max_attempts", [1, 2, 3, 7])
-async def test_last_error_is_raised_after_max_attempts(monkeypatch: pytest.MonkeyPatch, max_attempts: int) -> None:
-    errors = [status_error(503) for _ in range(10)]
-    attempts = Attempts(monkeypatch, *errors)
-    with pytest.raises(APIStatusError) as caught:
-        await attempts.run(max_attempts=max_attempts)
-    assert (attempts.made, len(attempts.slept)) == (max_attempts, max_attempts - 1)
-    assert caught.value is errors[max_attempts - 1]
-
-
-async def test_non_retryable_error_is_raised_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
-    last = status_error(400)
-    attempts = Attempts(monkeypatch, status_error(503), last, "never")
-    with pytest.raises(APIStatusError) as caught:
-        await attempts.run()
-    assert caught.value is last
-    assert attempts.made == 2
-
-
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), ValueError("bug"), KeyboardInterrupt()])
-async def test_foreign_exceptions_propagate(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    attempts = Attempts(monkeypatch, status_error(503), error)
-    with pytest.raises(type(error)) as caught:
-        await attempts.run()
-    assert caught.value is error
-
-
-async def test_call_sleeps_for_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = Attempts(monkeypatch, rate_limited(7), "fine")
-    assert await attempts.run() == "fine"
-    assert len(attempts.slept) == 1
-    assert 7 <= attempts.slept[0] <= 7.5
-
-
-async def test_retry_after_beyond_the_maximum_raises_immediately_with_its_value(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    attempts = Attempts(monkeypatch, rate_limited(60.5), "never")
-    with pytest.raises(RateLimitError) as caught:
-        await attempts.run()
-    assert (caught.value.retry_after, attempts.made, attempts.slept) == (60.5, 1, [])
-
-
-async def test_call_is_not_retried_once_the_client_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = Attempts(monkeypatch, status_error(503), "never")
-    attempts.close_after = 1
-    with pytest.raises(FriendliError):
-        await attempts.run()
-    assert (attempts.made, attempts.slept) == (1, [])
-
-
-async def test_concurrent_calls_keep_their_attempts_separate(monkeypatch: pytest.MonkeyPatch) -> None:
-    turn = asyncio.sleep
-
-    class Yielding(Attempts):
-        async def _sleep(self, seconds: float) -> None:
-            await turn(0)
-
-    calls = [Yielding(monkeypatch, *[status_error(503)] * failures, f"call {failures}") for failures in (1, 2, 3, 4)]
-    results = await asyncio.gather(*(call.run(max_attempts=5) for call in calls))
-    assert results == ["call 1", "call 2", "call 3", "call 4"]
-    assert [call.made for call in calls] == [2, 3, 4, 5]
-    assert [len(call.reported) for call in calls] == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("status", [500, 502, 504])
-async def test_non_repeatable_operation_is_not_retried_after_a_server_error(
-    monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    attempts = Attempts(monkeypatch, status_error(status), "never")
-    attempts.repeatable = False
-    with pytest.raises(APIStatusError):
-        await attempts.run()
-    assert attempts.made == 1
