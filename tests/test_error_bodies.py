@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import deterministic
 
+from friendli_async import APIStatusError
 from friendli_async._core.status_errors import error_of_payload, status_error
 from friendli_async.replies import Headers
 
@@ -20,23 +21,24 @@ ROWS: Final = [json.loads(line) for line in (DATA / "error_bodies.jsonl").read_t
 BODIES: Final = {row["made_by"]: row for row in ROWS}
 
 
-def parse_error(body: bytes, content_type: str = "", status: int = 500) -> tuple[str | None, ...]:
-    error = status_error(status, Headers([("Content-Type", content_type)] if content_type else []), body)
-    assert error.status_code == status
-    return error.message, error.code, error.type, error.request_id
+def parse_error(body: bytes, content_type: str = "") -> APIStatusError:
+    error = status_error(500, Headers([("Content-Type", content_type)] if content_type else []), body)
+    assert error.status_code == 500
+    return error
 
 
 @pytest.mark.parametrize("made_by", BODIES)
 def test_message_is_extracted_from_known_servers(made_by: str) -> None:
     row = BODIES[made_by]
     expected = row["says"]
-    body = row["body"].encode(row.get("encoding", "utf-8"))
-    assert parse_error(body, row["content_type"]) == (
+    error = parse_error(row["body"].encode(row.get("encoding", "utf-8")), row["content_type"])
+    assert (error.message, error.code, error.type, error.request_id) == (
         expected["message"],
         expected.get("code"),
         expected.get("type"),
         expected.get("request_id"),
     )
+    assert "encoding" in row or error.body == row["body"].removeprefix("\ufeff")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,9 @@ def test_message_is_extracted_from_known_servers(made_by: str) -> None:
         (b"null", "application/json"),
         (b"{}", "application/json"),
         (b"[]", "application/json"),
+        (b"[5]", "application/json"),
+        (b'{"error": {"mess', "application/json"),
+        (b"<html></html>", ""),
         (b'""', "application/json"),
         (b"data: [DONE]\n\n", "text/event-stream"),
         (b"<html><body>&nbsp;</body></html>", "text/html"),
@@ -74,15 +79,14 @@ def test_message_is_truncated_and_sanitized_and_body_is_kept() -> None:
 
 @pytest.mark.parametrize("charset", ["utf-7", "idna", "punycode", "unicode_escape", "rot13", "zlib", "undefined", "?"])
 def test_non_text_charset_falls_back_to_utf8(charset: str) -> None:
-    assert parse_error(b"na\xc3\xafve", f"text/plain; charset={charset}") == ("na\xefve", None, None, None)
+    error = parse_error(b"na\xc3\xafve", f"text/plain; charset={charset}")
+    assert (error.message, error.code, error.type, error.request_id) == ("na\xefve", None, None, None)
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "utf-16", "shift_jis", "gbk"])
 def test_truncated_last_character_keeps_the_message(charset: str) -> None:
     body = "Zu viel verlangt 日本".encode(charset)[:-1]
-    message = parse_error(body, f"text/plain; charset={charset}")[0]
-    assert message is not None
-    assert message.startswith("Zu viel verlangt 日")
+    assert parse_error(body, f"text/plain; charset={charset}").message.startswith("Zu viel verlangt 日")
 
 
 TOKENS: Final = ("<", "<p", "<p>", "<!--", "<svg>", "<message ", "<![CDATA[", "&#", "a(", "/*", "{", "[", "{}", "[]")
@@ -94,7 +98,7 @@ MORE_TOKENS: Final = ('{"a":', '"message":"\\', "data:\n", "data: x\n\n", "\r", 
 def test_hostile_body_is_parsed_in_bounded_time(token: str, content_type: str) -> None:
     body = (token * 65536)[:65536].encode()
     start = time.process_time()
-    assert parse_error(body, content_type)[0]
+    assert parse_error(body, content_type).message
     assert time.process_time() - start < 5
 
 
@@ -104,6 +108,6 @@ def test_hostile_body_is_parsed_in_bounded_time(token: str, content_type: str) -
 )
 @deterministic
 def test_any_bytes_give_a_message_of_bounded_length(body: bytes, content_type: str) -> None:
-    message = parse_error(body, content_type)[0]
+    message = parse_error(body, content_type).message
     assert message
     assert len(message) <= 2000

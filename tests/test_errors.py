@@ -289,34 +289,11 @@ def test_error_repr_omits_meta_and_partial() -> None:
 
 # --- error bodies ----------------------------------------------------------------------------------------------------
 
-Shape = tuple[bytes, str, str | None, str | None]
-"""Body, and the message, code and type that are parsed from it."""
 
-SHAPES: dict[str, Shape] = {
-    "nested": (b'{"error":{"message":"no","code":"c","type":"t"}}', "no", "c", "t"),
-    "numeric code": (b'{"error":{"message":"no","code":400,"type":null}}', "no", "400", None),
-    "string": (b'{"error":"no"}', "no", None, None),
-    "string with code": (b'{"error":"no","code":7,"type":"t"}', "no", "7", "t"),
-    "flat": (b'{"object":"error","message":"no","type":"t","code":1}', "no", "1", "t"),
-    "anthropic": (b'{"type":"error","error":{"type":"t","message":"no"}}', "no", None, "t"),
-    "detail text": (b'{"detail":"no"}', "no", None, None),
-    "detail list": (
-        b'{"detail":[{"loc":["body","n",0],"msg":"bad","type":"x"},{"msg":"worse"},"plain"]}',
-        "body.n.0: bad; worse; plain",
-        None,
-        None,
-    ),
-    "wrong types": (b'{"error":{"message":5,"code":[1],"type":{"a":1}}}', "5", None, None),
-    "plain text": (b"  no such thing\nsecond line", "no such thing", None, None),
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_known_error_body_gives_message_code_and_type(shape: str) -> None:
-    body, message, code, kind = SHAPES[shape]
+def test_error_of_a_status_has_its_headers_and_body() -> None:
+    body = b'{"detail":"no"}'
     error = status_error(422, Headers([("X-Request-Id", "r1"), ("Retry-After", "3")]), body)
     assert type(error) is UnprocessableEntityError
-    assert (error.message, error.code, error.type) == (message, code, kind)
     assert (error.status_code, error.request_id, error.retry_after) == (422, "r1", 3.0)
     assert error.body == body.decode()
 
@@ -369,29 +346,6 @@ def test_unknown_error_body_gives_error_class_of_status(status: int, body: bytes
     assert error.body == body.decode("utf-8", "replace")
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"<html><body><h2>Upstream died</h2><p>x</p></body></html>", "Upstream died"),
-        (b"<html><body><p>Denied by\n policy</p></body></html>", "Denied by policy"),
-        (b"<html><head><title> </title></head><body><h1>Gone</h1></body></html>", "Gone"),
-        (b"<?xml version='1.0'?><Error><Code>X</Code><Message>Access denied</Message></Error>", "Access denied"),
-        (b"<s:Fault><faultcode>x</faultcode><faultstring>Too busy</faultstring></s:Fault>", "Too busy"),
-        (b"<html><style>a{}</style><div>Blocked</div></html>", "Blocked"),
-        (b'{"error":{"message":"first"}}\n{"error":{"message":"second"}}\n', "first"),
-        (b'{"error":{"code":"E42"}}', "E42"),
-        (b"<html></html>", "HTTP 503 Service Unavailable"),
-    ],
-)
-def test_message_is_extracted_from_markup_and_json_lines(body: bytes, message: str) -> None:
-    assert status_error(503, Headers(), body).message == message
-
-
-def test_title_of_html_page_is_the_message() -> None:
-    page = b"<!DOCTYPE html><html><head><TITLE>\n502 Bad Gateway </TITLE></head><body>lots of words</body></html>"
-    assert status_error(502, Headers([("Content-Type", "text/html")]), page).message == "502 Bad Gateway"
-
-
 @given(
     JSON.map(lambda value: json.dumps({"error": value}).encode()) | JSON.map(lambda value: json.dumps(value).encode())
 )
@@ -440,6 +394,21 @@ def embedded_error(data: bytes, *headers: tuple[str, str]) -> APIStatusError | N
         ({"object": "error", "message": "m", "type": "BadRequestError", "code": 400}, BadRequestError, 400),
         ({"error": "m", "status": 503}, InternalServerError, 503),
         ({"error": {"message": "m", "code": "rate_limit_exceeded", "type": "requests"}}, RateLimitError, 429),
+        ({"error": {"message": "m", "code": "rate-limit-exceeded"}}, RateLimitError, 429),
+        ({"error": {"message": "m", "status": "UNAUTHENTICATED"}}, AuthenticationError, 401),
+        ({"error": {"message": "m", "type": "UnauthorizedError"}}, AuthenticationError, 401),
+        ({"choices": [{"error": {"message": "m", "code": 502}}]}, InternalServerError, 502),
+        ({"response": {"error": {"message": "m", "code": 429}}}, RateLimitError, 429),
+        ({"code": 8, "message": "m", "details": []}, RateLimitError, 429),
+        ({"code": 14, "message": "m", "details": []}, InternalServerError, 503),
+        ({"code": 16, "message": "m", "details": []}, AuthenticationError, 401),
+        ({"__type": "com.amazon.coral#ThrottlingException", "message": "m"}, RateLimitError, 429),
+        ({"__type": "TooManyRequestsException", "message": "m"}, RateLimitError, 429),
+        ({"statusCode": 404, "message": "m"}, NotFoundError, 404),
+        ({"status": 429, "error": "Too Many Requests", "message": "m"}, RateLimitError, 429),
+        ({"error": "Too Many Requests", "message": "m"}, RateLimitError, 429),
+        ({"type": "about:blank", "title": "m", "status": 503}, InternalServerError, 503),
+        ({"errcode": 503, "errmsg": "m"}, InternalServerError, 503),
         ({"error": {"message": "m", "code": 200}}, APIStatusError, 200),
         ({"error": {"message": "m", "code": True, "type": "brand_new"}}, APIStatusError, 200),
         ("m", APIStatusError, 200),
@@ -467,6 +436,13 @@ def test_error_in_successful_response_raises_its_class(data: object, expected: t
         "m",
         error.body,
     )
+
+
+def test_words_under_a_neutral_name_beside_an_error_code_are_its_message() -> None:
+    data = b'{"errcode":503,"note":"quota exceeded"}'
+    for error in (embedded_error(data), decode_event(data).error):
+        assert isinstance(error, InternalServerError)
+        assert (error.status_code, error.message) == (503, "note: quota exceeded")
 
 
 @pytest.mark.parametrize(
