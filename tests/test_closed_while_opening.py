@@ -1,15 +1,25 @@
-"""A stream that is closed while it is being opened ends the same way in every phase."""
+"""A call that is closed or cancelled before it is answered ends the same way in every phase."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
 import pytest
+from support.clock import run_loop_iterations
 from support.recorder import Recorder
-from support.sockets import assert_no_leaks, client_of, complete, delta, open_stream, unresponsive_port, with_timeout
+from support.sockets import (
+    assert_no_leaks,
+    client_of,
+    complete,
+    delta,
+    open_stream,
+    slots_in_use,
+    unresponsive_port,
+    with_timeout,
+)
 from support.virtual import NEVER_ENDS, Answer, FakeTransport, hanging, response, run_in_virtual_time
 
 from friendli_async import (
@@ -23,9 +33,9 @@ from friendli_async import (
 from friendli_async._core.observers import CallEnded
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async.testing import FriendliServer, Step, chunk, head, raw, script, stall, status
+from friendli_async.testing import FriendliServer, Step, chunk, comment, head, raw, script, stall, status, text
 
-pytestmark = pytest.mark.compatibility
+pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
 Closer = Callable[[AsyncFriendli, ChatStream], Awaitable[object]]
 CLOSERS: Final[dict[str, Closer]] = {
@@ -215,25 +225,26 @@ async def test_client_closed_by_its_token_callable_ends_the_call(streamed: bool)
 ClientAndServer = tuple[AsyncFriendli, FriendliServer | None]
 
 
-async def turns(number: int = 20) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
 @asynccontextmanager
 async def served(recorder: Recorder, answer: Step, **options: Any) -> AsyncIterator[ClientAndServer]:
-    async with FriendliServer() as server, client_of(server.url, observers=[recorder], **options) as client:
-        server.enqueue(answer)
+    options = {"max_connections": 1, "observers": [recorder], **options}
+    async with FriendliServer() as server, client_of(server.url, **options) as client:
+        server.enqueue(answer, text("next"))
         yield client, server
+        await assert_no_leaks(client, server, connections=None if "retry" in options else 0)
+        assert len(server.requests) == 1
+        is_open = not (client._runtime.transport.closed or client._runtime._draining)
+        if is_open and "retry" not in options:  # its Retry-After holds the next call back
+            assert (await with_timeout(complete(client))).text == "next"
 
 
 @asynccontextmanager
 async def queued(recorder: Recorder) -> AsyncIterator[ClientAndServer]:
     async with (
-        served(recorder, script(chunk("a"), stall()), max_connections=1) as (client, _),
+        served(recorder, script(chunk("a"), stall())) as (client, server),
         open_stream(client.with_options(observers=[])),
     ):
-        yield client, None
+        yield client, server
 
 
 @asynccontextmanager
@@ -242,17 +253,30 @@ async def dialing(recorder: Recorder) -> AsyncIterator[ClientAndServer]:
         options: dict[str, Any] = {"timeout": Timeouts(connect=None), "observers": [recorder]}
         async with client_of(f"http://127.0.0.1:{port}", **options) as client:
             yield client, None
+            assert slots_in_use(client) == 0
 
 
-SOCKET_PHASES: Final[dict[str, Callable[[Recorder], Any]]] = {
+SOCKET_PHASES: Final[dict[str, Callable[[Recorder], AbstractAsyncContextManager[ClientAndServer]]]] = {
     "queued": queued,
     "dialing": dialing,
     "sent": lambda recorder: served(recorder, stall()),
     "status": lambda recorder: served(recorder, script(head(), stall())),
+    "pings": lambda recorder: served(recorder, script(comment(), comment(), stall())),
     "first bytes": lambda recorder: served(recorder, script(head(), raw(b'data: {"cho'), stall())),
-    "an error's body": lambda recorder: served(recorder, script(head(), stall(), status=500)),
+    "an error's body": lambda recorder: served(recorder, script(raw(b'{"error": '), stall(), status=500)),
     "before the next attempt": lambda recorder: served(recorder, status(503, retry_after=30), retry=RetryPolicy()),
 }
+each_phase = pytest.mark.parametrize("phase", SOCKET_PHASES)
+
+
+async def reach(phase: str, server: FriendliServer | None, opening: asyncio.Future[Any]) -> None:
+    """Waits until the phase has begun."""
+    if server is not None:
+        await server.wait_for_requests()
+    if "attempt" in phase:
+        await server.idle()
+    await run_loop_iterations(50)
+    assert not opening.done()
 
 
 @pytest.mark.parametrize("turns_before", range(30))
@@ -261,7 +285,7 @@ async def test_closing_the_client_at_any_loop_turn_ends_calls_in_flight(turns_be
         server.always(script(head(), stall()))
         stream = open_stream(client)
         calls = [asyncio.ensure_future(complete(client)), asyncio.ensure_future(anext(stream))]
-        await turns(turns_before + 1)
+        await run_loop_iterations(turns_before + 1)
         await client.aclose()
         for call in calls:
             with pytest.raises(APIConnectionError, match="the client was closed"):
@@ -270,39 +294,42 @@ async def test_closing_the_client_at_any_loop_turn_ends_calls_in_flight(turns_be
 
 
 @each_closer
-@pytest.mark.parametrize("phase", SOCKET_PHASES)
+@each_phase
 async def test_close_in_any_phase_cancels_the_stream_over_sockets(phase: str, closer: Closer) -> None:
     recorder = Recorder()
-    async with AsyncExitStack() as stack:
-        client, server = await stack.enter_async_context(SOCKET_PHASES[phase](recorder))
+    async with SOCKET_PHASES[phase](recorder) as (client, server):
         stream = open_stream(client)
-        opening = asyncio.ensure_future(anext(stream))
-        if server is not None:
-            await server.wait_for_requests()
-        if "attempt" in phase:
-            await server.idle()
-        await turns(50)
-        assert not opening.done()
+        opening = asyncio.create_task(stream.__aenter__())
+        await reach(phase, server, opening)
         await closer(client, stream)
         await assert_cancelled(opening, stream, recorder)
-        if server is not None:
-            await assert_no_leaks(client, server, connections=None)
 
 
-@pytest.mark.parametrize("phase", SOCKET_PHASES)
-async def test_closing_the_client_in_any_phase_ends_plain_calls(phase: str) -> None:
+@pytest.mark.parametrize("streamed", [True, False])
+@each_phase
+async def test_cancelling_the_task_in_any_phase_cancels_the_call(phase: str, streamed: bool) -> None:
     recorder = Recorder()
-    async with AsyncExitStack() as stack:
-        client, server = await stack.enter_async_context(SOCKET_PHASES[phase](recorder))
-        call = asyncio.ensure_future(complete(client))
-        if server is not None:
-            await server.wait_for_requests()
-        if "attempt" in phase:
-            await server.idle()
-        await turns(50)
+    async with SOCKET_PHASES[phase](recorder) as (client, server):
+        stream = open_stream(client)
+        call = asyncio.create_task(stream.__aenter__() if streamed else complete(client))
+        await reach(phase, server, call)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert outcome_of(recorder)[0] == "cancelled"
+        assert not streamed or stream.outcome == "cancelled"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@each_phase
+async def test_closing_the_client_in_any_phase_ends_the_call(phase: str, streamed: bool) -> None:
+    recorder = Recorder()
+    async with SOCKET_PHASES[phase](recorder) as (client, server):
+        call = asyncio.create_task(open_stream(client).result() if streamed else complete(client))
+        await reach(phase, server, call)
         await client.aclose()
         with pytest.raises(APIConnectionError, match="the client was closed") as raised:
             await with_timeout(call)
-    assert type(raised.value) is APIConnectionError
+    assert type(raised.value) is (StreamInterruptedError if streamed else APIConnectionError)
     assert raised.value.sent == (phase not in {"queued", "dialing", "before the next attempt"})
-    assert outcome_of(recorder) == ("failed", "APIConnectionError")
+    assert outcome_of(recorder) == ("cancelled" if streamed else "failed", type(raised.value).__name__)

@@ -21,7 +21,6 @@ import pytest
 from support.clock import run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.sockets import (
-    FAST_RETRY,
     MESSAGES,
     TOKEN,
     Conversation,
@@ -32,14 +31,11 @@ from support.sockets import (
     complete,
     open_stream,
     read,
-    slots_in_use,
-    unresponsive_port,
     with_timeout,
 )
 
 import friendli_async
 from friendli_async import (
-    APIConnectionError,
     AsyncFriendli,
     ConfigurationError,
     FriendliError,
@@ -51,7 +47,7 @@ from friendli_async._core.net import pool as pool_module
 from friendli_async._core.net.guard import close_soon
 from friendli_async._core.observers import Observer
 from friendli_async.bulk import run_all
-from friendli_async.testing import FriendliServer, chunk, head, script, stall, status, text
+from friendli_async.testing import FriendliServer, chunk, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
@@ -761,71 +757,6 @@ async def test_aclose_may_be_called_concurrently(server: FriendliServer) -> None
     await assert_no_leaks(client, server)
 
 
-async def test_aclose_interrupts_a_waiting_reader(server: FriendliServer) -> None:
-    server.enqueue(script(chunk("a"), stall()))
-    client = client_of(server.url)
-    stream = await open_stream(client)
-    await anext(stream)
-    waiting = asyncio.ensure_future(anext(stream))
-    await run_loop_iterations(3)
-    await client.aclose()
-    with pytest.raises(StreamInterruptedError) as caught:
-        await with_timeout(waiting)
-    assert caught.value.partial is not None
-    assert caught.value.partial.text == "a"
-    assert stream.outcome not in {"open", "done"}
-    await assert_no_leaks(client, server)
-
-
-async def test_aclose_ends_a_stream_that_is_not_being_read(server: FriendliServer) -> None:
-    server.enqueue(script(chunk("a"), stall()))
-    client = client_of(server.url)
-    stream = await open_stream(client)
-    await client.aclose()
-    await assert_no_leaks(client, server)
-    with pytest.raises(StreamInterruptedError):
-        await with_timeout(stream.result())
-    assert stream.outcome not in {"open", "done"}
-
-
-WAITS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "response head": (stall(), {}),
-    "first event": (script(head(), stall()), {}),
-    "error body": (script(head(), stall(), status=500), {}),
-    "next attempt": (status(503, retry_after=30), {"retry": FAST_RETRY}),
-}
-
-
-@pytest.mark.parametrize("streamed", [True, False])
-@pytest.mark.parametrize("name", WAITS)
-async def test_aclose_aborts_a_waiting_call(server: FriendliServer, name: str, streamed: bool) -> None:
-    answer, options = WAITS[name]
-    server.always(answer)
-    client = client_of(server.url, **options)
-    task = asyncio.create_task(open_stream(client).result() if streamed else complete(client))
-    await server.wait_for_requests(1)
-    if name == "next attempt":
-        await server.idle()
-    await run_loop_iterations(10)
-    assert not task.done()
-    await client.aclose()
-    with pytest.raises(FriendliError):
-        await with_timeout(task)
-    await assert_no_leaks(client, server)
-    assert len(server.requests) == 1
-
-
-async def test_aclose_aborts_a_connecting_call() -> None:
-    with unresponsive_port() as port:
-        client = client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=None))
-        task = asyncio.create_task(complete(client))
-        await run_loop_iterations(20)
-        await client.aclose()
-        with pytest.raises(FriendliError):
-            await with_timeout(task)
-        assert slots_in_use(client) == 0
-
-
 async def test_aclose_closes_a_connection_over_which_a_cancelled_request_is_still_being_sent() -> None:
     async def read_the_head(conversation: Conversation) -> None:
         await conversation.request_head()
@@ -848,20 +779,6 @@ async def test_aclose_closes_a_connection_over_which_a_cancelled_request_is_stil
         await client.aclose()
         await run_loop_iterations()
         assert list(client_sockets(server.url)) == []
-
-
-async def test_aclose_aborts_a_call_queued_for_a_connection(server: FriendliServer) -> None:
-    server.enqueue(script(chunk("a"), stall()))
-    client = client_of(server.url, max_connections=1, retry=FAST_RETRY)
-    async with open_stream(client):
-        task = asyncio.create_task(complete(client))
-        await run_loop_iterations(5)
-        await client.aclose()
-        with pytest.raises(APIConnectionError) as raised:
-            await with_timeout(task)
-    assert not raised.value.sent
-    await assert_no_leaks(client, server)
-    assert len(server.requests) == 1
 
 
 async def test_aclose_in_on_retry_stops_retries(server: FriendliServer) -> None:

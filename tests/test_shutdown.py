@@ -511,6 +511,7 @@ async def test_closing_the_client_ends_an_unread_stream_which_delivers_what_arri
     await client.aclose()
     assert (stream.outcome, seen.end.outcome) == ("cancelled", "cancelled")
     assert seen.end.error == "StreamInterruptedError"
+    await assert_no_leaks(client, server)
     assert await read_until_interrupted(stream) == ["a"]
     with pytest.raises(StopAsyncIteration):
         await anext(stream)

@@ -13,10 +13,8 @@ import pytest
 from support.clock import run_loop_iterations
 from support.sockets import (
     DONE,
-    FAST_RETRY,
     MESSAGES,
     assert_no_leaks,
-    client_of,
     complete,
     delta,
     open_stream,
@@ -34,17 +32,12 @@ from friendli_async import (
 )
 from friendli_async.testing import (
     FriendliServer,
-    Script,
-    Step,
     chunk,
-    comment,
     endless,
     gate,
-    head,
     raw,
     script,
     stall,
-    status,
     text,
 )
 
@@ -281,101 +274,17 @@ async def test_dropping_a_view_keeps_a_stream_with_another_owner_open(
         assert (await with_timeout(stream.result())).text == "ab"
 
 
-# --- stopping while opening ------------------------------------------------------------------------------------------
-
-STALLS: dict[str, Step | Script] = {
-    "no head": stall(),
-    "head only": script(head(), stall()),
-    "pings only": script(comment(), comment(), stall()),
-    "half an event": script(raw(b'data: {"choices": [{"index": 0'), stall()),
-    "half an error body": script(raw(b'{"error": '), stall(), status=400),
-}
-
-
-@pytest.mark.parametrize("name", STALLS)
-async def test_cancelling_while_opening_disconnects(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
-    server.enqueue(STALLS[name], text("next"))
-    stream = open_stream(client)
-    task = asyncio.create_task(stream.__aenter__())
-    await server.wait_for_requests(1)
-    await run_loop_iterations(10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert stream.outcome == "cancelled"
-    await assert_no_leaks(client, server)
-    assert (await with_timeout(complete(client))).text == "next"
-
-
-@pytest.mark.parametrize("name", STALLS)
-async def test_closing_while_opening_interrupts_it(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
-    server.enqueue(STALLS[name], text("next"))
-    stream = open_stream(client)
-    task = asyncio.create_task(stream.__aenter__())
-    await server.wait_for_requests(1)
-    await run_loop_iterations(10)
-    await stream.aclose()
-    with pytest.raises(StreamInterruptedError):
-        await with_timeout(task)
-    assert stream.outcome == "cancelled"
-    await assert_no_leaks(client, server)
-    with pytest.raises(StopAsyncIteration):
-        await anext(stream)
-    assert (await with_timeout(complete(client))).text == "next"
-
-
-async def test_closing_while_waiting_for_a_retry_interrupts_opening(server: FriendliServer) -> None:
-    server.enqueue(status(503, retry_after=30))
-    async with client_of(server.url, retry=FAST_RETRY) as client:
-        stream = open_stream(client)
-        task = asyncio.create_task(stream.__aenter__())
-        await server.wait_for_requests(1)
-        await server.idle()
-        await run_loop_iterations(10)
-        assert not task.done()
-        await stream.aclose()
-        with pytest.raises(StreamInterruptedError):
-            await with_timeout(task)
-        assert stream.outcome == "cancelled"
-    assert len(server.requests) == 1
-
-
-async def test_closing_while_waiting_for_a_connection_slot_interrupts_opening(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    server.enqueue(script(chunk("a"), stall()))
-    async with open_stream(client):
-        waiting = open_stream(client)
-        task = asyncio.create_task(waiting.__aenter__())
-        await run_loop_iterations(3)
-        await waiting.aclose()
-        with pytest.raises(StreamInterruptedError):
-            await with_timeout(task)
-    assert len(server.requests) == 1
-    await assert_no_leaks(client, server)
-
-
-async def test_cancelling_a_plain_call_disconnects(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(stall())
-    task = asyncio.create_task(complete(client))
-    await server.wait_for_requests(1)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await server.requests[0].disconnected()
-    await assert_no_leaks(client, server)
-
-
 # --- closing while a reader waits ------------------------------------------------------------------------------------
 
 
-async def test_closing_interrupts_a_waiting_reader(server: FriendliServer, client: AsyncFriendli) -> None:
+@pytest.mark.parametrize("closes", ["stream", "client"])
+async def test_closing_interrupts_a_waiting_reader(server: FriendliServer, client: AsyncFriendli, closes: str) -> None:
     server.enqueue(script(chunk("a"), stall()))
     stream = await open_stream(client)
     assert (await anext(stream)).text == "a"
     waiting = asyncio.ensure_future(anext(stream))
     await run_loop_iterations(3)
-    await stream.aclose()
+    await (stream if closes == "stream" else client).aclose()
     with pytest.raises(StreamInterruptedError) as caught:
         await with_timeout(waiting)
     assert caught.value.partial is not None
