@@ -8,6 +8,7 @@ import socket
 import ssl
 from contextlib import AsyncExitStack, suppress
 from errno import ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -176,6 +177,7 @@ async def tls_error(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, user
         return str(error).removeprefix(f"could not connect: {where} ")
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize(("user_session", "streamed"), [(False, False), (False, True), (True, False)])
 @pytest.mark.parametrize(
     ("certificate", "message"),
@@ -202,6 +204,25 @@ async def test_error_of_untrusted_authority_says_how_to_trust_it(
     tls = stranger.client() if trusted == "theirs" else ssl.create_default_context()
     reason = await tls_error(authority.server(*authority.issue()), tls, user_session=False, streamed=False)
     assert "local issuer certificate; to trust another CA, pass ssl= or set SSL_CERT_FILE]" in reason
+
+
+@pytest.mark.compatibility
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_self_signed_certificate_is_explained(authority: Authority, streamed: bool) -> None:
+    server_tls = authority.server(authority.certificate, authority.key)
+    reason = await tls_error(server_tls, ssl.create_default_context(), user_session=False, streamed=streamed)
+    assert reason.startswith("[the server's certificate was rejected: self-signed certificate")
+
+
+@pytest.mark.compatibility
+@pytest.mark.parametrize(("variable", "file_name"), [("SSL_CERT_FILE", "missing.pem"), ("SSL_CERT_DIR", "missing")])
+async def test_unreadable_ca_path_is_named_in_the_certificate_error(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, file_name: str
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / file_name))
+    async with TalkativeTLSServer(authority.server(*authority.issue())) as server:
+        message = await connect_error(server.url)
+    assert f"({variable} names {tmp_path / file_name}, which cannot be read)" in message
 
 
 @pytest.mark.parametrize(("user_session", "streamed"), [(False, False), (False, True), (True, True)])
@@ -382,6 +403,7 @@ async def test_failed_handshake_is_explained_and_not_retried(data: bytes, messag
 # --- proxies ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     ("status", "attempts", "message"),
@@ -389,11 +411,13 @@ async def test_failed_handshake_is_explained_and_not_retried(data: bytes, messag
         ("407 Proxy Authentication Required", 1, "407 Proxy Authentication Required"),
         ("407", 1, "407 Proxy Authentication Required"),
         ("403 Forbidden", 1, "403 Forbidden"),
+        ("405 Method Not Allowed", 1, "405 Method Not Allowed"),
         ("400 Bad Request", 1, "400 Bad Request"),
         ("302 Found", 1, "302 Found"),
         ("511 Network Authentication Required", 1, "511 Network Authentication Required"),
         ("429 Slow down", 3, "429 Too Many Requests"),
         ("502 Bad Gateway", 3, "502 Bad Gateway"),
+        ("503 Service Unavailable", 3, "503 Service Unavailable"),
         ("504 Gateway Timeout", 3, "504 Gateway Timeout"),
     ],
 )
@@ -505,6 +529,7 @@ CONNECTOR_ERRORS: Final = [
 ]
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     ("connector_error", "message", "attempts"), CONNECTOR_ERRORS, ids=[repr(row[0]) for row in CONNECTOR_ERRORS]

@@ -365,14 +365,6 @@ async def test_expired_timeout_leaks_nothing(server: FriendliServer) -> None:
         await assert_no_leaks(client, server)
 
 
-async def test_closed_client_rejects_new_streams(server: FriendliServer) -> None:
-    client = client_of(server.url)
-    await client.aclose()
-    with pytest.raises(ConfigurationError):
-        await open_stream(client)
-    assert server.connections == 0
-
-
 @pytest.mark.parametrize("count", [200, 1000], ids=["two hundred", "a thousand"])
 async def test_concurrent_streams_all_complete(server: FriendliServer, count: int) -> None:
     arrived = 0

@@ -70,6 +70,7 @@ async def test_undecodable_error_body_is_not_shown(encoding: str) -> None:
     assert error.message == "HTTP 429 Too Many Requests"
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize(
     ("headers", "delay"),
     [
@@ -86,6 +87,7 @@ async def test_longest_retry_delay_wins(headers: tuple[str, ...], delay: float |
     assert (await error_for(http(ERROR_BODY, JSON, *headers))).retry_after == delay
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize(
     ("headers", "request_id"),
     [(("X-Request-Id: a", "x-request-id: b"), "a"), (("X-Request-Id:", "X-Request-Id: b"), "b"), ((), None)],

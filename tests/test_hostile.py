@@ -1,17 +1,14 @@
-"""Misbehaving peers: stray bytes, endless headers, trailing data, invalid certificates, failing proxies."""
+"""Misbehaving peers: stray bytes, endless headers, trailing data, messages outside the format; and a blocked loop."""
 
 import asyncio
 import gzip
 import socket
-import ssl
-import subprocess
 import threading
 import time
 import tracemalloc
 import zlib
 from collections.abc import Awaitable
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -19,7 +16,6 @@ import pytest
 from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import (
     DONE,
-    FAST_RETRY,
     LAST_CHUNK,
     STREAM_HEAD,
     Conversation,
@@ -234,106 +230,6 @@ async def test_gzip_members_are_concatenated_at_any_split(size: int) -> None:
         assert (await with_timeout(complete(client))).text == "two members"
 
 
-# --- certificates ----------------------------------------------------------------------------------------------------
-
-
-def _certificate(folder: Path, *, name: str, days: str) -> ssl.SSLContext:
-    """Returns a server TLS context with a self-signed certificate for a name."""
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(certificate)]
-    command += ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-days", days]
-    subprocess.run(command, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context
-
-
-class TLSServer(RawServer):
-    """A server that speaks TLS."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        super().__init__(self._answer)
-        self._context = context
-
-    async def _answer(self, conversation: Conversation) -> None:
-        await conversation.request()
-        await conversation.send(reply(completion("by tls")))
-
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        self._server.close()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._context)
-        return self
-
-    @property
-    def url(self) -> str:
-        return super().url.replace("http://127.0.0.1", "https://localhost")
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(
-    ("name", "days", "trusted", "reason"),
-    [
-        ("localhost", "10", False, "self-signed certificate"),
-        ("elsewhere.example", "10", True, "mismatch"),
-        ("localhost", "-1", True, "expired"),
-    ],
-)
-async def test_invalid_certificate_is_a_connection_error_and_is_not_retried(
-    tmp_path: Path, name: str, days: str, trusted: bool, reason: str, streamed: bool
-) -> None:
-    server_tls = _expired(tmp_path) if days == "-1" else _certificate(tmp_path, name=name, days=days)
-    tls = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem") if trusted else None)
-    async with TLSServer(server_tls) as server, client_of(server.url, retry=FAST_RETRY, ssl=tls) as client:
-        with pytest.raises(APIConnectionError) as caught:
-            await with_timeout(read(open_stream(client)) if streamed else complete(client))
-    error = caught.value
-    assert not error.sent
-    assert reason in str(error)
-    assert "certificate" in str(error)
-    assert error.meta is not None
-    assert len(error.meta.attempts) == 1
-    assert server.connections == 0
-
-
-@pytest.mark.parametrize(("variable", "file_name"), [("SSL_CERT_FILE", "missing.pem"), ("SSL_CERT_DIR", "missing")])
-async def test_unreadable_ca_path_is_named_in_the_certificate_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, file_name: str
-) -> None:
-    monkeypatch.setenv(variable, str(tmp_path / file_name))
-    async with (
-        TLSServer(_certificate(tmp_path, name="localhost", days="10")) as server,
-        client_of(server.url) as client,
-    ):
-        with pytest.raises(APIConnectionError) as caught:
-            await with_timeout(complete(client))
-    assert f"({variable} names {tmp_path / file_name}, which cannot be read)" in str(caught.value)
-
-
-def _expired(folder: Path) -> ssl.SSLContext:
-    """Returns a TLS context with an expired certificate; only `openssl ca` accepts dates in the past."""
-    (folder / "index").write_text("")
-    (folder / "serial").write_text("01")
-    (folder / "ca.cnf").write_text(
-        "[ca]\ndefault_ca=d\n[d]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n"
-        "x509_extensions=v3\nunique_subject=no\n[p]\ncommonName=supplied\n"
-        "[v3]\nsubjectAltName=DNS:localhost\nbasicConstraints=CA:TRUE\n"
-    )
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key.pem")
-    openssl("req", "-new", *key, "-out", "r.csr", "-subj", "/CN=localhost")
-    files = ("-config", "ca.cnf", "-selfsign", "-keyfile", "key.pem", "-in", "r.csr", "-out", "certificate.pem")
-    dates = ("-startdate", "20200101000000Z", "-enddate", "20200201000000Z")
-    openssl("ca", "-batch", *files, "-notext", *dates)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
-    return context
-
-
 # --- messages outside the event-stream format ------------------------------------------------------------------------
 
 
@@ -409,47 +305,7 @@ async def test_framing_error_message_has_no_status(broken: bytes) -> None:
     assert "TransferEncodingError" not in str(caught.value)
 
 
-# --- duplicate headers -----------------------------------------------------------------------------------------------
-
-
-async def test_duplicate_headers_use_longest_delay_and_first_id() -> None:
-    headers = "Retry-After: 3\r\nRetry-After: 5\r\nX-Request-Id: one\r\nX-Request-Id: two\r\n"
-    response = reply(b"{}", status="429 Too Many Requests", headers=headers)
-    async with serve_bytes(response) as server, client_of(server.url) as client:
-        with pytest.raises(APIStatusError) as caught:
-            await with_timeout(complete(client))
-    assert caught.value.retry_after == 5, "the longer delay wins"
-    assert caught.value.request_id == "one"
-    assert caught.value.meta is not None
-    assert caught.value.meta.request_id == "one"
-
-
-# --- custom connectors -----------------------------------------------------------------------------------------------
-
-
-class ProxyError(Exception):
-    """An error as raised by a SOCKS connector."""
-
-
-class CustomConnector(aiohttp.TCPConnector):
-    """A connector that raises its own kind of error."""
-
-    async def connect(self, *args: Any, **kwargs: Any) -> Any:
-        raise ProxyError("the socks server says no")
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-async def test_error_of_a_custom_connector_is_a_connection_error(streamed: bool) -> None:
-    async with (
-        aiohttp.ClientSession(connector=CustomConnector()) as session,
-        client_of("http://api.invalid", session=session) as client,
-    ):
-        with pytest.raises(APIConnectionError, match="the socks server says no"):
-            await with_timeout(read(open_stream(client)) if streamed else complete(client))
-        assert slots_in_use(client) == 0
-
-
-# --- slots, proxies, a blocked loop ----------------------------------------------------------------------------------
+# --- slots, a blocked loop -------------------------------------------------------------------------------------------
 
 
 async def test_cancelled_or_timed_out_calls_leave_the_pool_queue(server: FriendliServer) -> None:
@@ -465,32 +321,6 @@ async def test_cancelled_or_timed_out_calls_leave_the_pool_queue(server: Friendl
         with pytest.raises(APITimeoutError):
             await with_timeout(complete(impatient))
         assert client.gauges().waiting == 0
-
-
-@pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "403 Forbidden", "405 Method Not Allowed"])
-async def test_permanent_tunnel_failure_is_not_retried_and_names_the_proxy(status: str) -> None:
-    response = reply(b"no", status=status, kind="text/plain")
-    async with (
-        serve_bytes(response) as proxy,
-        client_of("https://api.invalid", proxy=proxy.url, retry=FAST_RETRY) as client,
-    ):
-        with pytest.raises(APIConnectionError) as caught:
-            await with_timeout(complete(client))
-        assert proxy.url.removeprefix("http://") in str(caught.value)
-    assert status in str(caught.value)
-    assert not caught.value.sent
-    assert proxy.connections == 1
-
-
-async def test_temporary_tunnel_failure_is_retried() -> None:
-    response = reply(b"no", status="503 Service Unavailable", kind="text/plain")
-    async with (
-        serve_bytes(response) as proxy,
-        client_of("https://api.invalid", proxy=proxy.url, retry=FAST_RETRY) as client,
-    ):
-        with pytest.raises(APIConnectionError):
-            await with_timeout(complete(client))
-        assert proxy.connections == 3
 
 
 @pytest.mark.parametrize("limit", ["first_event", "total"])

@@ -24,6 +24,7 @@ class Authority:
         folder.mkdir()
         self._folder = folder
         self.certificate: Path = folder / "ca.pem"
+        self.key: Path = folder / "ca.key"
         (folder / "index").write_text("")
         (folder / "serial").write_text("01")
         command = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
