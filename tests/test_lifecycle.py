@@ -807,7 +807,7 @@ async def test_only_closing_the_original_client_closes_the_pool(server: Friendli
     assert server.requests[0].headers["X-A"] == "1"
     assert "X-A" not in server.requests[1].headers
     await client.aclose()
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match="closed"):
         await complete(copied)
 
 
