@@ -404,19 +404,6 @@ async def test_unrelated_event_is_skipped_and_malformed_chunk_raises(
     assert raised.value.partial.text == "a"
 
 
-async def test_leaving_a_stream_cancels_it(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(script(chunk("a"), raw(b": \n" * 10), event("null"), chunk("b"), reset()))
-    async with client.serverless.completions.stream(model="m", prompt="Hi") as stream:
-        async for each in stream:
-            assert each.text == "a"
-            break
-    assert stream.outcome == "cancelled"
-    with pytest.raises(StreamInterruptedError) as raised:
-        await stream.result()
-    assert raised.value.partial is not None
-    assert raised.value.partial.text.startswith("a")
-
-
 # --- legacy frames of 2024 -------------------------------------------------------------------------------------------
 
 SAMPLED: Final = [{"index": 0, "text": " such", "token": 1778}, {"index": 0, "text": " as", "token": 439}]

@@ -19,7 +19,7 @@ from support.messages import (
     read,
     unnamed,
 )
-from support.sockets import FAST_RETRY, client_of, slots_in_use, with_timeout
+from support.sockets import FAST_RETRY, client_of, with_timeout
 
 from friendli_async import (
     APIStatusError,
@@ -33,7 +33,6 @@ from friendli_async import (
 from friendli_async.demo.engine import LocalEngine
 from friendli_async.messages import (
     Base64Source,
-    ContentBlockDelta,
     ImageBlock,
     InputMessage,
     MessageStart,
@@ -189,21 +188,6 @@ async def test_events_without_known_content_are_skipped(server: FriendliServer, 
     skipped = [event({}), event("text", name="rated"), event({"type": None}), event({"type": 5})]
     server.enqueue(script(*named(SHORT[:3]), *skipped, *named(SHORT[3:])))
     assert len(await read(open_stream(client))) == len(SHORT)
-
-
-async def test_leaving_the_context_closes_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(*named(SHORT[:3]), stall()))
-    async with open_stream(client) as stream:
-        async for each in stream:
-            if isinstance(each, ContentBlockDelta):
-                break
-    assert stream.outcome == "cancelled"
-    assert await with_timeout(server.requests[0].disconnected())
-    assert slots_in_use(client) == 0
-    with pytest.raises(StreamInterruptedError) as raised:
-        await stream.result()
-    assert raised.value.partial is not None
-    assert raised.value.partial.text == "Hel"
 
 
 async def test_non_streamed_call_is_retried_after_503(server: FriendliServer) -> None:

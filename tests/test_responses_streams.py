@@ -53,7 +53,6 @@ from friendli_async.testing import (
     json_body,
     raw,
     script,
-    stall,
 )
 
 
@@ -468,17 +467,3 @@ async def test_stream_without_a_final_event_is_interrupted(
     received = "".join(data["delta"] for data in DATA[:count] if data["type"] == "response.output_text.delta")
     assert caught.value.partial is not None
     assert caught.value.partial.text == received
-
-
-async def test_leaving_the_context_closes_the_stream(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(script(*map(named, DATA[:12]), stall()))
-    async with ask(client) as stream:
-        async for each in stream:
-            if isinstance(each, OutputTextDelta):
-                break
-    assert stream.outcome == "cancelled"
-    assert await server.requests[0].disconnected()
-    with pytest.raises(StreamInterruptedError) as caught:
-        await stream.result()
-    assert caught.value.partial is not None
-    assert caught.value.partial.text == "Hello"

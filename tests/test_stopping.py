@@ -22,6 +22,7 @@ from support.sockets import (
     slots_in_use,
     with_timeout,
 )
+from support.streams import KINDS, Kind
 
 from friendli_async import (
     AsyncFriendli,
@@ -203,6 +204,22 @@ async def test_stopping_disconnects_and_releases_the_connection_slot(
     assert await server.requests[0].disconnected()
     await assert_no_leaks(client, server)
     assert (await with_timeout(complete(client))).text == "next"
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+async def test_leaving_a_stream_of_any_kind_leaves_a_partial_result(
+    server: FriendliServer, client: AsyncFriendli, kind: Kind
+) -> None:
+    server.enqueue(script(*map(raw, kind.first_events), stall()))
+    async with kind.open(client) as stream:
+        for _ in kind.first_events:
+            await with_timeout(anext(stream))
+    assert stream.outcome == "cancelled"
+    await assert_no_leaks(client, server)
+    with pytest.raises(StreamInterruptedError) as caught:
+        await stream.result()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "Hello "
 
 
 @pytest.mark.parametrize("stop", STOPPERS)
