@@ -91,6 +91,7 @@ class Server:
         if not self.accepting.is_set():
             self.send_blocked.set()
             await self.accepting.wait()
+        assert message.get("body") != b"" or not message["more_body"], "an empty piece may end a chunked body"
         self.sent.append(message)
         self._news.set()
 
@@ -632,7 +633,7 @@ async def test_other_objects_are_rejected_by_the_constructor(client: AsyncFriend
     for wrong, reason in (
         (client.serverless.chat.stream(**given).text(), r"not TextView: pass the stream itself, with encode="),
         (forgotten, r"not the coroutine .*complete\(\): await it"),
-        ("text", r"takes a stream, chat\.stream\(\.\.\.\), or a run, chat\.run\(\.\.\.\), not str"),
+        ("text", r"takes a stream, chat\.stream\(\.\.\.\), or a run, chat\.run\(\.\.\.\), not str$"),
         (client.serverless.chat.run(tools=[], **given), "encode is required for a run"),
         (client.serverless.chat.parse_stream(Any, **given).snapshots(), "encode is required for snapshots"),
     ):
