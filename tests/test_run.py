@@ -1590,8 +1590,11 @@ async def test_stream_interrupted_mid_turn_cancels_the_tools(
     roles = [message["role"] for message in run.messages]  # type: ignore[index]  # dicts here
     assert roles == ["user", *["assistant", "tool"] * 2]
     assert run.turns == 1
-    with pytest.raises(type(caught.value)):
+    assert await events_of(run) == []
+    await run.aclose()
+    with pytest.raises(type(caught.value)) as again:
         await run.result()
+    assert str(again.value) == str(caught.value)
     await assert_idle(client, server)
 
 
@@ -1703,6 +1706,26 @@ async def test_failed_tool_ends_the_run_after_the_usage_of_the_answer_has_arrive
     assert contents == [UNFINISHED, "Error: ValueError: no such city", NOT_CALLED]
 
 
+@pytest.mark.parametrize(
+    ("delta", "answer"),
+    [
+        (chunk("I look"), {"content": "I look"}),
+        (chunk(reasoning="to look up"), {"content": None, "reasoning_content": "to look up"}),
+    ],
+)
+async def test_turn_that_ends_early_is_in_the_transcript_with_the_text_and_reasoning_so_far(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, delta: Step, answer: dict[str, Any]
+) -> None:
+    calls = (call_delta(0, "wait", arguments="{}"), call_delta(1, "now"))
+    server.enqueue(script(delta, *calls, gate(waiter.started), cut()))
+    run = start_run(client, waiter.wait, now)
+    with pytest.raises(StreamInterruptedError):
+        await with_timeout(run.result())
+    message: Any = run.messages[1]
+    del message["tool_calls"]
+    assert message == {"role": "assistant", **answer}
+
+
 async def test_turn_that_ends_early_before_a_tool_was_called_is_not_in_the_transcript(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
@@ -1781,6 +1804,28 @@ async def test_closing_cancels_stream_and_tools_and_waits_for_the_tools(
     assert caught.value.partial is not None
     await run.aclose()
     await assert_idle(client, server)
+
+
+async def test_closed_run_yields_neither_unread_events_nor_the_error_of_a_cancelled_read(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    calls = (call_delta(0, "wait", arguments="{}"), call_delta(1, "now", arguments="{}"))
+    server.enqueue(script(*calls, finish("tool_calls"), stall()))
+    run = start_run(client, waiter.wait, now)
+    for _ in range(2):
+        await read_until(run, ToolStarted)
+    await with_timeout(wait_until(lambda: bool(run._events)))
+    await run.aclose()
+    assert await events_of(run) == []
+
+    run = await busy_run(client, server, Waiter())
+    reading = asyncio.create_task(events_of(run))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await run.aclose()
+    assert await events_of(run) == []
 
 
 async def test_cancelled_read_waits_for_the_tools_and_is_reported_once(

@@ -179,7 +179,7 @@ class Run:
         if calls is not None:
             self._work.close()
             calls.drop()
-            if self._reporter is not None and not is_finalizing():
+            if not is_finalizing():
                 self._report_dropped()
 
     # --- opening and closing ---------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Run:
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error."""
-        self._is_unraised = self._is_unraised or self._state == "open"
+        self._is_unraised = self._state == "open"
         await self._close(error, _outcome_of(error))
         if not isinstance(error, asyncio.CancelledError):
             self._is_unraised = False
@@ -243,8 +243,7 @@ class Run:
             self._reporter.end(outcome, error, self.usage, finish_reasons_of(reply))
 
     def _report_dropped(self) -> None:
-        if self._state == "open":
-            self._report_end("cancelled", StreamInterruptedError("the last reference to the run was dropped"))
+        self._report_end("cancelled", StreamInterruptedError("the last reference to the run was dropped"))
 
     def _partial(self) -> Partial | None:
         return None if self._stream is None else self._stream.partial
