@@ -562,17 +562,19 @@ async def test_other_redirect_statuses_are_errors(server: FriendliServer, client
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_redirect_to_another_origin_is_an_error_and_not_followed(
+async def test_redirect_to_another_origin_or_user_is_an_error_and_not_followed(
     server: FriendliServer, client: AsyncFriendli, streamed: bool
 ) -> None:
     async with FriendliServer() as other:
-        for target in (other.url, other.url.replace("http:", ""), server.url.replace("127.0.0.1", "localhost")):
+        elsewhere = (other.url, other.url.replace("http:", ""), server.url.replace("127.0.0.1", "localhost"))
+        as_somebody_else = [server.url.replace("//", f"//{user}@") for user in ("name", ":password")]
+        for target in (*elsewhere, *as_somebody_else):
             server.enqueue(status(307, headers={"Location": f"{target}/elsewhere"}))
             with pytest.raises(APIStatusError) as caught:
                 await with_timeout(open_stream(client).result() if streamed else complete(client))
             assert caught.value.status_code == 307
         assert other.connections == 0
-        assert len(server.requests) == 3
+        assert len(server.requests) == 5
 
 
 @pytest.mark.parametrize("location", ["http://[broken", "javascript:alert(1)", "file:///etc/passwd", "http://:bad"])

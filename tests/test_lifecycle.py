@@ -63,6 +63,7 @@ def test_client_works_across_asyncio_runs(remote: FriendliServer) -> None:
         return (await complete(client)).text
 
     assert len({asyncio.run(main()) for _ in range(3)}) == 1
+    assert len(client._runtime.transport._pools) == 1  # those of closed loops are given up
     asyncio.run(client.aclose())
 
 
@@ -285,6 +286,17 @@ loop.run_until_complete(closed())
 loop.close()
 del pool, _
 """,
+    "used in another loop after its own was closed without a shutdown": """
+import warnings
+warnings.simplefilter("ignore", ResourceWarning)  # for the sockets of the loop
+client = make()
+loop = asyncio.new_event_loop()
+loop.run_until_complete(call_to_the_end(client))
+loop.close()
+asyncio.run(call(client))
+gc.collect()
+asyncio.run(client.aclose())
+""",
     "cancelled by Ctrl-C": """
 import os, signal
 async def main():
@@ -447,6 +459,36 @@ with asyncio.Runner() as runner:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     runner.run(asyncio.wait_for(call(client), 30))
     runner.run(client.aclose())
+""",
+    "fork during an open stream, which the parent ends while the child lives": """
+import os
+HEAD = b"HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\n\\r\\n"
+ended = asyncio.Event()
+async def answer(reader, writer):
+    writer.write(HEAD + b'data: {"choices":[{"delta":{"content":"a"}}]}\\n\\n')
+    try:
+        await reader.read()
+    except ConnectionError:
+        pass
+    ended.set()
+    writer.close()
+async def main():
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    async with server, AsyncFriendli("t", server_url=url) as client:
+        stream = await client.serverless.chat.stream(model="m", messages=MESSAGES)
+        child_end, parent_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(parent_end)
+            os.read(child_end, 1)
+            os._exit(0)
+        await stream.aclose()
+        await asyncio.wait_for(ended.wait(), 30)
+        os.close(child_end)
+        os.close(parent_end)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+asyncio.run(main())
 """,
     "new client after a fork": """
 import os

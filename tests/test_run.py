@@ -1537,6 +1537,16 @@ async def test_next_turn_of_a_run_fails_once_a_drain_has_timed_out(
     assert len(server.requests) == 1
 
 
+async def test_drain_timeout_counts_a_run_that_reads_a_later_answer_once(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(turn(call_delta(0, "now")), script(chunk("a"), stall()))
+    run = start_run(client, now)
+    await read_until(run, TurnEnded)
+    await read_until(run, ChatChunk)
+    assert await with_timeout(client.drain(0.01)) == 1
+
+
 async def test_answer_that_has_arrived_when_the_client_is_closed_is_delivered_but_starts_no_tool(
     server: FriendliServer, waiter: Waiter
 ) -> None:

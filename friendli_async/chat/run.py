@@ -327,7 +327,6 @@ class Run:
     def _check_unraised(self) -> None:
         """Raises the error that closed the run if no read has: it must not seem to end normally."""
         if self._is_unraised:
-            self._is_unraised = False
             raise self._copy_error()
 
     async def _run_to_end(self) -> None:

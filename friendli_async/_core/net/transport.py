@@ -241,7 +241,7 @@ class AiohttpTransport:
     def _new_pool(self) -> Pool:
         """Creates the running loop's pool."""
         session, loop = self._session, asyncio.get_running_loop()
-        if session is not None and not session.closed and getattr(session, "_loop", loop) is not loop:
+        if session is not None and getattr(session, "_loop", loop) is not loop:
             raise ConfigurationError("the session passed in belongs to another event loop")
         with self._lock:
             if self.closed:  # meanwhile, by another thread
