@@ -1362,6 +1362,8 @@ async def test_base_exception_in_a_tool_ends_the_run(
         ({"tools": [{"type": "function", "function": {"name": "x"}}]}, TypeError, r"tools\[0\]: a dict is not a"),
         ({"tools": [len]}, TypeError, "is not a runnable tool"),
         ({"tools": {"weather": weather}}, ValueError, "tools: Expected a list"),
+        ({"tools": "weather"}, ValueError, "tools: Expected a list"),
+        ({"tools": weather}, ValueError, "tools: Expected a list"),
         ({"n": 2}, ValueError, "n: a run supports only one choice"),
         ({"extra_body": {"n": 2}}, ValueError, "n: a run supports only one choice"),
         ({"extra_body": {"messages": []}}, ValueError, "extra_body.messages: cannot be set here"),

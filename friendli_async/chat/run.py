@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
 
 import msgspec
 
-from friendli_async._core.body.arguments import check_keywords, check_values, to_builtins
+from friendli_async._core.body.arguments import check_keywords, check_values, is_list, to_builtins
 from friendli_async._core.events.stream import Outcome
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.loops import is_current, running_loop
@@ -507,7 +507,7 @@ def create_run(
 
 
 def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
-    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
+    if not is_list(tools):
         raise ArgumentError(f"Expected a list of tools, got `{type(tools).__name__}`", "tools")
     found: dict[str, LocalTool] = {}
     for number, tool in enumerate(tools):

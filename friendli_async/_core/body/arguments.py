@@ -133,7 +133,7 @@ def map_items(make: Callable[[object], object]) -> Callable[[object], object]:
     """Returns a function that applies ``make`` to each item of a list and leaves other values to the type check."""
 
     def made(given: object) -> object:
-        return [make(item) for item in cast("Sequence[object]", given)] if _is_list(given) else given
+        return [make(item) for item in cast("Sequence[object]", given)] if is_list(given) else given
 
     return made
 
@@ -378,7 +378,8 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
         raise ArgumentError(f"{type(value).__name__} is not JSON serializable{_conversion_hint(value)}", where)
 
 
-def _is_list(value: object) -> bool:
+def is_list(value: object) -> bool:
+    """Whether a value is sent as a JSON list."""
     return isinstance(value, list) or (isinstance(value, Sequence) and not isinstance(value, _NOT_LISTS))
 
 
@@ -398,7 +399,7 @@ def _normalize(value: object) -> object:
             return datetime.combine(value.date(), value.timetz())
     if isinstance(value, Mapping):
         return dict(cast("Mapping[object, object]", value))
-    if _is_list(value):
+    if is_list(value):
         return list(cast("Sequence[object]", value))
     numpy: Any = sys.modules.get("numpy")  # not imported: the value cannot be a numpy scalar
     if numpy is None or not isinstance(value, numpy.generic):
