@@ -108,7 +108,7 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
                 f"could not connect: {dial.address} [{_system_reason(failed)}]", sent, permanent=_is_permanent(failed)
             )
         return _connect_error(
-            f"could not connect: {_other_reason(error, dial, owned=owned)}",
+            f"could not connect: {_other_reason(error, dial)}",
             sent,
             permanent=not owned and _is_rejection(str(error)),
         )
@@ -150,11 +150,11 @@ def _cause_of_type(error: BaseException, kind: type[T]) -> T | None:
 
 def _certificate_reason(error: Exception, dial: DialContext) -> str | None:
     """Returns whose certificate was rejected, and why, such as ``certificate has expired``; None if none was."""
-    cause: object = getattr(error, "certificate_error", None) or _cause_of_type(error, ssl.CertificateError)
+    cause: Exception | None = getattr(error, "certificate_error", None) or _cause_of_type(error, ssl.CertificateError)
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
         why = "its fingerprint does not match"
     elif cause is not None:
-        message = str(getattr(cause, "verify_message", "") or describe(error)).rstrip(".")
+        message = str(getattr(cause, "verify_message", "") or describe(cause)).rstrip(".")
         trust = getattr(cause, "verify_code", 0) in _UNTRUSTED_CODES
         more = "; to trust another CA, pass ssl= or set SSL_CERT_FILE" if trust else ""
         why = f"{message}{more}{_ca_path_hint()}"
@@ -181,7 +181,7 @@ def _address(error: Exception, dial: DialContext) -> str:
 
 def _is_proxy(address: str, dial: DialContext) -> bool:
     """Whether an address is the proxy's, whose URL may lack the port."""
-    return dial.proxy is not None and dial.proxy in {address, address.rpartition(":")[0]}
+    return dial.proxy in {address, address.rpartition(":")[0]}
 
 
 def _bracketed(host: str) -> str:
@@ -210,7 +210,7 @@ def _dial_reason(error: aiohttp.ClientConnectorError, dial: DialContext) -> str:
 
 def _system_reason(cause: OSError, *, of_proxy: bool = False) -> str:
     if isinstance(cause, ssl.SSLError):
-        return _tls_message(cause.reason or "", re.sub(_NOISE, "", cause.strerror or str(cause)), of_proxy=of_proxy)
+        return _tls_message(_tls_reason(cause), re.sub(_NOISE, "", cause.strerror or str(cause)), of_proxy=of_proxy)
     if cause.errno and "call failed" in str(cause):  # asyncio's message, which repeats the address
         return os.strerror(cause.errno)
     hint = ""
@@ -222,17 +222,17 @@ def _system_reason(cause: OSError, *, of_proxy: bool = False) -> str:
 def _handshake_failure(error: Exception) -> OSError | None:
     """Returns what the TLS handshake of a foreign connector failed with; None if it failed in another way."""
     reset = _cause_of_type(error, ConnectionResetError)
-    return _cause_of_type(error, ssl.SSLError) or (reset if reset is not None and _is_handshake_reset(reset) else None)
+    return _cause_of_type(error, ssl.SSLError) or (reset if _is_handshake_reset(reset) else None)
 
 
-def _is_handshake_reset(cause: OSError) -> bool:
+def _is_handshake_reset(cause: OSError | None) -> bool:
     """Whether asyncio raised it as the peer closed the connection during the handshake: such an error is empty."""
     return isinstance(cause, ConnectionResetError) and not cause.args
 
 
-def _other_reason(error: Exception, dial: DialContext, *, owned: bool) -> str:
+def _other_reason(error: Exception, dial: DialContext) -> str:
     """Returns why there is no connection if aiohttp raised no connector error."""
-    if not owned or dial.proxy is None:
+    if dial.proxy is None:
         return describe(error)
     return f"the proxy {dial.proxy} [{describe(error, 'it')}]"
 
@@ -251,10 +251,14 @@ def _tls_message(reason: str, message: str, *, of_proxy: bool) -> str:
     return f"TLS: {message.strip()}; {meaning}" if meaning else f"TLS: {message.strip()}"
 
 
+def _tls_reason(cause: ssl.SSLError) -> str:
+    return getattr(cause, "reason", None) or ""  # a user's connector may have created the error itself
+
+
 def _is_permanent(cause: OSError) -> bool:
     """Whether a TLS handshake failed because of either side's configuration, not because the connection broke."""
     torn = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
-    return isinstance(cause, ssl.SSLError) and not torn and _INTERNAL_ERROR not in (cause.reason or "")
+    return isinstance(cause, ssl.SSLError) and not torn and _INTERNAL_ERROR not in _tls_reason(cause)
 
 
 def _tls_alert(error: Exception, dial: DialContext) -> str | None:
