@@ -546,6 +546,11 @@ CONNECTOR_ERRORS: Final = [
     ),
     (refused(ssl.SSLError(1, "[SSL] unknown error (_ssl.c:1)")), f"{HERE} [TLS: unknown error]", 1),
     (refused(tls_failure("TLSV1_ALERT_INTERNAL_ERROR")), f"{HERE} [TLS: in words]", 3),
+    (
+        aiohttp.ClientOSError(1, "[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert (_ssl.c:1)"),
+        f"{HERE} [TLS: tlsv1 alert; the server does not trust the client certificate]",
+        1,
+    ),
     (refused(tls_failure("UNSUPPORTED_PROTOCOL")), f"{HERE} [TLS: in words; no common TLS version]", 1),
     (ssl.SSLError(1, "bad handshake"), f"{HERE} [TLS: bad handshake]", 1),
     (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer", 3),

@@ -287,8 +287,7 @@ class ToolRunner:
             self._record_end(call, 0.0, error)
         content = self._content_of(error)
         finished = ToolFinished(call=call, content=content, error=error.kind, elapsed=monotonic() - began)
-        if (exception := _exception_of_tool(error)) is not None:
-            msgspec.structs.force_setattr(finished, "_exception", exception)
+        msgspec.structs.force_setattr(finished, "_exception", _exception_of_tool(error))
         self._finish(finished)
         if self._settings.on_tool_error == "raise" and error.kind != "refused":
             failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=error.kind, call=call)

@@ -210,7 +210,7 @@ def _dial_reason(error: aiohttp.ClientConnectorError, dial: DialContext) -> str:
 
 def _system_reason(cause: OSError, *, of_proxy: bool = False) -> str:
     if isinstance(cause, ssl.SSLError):
-        return _tls_message(_tls_reason(cause), re.sub(_NOISE, "", cause.strerror or str(cause)), of_proxy=of_proxy)
+        return _tls_message(_tls_reason(cause), re.sub(_NOISE, "", str(cause)), of_proxy=of_proxy)
     if cause.errno and "call failed" in str(cause):  # asyncio's message, which repeats the address
         return os.strerror(cause.errno)
     hint = ""
