@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 from support.clock import run_loop_iterations, wait_until
-from support.recorder import Recorder
+from support.recorder import Recorder, RunRecorder
 from support.sockets import (
     MESSAGES,
     TOKEN,
@@ -47,7 +47,8 @@ from friendli_async._core.net import pool as pool_module
 from friendli_async._core.net.guard import close_soon
 from friendli_async._core.observers import Observer
 from friendli_async.bulk import run_all
-from friendli_async.testing import FriendliServer, chunk, script, stall, status, text
+from friendli_async.testing import FriendliServer, chunk, script, stall, status, text, tool_calls
+from friendli_async.tools import tool
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
@@ -183,6 +184,32 @@ def test_call_is_cancelled_if_its_event_loop_is_closed(
     gc.collect()
     assert recorder.reported[-2:] == ["None GeneratorExit", "cancelled GeneratorExit"]
     assert [message.partition("\n")[0] for message in loop_errors] == ["Task was destroyed but it is pending!"]
+    loop_errors.clear()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_run_is_cancelled_if_its_event_loop_is_closed(remote: FriendliServer, loop_errors: list[str]) -> None:
+    recorder = RunRecorder()
+    client = client_of(remote.url, observers=[recorder])
+    remote.enqueue(tool_calls(("wait", {})))
+
+    @tool
+    async def wait() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def main(client: AsyncFriendli) -> asyncio.Task[Any]:
+        task = asyncio.ensure_future(client.serverless.chat.run(model="m", messages=MESSAGES, tools=[wait]).result())
+        await wait_until(lambda: "wait started" in recorder.reported)
+        return task
+
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(main(client))
+    loop.close()
+    asyncio.run(client.aclose())
+    del task, loop, client
+    gc.collect()
+    assert recorder.end.outcome == "cancelled"
+    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
     loop_errors.clear()
 
 

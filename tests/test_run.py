@@ -1990,19 +1990,20 @@ async def close_in_task(run: Run) -> None:
         group.create_task(run.aclose())
 
 
-@pytest.mark.parametrize("close", [Run.aclose, close_in_task])
-async def test_closing_from_inside_a_tool_does_not_deadlock(
+@pytest.mark.parametrize("close", [Run.aclose, close_in_task, None])
+async def test_tool_that_closes_its_run_or_the_client_is_cancelled_itself(
     client: AsyncFriendli, server: FriendliServer, close: Any
 ) -> None:
     runs: list[Run] = []
 
     @tool
-    async def give_up() -> str:
-        await close(runs[0])
-        return "never seen"
+    async def give_up() -> None:
+        await run_loop_iterations(5)  # until the reader waits for the tool
+        await (client.aclose() if close is None else close(runs[0]))
+        await asyncio.get_running_loop().create_future()
 
     server.enqueue(tool_calls(("give_up", {})))
-    runs.append(start_run(client, give_up))
+    runs.append(start_run(client, give_up, tool_timeout=None))
     with pytest.raises(StreamInterruptedError, match="closed"):
         await events_of(runs[0])
     await assert_idle(client, server)

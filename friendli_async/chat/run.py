@@ -180,7 +180,7 @@ class Run:
             self._work.close()
             calls.drop()
             if not is_finalizing():
-                self._report_dropped()
+                self._report_end("cancelled", StreamInterruptedError("the last reference to the run was dropped"))
 
     # --- opening and closing ---------------------------------------------------------------------------------------
 
@@ -241,9 +241,6 @@ class Run:
     def _report_end(self, outcome: Outcome, error: BaseException | None, reply: ChatCompletion | None = None) -> None:
         if self._reporter is not None:
             self._reporter.end(outcome, error, self.usage, finish_reasons_of(reply))
-
-    def _report_dropped(self) -> None:
-        self._report_end("cancelled", StreamInterruptedError("the last reference to the run was dropped"))
 
     def _partial(self) -> Partial | None:
         return None if self._stream is None else self._stream.partial
@@ -307,12 +304,10 @@ class Run:
             with self._work.making_calls():
                 await wait()
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and not is_current(task):  # destroyed with its event loop
-                self._calls.drop()
-                self._report_dropped()
-            else:
-                await self._abort(error)
-                reject_stop_iteration(error)
+            if isinstance(error, GeneratorExit) and not is_current(task):
+                raise  # destroyed with its event loop, as are the tools
+            await self._abort(error)
+            reject_stop_iteration(error)
             raise
         finally:
             self._is_waiting = False

@@ -258,7 +258,7 @@ class ToolRunner:
     # --- one call --------------------------------------------------------------------------------------------------
 
     async def _run_call(self, call: ToolCall) -> None:
-        began = monotonic()
+        began, task = monotonic(), asyncio.current_task()
         try:
             # An eager task has begun inside the frames of the reader, which an exception would keep.
             await asyncio.sleep(0)
@@ -270,6 +270,8 @@ class ToolRunner:
             if not self._is_stopped:  # cancelled by others
                 self._finish_failed(call, ToolError(_CANCELLED), began)
         except BaseException as error:  # raised by before_tool, or not an error to report to the model
+            if isinstance(error, GeneratorExit) and not is_current(task):
+                raise  # destroyed with its event loop
             self._fail(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise  # these stop the event loop
