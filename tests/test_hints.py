@@ -216,7 +216,7 @@ async def test_type_as_an_unknown_parameter_suggests_parse(name: str) -> None:
         await responses.create(model="m", input="x", **{name: dict})
 
 
-@pytest.mark.parametrize("messages", ["Hi", {"role": "user", "content": "Hi"}])
+@pytest.mark.parametrize("messages", ["Hi", {"role": "user", "content": "Hi"}, None])
 async def test_conversation_that_is_no_list_suggests_one(messages: Any) -> None:
     with pytest.raises(ArgumentError, match=r'; pass \[\{"role": "user", "content": \.\.\.\}\]$'):
         await CLIENT.serverless.chat.complete(model="m", messages=messages)

@@ -78,6 +78,10 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
         [block_start(OTHER), block_delta({"type": "hologram_delta", "data": "e"}), block_start(OTHER)],
         [{**OTHER, "data": "de"}, OTHER],
     ),
+    "delta of an unknown type, no start": (
+        [block_delta({"type": "hologram_delta", "data": "e"}), text_delta("a")],
+        [SAID],
+    ),
     "no index, two blocks": (
         without_index(block_start(SAID), text_delta("b"), block_start(CALL), json_delta('{"city": "Paris"}')),
         [{**SAID, "text": "ab"}, CALLED],
@@ -209,12 +213,13 @@ def test_events_after_the_last_one_are_ignored() -> None:
     assert [without_none(block) for block in collector.result().content] == [SAID]
 
 
-def test_stop_reason_and_sequence_come_from_the_start_until_the_end_has_others() -> None:
+def test_stop_reason_and_sequence_are_the_latest() -> None:
     collector = MessagesCollector()
     feed([start(stop_reason="stop_sequence", stop_sequence="X")], collector)
     assert (collector.result().stop_reason, collector.result().stop_sequence) == ("stop_sequence", "X")
-    feed([{"type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": "Y"}}], collector)
-    assert (collector.result().stop_reason, collector.result().stop_sequence) == ("max_tokens", "Y")
+    for delta in ({"stop_reason": "max_tokens", "stop_sequence": "Y"}, {}):
+        feed([{"type": "message_delta", "delta": delta}], collector)
+        assert (collector.result().stop_reason, collector.result().stop_sequence) == ("max_tokens", "Y")
 
 
 def test_usage_is_known_without_the_start_of_the_message() -> None:

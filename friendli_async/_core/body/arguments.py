@@ -304,7 +304,7 @@ def _conversion_hint(value: object, where: str = "") -> str:
     how = next((how for mark, how in _CONVERSIONS.items() if hasattr(type(value), mark)), None)
     if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
         how = "list(...)"
-    if how is None and isinstance(value, str | Mapping):
+    if how is None:
         how = _FORMS.get(where.rpartition(".")[2])
     return f"; pass {how}" if how else ""
 
