@@ -73,6 +73,16 @@ class TokenBucket:
 
 
 @dataclass
+class FromLater:
+    """A server that limits requests only after some minutes, as one does whose limit was lowered."""
+
+    server: Server
+
+    def admit(self, now: float) -> float | None:
+        return self.server.admit(now) if now > 200.0 else None
+
+
+@dataclass
 class Counts:
     done: int = 0
     rejected: int = 0
@@ -139,6 +149,12 @@ def test_calls_are_started_at_the_rate_that_the_server_accepts(
 ) -> None:
     counts = simulate(server(per_minute), seconds, retry_after=retry_after)
     assert counts.done >= 0.75 * per_minute * (SECONDS - LEARNING) / MINUTE
+    assert counts.rejected < 0.016 * (counts.done + counts.rejected)
+
+
+def test_limit_that_is_taken_for_an_outage_is_recognized_by_its_next_rejections() -> None:
+    counts = simulate(FromLater(SlidingWindow(60)), 4.0, retry_after=False)
+    assert counts.done >= 0.75 * (SECONDS - LEARNING)
     assert counts.rejected < 0.016 * (counts.done + counts.rejected)
 
 
