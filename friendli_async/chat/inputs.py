@@ -392,7 +392,7 @@ PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)
 def extra_body_of(options: Mapping[str, object]) -> Mapping[str, Any]:
     """Returns the ``extra_body`` of a call; empty if there is none, or it is not valid, which is reported elsewhere."""
     extra = options.get("extra_body")
-    return cast("Mapping[str, Any]", extra) if isinstance(extra, Mapping) else {}
+    return cast("Mapping[str, Any]", extra) if extra is not None and isinstance(extra, Mapping) else {}
 
 
 def stream_fields(options: Mapping[str, object]) -> dict[str, object]:

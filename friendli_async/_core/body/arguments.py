@@ -226,7 +226,7 @@ class Parameters:
         extra: Any = given.pop("extra_body", None) or {}
         if "stream" in extra:
             raise ArgumentError("cannot be set here; call stream() to stream a reply", "extra_body.stream")
-        return given, extra, encode_query(query or {})
+        return given, extra, encode_query(query) if query else ""
 
 
 def check_keywords(
