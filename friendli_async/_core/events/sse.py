@@ -108,20 +108,20 @@ class SSEDecoder:
         This is the fast path for nearly every large read of a token stream, at a fraction of the cost of ``feed``.
 
         Returns:
-            The bytes of these events, for another decoder, and the data of each. None, without consuming anything, if
-            there is anything else: then call ``feed``.
+            The bytes from the first of these events on, for another decoder, and the data of each event. None, without
+            consuming anything, if there is anything else: then call ``feed``.
         """
         if _LF not in data or _CR in data or self._size + len(self._line) + len(data) > self._limit:
             return None  # checked first: copying the unfinished line may be slow
         if (begun := self._begun()) is None:
             return None
         data = begun + data
-        end = data.rfind(b"\n\n") + 2
-        complete, rest = data[:end], data[end:]
+        end = data.rfind(b"\n\n")
+        rest = data[end + 2 :]
         name, _, line = rest.rpartition(b"\n")
-        if end == 1 or (name and not self._is_redundant(name)):
+        if end < 0 or (name and not self._is_redundant(name)):
             return None
-        payloads = self._payloads(complete)
+        payloads = self._payloads(data, end)
         if payloads is None or _LF in b"".join(payloads):
             return None
         self._is_first = False
@@ -130,7 +130,7 @@ class SSEDecoder:
             self._name = name[7:].decode() if name else None
             self._size = len(name) + 1 if name else 0
             self._is_idle = not rest
-        return complete, payloads
+        return data, payloads
 
     def _begun(self) -> bytes | None:
         """Returns the bytes of the unfinished event if they are part of one line, after at most a redundant name."""
@@ -141,16 +141,16 @@ class SSEDecoder:
         name = b"" if self._name is None else b"event: %b\n" % self._name.encode()
         return name + self._line if len(name) == self._size else None
 
-    def _payloads(self, events: bytes) -> list[bytes] | None:
-        """Returns the data of events, all with a redundant name or all without a name; else None."""
-        if events[:6] == b"data: ":
-            return events[6:-2].split(b"\n\ndata: ")
-        if events[:7] != b"event: ":
+    def _payloads(self, data: bytes, end: int) -> list[bytes] | None:
+        """Returns the data of the events up to ``end``, all with a redundant name or all without a name; else None."""
+        if data[:6] == b"data: ":
+            return data[6:end].split(b"\n\ndata: ")
+        if data[:7] != b"event: ":
             return None
-        parts = [event.partition(b"\ndata: ") for event in events[7:-2].split(b"\n\nevent: ")]
+        parts = [event.partition(b"\ndata: ") for event in data[7:end].split(b"\n\nevent: ")]
         names = [name for name, separator, _ in parts if separator]
         are_plain = len(names) == len(parts) and self._redundant.issuperset(names)
-        return [data for _, _, data in parts] if are_plain else None
+        return [payload for _, _, payload in parts] if are_plain else None
 
     def _is_redundant(self, line: bytes) -> bool:
         return line[:7] == b"event: " and line[7:] in self._redundant
