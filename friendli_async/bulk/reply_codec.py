@@ -29,6 +29,7 @@ __all__: list[str] = []
 R = TypeVar("R")
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_LISTS: Final = (list, set, frozenset)
 _VAGUE: Final = (Any, object, dict, list, tuple, set, frozenset)
 """Types whose values may be of any type."""
 _Decode = Callable[[bytes], Any]
@@ -143,7 +144,7 @@ def _type_name(reply: object) -> str | None:
         return name if value is None else f"{name}[{value}]"
     if issubclass(kind, dict) and items:
         return f"{name}[{_union(items)}, {_union(items.values())}]"
-    if issubclass(kind, list | set | frozenset) and items:
+    if issubclass(kind, _LISTS) and items:
         return f"{name}[{_union(items)}]"
     if kind is tuple and items:
         return f"tuple[{', '.join(_type_name(item) or type(item).__name__ for item in items)}]"
@@ -188,7 +189,12 @@ def _decoder(kind: Any) -> _Decode:
         return cast("_Decode", adapter.validate_json)
     if isinstance(msgspec.inspect.type_info(prepared(kind)), msgspec.inspect.CustomType):
         raise TypeError(f"reply_type must be a type that msgspec or pydantic decodes, not {kind!r}")
-    return functools.partial(decode_json, decoder=msgspec.json.Decoder(kind))
+    return _json_decoder(kind)
+
+
+def _json_decoder(kind: Any) -> _Decode:
+    """Returns the decoder of a type that msgspec can decode."""
+    return functools.partial(decode_json, decoder=msgspec.json.Decoder(prepared(kind)))
 
 
 def _parsed_decoder(kind: Any) -> _Decode:
@@ -218,8 +224,8 @@ def _library_decoder(name: str) -> _Decode | None:
     elif name == "RunResult":
         from friendli_async.chat.run import RunResult
 
-        return _decoder(RunResult)
-    return _decoder(kinds[name]) if name in kinds else None
+        return _json_decoder(RunResult)
+    return _json_decoder(kinds[name]) if name in kinds else None
 
 
 def _library_reply_types(kind: type[Reply]) -> Iterator[type[Reply]]:
@@ -231,7 +237,12 @@ def _library_reply_types(kind: type[Reply]) -> Iterator[type[Reply]]:
 
 def _is_parsed(kind: object) -> bool:
     """Whether a type is one of the parsed replies, the library's only generic ones."""
-    return isinstance(kind, type) and issubclass(kind, Reply) and bool(getattr(kind, "__parameters__", ()))
+    return isinstance(kind, type) and _is_generic_reply(kind)
+
+
+@functools.lru_cache(maxsize=256)  # asked twice for each row of a run
+def _is_generic_reply(kind: type[object]) -> bool:
+    return issubclass(kind, Reply) and bool(getattr(kind, "__parameters__", ()))
 
 
 def _spelled(kind: Any) -> str:

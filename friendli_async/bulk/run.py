@@ -452,7 +452,10 @@ class Job(Generic[Row, R]):
 
     def _judge(self, error: Exception | None) -> None:
         """Ends the run after too many rejections in a row, and the probing after a reply."""
-        self._probes = 0 if error is None else max(0, self._probes - 1)
+        if error is None:
+            self._probes = self._rejections = 0
+            return
+        self._probes = max(0, self._probes - 1)
         self._rejections = self._rejections + 1 if is_rejection(error) or is_overload(error) else 0
         if self._rejections == self._max_rejections and not self._state.stopped:  # stopped rows do not wait
             failure = RejectedError(
