@@ -134,10 +134,10 @@ class Journal:
             raise CheckpointError(self._failure)
         if self._file < 0:
             raise CheckpointError(f"{self.path} is closed")
-        rest = memoryview(line)
         try:
-            while rest:  # a write may be short: a signal, the last block of a disk
-                rest = rest[os.write(self._file, rest) :]
+            written = os.write(self._file, line)
+            while written < len(line):  # a write may be short: a signal, the last block of a disk
+                written += os.write(self._file, line[written:])
         except OSError as error:
             self._failure = f"{self.path} cannot be written: {error.strerror or error}"
             with contextlib.suppress(OSError):  # if this fails, too, the next run truncates it
