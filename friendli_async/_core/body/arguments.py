@@ -173,7 +173,11 @@ class Parameters:
 
     def prepared(self, given: Mapping[str, object]) -> dict[str, object]:
         """Returns the given values, converted to what is sent."""
-        return {name: self._sent[name](value) if name in self._sent else value for name, value in given.items()}
+        sent = {**given}
+        for name, convert in self._sent.items():
+            if name in sent:
+                sent[name] = convert(sent[name])
+        return sent
 
     def check(self, values: Mapping[str, object], prefix: str = "") -> None:
         """Checks values by name. Unknown keys are ignored.

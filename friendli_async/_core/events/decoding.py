@@ -382,6 +382,7 @@ def _is_finished(choice: object) -> bool:
     return isinstance(reason, str) and is_end_of_choice(reason)
 
 
+_USUAL_REASONS: Final = frozenset({"stop", "length", "tool_calls"})
 _NO_REASONS: Final = frozenset({"null", "None"})
 """Texts that some servers send as the finish reason of a choice that has not finished."""
 
@@ -393,7 +394,7 @@ def is_finish_reason(reason: str | None) -> TypeGuard[str]:
 
 def is_end_of_choice(reason: str | None) -> bool:
     """Whether a finish reason says that a choice has its whole content."""
-    return is_finish_reason(reason) and not is_error_name(reason)
+    return reason in _USUAL_REASONS or (is_finish_reason(reason) and not is_error_name(reason))
 
 
 def _is_kind_name(name: str) -> bool:
