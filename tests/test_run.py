@@ -1322,7 +1322,10 @@ async def test_call_that_is_cancelled_but_not_by_its_run_has_failed(
     assert [content for _, content in calls.contents()] == ["w", "Error: the tool was cancelled"]
 
 
-async def test_tool_error_that_cannot_be_reported_ends_the_run(client: AsyncFriendli, server: FriendliServer) -> None:
+@pytest.mark.parametrize("where", ["tool", "approval"])
+async def test_tool_error_that_cannot_be_reported_ends_the_run(
+    client: AsyncFriendli, server: FriendliServer, where: str
+) -> None:
     class BrokenError(ToolError):
         def __str__(self) -> str:
             raise LookupError("no message")
@@ -1331,9 +1334,14 @@ async def test_tool_error_that_cannot_be_reported_ends_the_run(client: AsyncFrie
     async def breaks() -> str:
         raise BrokenError
 
+    def approve(call: ToolCall) -> bool:
+        if where == "approval":
+            raise BrokenError
+        return True
+
     server.enqueue(tool_calls(("breaks", {})))
     with pytest.raises(LookupError, match="no message"):
-        await events_of(start_run(client, breaks))
+        await events_of(start_run(client, breaks, before_tool=approve))
     await assert_idle(client, server)
 
 
