@@ -525,6 +525,17 @@ def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServe
     assert (caught.value.code, caught.value.reason) == (1011, "slow down")
 
 
+def test_disconnect_of_a_websocket_ends_its_handler_without_an_error(app: FastAPI) -> None:
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_text()
+        raise AssertionError("received something")
+
+    with TestClient(app) as browser, browser.websocket_connect("/socket"):
+        pass
+
+
 # --- while_connected -------------------------------------------------------------------------------------------------
 
 
