@@ -73,6 +73,21 @@ class TokenBucket:
 
 
 @dataclass
+class AtRandom:
+    """A server that rejects some requests whatever their number, as one does that others use, too."""
+
+    share: float
+    seed: int
+    rng: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+
+    def admit(self, now: float) -> float | None:
+        return 1.0 if self.rng.random() < self.share else None
+
+
+@dataclass
 class FromLater:
     """A server that limits requests only after some minutes, as one does whose limit was lowered."""
 
@@ -156,6 +171,15 @@ def test_limit_that_is_taken_for_an_outage_is_recognized_by_its_next_rejections(
     counts = simulate(FromLater(SlidingWindow(60)), 4.0, retry_after=False)
     assert counts.done >= 0.75 * (SECONDS - LEARNING)
     assert counts.rejected < 0.016 * (counts.done + counts.rejected)
+
+
+@pytest.mark.parametrize("retry_after", [False, True], ids=["without Retry-After", "with Retry-After"])
+@pytest.mark.parametrize(("share", "at_least"), [(0.02, 2.0), (0.1, 0.25)])
+def test_rate_is_not_lowered_without_end_if_calls_are_rejected_at_random(
+    share: float, at_least: float, retry_after: bool
+) -> None:
+    runs = [simulate(AtRandom(share, seed), 0.3, retry_after=retry_after) for seed in range(5)]
+    assert min(counts.done for counts in runs) >= at_least * (SECONDS - LEARNING)
 
 
 @pytest.mark.parametrize("retry_after", [False, True], ids=["without Retry-After", "with Retry-After"])

@@ -17,7 +17,8 @@ _MIN_STARTS: Final = 5
 _CAUTION: Final = 0.85
 """The fraction of the measured rate to go on with, since what was sent too early still counts."""
 _CAUSE: Final = 0.5
-"""The fraction of the rate in force that calls must have been started at before a rejection that it caused."""
+"""The fraction of the rate in force, and of the highest rate over a minute, that calls must have been started at before
+a rejection that the rate caused."""
 _CATCH_UP: Final = 0.005
 """The growth per success up to the measured rate: it takes about 32."""
 _BELOW_REJECTED: Final = 0.97
@@ -41,6 +42,7 @@ class StartRate:
         self._times: list[float] = []
         self._levels: list[int] = []  # calls in flight after each start
         self._since = -math.inf  # when the rate was last measured, or found not to be the cause
+        self._most = 0  # the most calls that were accepted in a minute
         self._grown_at = -math.inf
         self._growing = 0.0  # seconds of growth above the measured, or above the rejected rate
 
@@ -88,6 +90,10 @@ class StartRate:
         """
         if len(self._times) < _MIN_STARTS:
             return
+        in_minute = bisect_right(self._times, rejected_at) - bisect_right(self._times, rejected_at - _MINUTE)
+        if in_minute < _CAUSE * self._most:
+            return  # the server has accepted far more in an earlier minute, so the rate was not the cause
+        self._most = max(self._most, in_minute - rejections)
         since = max(self._since, rejected_at - _MINUTE, self._times[0])
         first = bisect_right(self._times, since)
         accepted = len(self._times) - first - rejections
