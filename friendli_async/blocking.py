@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
@@ -36,14 +37,21 @@ def run(work: Awaitable[T]) -> T:
         What it returns.
 
     Raises:
-        RuntimeError: Called from the background loop itself, where it would deadlock.
+        RuntimeError: Called from the background loop itself, where it would deadlock, or after it was stopped.
     """
-    background = _started()
-    if threading.current_thread() is background.thread:
+    waiting = _wait(work)
+    try:
+        background = _started()
+        if threading.current_thread() is background.thread:
+            raise RuntimeError(
+                "blocking call in the event loop that runs blocking calls: await the async method instead"
+            )
+        future = asyncio.run_coroutine_threadsafe(waiting, background.loop)
+    except RuntimeError:
+        waiting.close()  # these will not be awaited, and so would warn
         if isinstance(work, Coroutine):
             work.close()
-        raise RuntimeError("blocking call in the event loop that runs blocking calls: await the async method instead")
-    future = asyncio.run_coroutine_threadsafe(_wait(work), background.loop)
+        raise
     try:
         return future.result()
     finally:
@@ -54,7 +62,8 @@ def run(work: Awaitable[T]) -> T:
 def iterate(source: AsyncIterable[T]) -> Generator[T]:
     """Iterates over a stream, a view of one, a run, or any other async iterable, in the background loop.
 
-    Leaving the loop closes it: at once if nothing else holds the iterator, else with its ``close()``.
+    Leaving the loop closes it: at once if nothing else holds the iterator, else with its ``close()``. If the garbage
+    collector finds the iterator, it is closed soon afterwards.
 
     Args:
         source: What ``async for`` takes.
@@ -88,6 +97,8 @@ def _end(aclose: Callable[[], Awaitable[object]]) -> None:
         return
     if threading.current_thread() is background.thread:
         background.loop.create_task(_wait(aclose()))  # safe without a reference: nothing it awaits is collected first
+    elif threading.get_ident() == _collecting:  # do not wait: this thread may hold a lock that the loop needs
+        asyncio.run_coroutine_threadsafe(_wait(aclose()), background.loop)
     else:
         run(aclose())
 
@@ -101,7 +112,11 @@ class _Background:
         self._ending = False
         self.loop = self._runner.get_loop()
         self.thread = threading.Thread(target=self._main, name="friendli-async", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError:  # too many threads, or, since Python 3.12, the interpreter exits
+            self._runner.close()
+            raise
 
     def _main(self) -> None:
         with self._runner:  # on exit, cancels the calls in flight and closes the loop's connections
@@ -117,6 +132,16 @@ class _Background:
 
 _lock = threading.RLock()  # reentrant: the garbage collector may close a stream while it is held
 _background: _Background | None = None
+_collecting: int | None = None
+"""The thread in which the garbage collector runs."""
+
+
+def _note_collection(phase: str, _: object) -> None:
+    global _collecting  # noqa: PLW0603  # the interpreter has one collection at a time
+    _collecting = threading.get_ident() if phase == "start" else None
+
+
+gc.callbacks.append(_note_collection)
 
 
 def _started() -> _Background:

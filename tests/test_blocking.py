@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 from support.programs import WARNINGS_ARE_ERRORS
 
-from friendli_async import APIStatusError, AsyncFriendli, ChatCompletion, StreamInterruptedError
+from friendli_async import APIStatusError, AsyncFriendli, ChatCompletion, StreamInterruptedError, blocking
 from friendli_async.blocking import iterate, run
 from friendli_async.bulk import run_all
 from friendli_async.testing import FriendliServer, chunk, cut, script, stall, status, text, tool_calls
@@ -166,6 +166,27 @@ def test_leaving_closes_an_async_generator(take: Any) -> None:
     assert left == ["left"]
 
 
+def test_garbage_collection_of_an_iterator_does_not_wait_for_its_end() -> None:
+    left: list[bool] = []
+    lock = threading.Lock()  # such as that of a logging handler, in which a collection begins
+
+    async def guarded() -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            left.append(lock.acquire(timeout=30))
+
+    cycle: list[Any] = [iterate(guarded())]
+    next(cycle[0])
+    cycle.append(cycle)
+    del cycle
+    with lock:
+        gc.collect()
+    run(asyncio.sleep(0))
+    assert left == [True]
+
+
 def test_iterator_that_was_not_begun_opens_nothing(remote: FriendliServer, client: AsyncFriendli) -> None:
     iterate(client.serverless.chat.stream(model="m", messages=MESSAGES)).close()
     assert remote.requests == []
@@ -265,7 +286,39 @@ FORK_WARNING: Final = ("-W", "ignore:This process:DeprecationWarning")  # that i
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program_ends_without_warnings(remote: FriendliServer, name: str) -> None:
-    program = [sys.executable, "-X", "dev", *WARNINGS_ARE_ERRORS, *FORK_WARNING, "-c", PROGRAM + PROGRAMS[name]]
-    done = subprocess.run([*program, remote.url], capture_output=True, text=True, check=False, timeout=60)
+    assert printed_by(PROGRAM + PROGRAMS[name], remote) == "You said: Hi\n"
+
+
+TOO_LATE: Final = """
+import atexit
+def call():
+    try:
+        ask()
+    except RuntimeError as error:
+        print(error)
+atexit.register(call)  # before the library's own function, which so runs before it
+"""
+
+
+def test_call_after_the_loop_has_ended_is_an_error_without_warnings(remote: FriendliServer) -> None:
+    assert printed_by(f"{TOO_LATE}{PROGRAM}ask()", remote) == "Event loop is closed\n"
+
+
+def test_loop_whose_thread_cannot_start_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(blocking, "_background", None)
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        run(asyncio.sleep(0))
+    gc.collect()  # without a warning
+
+
+def printed_by(program: str, remote: FriendliServer) -> str:
+    """Runs a program, which must end without warnings and errors."""
+    command = [sys.executable, "-X", "dev", *WARNINGS_ARE_ERRORS, *FORK_WARNING, "-c", program, remote.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     printed = [line for line in done.stderr.splitlines() if " took " not in line]
-    assert (done.returncode, done.stdout, printed) == (0, "You said: Hi\n", [])
+    assert (done.returncode, printed) == (0, [])
+    return done.stdout
