@@ -37,7 +37,7 @@ def run(work: Awaitable[T]) -> T:
         What it returns.
 
     Raises:
-        RuntimeError: Called from the background loop itself, where it would deadlock, or after it was stopped.
+        RuntimeError: Called from the background loop itself, where it would deadlock, or after it has ended.
     """
     waiting = _wait(work)
     try:
@@ -46,6 +46,8 @@ def run(work: Awaitable[T]) -> T:
             raise RuntimeError(
                 "blocking call in the event loop that runs blocking calls: await the async method instead"
             )
+        if background.is_ending:
+            raise RuntimeError("blocking call at interpreter exit: its event loop has ended")
         future = asyncio.run_coroutine_threadsafe(waiting, background.loop)
     except RuntimeError:
         waiting.close()  # these will not be awaited, and so would warn
@@ -93,8 +95,8 @@ async def _next(iterator: AsyncIterator[T]) -> T | object:
 def _end(aclose: Callable[[], Awaitable[object]]) -> None:
     """Closes an iterator; may be called by the garbage collector, in the loop's own thread, or at interpreter exit."""
     background = _background
-    if background is None or background.loop.is_closed():
-        return
+    if background is None or background.is_ending:
+        return  # the loop closes what is open when it ends
     if threading.current_thread() is background.thread:
         background.loop.create_task(_wait(aclose()))  # safe without a reference: nothing it awaits is collected first
     elif threading.get_ident() == _collecting:  # do not wait: this thread may hold a lock that the loop needs
@@ -109,7 +111,7 @@ class _Background:
     def __init__(self) -> None:
         # With a factory, it does not become the current loop of the caller's thread.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        self._ending = False
+        self.is_ending = False
         self.loop = self._runner.get_loop()
         self.thread = threading.Thread(target=self._main, name="friendli-async", daemon=True)
         try:
@@ -120,12 +122,12 @@ class _Background:
 
     def _main(self) -> None:
         with self._runner:  # on exit, cancels the calls in flight and closes the loop's connections
-            while not self._ending:
+            while not self.is_ending:
                 with suppress(SystemExit, KeyboardInterrupt):  # raised by one call, whose caller gets it
                     self.loop.run_forever()
 
     def end(self) -> None:
-        self._ending = True
+        self.is_ending = True
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(_GRACE)
 

@@ -300,8 +300,38 @@ atexit.register(call)  # before the library's own function, which so runs before
 """
 
 
+ENDED: Final = "blocking call at interpreter exit: its event loop has ended"
+
+
 def test_call_after_the_loop_has_ended_is_an_error_without_warnings(remote: FriendliServer) -> None:
-    assert printed_by(f"{TOO_LATE}{PROGRAM}ask()", remote) == "Event loop is closed\n"
+    assert printed_by(f"{TOO_LATE}{PROGRAM}ask()", remote) == f"{ENDED}\n"
+
+
+def test_iterator_that_is_left_while_the_loop_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "_background", None)
+    ending, left = threading.Event(), threading.Event()
+    was_left: list[bool] = []
+
+    async def open_to_the_end() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            ending.set()
+            was_left.append(left.wait(30))
+
+    def leave() -> None:  # such as a daemon thread whose call is cancelled at interpreter exit
+        ending.wait()
+        other.close()
+        left.set()
+
+    held, other = iterate(open_to_the_end()), iterate(numbers([]))
+    next(held)
+    next(other)
+    thread = threading.Thread(target=leave)
+    thread.start()
+    blocking._started().end()
+    thread.join()
+    assert was_left == [True]
 
 
 def test_loop_whose_thread_cannot_start_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
