@@ -526,14 +526,20 @@ def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServe
 
 
 def test_disconnect_of_a_websocket_ends_its_handler_without_an_error(app: FastAPI) -> None:
+    raised: list[type[BaseException]] = []
+
     @app.websocket("/socket")
     async def socket(websocket: WebSocket) -> None:
         await websocket.accept()
-        await websocket.receive_text()
-        raise AssertionError("received something")
+        try:
+            await websocket.receive_text()
+        except WebSocketDisconnect as error:
+            raised.append(type(error))
+            raise
 
     with TestClient(app) as browser, browser.websocket_connect("/socket"):
-        pass
+        pass  # the test client raises what the handler raises
+    assert raised == [WebSocketDisconnect]
 
 
 # --- while_connected -------------------------------------------------------------------------------------------------
