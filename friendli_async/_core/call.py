@@ -30,7 +30,7 @@ from friendli_async._core.observers import (
     Connected,
     FirstEvent,
 )
-from friendli_async._core.pacing import OVERLOAD_STATUSES, Hold, LimitScope, jitter, report_rejection
+from friendli_async._core.pacing import Hold, LimitScope, is_rejected_by_load, jitter, report_rejection
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.reporting import CallReporter, RunReporter, finish_reasons_of, parameters_of, reason_of
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
@@ -371,7 +371,7 @@ class Call(Generic[T]):
         wait, left = None, self.clock.time_left()
         if self._can_go_on() and is_retryable(failed.error, self._operation, settings.retry):
             wait = wait_after(failed.error, settings.retry, len(self._attempts) - self._recovered, left)
-        if isinstance(failed.error, APIStatusError) and failed.error.status_code in OVERLOAD_STATUSES:
+        if is_rejected_by_load(failed.error):
             if settings.pacing.obey is not None:
                 pace.start_hold(self._limit_scope, failed.error, settings.retry, self.clock.now())
             wait = report_rejection(failed.error, wait)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 from friendli_async.errors import APIStatusError, status_class
 from friendli_async.options import Pacing, RetryPolicy
 from friendli_async.replies import Meta
 
-OVERLOAD_STATUSES: Final = frozenset({429, 503})
+_OVERLOAD_STATUSES: Final = frozenset({429, 503})
 """Statuses of a server that has too much to do."""
 _RETRY_COST: Final = 10  # a success gives 1 back
 
@@ -20,6 +20,11 @@ on_rejection: Final[ContextVar[Callable[[APIStatusError, float | None], float | 
 )
 """Called at each rejection by load of a call in this context, with the seconds until the next attempt, or None: a bulk
 run learns of it before the retries are over. It returns the same, or more seconds, or None: no further attempt."""
+
+
+def is_rejected_by_load(error: BaseException | None) -> TypeGuard[APIStatusError]:
+    """Whether an error is a rejection by a server that has too much to do."""
+    return isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES
 
 
 def report_rejection(error: APIStatusError, wait: float | None) -> float | None:

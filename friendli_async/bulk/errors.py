@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, TypeGuard
 
-from friendli_async._core.pacing import OVERLOAD_STATUSES
+from friendli_async._core.pacing import is_rejected_by_load
 from friendli_async.errors import APIConnectionError, APIStatusError, ConfigurationError, FriendliError
 
 __all__ = ["CheckpointError", "CheckpointInUseError", "DuplicateKeyError", "RejectedError", "RowsError"]
@@ -50,9 +50,9 @@ def is_final(error: BaseException) -> bool:
     return isinstance(error, APIStatusError) and is_final_status(error.status_code)
 
 
-def is_overload(error: BaseException | None) -> bool:
+def is_overload(error: BaseException | None) -> TypeGuard[APIStatusError]:
     """Whether a call was rejected because of the server's load, before any content."""
-    return isinstance(error, APIStatusError) and error.status_code in OVERLOAD_STATUSES and error.partial is None
+    return is_rejected_by_load(error) and error.partial is None
 
 
 def is_rejection(error: BaseException | None) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Generic, TypeVar
 
-from friendli_async._core.pacing import OVERLOAD_STATUSES, on_rejection
+from friendli_async._core.pacing import is_rejected_by_load, on_rejection
 from friendli_async.bulk.errors import is_overload, is_unsent
 from friendli_async.bulk.gate import Gate
 from friendli_async.errors import APIStatusError, FriendliError
@@ -137,7 +137,7 @@ class RowSender(Generic[Row, R]):
         try:
             reply = await self._call(row)
         except Exception as error:
-            if isinstance(error, APIStatusError) and error.status_code in OVERLOAD_STATUSES:
+            if is_rejected_by_load(error):
                 self._report_late(reported, error)
             return None, error
         except CancelledError as error:
@@ -191,7 +191,7 @@ def _resend_wait(error: Exception | None, resends: int) -> float | None:
 
     Rows are if the server rejected them because of its load, with no content, or if they cannot have reached it.
     """
-    if isinstance(error, APIStatusError) and is_overload(error):
+    if is_overload(error):
         retry_after = error.retry_after
     elif is_unsent(error) and not error.permanent:
         retry_after = None
