@@ -90,7 +90,8 @@ class StartRate:
         """
         if len(self._times) < _MIN_STARTS:
             return
-        in_minute = bisect_right(self._times, rejected_at) - bisect_right(self._times, rejected_at - _MINUTE)
+        until = bisect_right(self._times, rejected_at)
+        in_minute = until - bisect_right(self._times, rejected_at - _MINUTE)
         if in_minute < _CAUSE * self._most:
             return  # the server has accepted far more in an earlier minute, so the rate was not the cause
         self._most = max(self._most, in_minute - rejections)
@@ -99,10 +100,9 @@ class StartRate:
         accepted = len(self._times) - first - rejections
         if accepted < _MIN_STARTS or now <= since:
             return
-        before = bisect_right(self._times, rejected_at) - first
         measured = accepted / (now - since)
         if rejected_at > since:
-            rate_before = before / (rejected_at - since)
+            rate_before = (until - first) / (rejected_at - since)
             if self._rate < math.inf and rate_before < _CAUSE * self._rate:
                 return  # pauses or the limit held the calls back, so the rate was not the cause
             self._rejected = min(self._rate, max(measured, rate_before))
