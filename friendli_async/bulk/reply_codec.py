@@ -193,8 +193,8 @@ def _decoder(kind: Any) -> _Decode:
 
 
 def _json_decoder(kind: Any) -> _Decode:
-    """Returns the decoder of a type that msgspec can decode."""
-    return functools.partial(decode_json, decoder=msgspec.json.Decoder(prepared(kind)))
+    """Returns the decoder of a prepared type."""
+    return functools.partial(decode_json, decoder=msgspec.json.Decoder(kind))
 
 
 def _parsed_decoder(kind: Any) -> _Decode:
@@ -215,7 +215,7 @@ def _parsed_decoder(kind: Any) -> _Decode:
 
 def _library_decoder(name: str) -> _Decode | None:
     """Returns the decoder of a reply type of this library; None if its name is another's, or has a type argument."""
-    kinds = {kind.__name__: kind for kind in _library_reply_types(Reply)}
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in _library_reply_types(Reply)}
     if name.startswith("Parsed"):  # these are imported on first use, which may not have happened in this process
         from friendli_async.chat.structured import ParsedCompletion
         from friendli_async.responses.structured import ParsedResponse
@@ -224,8 +224,8 @@ def _library_decoder(name: str) -> _Decode | None:
     elif name == "RunResult":
         from friendli_async.chat.run import RunResult
 
-        return _json_decoder(RunResult)
-    return _json_decoder(kinds[name]) if name in kinds else None
+        kinds[name] = RunResult
+    return _json_decoder(prepared(kinds[name])) if name in kinds else None
 
 
 def _library_reply_types(kind: type[Reply]) -> Iterator[type[Reply]]:
