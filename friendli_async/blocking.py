@@ -74,14 +74,13 @@ def iterate(source: AsyncIterable[T]) -> Generator[T]:
         Its items.
     """
     iterator = aiter(source)
-    ended = False
     try:
         while (item := run(_next(iterator))) is not _END:
             yield cast("T", item)
-        ended = True
-    finally:
-        if not ended and (aclose := getattr(iterator, "aclose", None)) is not None:
+    except BaseException:  # also GeneratorExit: the loop was left
+        if (aclose := getattr(iterator, "aclose", None)) is not None:
             _end(aclose)
+        raise
 
 
 async def _wait(work: Awaitable[T]) -> T:
