@@ -383,6 +383,7 @@ def _is_finished(choice: object) -> bool:
 
 
 _USUAL_REASONS: Final = frozenset({"stop", "length", "tool_calls"})
+"""Finish reasons of nearly every choice, which need no closer look."""
 _NO_REASONS: Final = frozenset({"null", "None"})
 """Texts that some servers send as the finish reason of a choice that has not finished."""
 
