@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Final
 
@@ -87,6 +88,30 @@ def test_non_text_charset_falls_back_to_utf8(charset: str) -> None:
 def test_truncated_last_character_keeps_the_message(charset: str) -> None:
     body = "Zu viel verlangt 日本".encode(charset)[:-1]
     assert parse_error(body, f"text/plain; charset={charset}").message.startswith("Zu viel verlangt 日")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "content_type"),
+    [
+        ("field", '{{"{}": 1}}', "application/json"),
+        ("charset", "na\xefve", "text/plain; charset={}"),
+        ("markup", "<meta charset={}>na\xefve", "text/html"),
+    ],
+)
+def test_names_that_a_server_makes_up_are_not_kept(kind: str, body: str, content_type: str) -> None:
+    def parse(count: int) -> None:
+        for number in range(count):
+            name = f"{kind}{number}".ljust(900, "x")
+            parse_error(body.format(name).encode("latin-1"), content_type.format(name))
+
+    parse(3)
+    tracemalloc.start()
+    try:
+        parse(1000)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 TOKENS: Final = ("<", "<p", "<p>", "<!--", "<svg>", "<message ", "<![CDATA[", "&#", "a(", "/*", "{", "[", "{}", "[]")

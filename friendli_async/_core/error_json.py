@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 Fields = dict[str, Any]
+T = TypeVar("T")
 
 EXCERPT_LENGTH: Final = 200
 
@@ -95,10 +96,20 @@ _SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "
 # The fields in which a gateway may wrap an upstream reply; a message alone in it may belong to a successful reply.
 _ENVELOPE_FIELDS: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
 _SUCCESS_FIELDS: Final = frozenset({"success", "ok"})
+_MAX_CACHED_NAME: Final = 64
 _TELLING_FIELDS: Final = frozenset({"error", *_NUMERIC_FIELDS, *_FLAG_FIELDS, *_SUCCESS_FIELDS, *_ENVELOPE_FIELDS})
 
 
-@lru_cache(maxsize=1024)  # the fields of an API's events are the same in every stream
+def _cached_by_name(function: Callable[[str], T]) -> Callable[[str], T]:
+    """Caches a function of a field name: the fields of an API's events are the same in every stream.
+
+    A long name is no field of an API, and a server that makes up such names must not fill the memory.
+    """
+    cached = lru_cache(maxsize=1024)(function)
+    return lambda name: cached(name) if len(name) <= _MAX_CACHED_NAME else function(name)
+
+
+@_cached_by_name
 def normalize_name(name: str) -> str:
     """Returns ``errormsg`` for ``error_msg``, ``errorMsg``, ``ERROR-MSG`` and ``odata.errorMsg``."""
     return name[name.rfind(".") + 1 :].replace("_", "").replace("-", "").lower()
@@ -206,7 +217,7 @@ def shows_error(fields: Fields) -> bool:
     return fields.get("error") == {} or wraps_error(fields)
 
 
-@lru_cache(maxsize=1024)  # the last event of most streams, their usage, is searched for an error
+@_cached_by_name  # the last event of most streams, their usage, is searched for an error
 def _may_show_error(name: str) -> bool:
     """Whether any value of a field can mean an error."""
     plain = normalize_name(name)
@@ -251,7 +262,7 @@ def _is_message_field(name: str, value: object) -> bool:
     return bool(value) and _is_message_name(normalize_name(name)) and not is_success_word(value)
 
 
-@lru_cache(maxsize=1024)
+@_cached_by_name
 def _is_message_name(plain: str) -> bool:
     return plain in _MESSAGE_FIELDS or re.search(_MESSAGE_PATTERN, plain) is not None
 

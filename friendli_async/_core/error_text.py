@@ -6,6 +6,8 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from itertools import islice
 from typing import Final
 
@@ -18,10 +20,8 @@ _MAX_LINE: Final = 200
 _MAX_SCANNED: Final = 16384
 _MAX_VALUES: Final = 50
 
-# Codecs that are no character encodings, or are slow for a long input.
-_UNSUPPORTED_CHARSETS: Final = frozenset(
-    {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"}
-)
+# Python's codecs, by their own names; some have no alias. UTF-7 is slow for a long input.
+_CODECS: Final = frozenset({*aliases.values(), "cp874", "koi8_u", "utf_8_sig"}) - {"utf_7"}
 # Patterns are strings, compiled when an error needs them, so that they do not slow down the import of the library.
 _CHARSET: Final = r"(?i)charset\s*=\s*[\"']?([\w.:+-]+)"
 _CHARSET_IN_MARKUP: Final = (
@@ -73,13 +73,15 @@ def decode_text(body: bytes, content_type: str = "") -> str:
 
 def _decode(body: bytes, charset: str) -> str | None:
     """Decodes a body, or returns None if it is not in the charset; a character truncated at its end is dropped."""
+    name = normalize_encoding(charset).lower()
+    codec = aliases.get(name, name)
+    if codec not in _CODECS:  # not looked up: Python keeps every name that was, found or not, forever
+        return None
     try:
-        if codecs.lookup(charset).name in _UNSUPPORTED_CHARSETS:
-            return None
-        return body.decode(charset)
+        return body.decode(codec)
     except UnicodeDecodeError as error:
         is_truncated = len(body) > 4 and error.start > len(body) - 4
-        return body[: error.start].decode(charset, "replace") if is_truncated else None
+        return body[: error.start].decode(codec, "replace") if is_truncated else None
     except (LookupError, ValueError):
         return None
 
