@@ -179,6 +179,8 @@ class Reply(
     def raw(self) -> Any:
         """The reply's JSON as the server sent it, including fields unknown to this version; decoded on each access.
 
+        What is neither UTF-8 nor in the charset that the headers name becomes U+FFFD.
+
         Raises AttributeError on a reply that did not come from a call, or was accumulated from a stream.
         """
         data: bytes | None = self.__dict__.get("_raw")
@@ -186,7 +188,12 @@ class Reply(
             raise AttributeError(f"this {type(self).__name__} was not received as one reply, so it has no raw JSON")
         import json  # unlike msgspec, it accepts NaN and lone surrogates
 
-        return json.loads(data)
+        try:
+            return json.loads(data)
+        except UnicodeDecodeError:
+            from friendli_async._charsets import to_utf8
+
+            return json.loads(to_utf8(data, self.meta.headers).decode("utf-8", "replace"))
 
 
 def keep_raw(reply: object, data: bytes) -> None:

@@ -166,11 +166,11 @@ def test_multiline_reply_is_written_as_one_line(files: Files) -> None:
     assert len(files.server.requests) == 1
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "euc-kr"])
 def test_reply_in_any_encoding_is_written_so_that_the_run_resumes(files: Files, encoding: str) -> None:
     reply = {"choices": [{"index": 0, "message": {"content": "안녕"}, "finish_reason": "stop"}]}
     data = json.dumps(reply, ensure_ascii=False).encode(encoding)
-    files.server.enqueue(body(data, content_type="application/json"))
+    files.server.enqueue(body(data, content_type=f"application/json; charset={encoding}"))
     files.write(request("a"))
     assert files.run()[0] == 0
     assert files.by_id()["a"]["response"]["body"] == reply

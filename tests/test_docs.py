@@ -225,7 +225,19 @@ def test_reference_documents_every_public_name() -> None:
 
 def public_modules() -> list[str]:
     """Returns the modules that users import from, without the core and the command-line programs."""
-    internal = {"_callables", "_core", "_help", "_hints", "_json", "_pydantic", "_version", "demo", "cli", "__main__"}
+    internal = {
+        "_callables",
+        "_charsets",
+        "_core",
+        "_help",
+        "_hints",
+        "_json",
+        "_pydantic",
+        "_version",
+        "demo",
+        "cli",
+        "__main__",
+    }
     found = [info.name for info in pkgutil.iter_modules(friendli_async.__path__) if info.name not in internal]
     return ["friendli_async", *(f"friendli_async.{name}" for name in found)]
 

@@ -25,7 +25,19 @@ ROOT: Final = Path(friendli_async.__file__).parent
 NAME: Final = "friendli_async"
 
 LAYERS: Final = (
-    {"_callables", "_help", "_hints", "_json", "_pydantic", "_version", "errors", "options", "rate_limits", "replies"},
+    {
+        "_callables",
+        "_charsets",
+        "_help",
+        "_hints",
+        "_json",
+        "_pydantic",
+        "_version",
+        "errors",
+        "options",
+        "rate_limits",
+        "replies",
+    },
     {"_core"},
     {"streams"},
     {"<an API>"},  # every module that is not listed elsewhere

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
+
+from friendli_async._charsets import to_utf8
 
 Fields = dict[str, Any]
 T = TypeVar("T")
 
 EXCERPT_LENGTH: Final = 200
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def loads(data: bytes | str) -> object:
@@ -26,18 +30,21 @@ def loads(data: bytes | str) -> object:
         raise ValueError("nested too deeply") from None
 
 
-def loads_with_replacement(data: bytes | str) -> object:
-    """Parses JSON whose bytes may be invalid UTF-8, which become U+FFFD, as the SSE and Fetch standards say."""
+def loads_with_replacement(data: bytes | str, headers: Mapping[str, str] = NO_HEADERS) -> object:
+    """Parses JSON that may be in the charset that the headers name.
+
+    Other bytes that are not UTF-8 become U+FFFD, as the SSE and Fetch standards say.
+    """
     try:
         return loads(data)
     except UnicodeDecodeError as error:
-        return loads(error.object.decode("utf-8", "replace"))
+        return loads(to_utf8(error.object, headers).decode("utf-8", "replace"))
 
 
-def json_or_none(data: bytes | str) -> Any:
-    """Parses any JSON, with U+FFFD for bytes that are not UTF-8; returns None if the data is not JSON."""
+def json_or_none(data: bytes | str, headers: Mapping[str, str] = NO_HEADERS) -> Any:
+    """Like ``loads_with_replacement``, but returns None if the data is not JSON."""
     try:
-        return loads_with_replacement(data)
+        return loads_with_replacement(data, headers)
     except ValueError:
         return None
 

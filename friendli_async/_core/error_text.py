@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Iterator
-from encodings import normalize_encoding
-from encodings.aliases import aliases
 from itertools import islice
 from typing import Final
 
+from friendli_async._charsets import decode_by_charset
 from friendli_async._core.error_json import is_success_word, loads
 from friendli_async._json import replace_surrogates
 
@@ -20,17 +18,9 @@ _MAX_LINE: Final = 200
 _MAX_SCANNED: Final = 16384
 _MAX_VALUES: Final = 50
 
-# Python's codecs, by their own names; some have no alias. UTF-7 is slow for a long input.
-_CODECS: Final = frozenset({*aliases.values(), "cp874", "koi8_u", "utf_8_sig"}) - {"utf_7"}
 # Patterns are strings, compiled when an error needs them, so that they do not slow down the import of the library.
-_CHARSET: Final = r"(?i)charset\s*=\s*[\"']?([\w.:+-]+)"
 _CHARSET_IN_MARKUP: Final = (
     r"(?i)<\?xml[^>]*\sencoding\s*=\s*[\"']([\w.:+-]+)|<meta[^>]*charset\s*=\s*[\"']?([\w.:+-]+)"
-)
-_BYTE_ORDER_MARKS: Final = (
-    ("utf-8-sig", (codecs.BOM_UTF8,)),
-    ("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),  # before UTF-16: its mark begins with that of UTF-16
-    ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
 )
 
 # Control characters could ring the bell of a terminal, or change its display.
@@ -62,28 +52,9 @@ _EMPTY_TITLE: Final = r"(?i)[\W\d_]*(?:error|oops|untitled|document)?[\W\d_]*"
 
 def decode_text(body: bytes, content_type: str = "") -> str:
     """Decodes a body by its byte order mark, Content-Type or markup, or else as UTF-8 with replacement characters."""
-    named = re.search(_CHARSET, content_type)
-    inside = re.search(_CHARSET_IN_MARKUP, body[:1024].decode("latin-1"))
-    marked = next((charset for charset, boms in _BYTE_ORDER_MARKS if body.startswith(boms)), None)
-    for charset in (marked, named and named[1], inside and (inside[1] or inside[2])):
-        if charset is not None and (text := _decode(body, charset)) is not None:
-            return text
-    return body.decode("utf-8", "replace")
-
-
-def _decode(body: bytes, charset: str) -> str | None:
-    """Decodes a body, or returns None if it is not in the charset; a character truncated at its end is dropped."""
-    name = normalize_encoding(charset).lower()
-    codec = aliases.get(name, name)
-    if codec not in _CODECS:  # not looked up: Python keeps every name that was, found or not, forever
-        return None
-    try:
-        return body.decode(codec)
-    except UnicodeDecodeError as error:
-        is_truncated = len(body) > 4 and error.start > len(body) - 4
-        return body[: error.start].decode(codec, "replace") if is_truncated else None
-    except (LookupError, ValueError):
-        return None
+    found = re.search(_CHARSET_IN_MARKUP, body[:1024].decode("latin-1"))
+    text = decode_by_charset(body, content_type, found and (found[1] or found[2]))
+    return body.decode("utf-8", "replace") if text is None else text
 
 
 def sanitize(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from types import UnionType
@@ -17,6 +18,7 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 import msgspec
 
 from friendli_async._core.error_json import (
+    NO_HEADERS,
     Fields,
     as_list,
     as_object,
@@ -61,8 +63,10 @@ _OPTIONAL: Final = frozenset(
 )
 
 
-def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+def decode(data: bytes, decoder: msgspec.json.Decoder[T], headers: Mapping[str, str] = NO_HEADERS) -> T:
     """Decodes JSON into the decoder's type: with msgspec, or else with the lenient fallback.
+
+    ``headers`` may name the charset of data that is not UTF-8.
 
     Raises:
         ResponseDecodeError: The data is not JSON, or cannot be coerced to the type.
@@ -84,7 +88,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             correct_usage(reply, as_object(json_or_none(data)))
         return reply
     try:
-        return cast("T", convert(loads_with_replacement(data), decoder.type))
+        return cast("T", convert(loads_with_replacement(data, headers), decoder.type))
     except (ValueError, RecursionError):  # the errors of msgspec, json and Unicode are ValueErrors
         pass
     raise ResponseDecodeError(f"the server's reply could not be decoded: {reason}", excerpt=excerpt(data))

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from friendli_async._charsets import to_utf8
 from friendli_async._core.error_json import (
     CODE_FIELDS,
     EXCERPT_LENGTH,
@@ -56,12 +57,14 @@ def error_of_payload(value: object, data: bytes, status: int, headers: Headers) 
 
     ``value`` is the decoded data, or None if it is not JSON; ``status`` is that of an error that has none of its own.
     """
+    data = to_utf8(data, headers)
     parsed = _parse(_first_error(parse_body(data)) if value is None else value)
     return _build(parsed.summary or sanitize(excerpt(data)), parsed, parsed.status or status, excerpt(data), headers)
 
 
 def parse_unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError | None, str]:
     """Parses data received in place of events: returns the error that it is, or None, and its message."""
+    data = to_utf8(data, headers)
     value = _first_error(parse_body(data))
     message = _parse(value).message
     is_text = not isinstance(value, str) or is_message(data)

@@ -398,9 +398,9 @@ def _reply_body(reply: Reply) -> msgspec.Raw:
     data = kept_raw(reply)
     assert data is not None, "the calls of a batch are no streams"
     try:
-        msgspec.json.decode(data, type=msgspec.Raw)
+        msgspec.json.decode(data.decode(), type=msgspec.Raw)
         is_readable = b"\n" not in data and b"\r" not in data
-    except msgspec.DecodeError:  # such as a byte order mark, UTF-16, or NaN
+    except ValueError:  # another charset, a byte order mark, or NaN
         is_readable = False
     return msgspec.Raw(data if is_readable else encode_json(reply.raw))
 

@@ -50,14 +50,14 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
     kind: Any = decoder.type
     own = _own_fields(kind)
     if _ERROR_MARK in data or _FAIL_MARK in data or _SUCCESS_MARK in data:
-        value: object = json_or_none(data)
+        value: object = json_or_none(data, headers)
         fields = as_object(value)
         if declares_error(value, own) or wraps_error(fields):
             raise _error_in_reply(value, data, decoder, status, headers)
     try:
-        reply = decode(data, decoder)
+        reply = decode(data, decoder, headers)
     except ResponseDecodeError:
-        value = json_or_none(data)
+        value = json_or_none(data, headers)
         if value is None and is_other_format(data):
             raise unexpected_content(data, status, headers, "JSON", "json") from None
         if not _is_error_reply(value, own):
@@ -66,7 +66,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         is_certain = bool(own) and _has_certain_answer(reply)
         if is_certain and _has_content(reply):
             return reply
-        value = json_or_none(data)
+        value = json_or_none(data, headers)
         fields = as_object(value)
         is_error = _shows_error_without_answer(fields, own) if is_certain else _is_error_reply(value, own)
         if not is_error:
