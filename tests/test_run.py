@@ -14,7 +14,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -1726,14 +1726,25 @@ async def test_failed_tool_ends_the_run_after_the_usage_of_the_answer_has_arrive
     assert contents == [UNFINISHED, "Error: ValueError: no such city", NOT_CALLED]
 
 
+SIGNED: Final = {"type": "reasoning.text", "index": 0, "text": "to look up", "signature": "s"}
+
+
+def choice_delta(delta: dict[str, Any]) -> Step:
+    return event({"choices": [{"index": 0, "delta": delta}]})
+
+
 @pytest.mark.parametrize(
     ("delta", "answer"),
     [
         (chunk("I look"), {"content": "I look"}),
         (chunk(reasoning="to look up"), {"content": None, "reasoning_content": "to look up"}),
+        (choice_delta({"reasoning": "to look"}), {"content": None, "reasoning": "to look"}),
+        (choice_delta({"reasoning_details": [SIGNED]}), {"content": None, "reasoning_details": (SIGNED,)}),
+        (choice_delta({"refusal": "I will not"}), {"content": "I will not"}),
+        (choice_delta({"content": "Sorry.", "refusal": "No."}), {"content": "Sorry.\n\nNo."}),
     ],
 )
-async def test_turn_that_ends_early_is_in_the_transcript_with_the_text_and_reasoning_so_far(
+async def test_turn_that_ends_early_is_in_the_transcript_with_all_that_the_model_said_so_far(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter, delta: Step, answer: dict[str, Any]
 ) -> None:
     calls = (call_delta(0, "wait", arguments="{}"), call_delta(1, "now"))

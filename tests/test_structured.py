@@ -30,7 +30,7 @@ from friendli_async import (
     StreamInterruptedError,
     Usage,
 )
-from friendli_async.chat import ChatChunk, ChatStream, ParsedCompletion, json_schema
+from friendli_async.chat import ChatChunk, ChatMessage, ChatStream, ParsedCompletion, json_schema
 from friendli_async.responses import ResponseStream
 from friendli_async.testing import (
     FriendliServer,
@@ -643,6 +643,8 @@ async def test_refusal_is_part_of_message_and_is_sent_back_as_content(
     reply = await client.serverless.chat.stream(model="m", messages=ASK).result()
     assert (reply.text, reply.message.refusal, reply.message.content) == ("", "I will not", None)
     assert reply.message.as_input() == {"role": "assistant", "content": "I will not"}
+    for content, sent in ((None, "No"), ("", "No"), ("Sorry.", "Sorry.\n\nNo")):
+        assert ChatMessage(content=content, refusal="No").as_input()["content"] == sent
 
 
 # --- invalid arguments are rejected before a request is sent ---------------------------------------------------------

@@ -62,7 +62,9 @@ class ChatMessage(Value, AnyMessage, frozen=True):
 
     def as_input(self) -> dict[str, object]:
         """Returns the message in its request form, with fields that a reply may omit but a request must have."""
-        content = self.refusal if self.content is None else self.content  # a request has no field for a refusal
+        content = self.content
+        if self.refusal:  # a request has no field for it
+            content = f"{content}\n\n{self.refusal}" if content else self.refusal
         message: dict[str, object] = {"role": self.role or "assistant", "content": content}
         for name in ("reasoning_content", "reasoning", "reasoning_details"):
             if getattr(self, name) is not None:

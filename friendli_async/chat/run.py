@@ -28,7 +28,7 @@ from friendli_async.chat.inputs import (
     requested_choices,
     to_request_tool,
 )
-from friendli_async.chat.replies import ChatChunk, ChatCompletion, ChatMessage
+from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls
 from friendli_async.chat.tool_loop import RunEvent, RunSettings, ToolRunner, TurnEnded
 from friendli_async.chat.transcript import OpenTurn, Transcript
@@ -147,9 +147,9 @@ class Run:
             return transcript.with_pending(self._calls)
         if self._reply is not None:
             return transcript.with_turn(self._reply.message, self._calls)
-        partial = self._partial() or Partial()
-        message = ChatMessage(content=partial.text or None, reasoning_content=partial.reasoning or None)
-        return transcript.with_turn(message, self._calls)
+        assert self._stream is not None, "the call came in it"
+        opened: Any = self._stream._open  # pyright: ignore[reportPrivateUsage]  # ``partial`` lacks what is sent back
+        return transcript.with_turn(opened.collector.result().message, self._calls)
 
     @property
     def usage(self) -> Usage | None:
