@@ -274,8 +274,8 @@ class AsyncFriendli(Hinted):
         are not new calls. A response of ``asgi`` is in flight until it was sent.
 
         Args:
-            timeout: Seconds to wait; calls, streams and runs still open then are aborted, as by ``aclose()``. None is
-                no limit.
+            timeout: Seconds to wait; calls, streams and runs still open then are aborted, as by ``aclose()``, and may
+                take up to a second more to raise their errors. None is no limit.
 
         Returns:
             The number of aborted calls and streams, and of runs between two calls, such as those whose tools were

@@ -7,7 +7,8 @@ import gc
 import json
 import threading
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -16,6 +17,7 @@ from support.clock import Clock, run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.sockets import (
     DONE,
+    TOKEN,
     Conversation,
     RawServer,
     assert_no_leaks,
@@ -272,6 +274,47 @@ async def test_drain_timeout_aborts_open_calls_and_returns_their_number(server: 
         with pytest.raises(StreamInterruptedError, match="drained"):
             await anext(parked)
         await assert_no_leaks(client, server)
+
+
+async def test_drain_returns_after_its_calls_have_raised_their_errors(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()), stall(), script(head(), stall()))
+    raised: list[type[BaseException]] = []
+
+    async def record(call: Awaitable[object]) -> None:
+        try:
+            await asyncio.wait_for(call, 60)
+        except BaseException as error:
+            raised.append(type(error))
+            raise
+
+    async with client_of(server.url, max_connections=3) as client:
+        reading = await open_stream(client)
+        await anext(reading)
+        calls = (anext(reading), complete(client), open_stream(client).result(), complete(client))
+        tasks = [asyncio.ensure_future(record(call)) for call in calls]
+        await wait_until(lambda: client.gauges().waiting == 1)
+        await server.wait_for_requests(3)
+        assert await with_timeout(client.drain(0.01)) == 4
+        await cancel_all(*tasks)
+    assert Counter(raised) == {StreamInterruptedError: 2, APIConnectionError: 2}
+
+
+async def test_drain_returns_although_a_call_ignores_that_it_was_interrupted(server: FriendliServer) -> None:
+    released = asyncio.Event()
+
+    async def stubborn() -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await released.wait()
+        await released.wait()
+        return TOKEN
+
+    async with client_of(server.url) as client:
+        call = asyncio.ensure_future(complete(client.with_options(token=stubborn)))
+        await wait_until(lambda: client.gauges().calls_in_flight == 1)
+        assert await with_timeout(client.drain(0.01)) == 1
+        assert not call.done()
+        released.set()
+        await with_timeout(call)
 
 
 async def test_finished_stream_is_not_open_even_if_its_body_continues(

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 # drain() polls: calls end in any loop of any thread, and those of a closed loop end unnoticed.
 _POLL_SECONDS: Final = 0.05
+# How long drain() waits at most for calls that it has interrupted. Most end in the next turns of the loop, but a token
+# callable, for example, may suppress its cancellation.
+_END_SECONDS: Final = 1.0
+_END_TURNS: Final = 8
 _NO_CONNECTIONS: Final = LoopGauges()
 
 
@@ -218,9 +222,22 @@ class Runtime:
         waiting = sum(work.is_between_calls and not work.loop.is_closed() for work in self._own_works())
         aborted = self._calls_in_flight() + self.gauges().open_streams + waiting
         reason = "the client was drained, and the drain timed out"
+        is_inside = not self.works.isdisjoint(_current_lineage())  # a tool that drains is itself interrupted
         self._interrupt(reason)
         self.transport.abort(reason)
+        if not is_inside:
+            await self._wait_interrupted()
         return aborted
+
+    async def _wait_interrupted(self) -> None:
+        """Waits until what was interrupted has raised its error: a task that is cancelled earlier would not get it."""
+        with suppress(TimeoutError), TimeLimit(_END_SECONDS):
+            while True:
+                for _ in range(_END_TURNS):
+                    await asyncio.sleep(0)
+                if not self._calls_in_flight():
+                    return
+                await asyncio.sleep(_POLL_SECONDS)
 
     async def close(self) -> None:
         """Interrupts everything in flight, and closes the pool."""
