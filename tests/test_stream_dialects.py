@@ -443,6 +443,23 @@ async def test_unknown_field_is_ignored_if_the_sentinel_ends_the_stream(
 
 
 @pytest.mark.parametrize(
+    "rest",
+    [
+        *(b"x-heartbeat: 1\n\n", b"x-served-by: cache a\n", b"seq:7\n\n", b"trace: a", b"x-trace: a\n\n: hi\n\n"),
+        *(b"d", b"dat", b"data", b"data:", b"eve", b"event: x", b"i", b"retr", b": com"),
+    ],
+)
+async def test_unknown_or_cut_field_is_no_error_message_of_a_truncated_stream(
+    server: FriendliServer, client: AsyncFriendli, rest: bytes
+) -> None:
+    server.enqueue(script(raw(delta("a")), raw(rest)))
+    stream = open_stream(client)
+    with pytest.raises(StreamInterruptedError, match="before it was complete"):
+        await with_timeout(stream.result())
+    assert stream.outcome == "truncated"
+
+
+@pytest.mark.parametrize(
     "line",
     [
         *(b"quota exceeded", b"error: quota", b"detail: quota", b"x-error: quota", b"upstream: quota exceeded"),
@@ -452,7 +469,7 @@ async def test_unknown_field_is_ignored_if_the_sentinel_ends_the_stream(
 async def test_line_with_words_for_failure_is_the_error_of_an_unfinished_answer(
     server: FriendliServer, client: AsyncFriendli, line: bytes
 ) -> None:
-    server.enqueue(script(raw(delta("a")), raw(line + b"\n\n"), raw(DONE)))
-    stream = open_stream(client)
-    with pytest.raises(APIStatusError):
-        await with_timeout(stream.result())
+    for rest in (b"\n\n" + DONE, b"\n\n", b""):
+        server.enqueue(script(raw(delta("a")), raw(line + rest)))
+        with pytest.raises(APIStatusError):
+            await with_timeout(open_stream(client).result())

@@ -306,14 +306,13 @@ class EventReader(Generic[E]):
         stray = self._sse.stray if stray is None else stray
         if collector.may_end:
             return
-        if collector.begun and explicit and all(map(_is_unknown_field, stray.splitlines())):
-            stray = b""
-        if possible_error and not stray:
+        is_ignored = collector.begun and all(map(_is_unknown_field, stray.splitlines()))
+        if possible_error and (is_ignored or not stray):
             payload = json_or_none(possible_error)
             self._fail(error_of_payload(payload, possible_error, self._status, self._headers))
             return
         error, message = parse_unframed(stray, self._status, self._headers)
-        if error is not None:
+        if error is not None and not is_ignored:
             self._fail(error)
             return
         if collector.begun and explicit:

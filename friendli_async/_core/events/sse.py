@@ -20,6 +20,7 @@ _LF: Final = 10
 _CR: Final = 13
 _MAX_STRAY: Final = 4096
 _IGNORED: Final = (b"", b"id", b"retry")  # a comment has no field name
+_NAMES: Final = (b"data", b"event", b"id", b"retry")
 _MAX_SINGLE: Final = 4096
 """The largest input for ``single``, in bytes: for a larger one, the copies cost more than it saves."""
 
@@ -162,8 +163,9 @@ class SSEDecoder:
 
     def unfinished(self) -> ServerSentEvent | None:
         """Returns the event that the end of the stream truncated, including an unfinished line, or None."""
-        if self._line:  # an empty one would complete the event
-            self._interpret([bytes(self._line)])
+        line = bytes(self._line)
+        if not any(name.startswith(line) for name in _NAMES):  # else it is empty or says nothing: ``dat``
+            self._interpret([line])
         if self._data is None:
             return None
         return ServerSentEvent(b"\n".join([self._data, *self._more]), self._name, self.stray)
