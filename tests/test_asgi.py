@@ -823,6 +823,21 @@ async def test_view_of_an_invalid_answer_ends_with_an_error_event(
 
 
 @pytest.mark.parametrize("view", VIEWS)
+async def test_view_of_a_stream_that_stops_itself_ends_like_the_stream(
+    server: FriendliServer, client: AsyncFriendli, view: str
+) -> None:
+    server.enqueue(script(chunk('{"n": [1,'), chunk(" 2, "), stall()))
+    stream = parse_stream(client).stop_when(lambda text: "2" in text)
+    source = stream.snapshots() if view == "snapshots" else stream.items("n", of=int)
+    browser = await serve(source, encode=json.dumps, end="[DONE]")
+    assert browser.body.endswith(b"\n\ndata: [DONE]\n\n")
+    assert b"event: error" not in browser.body
+    assert stream.outcome == "stopped"
+    with pytest.raises(OutputCutOffError, match="the stream was stopped"):
+        await stream.result()
+
+
+@pytest.mark.parametrize("view", VIEWS)
 async def test_disconnect_of_the_browser_of_a_view_stops_the_model(
     server: FriendliServer, client: AsyncFriendli, view: str
 ) -> None:
