@@ -148,13 +148,24 @@ async def test_approval_may_defer_after_waiting(client: AsyncFriendli, server: F
     assert len(result.deferred) == 2
 
 
+class AnyPayment:
+    """A tool that is no function: its arguments are checked only when it is called."""
+
+    name = "pay"
+    description = None
+    parameters: Mapping[str, Any] = {"type": "object"}
+
+    async def run(self, arguments: str) -> str:
+        return arguments
+
+
 @pytest.mark.parametrize(("arguments", "saved"), [("five", '{"invalid_json": "five"}'), ("", "{}")])
 async def test_deferred_calls_are_shown_with_the_arguments_with_which_they_would_be_called(
-    client: AsyncFriendli, server: FriendliServer, bank: Bank, arguments: str, saved: str
+    client: AsyncFriendli, server: FriendliServer, arguments: str, saved: str
 ) -> None:
     delta = {"tool_calls": [{"index": 0, "id": "0", "function": {"name": "pay", "arguments": arguments}}]}
     server.enqueue(script(event({"choices": [{"index": 0, "delta": delta}]}), finish("tool_calls"), done()))
-    run = bank.run(client, before_tool=defer_pay)
+    run = client.serverless.chat.run(model="m", messages=MESSAGES, tools=[AnyPayment()], before_tool=defer_pay)
     ended = [event async for event in run if isinstance(event, TurnEnded)]
     result = await run.result()
     assert ended[0].deferred == result.deferred == deferred_calls(stored(result))

@@ -14,6 +14,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
@@ -1105,6 +1106,51 @@ async def test_denied_call_is_not_executed_and_reported_to_the_model(
     assert tool_results(server)[0][1] == "Error: the call was refused by the user"
     server.enqueue(tool_calls(("fail", {})))
     await start_run(client, fail, before_tool=lambda call: False, on_tool_error="raise").result()
+
+
+@pytest.mark.parametrize("decision", [True, False, "defer"])
+async def test_call_with_invalid_arguments_fails_without_being_decided_on(
+    client: AsyncFriendli, server: FriendliServer, decision: bool | str
+) -> None:
+    requested: list[str] = []
+
+    def decide(call: ToolCall) -> Any:
+        requested.append(call.function.arguments)
+        return decision
+
+    server.enqueue(tool_calls(("weather", {"town": "Rome"}), ("weather", '{"city":')), text("Sorry."))
+    run = start_run(client, weather, before_tool=decide)
+    events = await events_of(run)
+    assert requested == []
+    assert [event.error for event in events if isinstance(event, ToolFinished)] == ["arguments", "arguments"]
+    assert not any(isinstance(event, ToolStarted) for event in events)
+    result = await run.result()
+    assert (result.reply.text, result.deferred) == ("Sorry.", ())
+    assert tool_results(server)[0][1].startswith("Error: invalid arguments: Object ")
+    server.enqueue(tool_calls(("weather", {"city": "Rome"})), text("x"))
+    await start_run(client, weather, before_tool=decide).result()
+    assert list(map(json.loads, requested)) == [{"city": "Rome"}]
+
+
+async def test_call_whose_arguments_cannot_be_checked_is_decided_on_and_fails(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    @dataclass
+    class City:
+        name: str
+
+        def __post_init__(self) -> None:
+            raise KeyError(self.name)
+
+    @tool
+    async def visit(city: City) -> str:
+        return city.name
+
+    server.enqueue(tool_calls(("visit", {"city": {"name": "Rome"}})), text("Sorry."))
+    requested: list[ToolCall] = []
+    run = start_run(client, visit, before_tool=lambda call: requested.append(call) or True)
+    errors = [event.error for event in await events_of(run) if isinstance(event, ToolFinished)]
+    assert (len(requested), errors) == (1, ["failed"])
 
 
 async def test_approvals_are_requested_one_at_a_time_while_the_stream_continues(

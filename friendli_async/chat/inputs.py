@@ -168,7 +168,7 @@ Decision = bool | Literal["defer"]
 """What ``before_tool`` returns: True runs the call, False refuses it, and "defer" leaves it to a later run."""
 
 BeforeTool = Callable[[ToolCall], Decision | Awaitable[Decision]]
-"""Decides on a tool call; called before each one."""
+"""Decides on a tool call; called before each one that can run."""
 
 
 class _NoTool(msgspec.Struct, tag_field="type", tag=""):

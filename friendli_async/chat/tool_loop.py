@@ -321,7 +321,7 @@ class ToolRunner:
         if tool is None:
             names = ", ".join(self._tools) or "none"
             raise ToolError(f"unknown tool {call.function.name!r}; available: {names}", kind="unknown")
-        if not await self._is_to_run(call):
+        if not await self._is_to_run(tool, call):
             return None
         async with self._slots:
             if self._is_stopped:  # and the approval has suppressed its cancellation
@@ -364,17 +364,18 @@ class ToolRunner:
         if self._reporter is not None:
             self._reporter.end_tool(call, outcome, seconds, problem=problem, error=error, result=content)
 
-    async def _is_to_run(self, call: ToolCall) -> bool:
+    async def _is_to_run(self, tool: LocalTool, call: ToolCall) -> bool:
         """Returns whether a call is to be run now; False if it is deferred.
 
         Raises:
-            ToolError: It is refused.
+            ToolError: It is refused, or its arguments are invalid, so that nobody need decide on it.
         """
         settings = self._settings
         decision = (settings.decisions or {}).get(call.id)
         if decision is None:
             if settings.before_tool is None:
                 return True
+            _check_arguments(tool, call)
             async with self._approval_lock:  # one approval at a time, in the order of the calls
                 decision = await self._ask(settings.before_tool, call)
             if decision == "defer":
@@ -442,6 +443,19 @@ class ToolRunner:
             self._cancel(self._calls)
             self._failure = Held(error)
         self.wake()
+
+
+def _check_arguments(tool: LocalTool, call: ToolCall) -> None:
+    """Raises ToolError if a function cannot be called with the arguments of a call. Other tools have no such check."""
+    from friendli_async.tools.function import FunctionTool  # loaded, unless no tool is one
+
+    if isinstance(tool, FunctionTool):
+        try:
+            tool.check(call.function.arguments)
+        except ToolError:
+            raise
+        except Exception:  # raised by a type of the user's: the call will fail with it
+            return
 
 
 def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
