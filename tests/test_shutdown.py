@@ -908,6 +908,42 @@ async def test_open_stream_is_no_cycle_once_it_has_ended(server: FriendliServer)
 # --- work of several calls -------------------------------------------------------------------------------------------
 
 
+class PausedWork(Work):
+    """Work between whose check and beginning another thread drains the client."""
+
+    runtime: Runtime
+
+    def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
+        self.drained = threading.Event()
+        threading.Thread(target=self.drain).start()
+        assert not self.drained.wait(0.2)  # the drain has seen nothing open
+        super().begin(works, loop)
+
+    def drain(self) -> None:
+        asyncio.run(self.runtime.drain(None))
+        self.drained.set()
+
+
+async def test_drain_in_another_thread_waits_for_work_that_has_just_begun() -> None:
+    work = PausedWork()
+    work.runtime = runtime = Runtime(FakeTransport(), 10)
+    runtime.begin_work(work)
+    await wait_until(lambda: is_draining(runtime))
+    assert not work.drained.is_set()
+    work.close()
+    await wait_until(work.drained.is_set)
+    with pytest.raises(ConfigurationError, match="draining"):
+        runtime.begin_work(Work())
+
+
+def is_draining(runtime: Runtime) -> bool:
+    try:
+        runtime.check()
+    except ConfigurationError:
+        return True
+    return False
+
+
 def test_work_is_a_part_of_what_it_began_in_but_not_of_itself() -> None:
     outer, inner = Work(), Work()
     with outer.making_calls(), inner.making_calls(), outer.making_calls(), outer.making_calls():

@@ -77,15 +77,6 @@ class Engine(Caller):
         deployment, team = self.deployment.name, self.billed_team(operation)
         return RunReporter(observers, operation=name, deployment=deployment, model=model_of(required), team=team)
 
-    def begin_work(self, work: Work) -> None:
-        """Makes work that does not begin with a call open work of the client.
-
-        Raises:
-            ConfigurationError: The client is closed, or is being drained.
-        """
-        self.runtime.check()
-        work.begin(self.runtime.works, asyncio.get_running_loop())
-
     async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
         """Makes a call whose response body is not JSON, and passes the body to ``sink``, or discards it.
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
+from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
@@ -138,6 +139,7 @@ class Runtime:
         calls: Calls in flight, including those that wait for their next attempt.
         works: Work of more than one call, from its first call on.
         pace: Rate-limit holds and the retry budget.
+        lock: Held while a drain or the close begins, and while work begins without a call.
     """
 
     def __init__(self, transport: Transport, max_connections: int) -> None:
@@ -147,6 +149,7 @@ class Runtime:
         self.works: set[Work] = set()
         self.pace: Pace = Pace()
         self._draining = False
+        self.lock: Lock = Lock()
         _runtimes.add(self)
 
     # --- calls ---------------------------------------------------------------------------------------------------
@@ -161,6 +164,16 @@ class Runtime:
         self.check()
         if (scope := _current_scope.get()) is not None:
             scope.begin(self.works, call.loop)
+
+    def begin_work(self, work: Work) -> None:
+        """Makes work that does not begin with a call open work of the client.
+
+        Raises:
+            ConfigurationError: The client is closed, or is being drained.
+        """
+        with self.lock:  # a drain in another thread either waits for the work or rejects it
+            self.check()
+            work.begin(self.works, running_loop())
 
     @contextmanager
     def as_one_call(self, begun_in: asyncio.AbstractEventLoop | None = None) -> Generator[None, None, None]:
@@ -215,7 +228,8 @@ class Runtime:
     async def drain(self, timeout: float | None) -> int:
         """Rejects new calls, and waits for those in flight and open works; see ``AsyncFriendli.drain``."""
         running_loop()  # without one nothing is drained, and calls are still accepted
-        self._draining = True
+        with self.lock:
+            self._draining = True
         with suppress(TimeoutError), TimeLimit(timeout):
             while self._work_in_flight():  # noqa: ASYNC110  # not every end is notified
                 await asyncio.sleep(_POLL_SECONDS)
@@ -241,7 +255,8 @@ class Runtime:
 
     async def close(self) -> None:
         """Interrupts everything in flight, and closes the pool."""
-        self.transport.closed = True  # before the interrupt: a call that another thread starts now fails its check
+        with self.lock:
+            self.transport.closed = True  # before the interrupt: a call that another thread starts now fails its check
         self._interrupt("the client was closed")
         await self.transport.close()
 
@@ -270,6 +285,7 @@ def _after_fork() -> None:
     for runtime in list(_runtimes):
         runtime.calls.clear()
         runtime.works.clear()
+        runtime.lock = Lock()  # another thread of the parent may have held it
         runtime.transport.abandon_after_fork()
 
 

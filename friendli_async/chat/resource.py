@@ -218,7 +218,7 @@ class Chat(Parsing):
             tools,
             options,
             reporter,
-            self._engine.begin_work,
+            self._engine.runtime.begin_work,
         )
 
     def _stream(
