@@ -159,6 +159,15 @@ EXPIRED: Final = {"begin": "20200101000000Z", "end": "20200201000000Z"}
 NOT_YET_VALID: Final = {"begin": "20990101000000Z", "end": "20990201000000Z"}
 
 
+def skip_if_the_alert_is_hidden(version: ssl.TLSVersion) -> None:
+    """Skip on uvloop with TLS 1.3, in which a client certificate is rejected after the client's handshake.
+
+    uvloop closes the transport before aiohttp's session writes to it, and only later says why.
+    """
+    if version == ssl.TLSVersion.TLSv1_3 and not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        pytest.skip("on uvloop, aiohttp's session raises that it cannot write, without the alert")
+
+
 async def tls_error(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, user_session: bool, streamed: bool) -> str:
     """Returns the reason of a TLS error, which must be permanent and not retried."""
     async with TalkativeTLSServer(context) as server, AsyncExitStack() as stack:
@@ -241,6 +250,8 @@ async def test_rejection_of_client_certificate_is_reported(
     user_session: bool,
     streamed: bool,
 ) -> None:
+    if user_session:
+        skip_if_the_alert_is_hidden(version)
     context = authority.server(*authority.issue(), clients=True)
     context.maximum_version = version
     client_tls = authority.client(*(stranger.issue("me") if presented != "none" else ()))
@@ -334,6 +345,7 @@ async def test_rejected_certificate_of_a_proxy_names_the_proxy(
 async def test_proxy_that_rejects_the_client_certificate_is_named(
     authority: Authority, stranger: Authority, scheme: str, version: ssl.TLSVersion
 ) -> None:
+    skip_if_the_alert_is_hidden(version)
     context = authority.server(*authority.issue(), clients=True)
     context.maximum_version = version
     async with TalkativeTLSServer(context) as proxy:
