@@ -105,7 +105,7 @@ class Dedicated(Hinted):
 
     def __init__(self, engine: Engine) -> None:
         self.endpoint: Final = Endpoints(engine)
-        engine = engine.with_recovery(Waker(self.endpoint, wake=engine.settings.wake))
+        engine = engine.with_recovery(Waker(engine))
         self.audio: Final = Audio(engine)
         self.chat: Final = Chat(engine)
         self.chat_render: Final = ChatRender(engine)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 from support.sockets import FAST_RETRY, client_of, completion
-from support.virtual import Answer, FakeTransport, now, response, run_in_virtual_time
+from support.virtual import Answer, FakeTransport, hanging, now, response, run_in_virtual_time
 
 from friendli_async import (
     APIStatusError,
@@ -14,6 +14,7 @@ from friendli_async import (
     BadRequestError,
     ConfigurationError,
     FriendliError,
+    InternalServerError,
     NotFoundError,
     PermissionDeniedError,
 )
@@ -109,6 +110,27 @@ def test_timeout_during_the_wait_reports_the_wait_and_that_nothing_was_accepted(
         assert raised.value.meta is not None
         assert [attempt.wait for attempt in raised.value.meta.attempts] == [12.0]
         assert not raised.value.sent  # the server rejected the only attempt
+
+    run_in_virtual_time(main())
+
+
+async def test_state_of_the_endpoint_is_asked_for_once_per_attempt(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.always(status(503, message="overloaded"))
+    with pytest.raises(InternalServerError, match=r"^503 overloaded"):
+        await client.with_options(retry=FAST_RETRY).dedicated.chat.complete(**REQUEST)
+    assert paths(server) == [CHAT_PATH, STATUS_PATH] * 3
+
+
+def test_error_does_not_wait_for_the_state_of_the_endpoint() -> None:
+    async def main() -> None:
+        transport = FakeTransport(response(b"{}", status=400), hanging())
+        client = client_of("http://nowhere")
+        client._build(Runtime(transport, 10), Settings.from_options({"token": "t"}), owner=True)
+        with pytest.raises(BadRequestError):
+            await client.dedicated.chat.complete(**REQUEST)
+        assert (now(), len(transport.requests)) == (5.0, 2)
 
     run_in_virtual_time(main())
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async.endpoints.resource import POLL_INTERVAL, WAIT_TIMEOUT, Endpoints, wait_for_state
 from friendli_async.errors import APIStatusError, FriendliError
+
+if TYPE_CHECKING:
+    from friendli_async._core.engine import Engine
 
 __all__ = ["Waker"]
 
@@ -15,17 +18,18 @@ _MAYBE_ASLEEP: Final = frozenset({400, 404, 409, 503})
 # States that lead to RUNNING by themselves; the server rejects a wake request in them.
 _STARTING: Final = frozenset({"AWAKING", "INITIALIZING", "UPDATING"})
 _WAKE_REJECTED: Final = frozenset({400, 409})
+_LOOK: Final = {"retry": None, "timeout": 5.0}
 
 
 class Waker:
-    """Checks whether a call failed because its endpoint sleeps, and wakes it if ``wake`` is true.
+    """Checks whether a call failed because its endpoint sleeps, and wakes it if the client's ``wake`` is true.
 
     Otherwise the error message only mentions its state.
     """
 
-    def __init__(self, endpoints: Endpoints, *, wake: bool) -> None:
-        self._endpoints = endpoints
-        self._wake = wake
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._wake = engine.settings.wake
 
     async def __call__(self, arguments: Arguments, error: APIStatusError) -> bool:
         """Returns whether the call should be retried.
@@ -36,8 +40,9 @@ class Waker:
         endpoint_id = (arguments.model or "").partition(":")[0]  # ENDPOINT_ID:ADAPTER_ROUTE names an adapter
         if not endpoint_id or error.status_code not in _MAYBE_ASLEEP:
             return False
+        endpoints = self._endpoints()
         try:
-            state = (await self._endpoints.get_status(endpoint_id)).status
+            state = (await endpoints.get_status(endpoint_id)).status
         except (FriendliError, ValueError):  # also for an invalid id: the caller should see the error of its own call
             return False
         if state == "RUNNING":
@@ -50,17 +55,26 @@ class Waker:
             error.message = f"endpoint {endpoint_id} is {state} (with_options(wake=True) {effect}): {error.message}"
             return False
         if state == "SLEEPING":
-            await self._wake_up(endpoint_id)
+            await _wake_up(endpoints, endpoint_id)
         # The call's own total timeout may end this earlier.
-        await wait_for_state(self._endpoints, endpoint_id, "RUNNING", WAIT_TIMEOUT, POLL_INTERVAL, may_sleep=False)
+        await wait_for_state(endpoints, endpoint_id, "RUNNING", WAIT_TIMEOUT, POLL_INTERVAL, may_sleep=False)
         return True
 
-    async def _wake_up(self, endpoint_id: str) -> None:
-        try:
-            await self._endpoints.wake(endpoint_id)
-        except APIStatusError as error:
-            # Another call may have woken it already, and the server rejects a second wake.
-            if error.status_code not in _WAKE_REJECTED:
-                raise
-            if (await self._endpoints.get_status(endpoint_id)).status == "SLEEPING":
-                raise
+    def _endpoints(self) -> Endpoints:
+        """Returns the endpoint operations to use.
+
+        A state that only adds to a message is asked for once, and briefly: a server that is down must not get more
+        requests, and the caller's error must not wait for it.
+        """
+        return Endpoints(self._engine if self._wake else self._engine.with_options(_LOOK))
+
+
+async def _wake_up(endpoints: Endpoints, endpoint_id: str) -> None:
+    try:
+        await endpoints.wake(endpoint_id)
+    except APIStatusError as error:
+        # Another call may have woken it already, and the server rejects a second wake.
+        if error.status_code not in _WAKE_REJECTED:
+            raise
+        if (await endpoints.get_status(endpoint_id)).status == "SLEEPING":
+            raise
