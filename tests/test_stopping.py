@@ -29,6 +29,7 @@ from friendli_async import (
     ChatChunk,
     ChatStream,
     FriendliError,
+    Partial,
     StreamInterruptedError,
 )
 from friendli_async.testing import (
@@ -211,15 +212,18 @@ async def test_leaving_a_stream_of_any_kind_leaves_a_partial_result(
     server: FriendliServer, client: AsyncFriendli, kind: Kind
 ) -> None:
     server.enqueue(script(*map(raw, kind.first_events), stall()))
-    async with kind.open(client) as stream:
+    stream = kind.open(client)
+    assert stream.partial == Partial()
+    async with stream:
         for _ in kind.first_events:
             await with_timeout(anext(stream))
+        assert stream.partial.text == "Hello "
     assert stream.outcome == "cancelled"
     await assert_no_leaks(client, server)
     with pytest.raises(StreamInterruptedError) as caught:
         await stream.result()
-    assert caught.value.partial is not None
-    assert caught.value.partial.text == "Hello "
+    assert caught.value.partial == stream.partial
+    assert stream.partial.text == "Hello "
 
 
 @pytest.mark.parametrize("stop", STOPPERS)

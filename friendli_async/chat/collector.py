@@ -557,11 +557,6 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
 
         return ToolCallView(self)
 
-    @property
-    def partial(self) -> Partial:
-        """What has arrived of choice 0 so far."""
-        return Partial() if self._open is None else self._open.collector.partial()
-
 
 class ChatStream(CompletionStream[ChatChunk]):
     """A chat stream of ``ChatChunk`` events."""

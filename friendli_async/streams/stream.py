@@ -14,7 +14,7 @@ from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.loops import running_loop
 from friendli_async._core.secret import token_of, without_token_bytes
 from friendli_async.errors import FriendliError, StreamInterruptedError
-from friendli_async.replies import Meta, Timing, attach_meta
+from friendli_async.replies import Meta, Partial, Timing, attach_meta
 from friendli_async.streams.stop_conditions import predicate_on_text
 from friendli_async.streams.tee import Branch, Fanout, Slow
 from friendli_async.streams.views import RawView, TextView
@@ -511,6 +511,11 @@ class AssembledStream(EventStream[E], Generic[E, R, U]):
     def usage(self) -> U | None:
         """The usage; None until the server has sent it (with the last events)."""
         return None if self._open is None else self._open.collector.usage
+
+    @property
+    def partial(self) -> Partial:
+        """What has arrived so far (of choice 0, if there may be several), as in the error of a stream that failed."""
+        return Partial() if self._open is None else self._open.collector.partial()
 
     async def result(self) -> R:
         """Reads the rest and returns the complete reply, with ``meta``; for a stopped stream, what had arrived.
