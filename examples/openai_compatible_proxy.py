@@ -21,5 +21,6 @@ async def chat(
         body["max_tokens"] = body.pop("max_completion_tokens")
     required = {"model": body.pop("model", ""), "messages": body.pop("messages", [])}
     if streaming:
+        body.setdefault("stream_options", {"include_usage": False})  # a chunk without choices, only for who asks for it
         return friendli.FriendliResponse(chat.stream(**required, extra_body=body))
     return await friendli.while_connected(request, chat.complete(**required, extra_body=body))

@@ -37,12 +37,24 @@ async def test_openai_package_works_with_the_proxy(proxy: AppProcess, server: Fr
         assert reply.choices[0].message.content == "Hello"
         assert reply.usage is not None
         stream = await openai_client.chat.completions.create(model="m", messages=MESSAGES, stream=True, seed=7)
-        contents = [each.choices[0].delta.content async for each in stream if each.choices]
+        contents = [each.choices[0].delta.content async for each in stream]
         assert "".join(content or "" for content in contents) == "Hello"
         assert server.requests[0].json_object == {"model": "m", "messages": MESSAGES, "max_tokens": 5}
         assert server.requests[1].json_object["seed"] == 7
         await assert_errors_are_mapped(openai_client, server)
     assert "Traceback" not in proxy.log
+
+
+async def test_proxy_sends_the_usage_of_a_stream_only_if_asked(proxy: AppProcess) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0) as openai_client:
+        chat = openai_client.chat.completions
+        plain = [each async for each in await chat.create(model="m", messages=MESSAGES, stream=True)]
+        assert all(each.choices and each.usage is None for each in plain)
+        options: Any = {"include_usage": True}
+        asked = await chat.create(model="m", messages=MESSAGES, stream=True, stream_options=options)
+        *_, last = [each async for each in asked]
+        assert not last.choices
+        assert last.usage is not None
 
 
 async def assert_errors_are_mapped(openai_client: openai.AsyncOpenAI, server: FriendliServer) -> None:
