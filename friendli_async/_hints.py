@@ -121,7 +121,6 @@ _ATTRIBUTES: Final = {
     "cost usage": "billing costs",
     "with_options": "copy",
     "stream": "astream",
-    "stream with_options": "with_streaming_response",
     "chat": "beta",
     "text_classification": "classify",
     "aclose": "close",
@@ -158,6 +157,7 @@ _HINTS: Final = {
     "use friendli_async.bulk.run_all, or the command friendli-async batch": "batch batches",
     "use serverless.token.tokenize": "count_tokens",
     "every reply has it: reply.meta.status, reply.meta.headers, reply.raw": "with_raw_response",
+    "every stream has it: stream.meta.status, stream.meta.headers, stream.raw()": "with_streaming_response",
     "datasets are not supported (Friendli's SDK dropped them in 0.15.1)": "dataset datasets",
 }
 _CLIENT_HINTS: Final = {
@@ -247,6 +247,8 @@ def parameter_hint(name: str, known: Collection[str]) -> str:
     candidates = [plain, *(ours or "").split()]
     if "response_format" in candidates and "strict" in known:
         return "; the type of the answer, the first argument, determines its format"
+    if "response_format" in candidates and "max_turns" in known:
+        return "; a run answers with text: parse its messages in one more call, chat.parse(T, ...)"
     if accepted := [candidate for candidate in candidates if candidate in known]:
         return f"; use {accepted[0]!r}"
     if "system" in candidates and "messages" in known:

@@ -86,7 +86,8 @@ def get_attribute(path: str) -> Any:
         ("complete", "use serverless.chat.complete (or dedicated, container)"),
         ("api_key", "settings cannot be read back; with_options(...) returns a copy"),
         ("copy", "use with_options"),
-        ("with_streaming_response", "use with_options"),
+        ("with_streaming_response", "every stream has it: stream.meta.status, stream.meta.headers, stream.raw()"),
+        ("serverless.chat.with_streaming_response", "every stream has it: stream.meta.status, "),
         ("with_raw_response", "every reply has it: reply.meta.status, reply.meta.headers, reply.raw"),
         ("serverless.chat.with_raw_response", "every reply has it: reply.meta.status, "),
         ("batches", "use friendli_async.bulk.run_all"),
@@ -214,6 +215,36 @@ async def test_type_as_an_unknown_parameter_suggests_parse(name: str) -> None:
         await chat.complete(model="m", messages=[], **{name: dict})
     with pytest.raises(TypeError, match=r"use 'text'; for an answer of a type, use responses.parse\(T, ...\)$"):
         await responses.create(model="m", input="x", **{name: dict})
+
+
+@pytest.mark.parametrize("name", ["output_type", "response_model", "json_schema"])
+def test_type_as_an_unknown_parameter_of_a_run_suggests_one_more_call(name: str) -> None:
+    chat: Any = CLIENT.serverless.chat
+    hint = r"a run answers with text: parse its messages in one more call, chat\.parse\(T, \.\.\.\)$"
+    with pytest.raises(TypeError, match=rf"{name}'; {hint}"):
+        chat.run(model="m", messages=[], tools=[], **{name: dict})
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("instructions", "a message with the role 'system'"),
+        ("prompt", "'messages'"),
+        ("engine", "'model'"),
+    ],
+)
+@pytest.mark.parametrize("method", ["parse", "parse_stream", "run"])
+async def test_suggestion_is_the_same_in_every_method_of_chat(method: str, name: str, suggestion: str) -> None:
+    call = getattr(CLIENT.serverless.chat, method)
+    call = partial(call, tools=[]) if method == "run" else partial(call, dict)
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'; use {suggestion}$"):
+        await call(model="m", messages=[], **{name: "x"})
+
+
+async def test_suggestion_for_parsed_responses_is_a_parameter_of_the_signature() -> None:
+    responses: Any = CLIENT.serverless.responses
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'prompt'; use 'input'$"):
+        await responses.parse(dict, model="m", input="x", prompt="y")
 
 
 @pytest.mark.parametrize("messages", ["Hi", {"role": "user", "content": "Hi"}, None])

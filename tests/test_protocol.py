@@ -394,7 +394,7 @@ def test_unknown_keyword_error_suggests_closest_match_or_extra_body(name: str, h
 @pytest.mark.parametrize("name", sorted(ClientOptions.__annotations__.keys() - {"wake"}))
 def test_client_option_as_keyword_error_names_with_options(name: str) -> None:
     with pytest.raises(TypeError, match=rf"with_options\({name}="):
-        check_keywords({name: 1}, frozenset({"temperature"}), "complete")
+        check_keywords({name: 1}, frozenset({"temperature"}), "complete", ())
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ def test_client_option_as_keyword_error_names_with_options(name: str) -> None:
 )
 def test_keyword_of_another_client_error_names_the_equivalent(name: str, known: set[str], hint: str) -> None:
     with pytest.raises(TypeError) as caught:
-        check_keywords({name: 1}, frozenset(known), "complete")
+        check_keywords({name: 1}, frozenset(known), "complete", ())
     assert str(caught.value).endswith(hint)
 
 

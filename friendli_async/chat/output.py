@@ -286,7 +286,12 @@ def _cached_output(kind: Any, strict: bool) -> Output[Any]:
 
 
 def prepare(
-    api: OutputAPI[Any], method: str, kind: Any, options: Mapping[str, object], known: Collection[str]
+    api: OutputAPI[Any],
+    method: str,
+    kind: Any,
+    required: Collection[str],
+    options: Mapping[str, object],
+    known: Collection[str],
 ) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the output of a type, and the options of a request for it.
 
@@ -294,6 +299,7 @@ def prepare(
         api: The API.
         method: The method's name.
         kind: The type.
+        required: The names of the parameters in the method's signature.
         options: The given keywords.
         known: The method's keywords.
 
@@ -306,7 +312,7 @@ def prepare(
     output = output_of(kind, strict)
     if api.option in options or api.option in extra_body_of(options):
         raise TypeError(f"{method}() does not accept {api.option!r}: it is derived from the type")
-    check_keywords(options, known, method)
+    check_keywords(options, known, method, required)
     sent = {name: value for name, value in options.items() if name != "strict"}
     return output, {**sent, api.option: api.format_of(output.declared())}
 

@@ -474,7 +474,7 @@ def create_run(
         TypeError: An unknown keyword, or a tool that cannot be run.
         ValueError: An invalid value, or two tools with the same name.
     """
-    check_keywords(options, frozenset(RunOptions.__annotations__), "run")
+    check_keywords(options, RunOptions.__annotations__, "run", ("model", "messages", "tools"))
     given: dict[str, Any] = {
         name: plain_number(options[name]) for name in RunSettings.__struct_fields__ if name in options
     }

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
@@ -90,7 +90,7 @@ async def parse(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedCompletion[Any]:
     """Calls the model and parses its answer, asking again up to ``reask`` times if the answer is invalid."""
-    output, sent = _prepare("parse", kind, options, ParseOptions)
+    output, sent = _prepare("parse", kind, required, options, ParseOptions)
     return await ask(_API, engine, output, required, sent)
 
 
@@ -98,14 +98,17 @@ def parse_stream(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedChatStream[Any]:
     """Returns the stream of a structured answer."""
-    output, sent = _prepare("parse_stream", kind, options, ParseStreamOptions)
+    output, sent = _prepare("parse_stream", kind, required, options, ParseStreamOptions)
     arguments = PARAMETERS.encode("parse_stream", required, sent, stream_fields(sent))
     return ParsedChatStream(engine.opening(COMPLETE, arguments, ChatCollector), output)
 
 
-def _prepare(method: str, kind: Any, options: Mapping[str, object], known: type) -> tuple[Output[Any], dict[str, Any]]:
-    """Returns the output of a type, and the options of a request for it."""
-    output, sent = prepare(_API, method, kind, options, {**ChatOptions.__annotations__, **known.__annotations__})
+def _prepare(
+    method: str, kind: Any, required: Collection[str], options: Mapping[str, object], own: type
+) -> tuple[Output[Any], dict[str, Any]]:
+    """Returns the output of a type, and the options of a request for it; ``own`` are those of the method alone."""
+    known = {**ChatOptions.__annotations__, **own.__annotations__}
+    output, sent = prepare(_API, method, kind, required, options, known)
     if requested_choices(sent) != 1:
         raise ArgumentError(f"{method}() supports only one choice; call it several times, or use complete()", "n")
     return output, sent

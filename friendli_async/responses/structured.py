@@ -82,7 +82,7 @@ async def parse(
 ) -> ParsedResponse[Any]:
     """Returns a response whose text is a value. Asks again if the answer does not match, up to ``reask`` times."""
     known = {**ResponsesOptions.__annotations__, **ParseOptions.__annotations__}
-    output, sent = prepare(_API, "parse", kind, options, known)
+    output, sent = prepare(_API, "parse", kind, required, options, known)
     return await ask(_API, engine, output, required, sent)
 
 
@@ -91,6 +91,6 @@ def parse_stream(
 ) -> ParsedResponseStream[Any]:
     """Returns the stream of a response whose text is a value."""
     known = {**ResponsesOptions.__annotations__, **ParseStreamOptions.__annotations__}
-    output, sent = prepare(_API, "parse_stream", kind, options, known)
+    output, sent = prepare(_API, "parse_stream", kind, required, options, known)
     arguments = PARAMETERS.encode("parse_stream", required, sent, {"stream": True})
     return ParsedResponseStream(engine.opening(CREATE, arguments, ResponseCollector), output)

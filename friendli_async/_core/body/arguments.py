@@ -233,9 +233,7 @@ class Parameters:
         return given, extra, encode_query(query) if query else ""
 
 
-def check_keywords(
-    given: Mapping[str, object], known: Collection[str], method: str, required: Mapping[str, object] = {}
-) -> None:
+def check_keywords(given: Mapping[str, object], known: Collection[str], method: str, required: Collection[str]) -> None:
     """Rejects keywords that a method does not have; ``required`` are the parameters in its signature.
 
     Raises:
