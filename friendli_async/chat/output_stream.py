@@ -19,6 +19,8 @@ from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import ValueView
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # of the type checkers, nothing to install
+
     from friendli_async._core.engine import StreamOpening
 
 __all__ = ["ItemView", "OutputStream", "SnapshotView"]
@@ -73,7 +75,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         return SnapshotView(self)
 
     @overload
-    def items(self, path: str, *, of: type[T]) -> ItemView[T]: ...
+    def items(self, path: str, *, of: TypeForm[T]) -> ItemView[T]: ...
 
     @overload
     def items(self, path: str, *, of: Any = ...) -> ItemView[Any]: ...

@@ -27,6 +27,8 @@ from friendli_async.chat.inputs import (
 from friendli_async.chat.replies import ChatCompletion
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # of the type checkers, nothing to install
+
     from friendli_async._core.reporting import RunReporter
     from friendli_async.chat.run import Run
     from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
@@ -52,7 +54,7 @@ class Parsing(Resource):
 
     @overload
     async def parse(
-        self, type: type[T], /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
+        self, type: TypeForm[T], /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[T]: ...
 
     @overload
@@ -83,7 +85,7 @@ class Parsing(Resource):
 
     @overload
     def parse_stream(
-        self, type: type[T], /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
+        self, type: TypeForm[T], /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[T]: ...
 
     @overload
@@ -115,7 +117,7 @@ class ContainerParsing(Parsing):
 
     @overload
     async def parse(
-        self, type: type[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
+        self, type: TypeForm[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[T]: ...
 
     @overload
@@ -133,7 +135,13 @@ class ContainerParsing(Parsing):
 
     @overload
     def parse_stream(
-        self, type: type[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
+        self,
+        type: TypeForm[T],
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        **options: Unpack[ParseStreamOptions],
     ) -> ParsedChatStream[T]: ...
 
     @overload

@@ -24,6 +24,8 @@ from friendli_async.responses.inputs import (
 from friendli_async.responses.replies import Response
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # of the type checkers, nothing to install
+
     from friendli_async.responses.structured import ParsedResponse, ParsedResponseStream
 
 __all__ = ["ContainerResponseParsing", "ContainerResponses", "ResponseParsing", "Responses"]
@@ -47,7 +49,7 @@ class ResponseParsing(Resource):
 
     @overload
     async def parse(
-        self, type: type[T], /, *, model: str, input: Input, **options: Unpack[ParseOptions]
+        self, type: TypeForm[T], /, *, model: str, input: Input, **options: Unpack[ParseOptions]
     ) -> ParsedResponse[T]: ...
 
     @overload
@@ -78,7 +80,7 @@ class ResponseParsing(Resource):
 
     @overload
     def parse_stream(
-        self, type: type[T], /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
+        self, type: TypeForm[T], /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
     ) -> ParsedResponseStream[T]: ...
 
     @overload
@@ -110,7 +112,7 @@ class ContainerResponseParsing(ResponseParsing):
 
     @overload
     async def parse(
-        self, type: type[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
+        self, type: TypeForm[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
     ) -> ParsedResponse[T]: ...
 
     @overload
@@ -128,7 +130,7 @@ class ContainerResponseParsing(ResponseParsing):
 
     @overload
     def parse_stream(
-        self, type: type[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
+        self, type: TypeForm[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
     ) -> ParsedResponseStream[T]: ...
 
     @overload

@@ -5,7 +5,7 @@ A `type: ignore` marks a call that the checkers must reject; if they accept it, 
 """
 
 from dataclasses import dataclass
-from typing import Any, TypedDict, assert_type
+from typing import Annotated, Any, Literal, TypedDict, assert_type
 
 import msgspec
 
@@ -32,6 +32,7 @@ class Typed(TypedDict):
     name: str
 
 
+Document = Annotated[Plain | Invoice | None, "any alias of a type"]
 ASK = [{"role": "user", "content": "Hi"}]
 
 
@@ -51,8 +52,12 @@ async def parses(client: AsyncFriendli) -> None:
     assert_type((await client.container.chat.parse(Invoice, messages=ASK)).value, Invoice)
     assert_type((await client.dedicated.chat.parse(Invoice, model="m", messages=ASK)).value, Invoice)
     anything: ParsedCompletion[Any] = await chat.parse(Any, model="m", messages=ASK)
-    either: ParsedCompletion[Any] = await chat.parse(Plain | Invoice, model="m", messages=ASK)
-    print(anything.value, either.value)
+    print(anything.value)
+    either = await chat.parse(Plain | Invoice, model="m", messages=ASK)
+    assert_type(either.value, Plain | Invoice)
+    assert_type((await chat.parse(Document, model="m", messages=ASK)).value, Plain | Invoice | None)
+    assert_type((await chat.parse(Literal["yes", "no"], model="m", messages=ASK)).value, Literal["yes", "no"])
+    assert_type((await client.container.chat.parse(Plain | None, messages=ASK)).value, Plain | None)
     await chat.parse(Invoice, messages=ASK)  # type: ignore[call-overload]  # rejected
     await chat.parse(Invoice, model="m", messages=ASK, response_format=None)  # type: ignore[call-overload]  # rejected
 
@@ -69,16 +74,21 @@ async def streams(client: AsyncFriendli) -> None:
             assert_type(event, ChatChunk)
         async for text in stream.text():
             assert_type(text, str)
+        assert_type(stream.items("lines", of=Line | None), ItemView[Line | None])
     result = await stream.result()
     assert_type(result, ParsedCompletion[Invoice])
     assert_type(result.value, Invoice)
     assert_type(client.container.chat.parse_stream(Plain, messages=ASK), ParsedChatStream[Plain])
+    either = client.serverless.chat.parse_stream(Plain | Invoice, model="m", messages=ASK)
+    assert_type(either, ParsedChatStream[Plain | Invoice])
 
 
 async def responds(client: AsyncFriendli) -> None:
     reply = await client.serverless.responses.parse(Invoice, model="m", input="Hi")
     assert_type(reply, ParsedResponse[Invoice])
     assert_type(reply.value, Invoice)
+    either = await client.serverless.responses.parse(Plain | Invoice, model="m", input="Hi")
+    assert_type(either, ParsedResponse[Plain | Invoice])
     stream = client.container.responses.parse_stream(Invoice, input="Hi")
     assert_type(stream, ParsedResponseStream[Invoice])
     async for event in stream:
