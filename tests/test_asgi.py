@@ -9,7 +9,7 @@ import pickle
 import re
 import signal
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from typing import Any, Final
 
 import anyio
@@ -624,6 +624,128 @@ async def test_complete_stream_and_disconnected_browser_are_not_logged(
     assert [record for record in caplog.records if record.name == "friendli_async"] == []
 
 
+# --- generators ------------------------------------------------------------------------------------------------------
+
+
+async def two_answers(client: AsyncFriendli) -> AsyncGenerator[dict[str, str], None]:
+    for number in "12":
+        async with open_stream(client) as stream:
+            async for piece in stream.text():
+                yield {number: piece}
+
+
+async def test_generator_is_served(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(text("Hi"), text("you"))
+    browser = await serve(two_answers(client), end="[DONE]")
+    assert dict(browser.sent[0]["headers"])[b"content-type"] == b"text/event-stream"
+    assert browser.body == b'data: {"1":"Hi"}\n\ndata: {"2":"you"}\n\ndata: [DONE]\n\n'
+    server.enqueue(text("Hi"), text("you"))
+    browser = await serve(two_answers(client), encode=lambda event: "".join(event.values()))
+    assert browser.body == b"data: Hi\n\ndata: you\n\n"
+
+
+async def test_error_of_a_generator_before_its_first_event_becomes_a_status(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(status(429, retry_after=100))
+    browser = Server()
+    with pytest.raises(RateLimitError):
+        await SSEResponse(two_answers(client))(HTTP, browser.receive, browser.send)
+    assert not browser.sent
+
+
+async def test_error_of_a_generator_after_its_first_event_is_the_last_event(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(text("Hi"), script(chunk("half"), cut()))
+    browser = await serve(two_answers(client), end="[DONE]")
+    before, error = last_event(browser.body)
+    assert before == b'data: {"1":"Hi"}\n\ndata: {"2":"half"}\n\n'
+    assert error["error"]["type"] == "upstream_error"
+
+
+async def test_value_of_a_generator_that_cannot_be_sent_is_an_error() -> None:
+    async def numbers() -> AsyncGenerator[int, None]:
+        yield 7
+
+    with pytest.raises(
+        TypeError, match=r"^without encode, the generator must yield str, bytes, dict or None, not int$"
+    ):
+        await serve(numbers())
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["between two events", "while it is sent to"])
+async def test_generator_ends_in_its_own_task_when_the_browser_disconnects(
+    server: FriendliServer, client: AsyncFriendli, reads: bool
+) -> None:
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def events() -> AsyncGenerator[str, None]:
+        tasks.append(asyncio.current_task())
+        try:
+            async for piece in open_stream(client).text():
+                yield piece
+        finally:
+            tasks.append(asyncio.current_task())
+
+    server.enqueue(script(chunk("once"), stall()))
+    browser = Server()
+    if not reads:
+        browser.accepting.clear()
+    task = asyncio.create_task(SSEResponse(events())(HTTP, browser.receive, browser.send))
+    async with asyncio.timeout(30):
+        await (browser.until(lambda: b"once" in browser.body) if reads else browser.send_blocked.wait())
+        browser.disconnected.set()
+        await server.requests[0].disconnected()
+        browser.accepting.set()
+        await task
+    assert tasks[0] is tasks[1] is not None
+
+
+async def test_drain_waits_for_a_generator_and_lets_it_make_its_next_calls(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(text("Hi"), text("you"))
+    began, drained = asyncio.Event(), asyncio.Event()
+
+    async def events() -> AsyncGenerator[dict[str, str], None]:
+        async for event in two_answers(client):
+            yield event
+            began.set()
+            await drained.wait()
+
+    browser = Server()
+    task = asyncio.create_task(SSEResponse(events())(HTTP, browser.receive, browser.send))
+    await asyncio.wait_for(began.wait(), 30)
+    draining = asyncio.create_task(client.drain(30))
+    await run_loop_iterations(10)
+    assert not draining.done()
+    drained.set()
+    async with asyncio.timeout(30):
+        await task
+        assert await draining == 0
+    assert browser.body == b'data: {"1":"Hi"}\n\ndata: {"2":"you"}\n\n'
+
+
+async def test_generator_that_does_something_else_does_not_delay_a_drain_further(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(text("Hi"))
+
+    async def events() -> AsyncGenerator[str, None]:
+        async for piece in open_stream(client).text():
+            yield piece
+        await asyncio.Event().wait()
+
+    browser = Server()
+    task = asyncio.create_task(SSEResponse(events())(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: b"Hi" in browser.body)
+    async with asyncio.timeout(30):
+        await client.drain(0.01)
+        browser.disconnected.set()
+        await task
+
+
 # --- what is accepted ------------------------------------------------------------------------------------------------
 
 
@@ -633,7 +755,11 @@ async def test_other_objects_are_rejected_by_the_constructor(client: AsyncFriend
     for wrong, reason in (
         (client.serverless.chat.stream(**given).text(), r"not TextView: pass the stream itself, with encode="),
         (forgotten, r"not the coroutine .*complete\(\): await it"),
-        ("text", r"takes a stream, chat\.stream\(\.\.\.\), or a run, chat\.run\(\.\.\.\), not str$"),
+        (
+            "text",
+            r"takes a stream, chat\.stream\(\.\.\.\), a run, chat\.run\(\.\.\.\), or an async generator, not str$",
+        ),
+        (two_answers, "not function: call it$"),
         (client.serverless.chat.run(tools=[], **given), "encode is required for a run"),
         (client.serverless.chat.parse_stream(Any, **given).snapshots(), "encode is required for snapshots"),
     ):

@@ -83,12 +83,17 @@ def _end_of_events(data: bytes) -> int:
 class EncodedEvents(Generic[E]):
     """What ``encode`` returns for each event.
 
+    Args:
+        encode: The function.
+        rule: Begins the message of the error for something that cannot be sent.
+
     Raises:
         TypeError: ``encode`` returned something that cannot be sent.
     """
 
-    def __init__(self, encode: Callable[[E], Encoded]) -> None:
+    def __init__(self, encode: Callable[[E], Encoded], rule: str) -> None:
         self._encode = encode
+        self._rule = rule
         self._held = ""  # half a character, which the next text completes
 
     def feed(self, item: E) -> bytes:
@@ -97,11 +102,11 @@ class EncodedEvents(Generic[E]):
         if isinstance(payload, str) and (self._held or payload):
             payload, self._held = split_surrogate(self._held, payload)
             payload = payload or None
-        return sse_bytes(payload, "encode must return")
+        return sse_bytes(payload, self._rule)
 
     def finish(self) -> bytes:
         """Returns the half of a character that no text has completed."""
-        return sse_bytes(self._held or None, "encode must return")
+        return sse_bytes(self._held or None, self._rule)
 
 
 Conversion = WholeEvents | EncodedEvents[Any]

@@ -1,12 +1,12 @@
-"""The response itself: opens a stream or a run, and relays it, or a view of it, until its end."""
+"""The response itself: opens a stream, a run or a generator, and relays it, or a view of it, until its end."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import closing
-from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from friendli_async._callables import check_plain
 from friendli_async._core.runtime import Work
@@ -20,6 +20,7 @@ from friendli_async.asgi.disconnect import (
 )
 from friendli_async.asgi.errors import error_body, log_error, logged_path
 from friendli_async.asgi.events import Conversion, Encoded, EncodedEvents, WholeEvents, error_event, sse_bytes
+from friendli_async.asgi.generated import Generated
 from friendli_async.asgi.sender import EventSender
 from friendli_async.chat.run import Run
 from friendli_async.errors import FriendliError
@@ -43,12 +44,13 @@ _FAILED: Final = (
 class Servable(Protocol[E_co]):
     """What a response can serve: a stream (``EventStream``), a run (``chat.run``), or a view of structured output.
 
-    These views are ``snapshots()`` and ``items()`` of ``parse_stream``. Nothing else is accepted.
+    These views are ``snapshots()`` and ``items()`` of ``parse_stream``. An async generator is accepted, too, and
+    nothing else.
     """
 
-    async def __anext__(self) -> E_co: ...
+    def __anext__(self) -> Awaitable[E_co]: ...
 
-    async def aclose(self) -> None:
+    def aclose(self) -> Awaitable[None]:
         """Stops the model."""
         ...
 
@@ -72,7 +74,8 @@ class SSEResponse:
     Args:
         stream: A stream (``chat.stream(...)``) or a run (``chat.run(...)``), open or not, whose rest is sent. The
             response owns it and closes it. Or a view of structured output, ``snapshots()`` or ``items()`` of
-            ``chat.parse_stream(...)``: an answer that does not match its type then ends with an error event, too.
+            ``chat.parse_stream(...)``: an answer that does not match its type then ends with an error event, too. Or an
+            async generator of yours, which is open once it has yielded its first event.
         heartbeat: Seconds without a byte from upstream after which a comment, ``: ping``, is sent between two events,
             so that proxies keep the connection open. None disables it.
         answer_after: Seconds to wait for the stream to open. Then the status 200, the headers and a ``: ping`` are
@@ -84,7 +87,8 @@ class SSEResponse:
             event of your own), a dict is the JSON data of ``event: error``, and None sends nothing: the response just
             ends.
         encode: Called with each event; what it returns is sent instead of upstream's bytes, see ``Encoded``. Required
-            for a run, where it chooses which parts of the tool calls a browser sees, and for a view.
+            for a run, where it chooses which parts of the tool calls a browser sees, and for a view. Without it, a
+            generator yields what to send.
         end: Sent after the last event of a stream that did not fail, see ``Encoded``: how a browser tells its end from
             a broken connection. Without ``encode``, upstream's own last event does this (``data: [DONE]`` of chat),
             unless the stream is stopped.
@@ -93,8 +97,8 @@ class SSEResponse:
             exception is raised: the stream could not be opened, or code of your own failed.
 
     Raises:
-        TypeError: Not a stream, a run or such a view; ``encode`` is no function, or missing for a run or a view;
-            ``on_error`` or ``background`` is no function; or ``end`` cannot be sent.
+        TypeError: Not a stream, a run, such a view or an async generator; ``encode`` is no function, or missing for a
+            run or a view; ``on_error`` or ``background`` is no function; or ``end`` cannot be sent.
         ValueError: A number of seconds is not greater than 0.
     """
 
@@ -139,8 +143,9 @@ class SSEResponse:
         """The further headers, in ASGI's form."""
         self.background: Any = background  # a Starlette BackgroundTask, if FastAPI sets it
         self._view = stream if isinstance(stream, ValueView) else None
-        source = stream if self._view is None else self._view._stream  # pyright: ignore[reportPrivateUsage] - its own
-        self._stream = cast("EventStream[Any] | Run", source)
+        source: Any = stream if self._view is None else self._view._stream  # pyright: ignore[reportPrivateUsage] - its own
+        is_generator = isinstance(stream, AsyncGenerator)
+        self._stream: EventStream[Any] | Run | Generated[Any] = Generated(source) if is_generator else source
         self._heartbeat = heartbeat
         self._answer_after = answer_after
         self._send_timeout = send_timeout
@@ -186,7 +191,11 @@ class SSEResponse:
     async def _relay(self, scope: MutableMapping[str, Any], receive: Receive, sender: EventSender) -> None:
         """Relays until the end, or until the browser has stopped reading."""
         with closing(Work(sender.hurry)) as work, work.making_calls():
-            await sender.run(self._send_events(scope, sender, work), _FAILED)
+            try:
+                await sender.run(self._send_events(scope, sender, work), _FAILED)
+            finally:
+                if isinstance(self._stream, Generated):  # a timeout or a task group in it ends in the task it began in
+                    await self._stream.aclose()
         if sender.gave_up:
             _logger.warning("%s: the browser stopped reading, and was disconnected", logged_path(scope))
             abort_connection(receive)
@@ -216,7 +225,9 @@ class SSEResponse:
         stream = await self._stream.__aenter__()
         stream._begin_response(work, sender.hurry)  # pyright: ignore[reportPrivateUsage] - nothing public
         if self._encode is not None:
-            return _EVENT_STREAM, self._view or stream, EncodedEvents(self._encode)
+            return _EVENT_STREAM, self._view or stream, EncodedEvents(self._encode, "encode must return")
+        if isinstance(stream, Generated):
+            return _EVENT_STREAM, stream, EncodedEvents(_unchanged, "without encode, the generator must yield")
         assert isinstance(stream, EventStream), "a run has encode"
         content_type = stream.meta.headers.get("content-type", "")
         # Any other type is a mistake of upstream's. As HTML, a browser would execute what the model wrote.
@@ -238,7 +249,7 @@ def _check_source(stream: object, encode: object) -> None:
         raise TypeError("encode is required for a run: it chooses what a browser sees of each event, such as the text")
     if isinstance(stream, ValueView) and encode is None:
         raise TypeError("encode is required for snapshots() and items(): it returns what to send for each")
-    if isinstance(stream, EventStream | Run | ValueView):
+    if isinstance(stream, EventStream | Run | ValueView | AsyncGenerator):
         return
     given, advice = type(stream).__name__, ""
     if inspect.iscoroutine(stream):
@@ -246,7 +257,15 @@ def _check_source(stream: object, encode: object) -> None:
         advice = ": await it, or call stream() instead if it is complete()"
     elif isinstance(stream, View):
         advice = ": pass the stream itself, with encode=lambda chunk: chunk.text or None"
-    raise TypeError(f"a response takes a stream, chat.stream(...), or a run, chat.run(...), not {given}{advice}")
+    elif inspect.isasyncgenfunction(stream):
+        advice = ": call it"
+    raise TypeError(
+        f"a response takes a stream, chat.stream(...), a run, chat.run(...), or an async generator, not {given}{advice}"
+    )
+
+
+def _unchanged(event: Any) -> Any:
+    return event
 
 
 def _raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
