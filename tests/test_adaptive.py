@@ -64,7 +64,7 @@ def simulate(server: Server, limit: Adaptive | int, seed: int = 0) -> Simulation
             if len(in_flight) >= server.max_in_flight(now) or (server.per_minute and bucket < 1):
                 result.rejected += 1
                 if isinstance(limit, Adaptive):
-                    adaptive.refused(None, now, now)
+                    adaptive.refused(None, now)  # sent just now, by default
                 else:
                     paused = now + 0.05 + 0.5 * rng.random()
                 adaptive.release()

@@ -195,11 +195,11 @@ class Adaptive:
                 it has passed.
             now: See ``acquire``.
             sent: When the rejected request was sent. A request from before the last decrease does not cause another.
-                Default: one round trip ago.
+                Default: when the last call was started, as servers reject at once.
             is_rate_limit: Whether a limit of requests per minute may be the cause. It is not that of a 503, for
                 example: it would slow the run down after an outage.
         """
-        sent = now - self._round_trip if sent is None else sent
+        sent = self._starts.last(now) if sent is None else sent
         in_flight = self._starts.in_flight_at(sent + _TOLERANCE, self._in_flight)
         self._credit = max(_MIN_CREDIT, self._credit - 1.0)
         if self._rejections is not None and self._rejections.persist(self._limit):

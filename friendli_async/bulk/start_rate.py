@@ -75,6 +75,11 @@ class StartRate:
         """Forgets the spacing during rejections."""
         self._next = now
 
+    def last(self, now: float) -> float:
+        """Returns when the last call was started; now if none was."""
+        index = bisect_right(self._times, now) - 1
+        return self._times[index] if index >= 0 else now
+
     def in_flight_at(self, sent: float, default: int) -> int:
         """Returns the number of calls in flight when a call was sent."""
         index = bisect_right(self._times, sent) - 1
