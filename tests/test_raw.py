@@ -24,7 +24,7 @@ from support.sockets import (
     with_timeout,
 )
 from support.streams import KINDS, Kind
-from support.virtual import FakeExchange, now, run_in_virtual_time
+from support.virtual import NEVER_ENDS, FakeExchange, now, run_in_virtual_time
 
 from friendli_async import (
     APIStatusError,
@@ -130,7 +130,44 @@ def test_chunk_boundaries_do_not_affect_bytes_or_result(cuts: list[int]) -> None
     got, text = run_in_virtual_time(relay())
     assert text == "abc"
     assert UNUSUAL.startswith(got)
-    assert len(got) >= UNUSUAL.index(DONE) + len(DONE) - 1
+    assert len(got) >= UNUSUAL.index(DONE) + len(DONE)  # with the blank line, without which a browser ignores it
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+async def test_body_that_arrives_byte_by_byte_is_relayed_to_its_last_line_end(
+    server: FriendliServer, client: AsyncFriendli, kind: Kind, line_end: bytes
+) -> None:
+    body = kind.body.replace(b"\n", line_end)
+    server.enqueue(script(*(raw(body[i : i + 1]) for i in range(len(body)))))
+    stream = kind.open(client)
+    assert await read_all(stream.raw()) == body
+    assert stream.outcome == "done"
+    assert stream.timing.bytes == len(body)
+
+
+def test_relay_waits_half_a_second_for_a_blank_line_that_never_comes() -> None:
+    async def main() -> None:
+        exchange = FakeExchange(delta("a", "stop"), DONE[:-1], NEVER_ENDS)
+        opened = stream_of(exchange)
+        assert [await opened.read() for _ in range(3)] == [delta("a", "stop"), DONE[:-1], b""]
+        assert now() == 0.5
+        assert (opened.outcome, exchange.ends) == ("done", ["finish"])
+
+    run_in_virtual_time(main())
+
+
+def test_reply_is_complete_although_the_wait_for_its_blank_line_is_cancelled() -> None:
+    async def main() -> None:
+        exchange = FakeExchange(delta("a", "stop"), DONE[:-1], NEVER_ENDS)
+        opened = stream_of(exchange)
+        await opened.read()
+        await opened.read()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(opened.read(), 0.1)
+        assert (opened.outcome, exchange.ends) == ("done", ["finish"])
+
+    run_in_virtual_time(main())
 
 
 def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:

@@ -159,6 +159,15 @@ class EventReader(Generic[E]):
         """Returns a reader that parses the same reply from the beginning."""
         return EventReader(collector, self._limit, self._status, self._headers, stop_conditions)
 
+    @property
+    def lacks_line_end(self) -> bool:
+        """Whether the stream was read to its end, but not the rest of the line ends after its last event."""
+        return self._sse.lacks_line_end and self.failure is None and not self.stopped
+
+    def skip(self, data: bytes) -> None:
+        """Reads on after the end, up to the rest of the line ends."""
+        self._sse.feed(data)
+
     def feed(self, data: bytes) -> None:
         """Parses the next bytes; b"" is the end of the body."""
         if self.stop_conditions:

@@ -161,6 +161,11 @@ class SSEDecoder:
         """Whether the first data line of the unfinished event is ``[DONE]``."""
         return self._data == DONE
 
+    @property
+    def lacks_line_end(self) -> bool:
+        """Whether the blank line after ``[DONE]``, or the LF of a CRLF, may still follow."""
+        return self.is_done or self._after_cr
+
     def unfinished(self) -> ServerSentEvent | None:
         """Returns the event that the end of the stream truncated, including an unfinished line, or None."""
         line = bytes(self._line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from friendli_async._core.net.exchange import Exchange
     from friendli_async._core.reporting import CallReporter
     from friendli_async._core.timing import Stopwatch
+
+_LINE_END_SECONDS: Final = 0.5
+"""How long a relay waits for the rest of the last line ends, which some servers never send."""
 
 E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
@@ -155,12 +158,33 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             data = await self.fill(once=True)
             if not data and self.head:  # it was aborted meanwhile
                 data, self.head = self._whole_head(), b""
+        elif not data and reader.lacks_line_end:
+            data = await self._read_line_end()
         reader.ready.clear()
         if not data:
             self.settle()
         elif reader.has_ended:
-            self._release()
+            if reader.lacks_line_end:
+                self._detach()  # the reply is complete: nothing that happens while the rest arrives matters
+            else:
+                self._release()
         return data[: len(data) - reader.excess] if reader.excess else data
+
+    async def _read_line_end(self) -> bytes:
+        """Returns more of the line ends after the last event; b"" if none comes within a moment."""
+        from friendli_async._core.net.clock import TimeLimit  # loads asyncio, which the import of the library does not
+
+        data = b""
+        try:
+            with suppress(TimeoutError, FriendliError), TimeLimit(_LINE_END_SECONDS):
+                data = await self.exchange.read()
+        except BaseException:  # cancelled: the reply is complete nevertheless
+            self.reader.ready.clear()
+            self.settle()
+            raise
+        self.reader.skip(data)
+        self.stopwatch.read(len(data), 0)
+        return data
 
     def apply_stop_conditions(
         self, stop_conditions: Sequence[Callable[[E], object]], collector: Collector[E, R_co, U_co]
