@@ -111,7 +111,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     async def _advance(self, *, until_changed: bool = False) -> bool:
         """Reads the next piece of text, or all up to the next change of the value.
 
-        Returns False once the stream has ended and its value is validated.
+        Returns False once the stream has ended, its value is validated, and nothing has changed any more.
         """
         reader, pieces = self._reader, self._pieces
         before = reader.changes
@@ -130,7 +130,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             raise problem.take()
         if self.outcome == "done":
             await self.result()
-        return False
+            reader.close()  # only the end completes a number that is the whole value
+        return until_changed and reader.changes != before
 
     def _parse_next(self) -> None:
         piece = self._pieces[self._parsed_pieces]
