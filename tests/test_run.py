@@ -263,7 +263,8 @@ async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli
     assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (8, 2)
     assert (run.messages, run.usage, run.turns) == (result.messages, result.usage, 2)
     assert await run.result() is result
-    assert [event async for event in run] == []
+    with pytest.raises(RuntimeError, match=r"^result\(\) has already read all events"):
+        await anext(run)
     assert json.loads(json.dumps(result.messages)) == result.messages
 
 

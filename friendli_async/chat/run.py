@@ -87,7 +87,8 @@ class Run:
         StreamInterruptedError: The client was drained or closed, while tools ran.
         TurnLimitError: The model still called tools in the last turn that ``max_turns`` allows.
         ToolError: A call failed, and ``on_tool_error`` is "raise".
-        RuntimeError: Two tasks wait for events at the same time.
+        RuntimeError: Two tasks wait for events at the same time, or it is iterated for the first time after
+            ``result()`` has read it.
     """
 
     __slots__ = (  # as of an EventStream
@@ -97,6 +98,7 @@ class Run:
         "_delivered",
         "_error",
         "_events",
+        "_is_iterated",
         "_is_unraised",
         "_is_waiting",
         "_read_task",
@@ -124,6 +126,7 @@ class Run:
         self._events = calls.events
         self._work = Work(calls.interrupt)
         self._is_waiting = False
+        self._is_iterated = False
         self._is_unraised = False  # whether no read has raised the error that closed the run
         self._error: FriendliError | None = None
         self._result: RunResult | None = None
@@ -276,6 +279,10 @@ class Run:
         return self
 
     async def __anext__(self) -> RunEvent:
+        if not self._is_iterated:
+            if self._result is not None:
+                raise RuntimeError("result() has already read all events: iterate over the run before calling it")
+            self._is_iterated = True
         events = self._events
         if not events:
             await self._exclusively(self._wait_for_event)
