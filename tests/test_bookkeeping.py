@@ -83,6 +83,12 @@ def read_streamed(stream: Streamed, changes: dict[int, Any]) -> object:
     return stream.content(collector.result())
 
 
+def value_at(value: Any, path: Path) -> Any:
+    for name in path:
+        value = value[name]
+    return value
+
+
 @pytest.mark.parametrize("kind", STREAMS)
 def test_wrong_type_in_event_metadata_does_not_lose_content(kind: str) -> None:
     stream = STREAMS[kind]
@@ -108,9 +114,7 @@ def _has_another_meaning(path: Path, wrong: object) -> bool:
 def texts(value: JSON, content: tuple[Path, ...]) -> Iterator[tuple[JSON, bytes]]:
     """Yields a value with U+FFFD after one of its texts, and the same as JSON with an invalid byte in its place."""
     for path in content:
-        text: Any = value
-        for name in path:
-            text = text[name]
+        text = value_at(value, path)
         if isinstance(text, str) and path[-1] != "type":
             replaced = with_value(value, path, f"{text}\ufffd")
             yield replaced, json.dumps(replaced, ensure_ascii=False).encode().replace("\ufffd".encode(), b"\xe2\x82")
@@ -183,6 +187,32 @@ def test_text_in_parts_is_joined(content: Any, text: str) -> None:
             Headers(),
         )
         assert reply.text == text, kind
+
+
+@pytest.mark.parametrize("number", [0, 0.0, 5, 1.5])
+@pytest.mark.parametrize("kind", ["chat", "completion", "message", "response", "transcription", "embeddings"])
+def test_number_in_place_of_a_text_raises_decode_error_even_if_it_is_zero(kind: str, number: float) -> None:
+    whole = REPLIES[kind]
+    for path in (each for each in whole.content_paths if each[-1] in {"content", "text", "embedding"}):
+        if isinstance(value_at(whole.value, path), str) or path[-1] == "embedding":
+            with pytest.raises(ResponseDecodeError):
+                read_whole(whole, with_value(whole.value, path, number))
+
+
+@pytest.mark.parametrize("number", [0, 0.0, 5, 1.5])
+@pytest.mark.parametrize("kind", STREAMS)
+def test_number_in_place_of_a_streamed_text_raises_decode_error_even_if_it_is_zero(kind: str, number: float) -> None:
+    stream = STREAMS[kind]
+    changed = 0
+    for name, value, paid in stream.events:
+        for path in paid:
+            if path[-1] in {"content", "text", "delta"} and isinstance(value_at(value, path), str):
+                reader = EventReader(stream.collector(), 1 << 20, 200, Headers())
+                head = b"" if name is None else b"event: %s\n" % name.encode()
+                reader.feed(head + b"data: %s\n\n" % json.dumps(with_value(value, path, number)).encode())
+                assert isinstance(reader.failure, ResponseDecodeError), path
+                changed += 1
+    assert changed
 
 
 def test_bare_texts_among_the_parts_of_an_answer_are_text_parts() -> None:

@@ -281,6 +281,8 @@ def _is_droppable(holder: Fields, name: str, kind: Any, *, required: bool) -> bo
         return True
     if name == "message":
         return "object" not in types  # a tool's progress message
+    if "str" in types and type(value) in (int, float):
+        return False  # 0, too: it is no empty text
     return not value or (name == "tokens" and not required)  # no content; or tokens, which accompany their text
 
 
