@@ -277,13 +277,21 @@ def _reasoning_details(details: list[object]) -> list[object]:
 def _is_droppable(holder: Fields, name: str, kind: Any, *, required: bool) -> bool:
     """Whether a field that cannot be decoded may be dropped."""
     value, types = holder[name], _json_types_of(kind)
-    if name not in _CONTENT or types <= _SCALARS or (name in _DROPPABLE_WITHOUT_TEXT and not _has_text(value)):
+    if not _may_hold_content(name, kind) or types <= _SCALARS:
+        return True
+    if name in _DROPPABLE_WITHOUT_TEXT and not _has_text(value):
         return True
     if name == "message":
         return "object" not in types  # a tool's progress message
     if "str" in types and type(value) in (int, float):
         return False  # 0, too: it is no empty text
     return not value or (name == "tokens" and not required)  # no content; or tokens, which accompany their text
+
+
+def _may_hold_content(name: str, kind: Any) -> bool:
+    """Whether a field may hold content, by its name and type: the delta that ends a message has only metadata."""
+    structs = [member for member in _members(kind) if _is_struct(member)]
+    return name in _CONTENT and (not structs or any(_CONTENT & {*each.__struct_encode_fields__} for each in structs))
 
 
 def _has_text(value: object) -> bool:

@@ -393,10 +393,7 @@ STREAMS: Final[dict[str, Streamed]] = {
                 ("delta", "text"),
             ),
             _named({"type": "content_block_stop", "index": 0}),
-            _named(
-                {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}},
-                ("delta",),
-            ),
+            _named({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}}),
             _named({"type": "message_stop"}),
         ),
         _of_message,
