@@ -14,6 +14,8 @@ from support.clock import run_loop_iterations
 from support.sockets import (
     DONE,
     STREAM_HEAD,
+    Conversation,
+    RawServer,
     assert_no_leaks,
     chunked,
     client_of,
@@ -144,6 +146,52 @@ async def test_body_that_arrives_byte_by_byte_is_relayed_to_its_last_line_end(
     assert await read_all(stream.raw()) == body
     assert stream.outcome == "done"
     assert stream.timing.bytes == len(body)
+
+
+@pytest.mark.parametrize("with_condition", [False, True], ids=["plain", "stop_when"])
+@pytest.mark.parametrize("opened_first", [False, True], ids=["opened by the read", "opened before"])
+async def test_blank_line_of_a_stream_that_was_complete_when_it_was_opened_is_relayed(
+    opened_first: bool, with_condition: bool
+) -> None:
+    body, asked = delta("a", "stop") + DONE, asyncio.Event()
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(STREAM_HEAD + chunked(body[:-1]))
+        await asked.wait()
+        await conversation.send(chunked(body[-1:]) + b"0\r\n\r\n")
+        await conversation.request()
+
+    async with RawServer(talk) as server, client_of(server.url) as client:
+        stream = open_stream(client)
+        if with_condition:
+            stream.stop_when(lambda text: "z" in text)
+        if opened_first:
+            await stream
+        view = stream.raw()
+        got = await anext(view)
+        rest = asyncio.create_task(read_all(view))
+        await run_loop_iterations(20)  # it waits
+        asked.set()
+        assert got + await rest == body
+        assert stream.outcome == "done"
+        assert (await stream.result()).text == "a"
+        assert (client.gauges().in_use, client.gauges().idle) == (0, 1)
+
+
+@pytest.mark.parametrize("how", ["events", "result", "text", "tee"])
+async def test_stream_that_lacks_only_its_last_blank_line_is_read_without_waiting_for_it(
+    server: FriendliServer, client: AsyncFriendli, how: str
+) -> None:
+    server.enqueue(script(raw(delta("a", "stop") + DONE[:-1]), stall()))
+    stream = open_stream(client)
+    if how == "result":
+        assert (await with_timeout(stream.result())).text == "a"
+    else:
+        source: Any = {"events": lambda: stream, "text": stream.text, "tee": lambda: stream.tee(1)[0]}[how]()
+        assert len([item async for item in source]) == 1
+    assert stream.outcome == "done"
+    await assert_no_leaks(client, server)
 
 
 def test_relay_waits_half_a_second_for_a_blank_line_that_never_comes() -> None:

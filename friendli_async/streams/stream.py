@@ -196,7 +196,8 @@ class EventStream(Generic[E]):
             reject_stop_iteration(error)
             raise
         self._open = opened
-        opened.settle()
+        if not opened.reader.lacks_line_end:  # else raw() reads it, and anything else settles at the end
+            opened.settle()
 
     def _raise_wrong_loop(self) -> NoReturn:
         raise RuntimeError("the stream belongs to another event loop, the one in which it was opened")

@@ -207,7 +207,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             self._fail_read(error)
             raise
         self.reader, self.collector = reader, collector
-        if reader.has_ended:
+        if reader.has_ended and not reader.lacks_line_end:
             self._release()
 
     def _whole_head(self) -> bytes:
