@@ -205,6 +205,27 @@ def test_relay_waits_half_a_second_for_a_blank_line_that_never_comes() -> None:
     run_in_virtual_time(main())
 
 
+def test_relay_waits_once_for_the_blank_line_of_a_server_that_goes_on_sending_comments() -> None:
+    async def main() -> None:
+        exchange = FakeExchange(delta("a", "stop"), DONE[:-1], *([0.2, b": x\n"] * 100))
+        opened = stream_of(exchange)
+        assert [await opened.read() for _ in range(4)] == [delta("a", "stop"), DONE[:-1], b": x\n: x\n", b""]
+        assert now() == 0.5
+        assert (opened.outcome, set(exchange.ends)) == ("done", {"finish"})
+
+    run_in_virtual_time(main())
+
+
+def test_relay_does_not_read_a_flood_of_comments_after_the_sentinel() -> None:
+    async def main() -> None:
+        opened = stream_of(FakeExchange(delta("a", "stop"), DONE[:-1], *([b": x\n" * 256] * 100)))
+        got = [await opened.read() for _ in range(4)]
+        assert [len(data) for data in got[2:]] == [4096, 0]
+        assert opened.outcome == "done"
+
+    run_in_virtual_time(main())
+
+
 def test_reply_is_complete_although_the_wait_for_its_blank_line_is_cancelled() -> None:
     async def main() -> None:
         exchange = FakeExchange(delta("a", "stop"), DONE[:-1], NEVER_ENDS)

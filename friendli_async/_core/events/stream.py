@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _LINE_END_SECONDS: Final = 0.5
 """How long a relay waits for the rest of the last line ends, which some servers never send."""
+_MAX_LINE_END: Final = 4096
+"""How many bytes of comments and fields before the last blank line a relay reads after ``[DONE]``."""
 
 E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
@@ -71,6 +73,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     on_abort: Callable[[], None] | None = None
     reads_bytes: bool = False
     _meta_is_final: bool = False
+    _line_end_read: bool = False
 
     def __post_init__(self) -> None:
         self.exchange.on_abort = self._end_aborted  # until ``_detach``: it is a reference cycle
@@ -158,31 +161,39 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             data = await self.fill(once=True)
             if not data and self.head:  # it was aborted meanwhile
                 data, self.head = self._whole_head(), b""
-        elif not data and reader.lacks_line_end:
+        elif not data and self._lacks_line_end():
             data = await self._read_line_end()
         reader.ready.clear()
         if not data:
             self.settle()
         elif reader.has_ended:
-            if reader.lacks_line_end:
+            if self._lacks_line_end():
                 self._detach()  # the reply is complete: nothing that happens while the rest arrives matters
             else:
                 self._release()
         return data[: len(data) - reader.excess] if reader.excess else data
 
+    def _lacks_line_end(self) -> bool:
+        return self.reader.lacks_line_end and not self._line_end_read
+
     async def _read_line_end(self) -> bytes:
-        """Returns more of the line ends after the last event; b"" if none comes within a moment."""
+        """Returns the rest of the line ends after the last event, or what arrives of it within a moment.
+
+        It waits once, not for each piece: no timeout applies any more to a server that goes on sending comments.
+        """
         from friendli_async._core.net.clock import TimeLimit  # loads asyncio, which the import of the library does not
 
-        data = b""
+        reader, data = self.reader, b""
+        self._line_end_read = True
         try:
             with suppress(TimeoutError, FriendliError), TimeLimit(_LINE_END_SECONDS):
-                data = await self.exchange.read()
+                while reader.lacks_line_end and len(data) < _MAX_LINE_END and (piece := await self.exchange.read()):
+                    data += piece
+                    reader.skip(piece)
         except BaseException:  # cancelled: the reply is complete nevertheless
-            self.reader.ready.clear()
+            reader.ready.clear()
             self.settle()
             raise
-        self.reader.skip(data)
         self.stopwatch.read(len(data), 0)
         return data
 
