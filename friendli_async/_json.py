@@ -1,4 +1,4 @@
-"""What msgspec needs help with: JSON with lone surrogates, and types that several threads use.
+"""What msgspec needs help with: JSON with lone surrogates or in other charsets, and types that several threads use.
 
 Lone surrogates are halves of a character, which a model's tokens may be and UTF-8 cannot encode. msgspec rejects them.
 What it accepts takes no slower path here.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from threading import RLock
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-__all__ = ["decode_json", "encode_json", "prepared", "reject_constant", "replace_surrogates", "type_lock"]
-__all__ += ["without_surrogates"]
+from friendli_async._charsets import NO_HEADERS, to_utf8
+
+__all__ = ["decode_json", "encode_json", "loads", "loads_with_replacement", "prepared", "reject_constant"]
+__all__ += ["replace_surrogates", "type_lock", "without_surrogates"]
 
 T = TypeVar("T")
 
@@ -78,6 +81,25 @@ def decode_json(data: bytes | str, decoder: msgspec.json.Decoder[Any] = _decoder
         except ValueError:
             raise error from None
     return msgspec.convert(value, decoder.type, strict=decoder.strict, dec_hook=decoder.dec_hook, str_keys=True)
+
+
+def loads(data: bytes | str) -> object:
+    """Parses any JSON, lone surrogates and NaN included; raises ValueError, never RecursionError."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def loads_with_replacement(data: bytes | str, headers: Mapping[str, str] = NO_HEADERS) -> object:
+    """Parses JSON that may be in the charset that the headers name.
+
+    Other bytes that are not UTF-8 become U+FFFD, as the SSE and Fetch standards say.
+    """
+    try:
+        return loads(data)
+    except UnicodeDecodeError as error:
+        return loads(to_utf8(error.object, headers).decode("utf-8", "replace"))
 
 
 def reject_constant(name: str) -> NoReturn:

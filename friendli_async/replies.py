@@ -186,14 +186,9 @@ class Reply(
         data: bytes | None = self.__dict__.get("_raw")
         if data is None:
             raise AttributeError(f"this {type(self).__name__} was not received as one reply, so it has no raw JSON")
-        import json  # unlike msgspec, it accepts NaN and lone surrogates
+        from friendli_async._json import loads_with_replacement  # unlike msgspec, it accepts NaN and lone surrogates
 
-        try:
-            return json.loads(data)
-        except UnicodeDecodeError:
-            from friendli_async._charsets import to_utf8
-
-            return json.loads(to_utf8(data, self.meta.headers).decode("utf-8", "replace"))
+        return loads_with_replacement(data, self.meta.headers)
 
 
 def keep_raw(reply: object, data: bytes) -> None:

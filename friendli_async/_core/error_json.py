@@ -6,39 +6,18 @@ what is not JSON.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
-from friendli_async._charsets import to_utf8
+from friendli_async._charsets import NO_HEADERS
+from friendli_async._json import loads_with_replacement
 
 Fields = dict[str, Any]
 T = TypeVar("T")
 
 EXCERPT_LENGTH: Final = 200
-NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
-
-
-def loads(data: bytes | str) -> object:
-    """Parses any JSON, lone surrogates and NaN included; raises ValueError, never RecursionError."""
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def loads_with_replacement(data: bytes | str, headers: Mapping[str, str] = NO_HEADERS) -> object:
-    """Parses JSON that may be in the charset that the headers name.
-
-    Other bytes that are not UTF-8 become U+FFFD, as the SSE and Fetch standards say.
-    """
-    try:
-        return loads(data)
-    except UnicodeDecodeError as error:
-        return loads(to_utf8(error.object, headers).decode("utf-8", "replace"))
 
 
 def json_or_none(data: bytes | str, headers: Mapping[str, str] = NO_HEADERS) -> Any:

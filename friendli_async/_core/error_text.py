@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Final
 
 from friendli_async._charsets import decode_by_charset
-from friendli_async._core.error_json import is_success_word, loads
-from friendli_async._json import replace_surrogates
+from friendli_async._core.error_json import is_success_word
+from friendli_async._json import loads, replace_surrogates
 
 _MAX_MESSAGE: Final = 2000
 """Characters of an error's message. ``APIStatusError.body`` has a limit of its own, ``Limits.error``."""
