@@ -1,4 +1,4 @@
-"""The embedded server's calculator: a bounded parser for untrusted text."""
+"""The embedded server's calculator: bounded arithmetic on untrusted text."""
 
 import math
 
@@ -32,6 +32,8 @@ from friendli_async.testing.calculator import CalculatorError, calculate, find_e
         ("1e20", 1e20),
         ("2**1000 % 7", 2),
         (" 1\t+ 1 ", 2),
+        ("(" * 99 + "1" + ")" * 99, 1),
+        ("-" * 199 + "1", -1),
     ],
 )
 def test_expressions_are_evaluated(expression: str, value: float) -> None:
@@ -42,13 +44,18 @@ def test_expressions_are_evaluated(expression: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("expression", "kind", "message"),
     [
-        ("", "SyntaxError", "ends too early"),
-        ("1 +", "SyntaxError", "ends too early"),
-        ("1 1", "SyntaxError", "unexpected '1'"),
-        ("(1", "SyntaxError", r"expected '\)', found 'the end'"),
-        ("1)", "SyntaxError", r"unexpected '\)'"),
-        ("* 1", "SyntaxError", r"unexpected '\*'"),
-        ("sqrt 4", "SyntaxError", r"expected '\(', found '4'"),
+        ("", "SyntaxError", "invalid"),
+        ("1 +", "SyntaxError", "invalid"),
+        ("1 1", "SyntaxError", "invalid"),
+        ("(1", "SyntaxError", "invalid"),
+        ("1)", "SyntaxError", "invalid"),
+        ("* 1", "SyntaxError", "invalid"),
+        ("sqrt 4", "SyntaxError", "invalid"),
+        ("sqrt", "SyntaxError", "invalid"),
+        ("sqrt()", "SyntaxError", "invalid"),
+        ("sqrt(**2)", "SyntaxError", "invalid"),
+        ("pi(2)", "SyntaxError", "invalid"),
+        ("()", "SyntaxError", "invalid"),
         ("__import__('os')", "SyntaxError", "unexpected '__import__'"),
         ("1 + x", "SyntaxError", "unexpected 'x'"),
         ("1/0", "ZeroDivisionError", "division by zero"),
@@ -62,8 +69,6 @@ def test_expressions_are_evaluated(expression: str, value: float) -> None:
         ("1e999", "OverflowError", "too big"),
         ("*".join(["(10**300)"] * 5), "OverflowError", "too big"),
         ("1e300 * 1e300", "OverflowError", "too big"),
-        ("(" * 40 + "1" + ")" * 40, "ValueError", "deeper than 32"),
-        ("-" * 40 + "1", "ValueError", "deeper than 32"),
         ("1" * 201, "ValueError", "longer than 200"),
     ],
 )

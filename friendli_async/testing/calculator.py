@@ -1,17 +1,11 @@
-"""Arithmetic on untrusted text: a recursive-descent parser with bounds on length, depth and the size of numbers.
-
-sum     = product { ("+" | "-") product }
-product = signed { ("*" | "/" | "//" | "%") signed }
-signed  = ("+" | "-") signed | power
-power   = atom [ ("**" | "^") signed ]
-atom    = number | "pi" | "(" sum ")" | function "(" sum ")"
-"""
+"""Arithmetic on untrusted text: parsed by Python, evaluated here, with bounds on the length and the size of numbers."""
 
 from __future__ import annotations
 
+import ast
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 __all__ = ["CalculatorError", "Number", "calculate", "find_expression"]
@@ -19,42 +13,17 @@ __all__ = ["CalculatorError", "Number", "calculate", "find_expression"]
 Number = int | float
 
 _MAX_LENGTH: Final = 200
-_MAX_DEPTH: Final = 32
 _MAX_EXPONENT: Final = 1000
 _MAX_BITS: Final = 4096
 _MAX_SEARCHED: Final = 10_000
 _TOO_BIG: Final = "the number is too big"
+_INVALID: Final = "the expression is invalid"
 
-_NUMBER: Final = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER: Final = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _NAME: Final = r"\b(?:sqrt|abs|round|floor|ceil|pi)\b"
-_OPERATOR: Final = r"\*\*|//|[-+*/%^()]"
-_TOKEN: Final = re.compile(rf"\s*({_NUMBER}|{_NAME}|{_OPERATOR})\s*")
-_CANDIDATE: Final = re.compile(rf"(?:{_NUMBER}|{_NAME}|{_OPERATOR}|[ \t])+")
-_ARITHMETIC: Final = re.compile(rf"(?:[\d)]|\bpi)\s*[-+*/%^]|{_NAME}\s*\(")
+_CANDIDATE: Final = re.compile(rf"(?:{_NUMBER}|{_NAME}|[-+*/%^()]|[ \t])+")
+_ARITHMETIC: Final = re.compile(rf"(?:[0-9)]|\bpi)\s*[-+*/%^]|{_NAME}\s*\(")
 _SIGNS: Final = str.maketrans({"×": "*", "÷": "/", "−": "-"})  # noqa: RUF001 -- the minus sign of pasted text
-
-_FUNCTIONS: Final[Mapping[str, Callable[[Number], Number]]] = {
-    "sqrt": math.sqrt,
-    "abs": abs,
-    "round": round,
-    "floor": math.floor,
-    "ceil": math.ceil,
-}
-_OPERATORS: Final[Sequence[Mapping[str, Callable[[Number, Number], Number]]]] = (
-    {"+": lambda left, right: left + right, "-": lambda left, right: left - right},
-    {
-        "*": lambda left, right: left * right,
-        "/": lambda left, right: left / right,
-        "//": lambda left, right: left // right,
-        "%": lambda left, right: left % right,
-    },
-)
-"""The operators of sums and of products."""
-_FAILURES: Final[Mapping[type[Exception], str]] = {  # Python's own messages differ between its versions
-    ZeroDivisionError: "division by zero",
-    OverflowError: _TOO_BIG,
-    ValueError: "the result is not a real number",
-}
 
 
 class CalculatorError(Exception):
@@ -80,100 +49,57 @@ def calculate(expression: str) -> Number:
     """Evaluate an expression, and round a float to 12 significant digits; whole numbers become integers.
 
     Raises:
-        CalculatorError: The expression is invalid, longer than 200 characters, nested deeper than 32 levels, divides by
-            zero, or has a power or a number that is too big.
+        CalculatorError: The expression is invalid, longer than 200 characters, divides by zero, or has a power or a
+            number that is too big.
     """
     if len(expression) > _MAX_LENGTH:
         raise CalculatorError("ValueError", f"the expression is longer than {_MAX_LENGTH} characters")
-    value = _Parser(_tokens(expression.translate(_SIGNS))).parse()
+    text = expression.translate(_SIGNS).strip()
+    match = _CANDIDATE.match(text)
+    known = 0 if match is None else match.end()
+    if known < len(text):
+        raise CalculatorError("SyntaxError", f"unexpected {text[known : known + 10]!r}")
+    try:
+        tree = ast.parse(text.replace("^", "**"), mode="eval")
+    except SyntaxError:  # Python's own messages differ between its versions
+        raise CalculatorError("SyntaxError", _INVALID) from None
+    value = _value_of(tree.body)
     if isinstance(value, float):
         value = float(f"{value:.12g}")
         return int(value) if value.is_integer() and abs(value) < 1e15 else value
     return value
 
 
-def _tokens(expression: str) -> list[str]:
-    tokens: list[str] = []
-    position = 0
-    while position < len(expression):
-        match = _TOKEN.match(expression, position)
-        if match is None:
-            raise CalculatorError("SyntaxError", f"unexpected {expression[position:].strip()[:10]!r}")
-        tokens.append(match.group(1))
-        position = match.end()
-    return tokens
-
-
-class _Parser:
-    def __init__(self, tokens: list[str]) -> None:
-        self._tokens = tokens
-        self._next = 0
-        self._depth = 0
-
-    def parse(self) -> Number:
-        value = self._joined()
-        if self._peek() is not None:
-            raise CalculatorError("SyntaxError", f"unexpected {self._peek()!r}")
-        return value
-
-    def _peek(self) -> str | None:
-        return self._tokens[self._next] if self._next < len(self._tokens) else None
-
-    def _take(self, *wanted: str) -> str | None:
-        token = self._peek()
-        if token not in wanted:
-            return None
-        self._next += 1
-        return token
-
-    def _joined(self, level: int = 0) -> Number:
-        """Parse a sum (level 0), a product (1), or an operand of one."""
-        if level == len(_OPERATORS):
-            return self._signed()
-        value = self._joined(level + 1)
-        while sign := self._take(*_OPERATORS[level]):
-            value = _checked(_OPERATORS[level][sign], value, self._joined(level + 1))
-        return value
-
-    def _signed(self) -> Number:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise CalculatorError("ValueError", f"the expression is nested deeper than {_MAX_DEPTH} levels")
-        sign = self._take("+", "-")
-        value = self._power() if sign is None else self._signed()
-        self._depth -= 1
-        return -value if sign == "-" else value
-
-    def _power(self) -> Number:
-        value = self._atom()
-        if self._take("**", "^"):
-            return _checked(_power, value, self._signed())
-        return value
-
-    def _atom(self) -> Number:
-        token = self._peek()
-        if token is None:
-            raise CalculatorError("SyntaxError", "the expression ends too early")
-        self._next += 1
-        if token in _FUNCTIONS:
-            self._expect("(")
-            return _checked(lambda value, _: _FUNCTIONS[token](value), self._in_parentheses(), 0)
-        if token == "(":
-            return self._in_parentheses()
-        if token == "pi":
+def _value_of(node: ast.expr) -> Number:
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return _bounded(value)
+        case ast.Name(id="pi"):
             return math.pi
-        if not (token[0].isdecimal() or token[0] == "."):
-            raise CalculatorError("SyntaxError", f"unexpected {token!r}")
-        return _bounded(int(token) if token.isdecimal() else float(token))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value_of(operand)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value_of(operand)
+        case ast.BinOp(left=left, op=op, right=right):
+            return _applied(_OPERATORS[type(op)], _value_of(left), _value_of(right))
+        case ast.Call(func=ast.Name(id=name), args=[argument]) if name in _FUNCTIONS:
+            return _applied(_FUNCTIONS[name], _value_of(argument))
+        case _:
+            raise CalculatorError("SyntaxError", _INVALID)
 
-    def _in_parentheses(self) -> Number:
-        value = self._joined()
-        self._expect(")")
-        return value
 
-    def _expect(self, wanted: str) -> None:
-        if not self._take(wanted):
-            raise CalculatorError("SyntaxError", f"expected {wanted!r}, found {self._peek() or 'the end'!r}")
+def _applied(function: Callable[..., Number], *operands: Number) -> Number:
+    try:
+        return _bounded(function(*operands))
+    except (ZeroDivisionError, OverflowError, ValueError) as error:
+        raise CalculatorError(type(error).__name__, _FAILURES[type(error)]) from error
+
+
+def _bounded(value: Number) -> Number:
+    too_big = value.bit_length() > _MAX_BITS if isinstance(value, int) else not math.isfinite(value)
+    if too_big:
+        raise CalculatorError("OverflowError", _TOO_BIG)
+    return value
 
 
 def _power(value: Number, exponent: Number) -> Number:
@@ -187,15 +113,24 @@ def _power(value: Number, exponent: Number) -> Number:
     return result
 
 
-def _checked(function: Callable[[Number, Number], Number], left: Number, right: Number) -> Number:
-    try:
-        return _bounded(function(left, right))
-    except (ZeroDivisionError, OverflowError, ValueError) as error:
-        raise CalculatorError(type(error).__name__, _FAILURES[type(error)]) from error
-
-
-def _bounded(value: Number) -> Number:
-    too_big = value.bit_length() > _MAX_BITS if isinstance(value, int) else not math.isfinite(value)
-    if too_big:
-        raise CalculatorError("OverflowError", _TOO_BIG)
-    return value
+_FUNCTIONS: Final[Mapping[str, Callable[[Number], Number]]] = {
+    "sqrt": math.sqrt,
+    "abs": abs,
+    "round": round,
+    "floor": math.floor,
+    "ceil": math.ceil,
+}
+_OPERATORS: Final[Mapping[type[ast.operator], Callable[[Number, Number], Number]]] = {
+    ast.Add: lambda left, right: left + right,
+    ast.Sub: lambda left, right: left - right,
+    ast.Mult: lambda left, right: left * right,
+    ast.Div: lambda left, right: left / right,
+    ast.FloorDiv: lambda left, right: left // right,
+    ast.Mod: lambda left, right: left % right,
+    ast.Pow: _power,
+}
+_FAILURES: Final[Mapping[type[Exception], str]] = {
+    ZeroDivisionError: "division by zero",
+    OverflowError: _TOO_BIG,
+    ValueError: "the result is not a real number",
+}
