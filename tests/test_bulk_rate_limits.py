@@ -6,15 +6,13 @@ import logging
 import random
 import weakref
 from collections import Counter
-from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from functools import wraps
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from support.sockets import client_of, complete, open_stream
-from support.virtual import FakeExchange, FakeTransport, now, response, run_in_virtual_time
+from support.virtual import FakeExchange, FakeTransport, in_virtual_time, now, response
 
 from friendli_async import (
     APIConnectionError,
@@ -43,14 +41,6 @@ from friendli_async.testing import FriendliServer, error_data, script, status, t
 
 NOT_SENT = Meta(status=None, headers=Headers(), attempts=(), elapsed=0.0, timing=Timing())
 IN_STREAM = Meta(status=200, attempts=(Attempt(number=1, status=200, elapsed=1.0),), elapsed=1.0)
-
-
-def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        run_in_virtual_time(test(*args, **kwargs))
-
-    return run
 
 
 def limited(seconds: float | None, **options: Any) -> RateLimitError:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine
-from functools import wraps
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +20,7 @@ from support.virtual import (
     connected,
     failing,
     hanging,
+    in_virtual_time,
     now,
     response,
     run_in_virtual_time,
@@ -56,14 +55,6 @@ NO_BACKOFF: Final = RetryPolicy(initial=0.0, max_wait=0.0)
 GOOD: Final = b'{"good": true}'
 REFUSED: Final = APIConnectionError("could not connect", sent=False)
 LOST: Final = APIConnectionError("reset", sent=True)
-
-
-def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        run_in_virtual_time(test(*args, **kwargs))
-
-    return run
 
 
 class Loop:

@@ -20,7 +20,7 @@ from support.sockets import (
     unresponsive_port,
     with_timeout,
 )
-from support.virtual import NEVER_ENDS, Answer, FakeTransport, hanging, response, run_in_virtual_time
+from support.virtual import NEVER_ENDS, Answer, FakeTransport, hanging, in_virtual_time, response, run_in_virtual_time
 
 from friendli_async import (
     APIConnectionError,
@@ -145,27 +145,24 @@ async def test_read_after_an_opening_that_an_exception_of_the_user_ended_names_i
     ("end", "outcome"), [(ChatStream.stop, "stopped"), (ChatStream.aclose, "cancelled")], ids=["stop", "aclose"]
 )
 @pytest.mark.parametrize("phase", PHASES)
-def test_cancelling_the_opening_of_an_ended_stream_keeps_its_outcome(
+@in_virtual_time
+async def test_cancelling_the_opening_of_an_ended_stream_keeps_its_outcome(
     phase: str, end: Callable[[ChatStream], Awaitable[None]], outcome: str
 ) -> None:
     recorder = Recorder()
-
-    async def main() -> None:
-        client = virtual_client(FakeTransport(PHASES[phase][0]), recorder)
-        stream = open_stream(client)
-        opening = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(2.0)
-        await end(stream)
-        opening.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await opening
-        assert stream.outcome == outcome
-        assert outcome_of(recorder)[0] == outcome
-        assert [chunk async for chunk in stream] == []  # ended on purpose: no error about the cancellation
-        with pytest.raises(StreamInterruptedError):
-            await stream.result()
-
-    run_in_virtual_time(main())
+    client = virtual_client(FakeTransport(PHASES[phase][0]), recorder)
+    stream = open_stream(client)
+    opening = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(2.0)
+    await end(stream)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert stream.outcome == outcome
+    assert outcome_of(recorder)[0] == outcome
+    assert [chunk async for chunk in stream] == []  # ended on purpose: no error about the cancellation
+    with pytest.raises(StreamInterruptedError):
+        await stream.result()
 
 
 @pytest.mark.parametrize("ends", [("client", "stop"), ("stop", "client"), ("aclose", "stop")], ids=str)
@@ -190,20 +187,17 @@ def test_first_of_two_ends_of_an_opening_is_its_outcome_for_the_stream_and_its_o
 
 
 @pytest.mark.parametrize("closer", [CLOSERS["the stream"], CLOSERS["the client"]], ids=["the stream", "the client"])
-def test_close_in_the_loop_turn_of_the_first_event_cancels_the_stream(closer: Closer) -> None:
+@in_virtual_time
+async def test_close_in_the_loop_turn_of_the_first_event_cancels_the_stream(closer: Closer) -> None:
     recorder = Recorder()
-
-    async def main() -> None:
-        transport = FakeTransport(response(2.0, delta("a"), NEVER_ENDS))
-        client = virtual_client(transport, recorder)
-        stream = open_stream(client)
-        opening = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(2.0)  # begun before the timer of the first event
-        await closer(client, stream)
-        await assert_cancelled(opening, stream, recorder)
-        assert all(exchange.ends for exchange in transport.exchanges)
-
-    run_in_virtual_time(main())
+    transport = FakeTransport(response(2.0, delta("a"), NEVER_ENDS))
+    client = virtual_client(transport, recorder)
+    stream = open_stream(client)
+    opening = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(2.0)  # begun before the timer of the first event
+    await closer(client, stream)
+    await assert_cancelled(opening, stream, recorder)
+    assert all(exchange.ends for exchange in transport.exchanges)
 
 
 @pytest.mark.parametrize("streamed", [True, False])

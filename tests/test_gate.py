@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from functools import wraps
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.virtual import VirtualLoop, now, run_in_virtual_time
+from support.virtual import VirtualLoop, in_virtual_time, now, run_in_virtual_time
 
 from friendli_async import ConfigurationError
 from friendli_async.bulk import Adaptive
 from friendli_async.bulk.gate import Gate
-
-
-def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        run_in_virtual_time(test(*args, **kwargs))
-
-    return run
 
 
 async def call(gate: Gate, seconds: float, started: list[float] | None = None) -> None:

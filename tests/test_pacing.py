@@ -7,9 +7,8 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import wraps
 from typing import Any, Final
 
 import pytest
@@ -17,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import wait_until
 from support.recorder import Recorder
-from support.virtual import Answer, FakeTransport, now, response, run_in_virtual_time
+from support.virtual import Answer, FakeTransport, in_virtual_time, now, response, run_in_virtual_time
 
 from friendli_async import (
     APIConnectionError,
@@ -44,14 +43,6 @@ from friendli_async.testing import FriendliServer, rate_limit_headers, status, t
 GOOD: Final = b'{"good": true}'
 NO_BACKOFF: Final = RetryPolicy(initial=0.0, max_wait=0.0)
 OPERATION: Final[Operation[Any]] = Operation(name="x.y", method="POST", path="/x", reply=Any)
-
-
-def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        run_in_virtual_time(test(*args, **kwargs))
-
-    return run
 
 
 class ScriptedTransport(FakeTransport):
@@ -304,31 +295,29 @@ async def test_call_waits_as_long_as_its_own_max_retry_after() -> None:
 
 
 @given(st.floats(0.1, 300), st.lists(st.floats(0, 400), min_size=1, max_size=20), st.floats(0.1, 100))
-def test_no_call_waits_longer_than_max_retry_after(seconds: float, starts: list[float], longest: float) -> None:
-    async def main() -> None:
-        client = PacedClient(retry=RetryPolicy(initial=0.0, max_retry_after=longest))
-        client.transport._answers.append(response(status=429, retry_after=str(seconds)))
-        once = RetryPolicy(max_attempts=1, max_retry_after=longest)
-        await client.call_expecting(RateLimitError, retry=once)
-        loop = asyncio.get_running_loop()
+@in_virtual_time
+async def test_no_call_waits_longer_than_max_retry_after(seconds: float, starts: list[float], longest: float) -> None:
+    client = PacedClient(retry=RetryPolicy(initial=0.0, max_retry_after=longest))
+    client.transport._answers.append(response(status=429, retry_after=str(seconds)))
+    once = RetryPolicy(max_attempts=1, max_retry_after=longest)
+    await client.call_expecting(RateLimitError, retry=once)
+    loop = asyncio.get_running_loop()
 
-        async def call(at: float) -> tuple[float, float, RateLimitError | None]:
-            await asyncio.sleep(at)
-            began, error = loop.time(), None
-            try:
-                await client.call()
-            except RateLimitError as failure:
-                error = failure
-            return began, loop.time() - began, error
+    async def call(at: float) -> tuple[float, float, RateLimitError | None]:
+        await asyncio.sleep(at)
+        began, error = loop.time(), None
+        try:
+            await client.call()
+        except RateLimitError as failure:
+            error = failure
+        return began, loop.time() - began, error
 
-        for began, waited, error in await asyncio.gather(*map(call, starts)):
-            if error is None:
-                assert waited <= longest + 1e-6
-            else:
-                assert (waited, began < longest) == (0.0, True)
-                assert error.retry_after == pytest.approx(seconds - began)
-
-    run_in_virtual_time(main())
+    for began, waited, error in await asyncio.gather(*map(call, starts)):
+        if error is None:
+            assert waited <= longest + 1e-6
+        else:
+            assert (waited, began < longest) == (0.0, True)
+            assert error.retry_after == pytest.approx(seconds - began)
 
 
 @in_virtual_time

@@ -26,7 +26,7 @@ from support.sockets import (
     with_timeout,
 )
 from support.streams import KINDS, Kind
-from support.virtual import NEVER_ENDS, FakeExchange, now, run_in_virtual_time
+from support.virtual import NEVER_ENDS, FakeExchange, in_virtual_time, now, run_in_virtual_time
 
 from friendli_async import (
     APIStatusError,
@@ -194,49 +194,41 @@ async def test_stream_that_lacks_only_its_last_blank_line_is_read_without_waitin
     await assert_no_leaks(client, server)
 
 
-def test_relay_waits_half_a_second_for_a_blank_line_that_never_comes() -> None:
-    async def main() -> None:
-        exchange = FakeExchange(delta("a", "stop"), DONE[:-1], NEVER_ENDS)
-        opened = stream_of(exchange)
-        assert [await opened.read() for _ in range(3)] == [delta("a", "stop"), DONE[:-1], b""]
-        assert now() == 0.5
-        assert (opened.outcome, exchange.ends) == ("done", ["finish"])
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_relay_waits_half_a_second_for_a_blank_line_that_never_comes() -> None:
+    exchange = FakeExchange(delta("a", "stop"), DONE[:-1], NEVER_ENDS)
+    opened = stream_of(exchange)
+    assert [await opened.read() for _ in range(3)] == [delta("a", "stop"), DONE[:-1], b""]
+    assert now() == 0.5
+    assert (opened.outcome, exchange.ends) == ("done", ["finish"])
 
 
-def test_relay_waits_once_for_the_blank_line_of_a_server_that_goes_on_sending_comments() -> None:
-    async def main() -> None:
-        exchange = FakeExchange(delta("a", "stop"), DONE[:-1], *([0.2, b": x\n"] * 100))
-        opened = stream_of(exchange)
-        assert [await opened.read() for _ in range(4)] == [delta("a", "stop"), DONE[:-1], b": x\n: x\n", b""]
-        assert now() == 0.5
-        assert (opened.outcome, set(exchange.ends)) == ("done", {"finish"})
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_relay_waits_once_for_the_blank_line_of_a_server_that_goes_on_sending_comments() -> None:
+    exchange = FakeExchange(delta("a", "stop"), DONE[:-1], *([0.2, b": x\n"] * 100))
+    opened = stream_of(exchange)
+    assert [await opened.read() for _ in range(4)] == [delta("a", "stop"), DONE[:-1], b": x\n: x\n", b""]
+    assert now() == 0.5
+    assert (opened.outcome, set(exchange.ends)) == ("done", {"finish"})
 
 
-def test_relay_does_not_read_a_flood_of_comments_after_the_sentinel() -> None:
-    async def main() -> None:
-        opened = stream_of(FakeExchange(delta("a", "stop"), DONE[:-1], *([b": x\n" * 256] * 100)))
-        got = [await opened.read() for _ in range(4)]
-        assert [len(data) for data in got[2:]] == [4096, 0]
-        assert opened.outcome == "done"
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_relay_does_not_read_a_flood_of_comments_after_the_sentinel() -> None:
+    opened = stream_of(FakeExchange(delta("a", "stop"), DONE[:-1], *([b": x\n" * 256] * 100)))
+    got = [await opened.read() for _ in range(4)]
+    assert [len(data) for data in got[2:]] == [4096, 0]
+    assert opened.outcome == "done"
 
 
-def test_reply_is_complete_although_the_wait_for_its_blank_line_is_cancelled() -> None:
-    async def main() -> None:
-        exchange = FakeExchange(delta("a", "stop"), DONE[:-1], NEVER_ENDS)
-        opened = stream_of(exchange)
-        await opened.read()
-        await opened.read()
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(opened.read(), 0.1)
-        assert (opened.outcome, exchange.ends) == ("done", ["finish"])
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_reply_is_complete_although_the_wait_for_its_blank_line_is_cancelled() -> None:
+    exchange = FakeExchange(delta("a", "stop"), DONE[:-1], NEVER_ENDS)
+    opened = stream_of(exchange)
+    await opened.read()
+    await opened.read()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(opened.read(), 0.1)
+    assert (opened.outcome, exchange.ends) == ("done", ["finish"])
 
 
 def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
@@ -246,13 +238,11 @@ def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, An
     return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", {})
 
 
-def test_connection_is_returned_with_the_last_bytes() -> None:
-    async def main() -> None:
-        exchange = FakeExchange(delta("a", "stop") + DONE)
-        assert await stream_of(exchange).read()
-        assert exchange.ends == ["finish"]
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_connection_is_returned_with_the_last_bytes() -> None:
+    exchange = FakeExchange(delta("a", "stop") + DONE)
+    assert await stream_of(exchange).read()
+    assert exchange.ends == ["finish"]
 
 
 async def test_compressed_body_is_decompressed() -> None:

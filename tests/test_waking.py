@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 from support.sockets import FAST_RETRY, client_of, completion
-from support.virtual import Answer, FakeTransport, hanging, now, response, run_in_virtual_time
+from support.virtual import Answer, FakeTransport, hanging, in_virtual_time, now, response, run_in_virtual_time
 
 from friendli_async import (
     APIStatusError,
@@ -99,19 +99,17 @@ async def test_total_timeout_limits_the_wait(client: AsyncFriendli, server: Frie
     assert (raised.value.limit, raised.value.seconds) == ("total", 0.2)
 
 
-def test_timeout_during_the_wait_reports_the_wait_and_that_nothing_was_accepted() -> None:
-    async def main() -> None:
-        transport = FakeTransport(*(response(status=503), *(response(AWAKING) for _ in range(9))))
-        client = client_of("http://nowhere")
-        settings = Settings.from_options({"token": "t", "timeout": 12, "wake": True})
-        client._build(Runtime(transport, 10), settings, owner=True)
-        with pytest.raises(APITimeoutError) as raised:
-            await client.dedicated.chat.complete(**REQUEST)
-        assert raised.value.meta is not None
-        assert [attempt.wait for attempt in raised.value.meta.attempts] == [12.0]
-        assert not raised.value.sent  # the server rejected the only attempt
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_timeout_during_the_wait_reports_the_wait_and_that_nothing_was_accepted() -> None:
+    transport = FakeTransport(*(response(status=503), *(response(AWAKING) for _ in range(9))))
+    client = client_of("http://nowhere")
+    settings = Settings.from_options({"token": "t", "timeout": 12, "wake": True})
+    client._build(Runtime(transport, 10), settings, owner=True)
+    with pytest.raises(APITimeoutError) as raised:
+        await client.dedicated.chat.complete(**REQUEST)
+    assert raised.value.meta is not None
+    assert [attempt.wait for attempt in raised.value.meta.attempts] == [12.0]
+    assert not raised.value.sent  # the server rejected the only attempt
 
 
 async def test_state_of_the_endpoint_is_asked_for_once_per_attempt(
@@ -123,30 +121,26 @@ async def test_state_of_the_endpoint_is_asked_for_once_per_attempt(
     assert paths(server) == [CHAT_PATH, STATUS_PATH] * 3
 
 
-def test_error_does_not_wait_for_the_state_of_the_endpoint() -> None:
-    async def main() -> None:
-        transport = FakeTransport(response(b"{}", status=400), hanging())
-        client = client_of("http://nowhere")
-        client._build(Runtime(transport, 10), Settings.from_options({"token": "t"}), owner=True)
-        with pytest.raises(BadRequestError):
-            await client.dedicated.chat.complete(**REQUEST)
-        assert (now(), len(transport.requests)) == (5.0, 2)
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_error_does_not_wait_for_the_state_of_the_endpoint() -> None:
+    transport = FakeTransport(response(b"{}", status=400), hanging())
+    client = client_of("http://nowhere")
+    client._build(Runtime(transport, 10), Settings.from_options({"token": "t"}), owner=True)
+    with pytest.raises(BadRequestError):
+        await client.dedicated.chat.complete(**REQUEST)
+    assert (now(), len(transport.requests)) == (5.0, 2)
 
 
-def test_drain_lets_a_call_wake_its_endpoint() -> None:
-    async def main() -> None:
-        answers = [response(status=503, after=1.0), response(SLEEPING), response(AWAKING), response(RUNNING)]
-        runtime = Runtime(FakeTransport(*answers, response(completion())), 10)
-        client = client_of("http://nowhere")
-        client._build(runtime, Settings.from_options({"token": "t", "wake": True}), owner=True)
-        calling = asyncio.ensure_future(client.dedicated.chat.complete(**REQUEST))
-        await asyncio.sleep(0.5)
-        assert await client.drain() == 0
-        assert len((await calling).meta.attempts) == 2
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_drain_lets_a_call_wake_its_endpoint() -> None:
+    answers = [response(status=503, after=1.0), response(SLEEPING), response(AWAKING), response(RUNNING)]
+    runtime = Runtime(FakeTransport(*answers, response(completion())), 10)
+    client = client_of("http://nowhere")
+    client._build(runtime, Settings.from_options({"token": "t", "wake": True}), owner=True)
+    calling = asyncio.ensure_future(client.dedicated.chat.complete(**REQUEST))
+    await asyncio.sleep(0.5)
+    assert await client.drain() == 0
+    assert len((await calling).meta.attempts) == 2
 
 
 def call_sleeping_endpoint(*answers: Answer) -> tuple[type[BaseException], str, float]:

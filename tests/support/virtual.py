@@ -4,6 +4,7 @@ import asyncio
 import copy
 import selectors
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from friendli_async import APIConnectionError, FriendliError, LoopGauges
@@ -43,6 +44,16 @@ def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Makes a coroutine function a test that runs in virtual time."""
+
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        run_in_virtual_time(test(*args, **kwargs))
+
+    return run
 
 
 def now() -> float:
