@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import Clock, run_loop_iterations
-from support.sockets import client_of, reply, serve_bytes
+from support.sockets import client_of, open_stream, reply, serve_bytes
 
 from friendli_async import (
     APIConnectionError,
@@ -108,10 +108,6 @@ class Server:
             while not condition():
                 self._news.clear()
                 await self._news.wait()
-
-
-def open_stream(client: AsyncFriendli) -> ChatStream:
-    return client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
 
 
 async def relay(client: AsyncFriendli, **options: Any) -> Server:

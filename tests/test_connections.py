@@ -71,11 +71,6 @@ def client_options() -> dict[str, Any]:
     return {"max_connections": 1}
 
 
-async def _turns(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
 # --- reuse -----------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +180,7 @@ async def test_comment_after_the_sentinel_keeps_the_connection(clock: Clock) -> 
         while await conversation.request():
             for piece in (STREAM_HEAD, chunked(delta("a")), chunked(delta(None, "stop")), chunked(DONE)):
                 await conversation.send(piece)
-                await _turns(20)
+                await run_loop_iterations(20)
             await go.wait()
             await conversation.send(chunked(b": bye\n\n"))
             await end.wait()
@@ -194,9 +189,9 @@ async def test_comment_after_the_sentinel_keeps_the_connection(clock: Clock) -> 
     async with RawServer(talk) as server, client_of(server.url) as client:
         assert await read(open_stream(client)) == "a"
         second = asyncio.ensure_future(read(open_stream(client)))
-        await _turns(50)  # it waits for the connection
+        await run_loop_iterations(50)  # it waits for the connection
         go.set()
-        await _turns(50)  # the comment has arrived, without effect
+        await run_loop_iterations(50)  # the comment has arrived, without effect
         end.set()
         assert await with_timeout(second) == "a"
         assert server.connections == 1
@@ -305,7 +300,7 @@ async def test_two_hundred_streams_cancelled_at_any_point_leak_nothing(server: F
                 await read(stream)
 
         async def cancel_later(task: asyncio.Task[None], count: int) -> None:
-            await _turns(count)
+            await run_loop_iterations(count)
             task.cancel()
 
         tasks = [asyncio.create_task(consume()) for _ in range(200)]
@@ -322,14 +317,14 @@ async def test_two_hundred_plain_calls_cancelled_at_any_point_leak_nothing(serve
         tasks = [asyncio.create_task(complete(client)) for _ in range(200)]
 
         async def cancel_later(task: asyncio.Task[Any]) -> None:
-            await _turns(turns.randrange(300))
+            await run_loop_iterations(turns.randrange(300))
             task.cancel()
 
         await asyncio.gather(*[cancel_later(task) for task in tasks])
         results = await with_timeout(asyncio.gather(*tasks, return_exceptions=True), 60)
         assert {type(result) for result in results} <= {asyncio.CancelledError, ChatCompletion, APIConnectionError}
         await server.idle()
-        await _turns(20)
+        await run_loop_iterations(20)
         assert slots_in_use(client) == 0
         assert (await with_timeout(complete(client))).text
         await client.aclose()
@@ -342,7 +337,7 @@ async def test_two_hundred_streams_closed_at_any_point_leak_nothing(server: Frie
     async with client_of(server.url, max_connections=40, timeout=Timeouts(pool=None)) as client:
 
         async def close_later(stream: ChatStream, count: int) -> None:
-            await _turns(count)
+            await run_loop_iterations(count)
             await stream.aclose()
 
         streams = [open_stream(client) for _ in range(200)]
@@ -390,7 +385,7 @@ async def _warm(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(text("warm"))
     await complete(client)
     await server.idle()
-    await _turns(5)
+    await run_loop_iterations(5)
     assert server.connections == 1
 
 
@@ -446,7 +441,7 @@ async def test_replacement_is_a_fresh_connection_not_a_pooled_one(server: Friend
         await asyncio.gather(*[complete(client) for _ in range(10)])
         assert server.connections == 10
         await server.idle()
-        await _turns(5)
+        await run_loop_iterations(5)
         server.enqueue(drop(), text("ok"))
         assert (await with_timeout(complete(client))).text == "ok"
         assert server.connections == 11

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import deterministic
 from support.events import decode_event
-from support.sockets import client_of
+from support.sockets import MESSAGES, client_of
 from support.whole_replies import STREAMS
 
 from friendli_async import APIStatusError, AsyncFriendli, ResponseDecodeError, StreamInterruptedError
@@ -304,8 +304,6 @@ def test_incomplete_status_is_recognized_by_the_name_of_its_event() -> None:
 
 
 # --- through the client ----------------------------------------------------------------------------------------------
-
-MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 
 
 def _named(*events: dict[str, Any]) -> bytes:

@@ -19,6 +19,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.background import BackgroundTask
 from support.clock import run_loop_iterations
+from support.sockets import MESSAGES
 
 import friendli_async
 from friendli_async import (
@@ -48,7 +49,6 @@ from friendli_async.testing import FriendliServer, cut, head, json_body, raw, sc
 from friendli_async.tools import RunResult
 
 Client = Annotated[AsyncFriendli, Depends(client_of)]
-MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 
 
 def make_app(server: FriendliServer) -> FastAPI:

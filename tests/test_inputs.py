@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pydantic
 import pytest
+from support.sockets import MESSAGES
 
 import friendli_async as f
 from friendli_async.chat import (
@@ -31,7 +32,6 @@ from friendli_async.chat import (
 from friendli_async.testing import FriendliServer, json_body, status, text
 from friendli_async.tools import tool
 
-MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 SEED: Final = "tool_assisted_completion_request_body"
 CHAT_APIS: Final = ["serverless.chat", "dedicated.chat", "container.chat", "serverless.tool_assisted_chat"]
 

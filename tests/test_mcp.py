@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.sockets import with_timeout
+from support.sockets import start_run, with_timeout
 
 from friendli_async import AsyncFriendli
 from friendli_async.integrations.mcp import MCPTool, mcp_tools
@@ -16,7 +16,6 @@ from friendli_async.testing import FriendliServer, tool_calls
 from friendli_async.tools import ToolError, ToolFinished, ToolStarted
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-HELLO = [{"role": "user", "content": "Hi"}]
 
 
 def text_block(text: str) -> SimpleNamespace:
@@ -96,7 +95,7 @@ async def test_colliding_tool_names_are_made_unique(client: AsyncFriendli, serve
     tools = await mcp_tools(session)
     assert [tool.name for tool in tools] == ["a_b", "a_b_2", "a_b_2_2", long, f"{long[:62]}_2"]
     server.enqueue(tool_calls(("a_b_2", {"a": 1})))
-    await client.serverless.chat.run(model="m", messages=HELLO, tools=tools).result()
+    await start_run(client, *tools).result()
     assert session.calls == [("a/b", {"a": 1})]
 
 
@@ -107,7 +106,7 @@ async def test_names_are_sanitized_and_calls_use_the_servers_names(
     [tool] = await mcp_tools(session, prefix="disk_")
     assert tool.name == "disk_files_read_all"
     server.enqueue(tool_calls((tool.name, {"a": 1})))
-    await client.serverless.chat.run(model="m", messages=HELLO, tools=[tool]).result()
+    await start_run(client, tool).result()
     assert session.calls == [("files.read/all", {"a": 1})]
 
 
@@ -145,7 +144,7 @@ async def test_tool_error_is_sent_to_the_model(client: AsyncFriendli, server: Fr
     result = SimpleNamespace(content=[text_block("no such file")], **{flag: True})
     [tool] = await mcp_tools(OldSession(["read"], result=result))
     server.enqueue(tool_calls(("read", {"a": 1})))
-    run = client.serverless.chat.run(model="m", messages=HELLO, tools=[tool])
+    run = start_run(client, tool)
     [finished] = [event async for event in run if isinstance(event, ToolFinished)]
     assert (finished.content, finished.error) == ("Error: no such file", "failed")
 
@@ -225,7 +224,7 @@ async def test_model_calls_tools_of_real_server(client: AsyncFriendli, server: F
 
         good = [("add", {"a": 1, "b": 2}), ("add", {"a": 30, "b": 4})]
         server.enqueue(tool_calls(*good, ("boom", {}), ("add", {"a": "x"})))
-        result = await with_timeout(client.serverless.chat.run(model="m", messages=HELLO, tools=tools).result())
+        result = await with_timeout(start_run(client, *tools).result())
         messages: Any = result.messages
         contents = [message["content"] for message in messages if message["role"] == "tool"]
         assert contents[:2] == ["3", "34"]
@@ -240,7 +239,7 @@ async def test_model_calls_tools_of_real_server(client: AsyncFriendli, server: F
 
 async def _leave_run_during_tool_call(client: AsyncFriendli, server: FriendliServer, tools: list[MCPTool]) -> None:
     server.enqueue(tool_calls(("wait", {})))
-    async with client.serverless.chat.run(model="m", messages=HELLO, tools=tools) as run:
+    async with start_run(client, *tools) as run:
         async with asyncio.timeout(30):
             async for event in run:
                 if isinstance(event, ToolStarted):

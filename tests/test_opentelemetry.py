@@ -17,7 +17,7 @@ import pytest
 import support.messages
 import support.responses
 from support.clock import wait_until
-from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, open_stream, read, with_timeout
+from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, open_stream, read, start_run, with_timeout
 
 from friendli_async import AsyncFriendli, ChatStream, FriendliError, RateLimitError, Timeouts
 from friendli_async.embeddings import Embedding, EmbeddingList
@@ -363,10 +363,6 @@ async def test_reading_a_stream_does_not_make_its_span_current(client: AsyncFrie
 # --- runs and tools --------------------------------------------------------------------------------------------------
 
 
-def run_of(client: AsyncFriendli, *tools: Any, **options: Any) -> Run:
-    return client.serverless.chat.run(model="m", messages=MESSAGES, tools=tools, **options)
-
-
 @tool
 async def weather(city: str = "Rome") -> str:
     """Weather of a city."""
@@ -390,7 +386,7 @@ async def test_run_is_a_span_above_its_calls_and_tools(
 ) -> None:
     server.enqueue(tool_calls(("weather", {"city": "Paris"})), text("Sunny", prompt_tokens=7))
     with seen.tracers.get_tracer("test").start_as_current_span("caller"):
-        result = await run_of(client.with_options(team="acme"), weather).result()
+        result = await start_run(client.with_options(team="acme"), weather).result()
     assert tree(seen) == {
         "caller": None,
         "invoke_agent": "caller",
@@ -461,7 +457,7 @@ async def test_spans_of_concurrent_tools_are_below_their_own_tool_while_the_stre
     async def asks() -> str:
         """Asks another model, and lets it use a tool."""
         await complete(client)
-        return (await run_of(client, weather).result()).reply.text
+        return (await start_run(client, weather).result()).reply.text
 
     calls = [("in_loop", "a"), ("in_loop", "b"), ("in_thread", "a"), ("in_thread", "b")]
     deltas = [
@@ -486,7 +482,7 @@ async def test_spans_of_concurrent_tools_are_below_their_own_tool_while_the_stre
     )
     between: set[Any] = set()
     async with asyncio.timeout(30):
-        async for event in run_of(client, in_loop, in_thread, asks):
+        async for event in start_run(client, in_loop, in_thread, asks):
             with tracer.start_as_current_span("between") as span:
                 between.add(span.parent)
             if isinstance(event, ToolFinished) and event.call.function.name == "in_thread":
@@ -532,7 +528,7 @@ async def test_concurrent_runs_have_separate_spans(
 
     async def one(number: int) -> None:
         with tracer.start_as_current_span(f"caller {number}"):
-            await run_of(client, weather).result()
+            await start_run(client, weather).result()
 
     await asyncio.gather(*(one(number) for number in range(10)))
     children: dict[int, list[str]] = {}
@@ -573,7 +569,7 @@ async def test_failed_tool_is_a_span_with_its_error_type(
 ) -> None:
     used, options, expected = TOOL_ENDS[name]
     server.enqueue(tool_calls((used.name, {})), text("x"))
-    await run_of(client, used, **options).result()
+    await start_run(client, used, **options).result()
     [span] = [span for span in seen.spans if span.name == f"execute_tool {used.name}"]
     assert_execute_tool_span(span, tool_name=used.name)
     recorded = attributes(span)
@@ -586,7 +582,7 @@ async def test_tool_that_does_not_exist_is_a_span_without_its_name_and_no_measur
     client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
 ) -> None:
     server.enqueue(tool_calls(("nonsense \ud83d", {})), text("x"))
-    await run_of(client, weather).result()
+    await start_run(client, weather).result()
     [span] = [span for span in seen.spans if span.name == "execute_tool"]
     recorded = attributes(span)
     assert (recorded["error.type"], recorded["gen_ai.tool.name"]) == ("unknown", "nonsense \ufffd")
@@ -643,7 +639,7 @@ async def test_run_is_one_span_for_every_outcome(
 ) -> None:
     answer, use, expected = RUN_ENDS[name]
     server.enqueue(answer)
-    run = run_of(client, never_ends, weather, max_turns=1)
+    run = start_run(client, never_ends, weather, max_turns=1)
     using = asyncio.ensure_future(use(run))
     del run
     with suppress(FriendliError):
@@ -668,9 +664,9 @@ async def test_metrics_of_runs_and_tools_follow_the_conventions(
     client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
 ) -> None:
     server.enqueue(tool_calls(("weather", {}), ("fail", {})), text("x"), status(401))
-    await run_of(client, weather, fail).result()
+    await start_run(client, weather, fail).result()
     with pytest.raises(FriendliError):
-        await run_of(client, weather, fail).result()
+        await start_run(client, weather, fail).result()
     recorded = seen.metrics()
     runs = {point.attributes.get("error.type"): point for point in recorded["gen_ai.invoke_agent.duration"]}
     assert {kind: point.count for kind, point in runs.items()} == {None: 1, "401": 1}
@@ -691,7 +687,7 @@ async def test_arguments_and_results_of_tools_are_recorded_on_request(server: Fr
     seen = InMemoryTelemetry(content=content)
     server.enqueue(tool_calls(("weather", {"city": "Oslo \ud83d"})), tool_calls(("fail", {})), text("x"))
     async with client_of(server.url, observers=[seen.telemetry]) as client:
-        await run_of(client, weather, fail).result()
+        await start_run(client, weather, fail).result()
     found = {span.name: attributes(span) for span in seen.spans if span.name.startswith("execute_tool")}
     if not content:
         assert not [name for recorded in found.values() for name in recorded if "arguments" in name or "result" in name]
@@ -721,7 +717,7 @@ async def test_run_that_is_not_sampled_passes_that_on(server: FriendliServer) ->
 
     server.enqueue(tool_calls(("look", {})), text("x"))
     async with client_of(server.url, observers=[Telemetry(tracers)]) as client:
-        await run_of(client, look).result()
+        await start_run(client, look).result()
     assert sampled == [False]
     assert exporter.get_finished_spans() == ()
 

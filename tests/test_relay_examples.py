@@ -13,12 +13,12 @@ import openai
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse
 from support.asgi_servers import AppProcess, Browser, serving
+from support.sockets import MESSAGES
 
 from friendli_async.testing import FriendliServer, chunk, cut, script, stall, status, text
 
 EXAMPLES: Final = Path(__file__).parent.parent / "examples"
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-MESSAGES: Final[list[Any]] = [{"role": "user", "content": "Hi"}]
 
 
 # --- openai ----------------------------------------------------------------------------------------------------------

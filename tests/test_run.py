@@ -21,7 +21,7 @@ import anyio
 import msgspec
 import pytest
 from support.clock import Clock, run_loop_iterations, wait_until
-from support.sockets import client_of, library_tasks, slots_in_use, with_timeout
+from support.sockets import MESSAGES, client_of, library_tasks, slots_in_use, start_run, with_timeout
 
 from friendli_async import (
     AsyncFriendli,
@@ -66,8 +66,6 @@ from friendli_async.tools import (
     current_call,
     tool,
 )
-
-HELLO = [{"role": "user", "content": "Hi"}]
 
 
 @tool
@@ -122,10 +120,6 @@ class Waiter:
 @pytest.fixture
 def waiter() -> Waiter:
     return Waiter()
-
-
-def start_run(client: AsyncFriendli, *tools: Any, **options: Any) -> Run:
-    return client.serverless.chat.run(model="m", messages=HELLO, tools=tools, **options)
 
 
 def call_delta(index: int, name: str, id: str | None = "", arguments: str = "") -> Step:
@@ -254,7 +248,7 @@ async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli
     function = {"name": "weather", "arguments": '{"city": "Paris"}'}
     call = {"id": call_id, "type": "function", "function": function}
     assert result.messages == [
-        *HELLO,
+        *MESSAGES,
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": call_id, "name": "weather", "content": "sunny in Paris"},
         {"role": "assistant", "content": "Sunny"},
@@ -270,7 +264,7 @@ async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli
 
 async def test_transcript_is_plain_dicts_whatever_was_given(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(text("Hi"))
-    reply = await client.serverless.chat.complete(model="m", messages=HELLO)
+    reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
     server.enqueue(turn(call_delta(0, "now")), text("good"))
     part = TextContent("Hello")
     given = [SystemMessage("Be brief."), UserMessage([part]), reply.message, {"role": "user", "content": (part,)}]
@@ -1000,7 +994,7 @@ async def test_call_has_an_id_that_no_other_call_of_the_conversation_has(
 ) -> None:
     earlier = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": "{}"}}
     given = [
-        *HELLO,
+        *MESSAGES,
         {"role": "assistant", "content": None, "tool_calls": [earlier]},
         {"role": "tool", "tool_call_id": "call_0", "content": "12:00"},
     ]
@@ -1302,7 +1296,7 @@ async def test_approval_that_suppresses_the_cancellation_of_its_run_starts_no_to
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert (called, run.messages) == ([], HELLO)
+    assert (called, run.messages) == ([], MESSAGES)
     await assert_idle(client, server)
 
 
@@ -1443,7 +1437,7 @@ async def test_invalid_input_is_rejected_before_sending(
     client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        client.serverless.chat.run(**{"model": "m", "messages": HELLO, "tools": [weather], **options})
+        client.serverless.chat.run(**{"model": "m", "messages": MESSAGES, "tools": [weather], **options})
     assert server.requests == []
 
 
@@ -1466,7 +1460,7 @@ async def test_drain_lets_a_run_finish_whose_tool_is_running(client: AsyncFriend
         """Makes a call itself."""
         started.set()
         await may_call.wait()
-        return (await client.serverless.chat.complete(model="m", messages=HELLO)).text
+        return (await client.serverless.chat.complete(model="m", messages=MESSAGES)).text
 
     server.enqueue(turn(call_delta(0, "ask_model")), text("inner"), text("outer"))
     reading = asyncio.ensure_future(start_run(client, ask_model).result())
@@ -1533,7 +1527,7 @@ async def test_drain_waits_for_a_run_whose_tool_has_run_an_event_loop_of_its_own
 ) -> None:
     async def call_model() -> str:
         async with client_of(remote.url) as own:
-            return (await own.serverless.chat.complete(model="m", messages=HELLO)).text
+            return (await own.serverless.chat.complete(model="m", messages=MESSAGES)).text
 
     @tool
     def ask_model() -> str:
@@ -1558,7 +1552,7 @@ async def test_tool_may_drain_a_client_without_waiting_for_its_own_run(
     @tool
     async def ask_model() -> str:
         drained = client_of(server.url) if which == "of its own" else client
-        answer = (await drained.serverless.chat.complete(model="m", messages=HELLO)).text
+        answer = (await drained.serverless.chat.complete(model="m", messages=MESSAGES)).text
         await drained.drain()
         return answer
 
@@ -1619,7 +1613,7 @@ async def test_answer_that_has_arrived_when_the_client_is_closed_is_delivered_bu
             else:
                 with pytest.raises(StreamInterruptedError, match="was closed"):
                     await with_timeout(run.result())
-                assert run.messages == HELLO
+                assert run.messages == MESSAGES
     assert waiter.log == []
 
 
@@ -1630,7 +1624,7 @@ async def test_closing_the_client_that_a_tool_uses_does_not_interrupt_the_run(
     async def ask_model() -> str:
         """Makes a call with a client of its own."""
         async with client_of(server.url) as own:
-            return (await own.serverless.chat.complete(model="m", messages=HELLO)).text
+            return (await own.serverless.chat.complete(model="m", messages=MESSAGES)).text
 
     server.enqueue(turn(call_delta(0, "ask_model")), text("inner"), text("outer"))
     assert (await with_timeout(start_run(client, ask_model).result())).reply.text == "outer"
@@ -1818,7 +1812,7 @@ async def test_turn_that_ends_early_before_a_tool_was_called_is_not_in_the_trans
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert run.messages == HELLO
+    assert run.messages == MESSAGES
     assert run.usage is not None
     assert run.usage.total_tokens == 15
 
@@ -2362,7 +2356,7 @@ async def test_default_replies_of_the_server_call_tools_and_use_their_results(
 
 async def test_scripted_tool_calls_work_in_a_plain_reply(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("now", {}), ("weather", "not JSON")))
-    reply = await client.serverless.chat.complete(model="m", messages=HELLO)
+    reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
     assert [call.function.arguments for call in reply.message.tool_calls or ()] == ["{}", "not JSON"]
 
 

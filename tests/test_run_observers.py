@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from support.clock import wait_until
 from support.recorder import RunRecorder
-from support.sockets import MESSAGES, assert_no_leaks, client_of, with_timeout
+from support.sockets import MESSAGES, assert_no_leaks, client_of, start_run, with_timeout
 
 from friendli_async import (
     AsyncFriendli,
@@ -95,10 +95,6 @@ def seen() -> RunRecorder:
 @pytest.fixture
 def client_options(seen: RunRecorder) -> dict[str, Any]:
     return {"observers": [seen]}
-
-
-def start_run(client: AsyncFriendli, *tools: Any, **options: Any) -> Run:
-    return client.serverless.chat.run(model="m", messages=MESSAGES, tools=tools, **options)
 
 
 def a_tool_then_text(request: ReceivedRequest) -> Any:

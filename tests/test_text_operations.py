@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from support.sockets import MESSAGES
 
 from friendli_async import (
     AsyncFriendli,
@@ -23,8 +24,6 @@ from friendli_async.models import Model, ModelFunctionality, ModelList, ModelPri
 from friendli_async.replies import Reply, Usage
 from friendli_async.testing import FriendliServer, body, json_body, reset, status
 from friendli_async.tokens import Detokenization, Tokenization
-
-MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 
 
 @dataclass(frozen=True)

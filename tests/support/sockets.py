@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from friendli_async import AsyncFriendli, ChatCompletion, ChatStream, RetryPolicy
 from friendli_async.testing import FriendliServer
+from friendli_async.tools import Run
 
 T = TypeVar("T")
 
@@ -33,6 +34,10 @@ def open_stream(client: AsyncFriendli, **options: Any) -> ChatStream:
 
 async def complete(client: AsyncFriendli, **options: Any) -> ChatCompletion:
     return await client.serverless.chat.complete(model="m", messages=MESSAGES, **options)
+
+
+def start_run(client: AsyncFriendli, *tools: Any, **options: Any) -> Run:
+    return client.serverless.chat.run(model="m", messages=MESSAGES, tools=tools, **options)
 
 
 async def with_timeout(awaitable: Awaitable[T], seconds: float = 30.0) -> T:
