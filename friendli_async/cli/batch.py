@@ -21,11 +21,10 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections import deque
 from collections.abc import Generator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from friendli_async.bulk import CheckpointError, Outcome, Progress, RejectedError, RowsError, Run
 from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError, InvalidBeforeError
@@ -195,12 +194,6 @@ def _interruptible(outcomes: Run[BatchRow, Reply], reporter: _Reporter) -> Gener
         yield received
 
 
-class _Sample(NamedTuple):
-    moment: float
-    sent: int
-    tokens: int
-
-
 class _Reporter:
     """Writes to stderr: messages, and below them, on a terminal, a progress line updated in place."""
 
@@ -211,7 +204,8 @@ class _Reporter:
         self._stream = sys.stderr
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._has_live_line = False
-        self._samples: deque[_Sample] = deque(maxlen=30)
+        self._shown = deque([Progress()], maxlen=30)
+        """What the last progress lines showed: rates are those since the first of them."""
         self._counts: dict[str, int] = {}
 
     # --- messages ---
@@ -291,16 +285,14 @@ class _Reporter:
                 self.write_line(line)
 
     def _progress_line(self, progress: Progress) -> str:
-        now = _Sample(time.monotonic(), progress.done - progress.resumed, progress.tokens)
-        self._samples.append(now)
-        first = self._samples[0]
-        seconds = now.moment - first.moment
-        if seconds <= 0:  # the first sample: the average since the start
-            first, seconds = _Sample(0.0, 0, 0), progress.seconds or 1.0
-        rate = (now.sent - first.sent) / seconds
-        left = _time((self.total - progress.done) / rate) if rate > 0 else "?"
+        first = self._shown[0]
+        self._shown.append(progress)
+        seconds = progress.seconds - first.seconds or 1.0
+        sent = progress.done - progress.resumed - (first.done - first.resumed)
+        tokens = progress.tokens - first.tokens
+        left = _time((self.total - progress.done) * seconds / sent) if sent > 0 else "?"
         paused = [f"paused for {_time(progress.paused)}"] if progress.paused >= 1.0 else []
-        parts = [f"{progress.done:,}/{self.total:,} rows", f"{(now.tokens - first.tokens) / seconds:,.0f} tokens/s"]
+        parts = [f"{progress.done:,}/{self.total:,} rows", f"{tokens / seconds:,.0f} tokens/s"]
         if progress.failed:
             parts.append(f"{progress.failed:,} failed")
         parts += [f"{progress.refused:,} refused", f"limit {progress.limit:,}", *paused, f"{left} left"]
