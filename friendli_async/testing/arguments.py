@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-__all__ = ["check_headers", "check_integer", "check_seconds", "check_text", "check_type", "describe"]
+__all__ = ["check_headers", "check_integer", "check_line", "check_seconds", "check_text", "check_type", "describe"]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -37,6 +37,18 @@ def check_text(**arguments: object) -> None:
     for name, value in arguments.items():
         if value is not None:
             check_type(value, str, name, "text")
+
+
+def check_line(name: str, value: object) -> None:
+    """Check that an argument is one line of text.
+
+    Raises:
+        TypeError: It is something else.
+        ValueError: It contains a line break or a null character.
+    """
+    check_type(value, str, name, "text")
+    if not set("\r\n\0").isdisjoint(cast("str", value)):
+        raise ValueError(f"{name} must not contain a line break or a null character")
 
 
 def check_integer(name: str, value: object, *, least: int | None = None, most: int | None = None) -> None:
@@ -78,6 +90,4 @@ def check_headers(headers: Any) -> None:
     check_type(headers, Mapping, "headers", "a mapping of text to text")
     for item in cast("Mapping[object, object]", headers).items():
         for text in item:
-            check_type(text, str, f"header {item[0]!r}", "text")
-            if not set("\r\n\0").isdisjoint(cast("str", text)):
-                raise ValueError(f"header {item[0]!r} must not contain a line break or a null character")
+            check_line(f"header {item[0]!r}", text)

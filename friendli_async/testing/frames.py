@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,12 +14,13 @@ from friendli_async._json import encode_json
 __all__ = ["DONE", "Identity", "sse_event", "timestamp", "token_counts"]
 
 DONE: Final = b"data: [DONE]\n\n"
+_LINE_END: Final = re.compile(rb"\r\n?|\n")
 
 
 def sse_event(data: bytes, name: str | None = None) -> bytes:
     """Encode data as one server-sent event, with a `data:` line for each line of the data, and its blank line."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return head + b"".join(b"data: " + line + b"\n" for line in data.split(b"\n")) + b"\n"
+    return head + b"".join(b"data: " + line + b"\n" for line in _LINE_END.split(data)) + b"\n"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from friendli_async._json import encode_json
-from friendli_async.testing.arguments import check_integer, check_seconds, check_text, check_type, describe
+from friendli_async.testing.arguments import check_integer, check_line, check_seconds, check_text, check_type, describe
 from friendli_async.testing.frames import DONE, Identity, sse_event, token_counts
 from friendli_async.testing.reply import ReplyWriter
 
@@ -190,7 +190,7 @@ def comment(text: str = "ping") -> Payload:
     Args:
         text: One line.
     """
-    check_type(text, str, "the text of comment()", "text")
+    check_line("the text of comment()", text)
     return _Raw(b": " + text.encode() + b"\n\n")
 
 
@@ -203,7 +203,8 @@ def event(data: object, *, name: str | None = None) -> Payload:
     """
     if isinstance(data, bytes | Step):
         raise TypeError(f"the data of an event must be text or a JSON value, not {describe(data)}; raw() writes bytes")
-    check_text(name=name)
+    if name is not None:
+        check_line("name", name)
     return _Raw(sse_event(data.encode() if isinstance(data, str) else encode_json(data), name))
 
 
