@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from friendli_async.testing.schema import Schema, resolve
 
-__all__ = ["alternatives", "example", "fill"]
+__all__ = ["example", "fill"]
 
 _MAX_DEPTH: Final = 12
 _DATE: Final = "2026-01-02T03:04:05Z"
@@ -39,11 +39,6 @@ def example(
         The value, which can be encoded as JSON.
     """
     return _Example(variant, sparse=sparse, nulls=nulls, extra=extra, novel=novel).of({"$ref": name}, name, 0)
-
-
-def alternatives(name: str) -> int:
-    """Return how many variants cover every alternative of every union and enum of a schema, given by name."""
-    return _alternatives({"$ref": name}, frozenset())
 
 
 def fill(name: str, /, **known: object) -> dict[str, Any]:
@@ -127,20 +122,3 @@ class _Example:
         key, name = discriminator["property"], discriminator["mapping"][tag]
         built = self.of({"$ref": name}, name, depth + 1)
         return {**cast("dict[str, object]", built), key: tag} if isinstance(built, dict) else built
-
-
-def _alternatives(schema: Schema, above: frozenset[str]) -> int:
-    if "$ref" in schema:
-        name: str = schema["$ref"]
-        return 1 if name in above else _alternatives(resolve(schema), above | {name})
-    inner: list[Schema] = [*schema.get("properties", {}).values(), *schema.get("oneOf", [])]
-    if isinstance(schema.get("additional_properties"), dict):
-        inner.append(schema["additional_properties"])
-    if "items" in schema:
-        inner.append(schema["items"])
-    count = max(len(schema.get("oneOf", [])), len(schema.get("enum", [])), 1)
-    if "discriminator" in schema:
-        tags = schema["discriminator"]["mapping"]
-        count = len(tags)
-        inner += [{"$ref": name} for name in tags.values()]
-    return max([count, *(_alternatives(each, above) for each in inner)])
