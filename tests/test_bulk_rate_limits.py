@@ -19,6 +19,7 @@ from friendli_async import (
     APITimeoutError,
     Attempt,
     ChatCompletion,
+    ConfigurationError,
     InternalServerError,
     Meta,
     Observer,
@@ -393,6 +394,16 @@ async def test_stop_in_an_outage_delivers_the_waiting_rows_and_ends_without_an_e
         80,
         {APIConnectionError},
     )
+
+
+@in_virtual_time
+async def test_run_whose_limit_is_taken_by_another_while_a_row_waits_ends_with_an_error() -> None:
+    limit = Adaptive(start=1, max=1)
+    reading = asyncio.create_task(collect(run_all([0], Calls(_0=[limited(None)]), concurrency=limit)))
+    await asyncio.sleep(1.3)  # the row waits to be sent again
+    await Gate(limit).acquire()
+    with pytest.raises(ConfigurationError, match="in use by another run"):
+        await reading
 
 
 @in_virtual_time

@@ -409,8 +409,6 @@ class Job(Generic[Row, R]):
             finally:  # the outcome is delivered anyway: the call was paid for
                 self._judge(error)
                 self._deliver(index, outcome)
-        except Exception as failure:
-            self._fail(failure)
         finally:
             reply = error = outcome = None  # from 3.12 on an error's traceback has this frame: avoid a cycle
 
