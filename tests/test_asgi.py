@@ -41,7 +41,8 @@ from friendli_async import (
     TurnLimitError,
 )
 from friendli_async._core.events.sse import SSEDecoder
-from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status, run_until_disconnect
+from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status
+from friendli_async.asgi.disconnect import run_until_disconnect
 from friendli_async.asgi.events import WholeEvents
 from friendli_async.chat import ParsedChatStream
 from friendli_async.testing import (

@@ -14,9 +14,7 @@ One that stops reading is disconnected after a while.
 end before the server does, here and in ``integrations.fastapi``.
 """
 
-from friendli_async.asgi.disconnect import run_until_disconnect as run_until_disconnect
 from friendli_async.asgi.errors import error_body, error_status
-from friendli_async.asgi.errors import retry_headers as retry_headers
 from friendli_async.asgi.events import Encoded
 from friendli_async.asgi.response import Servable, SSEResponse
 from friendli_async.asgi.shutdown import Drainable, drain_on_shutdown
