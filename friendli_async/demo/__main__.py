@@ -127,7 +127,7 @@ async def show_here(page: Page, options: argparse.Namespace) -> None:
 
 async def show_chat(page: Page, question: str, name: str, stream: ChatStream) -> None:
     """Show one question, the answer as it streams, and the figures."""
-    page.message("you", question)
+    page.question(question)
     page.speaker(name, "cyan")
     arrivals: list[float] = []
     async with stream:
@@ -163,7 +163,7 @@ async def show_tools(page: Page, client: AsyncFriendli) -> None:
         "        case ChatChunk(): ...",
         "        case ToolStatus(name=name, status=status): ...",
     )
-    page.message("you", _SUM)
+    page.question(_SUM)
     call = client.serverless.tool_assisted_chat_completion(
         tool_assisted_completion_request_body=_TOOL_REQUEST, x_friendli_team=None, retries=None, server_url=None
     )
@@ -189,7 +189,7 @@ async def show_value(page: Page, client: AsyncFriendli, stage: Stage) -> None:
         "    async for snapshot in stream.snapshots(): ... # a dict that grows",
         "place = (await stream.result()).value             # a Place",
     )
-    page.message("you", _PLACE)
+    page.question(_PLACE)
     messages = [{"role": "user", "content": _PLACE}]
     stream = client.container.chat.parse_stream(
         Place, model=stage.model, messages=messages, max_tokens=300, temperature=0.0

@@ -103,9 +103,9 @@ class Page:
         if self._can_erase:
             self._write("\r\x1b[K")
 
-    def message(self, name: str, text: str) -> None:
-        """Write a whole message of the dialogue."""
-        self.speaker(name, "magenta")
+    def question(self, text: str) -> None:
+        """Write the message of the user."""
+        self.speaker("you", "magenta")
         self.text(text)
         self.end_text()
 
