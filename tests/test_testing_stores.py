@@ -120,11 +120,6 @@ async def test_images_are_pngs_by_url_or_base64(client: Client, verb: str) -> No
     assert base64.b64decode(inline["b64_json"]) == base64.b64decode(in_container["image"]) == image
 
 
-@pytest.mark.parametrize("name", ["zz.png", "00ff00.gif", "00.png"])
-async def test_unknown_image_is_not_found(client: Client, name: str) -> None:
-    assert (await client.call("GET", f"/images/{name}"))[0] == 404
-
-
 # --- endpoints -------------------------------------------------------------------------------------------------------
 
 

@@ -1,19 +1,18 @@
-"""The embedded server's images: a small PNG, for any requested format, whose colour depends on the prompt."""
+"""The embedded server's images: one red pixel as PNG, for any requested format."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import struct
-import zlib
 from typing import Final
 
 from friendli_async.testing.received import ReceivedRequest
-from friendli_async.testing.script import Script, body, json_body, status
+from friendli_async.testing.script import Script, body, json_body
 
-__all__ = ["paint", "paint_in_container", "show"]
+__all__ = ["PATH", "paint", "paint_in_container", "show"]
 
-_SIDE: Final = 8
+PATH: Final = "/images/pixel.png"
+"""The path of the URL in a reply."""
+_PNG: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
 
 
 def paint(request: ReceivedRequest) -> Script:
@@ -21,41 +20,15 @@ def paint(request: ReceivedRequest) -> Script:
     fields = request.json_object
     wanted: str = fields.get("response_format") or "url"
     seed = fields.get("seed")
-    item: dict[str, object] = {"seed": 0 if seed is None else int(seed), "response_format": wanted}
-    color = _color(fields["prompt"])
-    if wanted == "url":
-        item["url"] = f"{request.origin}/images/{color}.png"
-    else:
-        item["b64_json"] = base64.b64encode(_png(bytes.fromhex(color))).decode()
-    return json_body({"data": [item]})
+    image = {"url": request.origin + PATH} if wanted == "url" else {"b64_json": _PNG}
+    return json_body({"data": [{"seed": 0 if seed is None else int(seed), "response_format": wanted, **image}]})
 
 
-def paint_in_container(request: ReceivedRequest) -> Script:
+def paint_in_container(_: ReceivedRequest) -> Script:
     """Answer an image request to a container."""
-    image = _png(bytes.fromhex(_color(request.json_object["prompt"])))
-    return json_body({"image": base64.b64encode(image).decode()})
+    return json_body({"image": _PNG})
 
 
-def show(request: ReceivedRequest) -> Script:
+def show(_: ReceivedRequest) -> Script:
     """Return the image at the URL of a reply."""
-    name, _, suffix = request.path_parameters["name"].partition(".")
-    try:
-        color = bytes.fromhex(name)
-    except ValueError:
-        color = b""
-    if len(color) != 3 or suffix != "png":
-        return status(404, message="there is no such image")
-    return body(_png(color), content_type="image/png")
-
-
-def _color(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:6]
-
-
-def _png(color: bytes) -> bytes:
-    def part(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)  # 8 bits each of red, green and blue
-    rows = (b"\0" + color * _SIDE) * _SIDE
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+    return body(base64.b64decode(_PNG), content_type="image/png")

@@ -14,6 +14,7 @@ from friendli_async.testing.completions import complete
 from friendli_async.testing.endpoints import EndpointStore
 from friendli_async.testing.files import FileStore
 from friendli_async.testing.forms import form_values
+from friendli_async.testing.images import PATH as IMAGE_PATH
 from friendli_async.testing.images import paint, paint_in_container, show
 from friendli_async.testing.messages import answer_messages, refuse_messages
 from friendli_async.testing.models import list_models
@@ -81,7 +82,7 @@ _ROUTES: Final = (
     *_deployed("/v1/images/edits", paint, "{}ImageEditBody", _PICTURE, on=("Dedicated",)),
     *_deployed("/v1/images/generations", paint_in_container, "{}ImageGenerationBody", _PICTURE, on=("Container",)),
     *_deployed("/v1/images/edits", paint_in_container, "{}ImageEditBody", _PICTURE, on=("Container",)),
-    Route("GET", "/images/{name}", show, needs_token=False),
+    Route("GET", IMAGE_PATH, show, needs_token=False),
     Route(
         "POST",
         "/serverless/tools/v1/chat/completions",
