@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -249,9 +248,3 @@ def test_long_words_and_wide_characters_are_wrapped() -> None:
     assert max(len(line.encode("utf-16-le")) // 2 + line.count("\u6f22") for line in lines) <= 80 + 2
     assert shown.count("x") == 300
     assert shown.count("\u6f22") == 100
-
-
-def test_exit_status_of_interrupt_follows_the_shell_convention() -> None:
-    from friendli_async.demo import __main__ as demo
-
-    assert demo._INTERRUPTED == 128 + signal.SIGINT
