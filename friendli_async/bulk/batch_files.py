@@ -35,8 +35,7 @@ from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.rows import decode_row, read_lines
 from friendli_async.chat.inputs import PARAMETERS as CHAT_PARAMETERS
 from friendli_async.chat.inputs import ChatOptions
-from friendli_async.client import AsyncFriendli
-from friendli_async.client import DeploymentName as Deployment
+from friendli_async.client import AsyncFriendli, DeploymentName
 from friendli_async.completions import CompletionsOptions
 from friendli_async.completions import arguments_of as completions_arguments
 from friendli_async.embeddings import PARAMETERS as EMBEDDINGS_PARAMETERS
@@ -44,7 +43,7 @@ from friendli_async.embeddings import EmbeddingsOptions
 from friendli_async.errors import APIStatusError, FriendliError
 from friendli_async.replies import Reply, kept_raw
 
-__all__ = ["BatchInput", "BatchOutput", "BatchRow", "Deployment", "FailedBeforeError", "InvalidBeforeError"]
+__all__ = ["BatchInput", "BatchOutput", "BatchRow", "FailedBeforeError", "InvalidBeforeError"]
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
@@ -98,7 +97,7 @@ class BatchRow(msgspec.Struct, frozen=True):
         extra = {name: value for name, value in self.body.items() if name not in known}
         return {**given, "extra_body": extra} if extra else given
 
-    async def send(self, client: AsyncFriendli, deployment: Deployment) -> Reply:
+    async def send(self, client: AsyncFriendli, deployment: DeploymentName) -> Reply:
         """Sends the request."""
         method = _METHODS[self.url]
         group = getattr(getattr(client, deployment), method.group)
@@ -124,13 +123,13 @@ class BatchInput:
         self,
         path: Path,
         *,
-        deployment: Deployment,
+        deployment: DeploymentName,
         model: str | None,
         options: Mapping[str, object],
         system: str | None,
     ) -> None:
         self.path = path
-        self._deployment: Deployment = deployment
+        self._deployment: DeploymentName = deployment
         self._model = model
         self._options = options
         self._system = system
