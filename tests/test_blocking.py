@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 from support.programs import WARNINGS_ARE_ERRORS
+from support.sockets import MESSAGES
 
 from friendli_async import APIStatusError, AsyncFriendli, ChatCompletion, StreamInterruptedError, blocking
 from friendli_async.blocking import iterate, run
@@ -22,8 +23,6 @@ from friendli_async.testing import FriendliServer, chunk, cut, script, stall, st
 from friendli_async.tools import ToolFinished, tool
 
 pytestmark = pytest.mark.compatibility  # depends on threads, forks and the end of an interpreter
-
-MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any, Final
@@ -199,12 +199,6 @@ class TestLangChainIntegration(_Suite, ChatModelIntegrationTests):
 
 
 # --- messages and responses ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -67,12 +67,6 @@ from friendli_async.testing import (
 
 PIXEL: Final = base64.b64encode(b"\x89PNG\r\n").decode()
 BOTH: Final = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -17,13 +17,12 @@ from typing import Any, Final
 
 import aiohttp
 import pytest
-from support.sockets import client_of, completion, serve_bytes
+from support.sockets import MESSAGES, client_of, completion, serve_bytes
 from support.sockets import reply as http_reply
 
 import friendli_async as f
 from friendli_async.testing import FriendliServer, status, text
 
-MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 CONTROLS: Final = ["\r\nX-Evil: 1", "\n", "\r", "\x00", "\x7f", "\x1b"]
 
 

@@ -122,12 +122,6 @@ def last_body(server: FriendliServer) -> Any:
 # --- parse -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def client(server: FriendliServer) -> Any:
-    async with AsyncFriendli("test-token", server_url=server.url, container_url=server.url) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
 async def test_parse_sends_schema_and_returns_value(
     client: AsyncFriendli, server: FriendliServer, deployment: str
