@@ -553,6 +553,16 @@ def test_models_lists_the_catalogue_as_text_or_json(run: Run) -> None:
     assert (nothing.stdout, nothing.stderr) == ("", "friendli-async models: no matches\n")
 
 
+def test_control_characters_in_the_name_of_a_model_do_not_reach_the_terminal(
+    server: FriendliServer, environment: dict[str, str], run: Run
+) -> None:
+    catalogue = json_body({"data": [{"id": "a\x1b[2Jb"}]})
+    server.enqueue(catalogue, catalogue, catalogue, path="/serverless/v1/models")
+    assert "a[2Jb" in run_on_terminal(command("models"), environment)[1]
+    assert "a[2Jb answered" in run_on_terminal(command("doctor"), environment)[1]
+    assert "a\x1b[2Jb" in run("models").stdout
+
+
 def test_models_lists_the_endpoints(server: FriendliServer, run: Run) -> None:
     page = json_body({"data": {"ep_long": {"status": "RUNNING"}, "ep_2": {"status": "SLEEPING"}}})
     server.enqueue(page, page)

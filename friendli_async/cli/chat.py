@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from friendli_async._core.text import join_text, split_surrogate
 from friendli_async.chat.collector import ChatStream
@@ -31,7 +30,6 @@ from friendli_async.errors import ArgumentError, ConfigurationError, FriendliErr
 __all__ = ["add_arguments", "run"]
 
 _DIM: Final = ("\x1b[2m", "\x1b[0m")
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +179,7 @@ class _Output:
         """Prints a piece of the reasoning."""
         if text:
             text, self._half_thought = split_surrogate(self._half_thought, text)
-        text = _printable(text, sys.stderr)
+        text = connection.printable(text, sys.stderr)
         if not text:
             return
         before, after = _DIM if self._colour else ("", "")
@@ -196,7 +194,7 @@ class _Output:
         self._write(text)
 
     def _write(self, text: str) -> None:
-        text = _printable(text, sys.stdout)
+        text = connection.printable(text, sys.stdout)
         if not text:
             return
         if self._thinking:
@@ -214,11 +212,6 @@ class _Output:
                 print(file=sys.stderr, flush=True)
         if self._last != "\n":
             print(flush=True)
-
-
-def _printable(text: str, stream: TextIO) -> str:
-    """Returns what to print of a model's text: a terminal would obey the control characters in it."""
-    return _CONTROLS.sub("", text) if stream.isatty() else text
 
 
 # --- request ---------------------------------------------------------------------------------------------------------

@@ -1,23 +1,27 @@
-"""Shared by the commands: the deployment and model options, exit statuses, error reporting, and signals."""
+"""Shared by the commands: the deployment and model options, exit statuses, error reporting, signals, and terminals."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, get_args
+from typing import Any, Final, TextIO, get_args
 
 from friendli_async.client import DeploymentName
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "add_deployment", "add_model", "is_ignored", "on_signals", "run"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "add_deployment", "add_model", "is_ignored", "on_signals"]
+__all__ += ["printable", "run"]
 
 FAILED: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
+
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def add_deployment(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +62,11 @@ def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
             raise  # not of a file that was read, but of the output
         print(f"friendli-async {command}: {error}", file=sys.stderr)
         return BAD_INPUT
+
+
+def printable(text: str, stream: TextIO) -> str:
+    """Returns what to print of a text from the server: a terminal would obey the control characters in it."""
+    return _CONTROLS.sub("", text) if stream.isatty() else text
 
 
 def is_ignored(number: int) -> bool:

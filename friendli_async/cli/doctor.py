@@ -15,6 +15,7 @@ import os
 import platform
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -90,7 +91,8 @@ async def _diagnose(arguments: argparse.Namespace) -> int:
         findings.append(finding)
         if not arguments.json:
             took = "" if finding.seconds is None else f" ({finding.seconds * 1000:.0f} ms)"
-            print(f"{'ok  ' if finding.good else 'FAIL'}  {name:<10}  {finding.words}{took}", flush=True)
+            line = f"{'ok  ' if finding.good else 'FAIL'}  {name:<10}  {finding.words}{took}"
+            print(connection.printable(line, sys.stdout), flush=True)
     good = all(finding.good for finding in findings)
     if arguments.json:
         print(json.dumps({"good": good, "findings": msgspec.to_builtins(findings)}, indent=2))

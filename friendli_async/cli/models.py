@@ -47,7 +47,8 @@ async def _models(arguments: argparse.Namespace) -> int:
         return 0
     widths = [max((len(row[column]) for row, _ in matches), default=0) for column in range(3)]
     for row, _ in matches:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        print(connection.printable(line, sys.stdout))
     if not matches:
         print("friendli-async models: no matches", file=sys.stderr)
     return 0
