@@ -16,8 +16,7 @@ __all__ = ["document_fields"]
 
 C = TypeVar("C", bound=type)
 
-# A class statement and its block; a field and the string below it, if any.
-_CLASS: Final = re.compile(r"^class (\w+)(.*):\n((?: .*\n|\n)*)", re.MULTILINE)
+# A field and the string below it, if any.
 _FIELD: Final = re.compile(r'^    (\w+): .*\n(?:    [ )].*\n)*(?:    """([^"]*(?:"(?!"")[^"]*)*)"""\n)?', re.MULTILINE)
 
 _field_docs: Final[dict[object, dict[str, str]]] = {}
@@ -26,10 +25,12 @@ _field_docs: Final[dict[object, dict[str, str]]] = {}
 
 def document_fields(cls: C) -> C:
     """Adds a class's fields to its docstring, including inherited ones, with types and field docstrings."""
-    statement, block = _class_sources(cls.__module__).get(cls.__name__, ("", ""))
-    if cls.__doc__ is None or not block:  # with -OO, or without source
+    source = _source(cls.__module__)
+    start = source.find(f"\nclass {cls.__name__}(")
+    if start < 0 or cls.__doc__ is None:  # without source, or with -OO
         return cls
-    docs = dict(_FIELD.findall(block))
+    statement, _, block = source[start:].partition("\n\n\n")[0].partition(":\n")
+    docs = dict(_FIELD.findall(f"{block}\n"))
     for base in re.findall(r"\w+", statement):
         docs |= {**_field_docs.get(vars(sys.modules[cls.__module__]).get(base), {}), **docs}
     _field_docs[cls] = docs
@@ -44,9 +45,8 @@ def document_fields(cls: C) -> C:
 
 
 @lru_cache(maxsize=1)  # a module's classes are created one after the other
-def _class_sources(module: str) -> dict[str, tuple[str, str]]:
+def _source(module: str) -> str:
     try:
-        source = vars(sys.modules[module])["__loader__"].get_source(module) or ""
+        return vars(sys.modules[module])["__loader__"].get_source(module) or ""
     except (KeyError, AttributeError, OSError):
-        source = ""
-    return {name: (statement, block) for name, statement, block in _CLASS.findall(source)}
+        return ""
