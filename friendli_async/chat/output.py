@@ -63,23 +63,6 @@ class Answer(msgspec.Struct, frozen=True):
         return ""
 
 
-class OutputAPI(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
-    """An API with structured output: what the others differ in."""
-
-    operation: Operation[Any]
-    parameters: Parameters
-    parsed: type[R]
-    """The class of a reply with a value."""
-    option: str
-    """The option for the format of the answer."""
-    format_of: Callable[[dict[str, object] | None], object]
-    """Returns the value of that option for a type as ``Output.declared`` declares it."""
-    answer_of: Callable[[Any, str], Answer]
-    """Extracts the answer from a reply. The text is the reason of a truncation that the reply does not show, or ""."""
-    next_request: Callable[[Mapping[str, object], Any, str], Mapping[str, object]]
-    """Returns the parameters that ask again, from the last ones, the reply to them, and a message about its error."""
-
-
 class Output(Generic[T]):
     """The output type of an answer.
 
@@ -285,77 +268,96 @@ def _cached_output(kind: Any, strict: bool) -> Output[Any]:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def prepare(
-    api: OutputAPI[Any],
-    method: str,
-    kind: Any,
-    required: Collection[str],
-    options: Mapping[str, object],
-    known: Collection[str],
-) -> tuple[Output[Any], dict[str, Any]]:
-    """Returns the output of a type, and the options of a request for it.
+class OutputAPI(Generic[R]):
+    """An API with structured output. Its subclasses say what the APIs differ in."""
 
-    Args:
-        api: The API.
-        method: The method's name.
-        kind: The type.
-        required: The names of the parameters in the method's signature.
-        options: The given keywords.
-        known: The method's keywords.
+    operation: Operation[Any]
+    parameters: Parameters
+    options: type
+    """A TypedDict of the optional keywords of a call without structured output."""
+    parsed: type[R]
+    """The class of a reply with a value."""
+    option: str
+    """The option for the format of the answer."""
 
-    Raises:
-        TypeError: The type has no JSON form, or the option for the format of the answer is given, as a keyword or in
-            ``extra_body``: it would override the type's schema.
-        ArgumentError: ``strict`` is not a bool.
-    """
-    strict: Any = options.get("strict", True)
-    output = output_of(kind, strict)
-    if api.option in options or api.option in extra_body_of(options):
-        raise TypeError(f"{method}() does not accept {api.option!r}: it is derived from the type")
-    check_keywords(options, known, method, required)
-    sent = {name: value for name, value in options.items() if name != "strict"}
-    return output, {**sent, api.option: api.format_of(output.declared())}
+    def format_of(self, declared: dict[str, object] | None) -> object:
+        """Returns the value of that option for a type as ``Output.declared`` declares it."""
+        raise NotImplementedError
 
+    def answer_of(self, reply: Any, cut: str) -> Answer:
+        """Extracts the answer from a reply. ``cut`` is the reason of a truncation that it does not show, or ""."""
+        raise NotImplementedError
 
-async def ask(
-    api: OutputAPI[R], engine: Engine, output: Output[Any], required: Mapping[str, object], sent: dict[str, Any]
-) -> R:
-    """Calls the model until the answer is valid or the option ``reask`` is exhausted.
+    def next_request(self, required: Mapping[str, Any], reply: Any, feedback: str) -> Mapping[str, object]:
+        """Returns the parameters that ask again, from the last ones, their reply, and a message about its error."""
+        raise NotImplementedError
 
-    Args:
-        api: The API.
-        engine: Makes the calls.
-        output: The output type.
-        required: The parameters of the first call.
-        sent: The options of all calls, and ``reask``, which is removed.
+    def check(self, method: str, sent: Mapping[str, object]) -> None:
+        """Checks what only this API does not support with structured output. Raises ArgumentError."""
 
-    Raises:
-        ArgumentError: ``reask`` is not a non-negative integer.
-        OutputError: The last answer is invalid.
-    """
-    reask = plain_number(sent.pop("reask", 0))
-    if not isinstance(reask, int) or isinstance(reask, bool) or reask < 0:
-        raise ArgumentError(f"Expected a non-negative integer, got {reask!r}", "reask")
-    billed: Any = None
-    asked = 1
-    with engine.runtime.as_one_call():
-        while True:
-            try:
-                reply: Reply = await engine.call(api.operation, api.parameters.encode("parse", required, sent))
-            except FriendliError as error:
-                if billed is not None:
-                    partial = error.partial or Partial()
-                    usage = add_usage(as_chat_usage(billed), partial.usage)
-                    error.partial = msgspec.structs.replace(partial, usage=usage)
-                raise
-            billed = add_usage(billed, getattr(reply, "usage", None))
-            answer = api.answer_of(convert_reply(type(reply), reply, usage=billed), "")
-            try:
-                return convert_reply(api.parsed, answer.reply, value=output.read(answer), asked=asked)
-            except OutputError as error:
-                error.asked = asked
-                if asked > reask or not error.feedback:
+    def prepare(
+        self,
+        method: str,
+        kind: Any,
+        required: Collection[str],
+        options: Mapping[str, object],
+        own: Collection[str] = ("strict",),
+    ) -> tuple[Output[Any], dict[str, Any]]:
+        """Returns the output of a type, and the options that are sent for it.
+
+        Args:
+            method: The method's name.
+            kind: The type.
+            required: The names of the parameters in the method's signature.
+            options: The given keywords.
+            own: Those that only methods of structured output have; they are not sent.
+
+        Raises:
+            TypeError: The type has no JSON form, or the option for the format of the answer is given, as a keyword or
+                in ``extra_body``: it would override the type's schema.
+            ArgumentError: ``strict`` is not a bool.
+        """
+        output = output_of(kind, cast("bool", options.get("strict", True)))
+        if self.option in options or self.option in extra_body_of(options):
+            raise TypeError(f"{method}() does not accept {self.option!r}: it is derived from the type")
+        check_keywords(options, {*self.options.__annotations__, *own}, method, required)
+        sent = {name: value for name, value in options.items() if name not in own}
+        self.check(method, sent)
+        return output, {**sent, self.option: self.format_of(output.declared())}
+
+    async def parse(
+        self, engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
+    ) -> R:
+        """Calls the model until its answer is a value of the type, or the option ``reask`` is exhausted.
+
+        Raises:
+            ArgumentError: ``reask`` is not a non-negative integer.
+            OutputError: The last answer is invalid.
+        """
+        output, sent = self.prepare("parse", kind, required, options, ("strict", "reask"))
+        reask = plain_number(options.get("reask", 0))
+        if not isinstance(reask, int) or isinstance(reask, bool) or reask < 0:
+            raise ArgumentError(f"Expected a non-negative integer, got {reask!r}", "reask")
+        billed: Any = None
+        asked = 1
+        with engine.runtime.as_one_call():
+            while True:
+                try:
+                    reply: Reply = await engine.call(self.operation, self.parameters.encode("parse", required, sent))
+                except FriendliError as error:
+                    if billed is not None:
+                        partial = error.partial or Partial()
+                        usage = add_usage(as_chat_usage(billed), partial.usage)
+                        error.partial = msgspec.structs.replace(partial, usage=usage)
                     raise
-                feedback = error.feedback
-            required = api.next_request(required, reply, feedback)
-            asked += 1
+                billed = add_usage(billed, getattr(reply, "usage", None))
+                answer = self.answer_of(convert_reply(type(reply), reply, usage=billed), "")
+                try:
+                    return convert_reply(self.parsed, answer.reply, value=output.read(answer), asked=asked)
+                except OutputError as error:
+                    error.asked = asked
+                    if asked > reask or not error.feedback:
+                        raise
+                    feedback = error.feedback
+                required = self.next_request(required, reply, feedback)
+                asked += 1

@@ -102,7 +102,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     @property
     def text_so_far(self) -> str:
         """The text received so far."""
-        return "" if self._open is None else self._open.collector.partial().text
+        return self.partial.text
 
     def _current_value(self) -> Any:
         """Returns the value so far, None before it has begun, or UNSET if only its wrapper has."""

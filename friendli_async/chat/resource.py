@@ -79,9 +79,9 @@ class Parsing(Resource):
         Returns:
             The completion with its ``value``. ``asked`` is the number of answers, and ``usage`` covers all of them.
         """
-        from friendli_async.chat.structured import parse  # not needed by plain calls
+        from friendli_async.chat.structured import OUTPUT  # not needed by plain calls
 
-        return await parse(self._engine, type, {"model": model, "messages": messages}, options)
+        return await OUTPUT.parse(self._engine, type, {"model": model, "messages": messages}, options)
 
     @overload
     def parse_stream(
@@ -129,9 +129,9 @@ class ContainerParsing(Parsing):
         self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[Any]:
         """Generates and parses an answer; see ``Parsing.parse``. ``model`` selects an adapter route."""
-        from friendli_async.chat.structured import parse
+        from friendli_async.chat.structured import OUTPUT
 
-        return await parse(self._engine, type, {**without_none(model=model), "messages": messages}, options)
+        return await OUTPUT.parse(self._engine, type, {**without_none(model=model), "messages": messages}, options)
 
     @overload
     def parse_stream(

@@ -5,20 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
-from friendli_async.chat.inputs import (
-    COMPLETE,
-    PARAMETERS,
-    ChatOptions,
-    ParseOptions,
-    ParseStreamOptions,
-    requested_choices,
-    stream_fields,
-)
-from friendli_async.chat.output import Answer, Output, OutputAPI, ask, prepare
+from friendli_async.chat.inputs import COMPLETE, PARAMETERS, ChatOptions, requested_choices, stream_fields
+from friendli_async.chat.output import Answer, OutputAPI
 from friendli_async.chat.output_stream import ItemView, OutputStream, SnapshotView
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
@@ -49,29 +41,29 @@ _CUTS: Final = {
 }
 
 
-def _answer_of(reply: ChatCompletion, cut: str) -> Answer:
-    reason = reply.choices[0].finish_reason if reply.choices else None
-    return Answer(reply, cut if reason is None else _CUTS.get(reason, cut), reply.message.refusal)
+class _ChatOutput(OutputAPI[ParsedCompletion[Any]]):
+    operation = COMPLETE
+    parameters = PARAMETERS
+    options = ChatOptions
+    parsed = ParsedCompletion
+    option = "response_format"
+
+    def format_of(self, declared: dict[str, object] | None) -> object:
+        return {"type": "json_object"} if declared is None else {"type": "json_schema", "json_schema": declared}
+
+    def answer_of(self, reply: ChatCompletion, cut: str) -> Answer:
+        reason = reply.choices[0].finish_reason if reply.choices else None
+        return Answer(reply, cut if reason is None else _CUTS.get(reason, cut), reply.message.refusal)
+
+    def next_request(self, required: Mapping[str, Any], reply: ChatCompletion, feedback: str) -> Mapping[str, object]:
+        return {**required, "messages": [*required["messages"], reply.message, {"role": "user", "content": feedback}]}
+
+    def check(self, method: str, sent: Mapping[str, object]) -> None:
+        if requested_choices(sent) != 1:
+            raise ArgumentError(f"{method}() supports only one choice; call it several times, or use complete()", "n")
 
 
-def _format_of(declared: dict[str, object] | None) -> object:
-    return {"type": "json_object"} if declared is None else {"type": "json_schema", "json_schema": declared}
-
-
-def _next_request(required: Mapping[str, object], reply: ChatCompletion, feedback: str) -> Mapping[str, object]:
-    messages = cast("Sequence[object]", required["messages"])
-    return {**required, "messages": [*messages, reply.message, {"role": "user", "content": feedback}]}
-
-
-_API: Final[OutputAPI[ParsedCompletion[Any]]] = OutputAPI(
-    operation=COMPLETE,
-    parameters=PARAMETERS,
-    parsed=ParsedCompletion,
-    option="response_format",
-    format_of=_format_of,
-    answer_of=_answer_of,
-    next_request=_next_request,
-)
+OUTPUT: Final = _ChatOutput()
 
 
 class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatStream, Generic[T]):
@@ -79,36 +71,17 @@ class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatSt
 
     __slots__ = ()
 
-    _api = _API
+    _api = OUTPUT
 
     async def result(self) -> ParsedCompletion[T]:
         """Reads the rest and returns the completion, with its ``value``; see ``OutputStream.result``."""
         return cast("ParsedCompletion[T]", await super().result())
 
 
-async def parse(
-    engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
-) -> ParsedCompletion[Any]:
-    """Calls the model and parses its answer, asking again up to ``reask`` times if the answer is invalid."""
-    output, sent = _prepare("parse", kind, required, options, ParseOptions)
-    return await ask(_API, engine, output, required, sent)
-
-
 def parse_stream(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedChatStream[Any]:
     """Returns the stream of a structured answer."""
-    output, sent = _prepare("parse_stream", kind, required, options, ParseStreamOptions)
+    output, sent = OUTPUT.prepare("parse_stream", kind, required, options)
     arguments = PARAMETERS.encode("parse_stream", required, sent, stream_fields(sent))
     return ParsedChatStream(engine.opening(COMPLETE, arguments, ChatCollector), output)
-
-
-def _prepare(
-    method: str, kind: Any, required: Collection[str], options: Mapping[str, object], own: type
-) -> tuple[Output[Any], dict[str, Any]]:
-    """Returns the output of a type, and the options of a request for it; ``own`` are those of the method alone."""
-    known = {**ChatOptions.__annotations__, **own.__annotations__}
-    output, sent = prepare(_API, method, kind, required, options, known)
-    if requested_choices(sent) != 1:
-        raise ArgumentError(f"{method}() supports only one choice; call it several times, or use complete()", "n")
-    return output, sent

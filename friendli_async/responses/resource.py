@@ -74,9 +74,9 @@ class ResponseParsing(Resource):
         Returns:
             The response with its ``value``. ``asked`` is the number of answers, and ``usage`` is their total.
         """
-        from friendli_async.responses.structured import parse  # not needed by plain calls
+        from friendli_async.responses.structured import OUTPUT  # not needed by plain calls
 
-        return await parse(self._engine, type, {"model": model, "input": input}, options)
+        return await OUTPUT.parse(self._engine, type, {"model": model, "input": input}, options)
 
     @overload
     def parse_stream(
@@ -124,9 +124,9 @@ class ContainerResponseParsing(ResponseParsing):
         self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
     ) -> ParsedResponse[Any]:
         """Generates a value; see ``ResponseParsing.parse``. ``model`` selects an adapter route."""
-        from friendli_async.responses.structured import parse
+        from friendli_async.responses.structured import OUTPUT
 
-        return await parse(self._engine, type, {**without_none(model=model), "input": input}, options)
+        return await OUTPUT.parse(self._engine, type, {**without_none(model=model), "input": input}, options)
 
     @overload
     def parse_stream(
