@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
@@ -556,6 +556,12 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
         from friendli_async.chat.tool_calls import ToolCallView
 
         return ToolCallView(self)
+
+    @property
+    def _received(self) -> ChatCollector:
+        """What an open stream has received, for its views and its run: ``partial`` lacks what a run sends back."""
+        assert self._open is not None, "an event has arrived"
+        return cast("ChatCollector", self._open.collector)
 
 
 class ChatStream(CompletionStream[ChatChunk]):

@@ -151,8 +151,8 @@ class Run:
         if self._reply is not None:
             return transcript.with_turn(self._reply.message, self._calls)
         assert self._stream is not None, "the call came in it"
-        opened: Any = self._stream._open  # pyright: ignore[reportPrivateUsage]  # ``partial`` lacks what is sent back
-        return transcript.with_turn(opened.collector.result().message, self._calls)
+        received = self._stream._received  # pyright: ignore[reportPrivateUsage]  # its own stream
+        return transcript.with_turn(received.result().message, self._calls)
 
     @property
     def usage(self) -> Usage | None:

@@ -73,8 +73,8 @@ class ToolCallView(View[ToolCall]):
                 break
             try:
                 event = await self._stream.__anext__()
-                opened: Any = self._stream._open  # pyright: ignore[reportPrivateUsage]  # the stream's own view
-                ready.extend(self._whole_calls.after(event, opened.collector))
+                received = self._stream._received  # pyright: ignore[reportPrivateUsage]  # its own view
+                ready.extend(self._whole_calls.after(event, received))
             except StopAsyncIteration:
                 if not self._is_complete():
                     raise
