@@ -757,7 +757,7 @@ async def test_exception_of_a_tool_makes_no_reference_cycle(
         run = start_run(client, used, tool_timeout=0.01 if way == "never_ends" else 30)
         finished = await read_until(run, ToolFinished)
         assert finished.error is not None
-        calls = weakref.ref(run._calls)
+        calls = weakref.ref(run._runner)
         if is_closed:
             await run.aclose()
         del finished, run
@@ -1346,7 +1346,7 @@ async def test_call_that_is_cancelled_but_not_by_its_run_has_failed(
     client: AsyncFriendli, waiter: Waiter, when: str
 ) -> None:
     run = start_run(client, waiter.wait, concurrency=1)
-    calls, call = run._calls, ToolCall("2", "function", FunctionCall("wait", ""))
+    calls, call = run._runner, ToolCall("2", "function", FunctionCall("wait", ""))
     calls.start(ToolCall("1", "function", FunctionCall("wait", "")))
     await waiter.started.wait()
     others = asyncio.all_tasks()

@@ -94,7 +94,7 @@ class Run:
     __slots__ = (  # as of an EventStream
         "__weakref__",
         "_begin_work",
-        "_calls",
+        "_complete_calls",
         "_delivered",
         "_error",
         "_events",
@@ -105,9 +105,9 @@ class Run:
         "_reply",
         "_reporter",
         "_result",
+        "_runner",
         "_stream",
         "_transcript",
-        "_whole_calls",
         "_work",
     )
 
@@ -122,7 +122,7 @@ class Run:
         self._transcript = transcript
         self._begin_work = begin_work
         self._reporter = reporter
-        self._calls = calls
+        self._runner = calls
         self._events = calls.events
         self._work = Work(calls.interrupt)
         self._is_waiting = False
@@ -144,15 +144,15 @@ class Run:
         the process is killed. A tool message says so where the tool has not finished, or was not called.
         """
         transcript = self._transcript
-        if not self._calls.has_called:
+        if not self._runner.has_called:
             return list(transcript.messages)
         if transcript.pending:
-            return transcript.with_pending(self._calls)
+            return transcript.with_pending(self._runner)
         if self._reply is not None:
-            return transcript.with_turn(self._reply.message, self._calls)
+            return transcript.with_turn(self._reply.message, self._runner)
         assert self._stream is not None, "the call came in it"
         received = self._stream._received  # pyright: ignore[reportPrivateUsage]  # its own stream
-        return transcript.with_turn(received.result().message, self._calls)
+        return transcript.with_turn(received.result().message, self._runner)
 
     @property
     def usage(self) -> Usage | None:
@@ -178,10 +178,10 @@ class Run:
         raise TypeError("a run cannot be copied or pickled: it holds a connection")
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        calls: ToolRunner | None = getattr(self, "_calls", None)  # None if __init__ failed before it was set
-        if calls is not None:
+        runner: ToolRunner | None = getattr(self, "_runner", None)  # None if __init__ failed before it was set
+        if runner is not None:
             self._work.close()
-            calls.drop()
+            runner.drop()
             if not is_finalizing():
                 self._report_end("cancelled", StreamInterruptedError("the last reference to the run was dropped"))
 
@@ -222,8 +222,8 @@ class Run:
         try:
             if self._stream is not None:
                 await self._stream.aclose()
-            self._calls.wake()
-            await self._calls.stop(wait=not self._work.is_current())
+            self._runner.wake()
+            await self._runner.stop(wait=not self._work.is_current())
         finally:  # not earlier: a tool may finish although it is cancelled
             for failed in (error, self._error):
                 if isinstance(failed, ToolError):
@@ -343,12 +343,12 @@ class Run:
 
     async def _advance(self) -> None:
         """Advances the run by one step."""
-        if self._stream is None or not self._whole_calls.has_finished:  # else the usage of the answer is yet to come
-            self._calls.check()
+        if self._stream is None or not self._complete_calls.has_finished:  # else the usage of the answer is yet to come
+            self._runner.check()
         if self._stream is not None:
             await self._read(self._stream)
-        elif self._calls.has_running:
-            await self._calls.wait()
+        elif self._runner.has_running:
+            await self._runner.wait()
         elif self._reply is not None:
             self._end_turn(self._reply)
         elif self._transcript.pending:
@@ -361,7 +361,7 @@ class Run:
     def _begin_turn(self, stream: ChatStream) -> None:
         self._work.is_between_calls = False
         self._stream = stream
-        self._whole_calls = CompleteToolCalls()
+        self._complete_calls = CompleteToolCalls()
         # Of tool calls: the stream's own is ahead by as much as a read has brought. It is for two choices, so that it
         # does not take the first that has a tool call for the only one.
         self._delivered = ChatCollector(2)
@@ -373,20 +373,20 @@ class Run:
 
     def _run_pending(self) -> None:
         """Starts the calls of an earlier run, or ends them once all have finished."""
-        if self._calls.requested:
-            self._transcript.end_pending(self._calls)
-            self._calls.finish_turn()
+        if self._runner.requested:
+            self._transcript.end_pending(self._runner)
+            self._runner.finish_turn()
             return
         self._begin_pending()
         for call in self._transcript.pending:
-            self._calls.start(call)
+            self._runner.start(call)
 
     def _end_turn(self, reply: ChatCompletion) -> None:
         transcript = self._transcript
-        transcript.end_turn(reply, self._calls)
+        transcript.end_turn(reply, self._runner)
         deferred = transcript.deferred()
-        is_last = bool(deferred) or not self._calls.requested
-        self._calls.finish_turn()
+        is_last = bool(deferred) or not self._runner.requested
+        self._runner.finish_turn()
         self._reply = None
         self._events.append(TurnEnded(number=transcript.turns, reply=reply, deferred=deferred))
         if is_last:
@@ -402,12 +402,12 @@ class Run:
 
     async def _read(self, stream: ChatStream) -> None:
         """Reads the next chunk. While tools are running, it returns early if one of them has an event."""
-        if self._read_task is None and not self._calls.has_running:
+        if self._read_task is None and not self._runner.has_running:
             chunk = await anext(stream, None)
         else:
             if self._read_task is None:
-                self._read_task = self._calls.spawn(_read_one(stream))
-            await self._calls.wait()
+                self._read_task = self._runner.spawn(_read_one(stream))
+            await self._runner.wait()
             if self._state == "closed" or not self._read_task.done():
                 return
             task, self._read_task = self._read_task, None
@@ -419,23 +419,23 @@ class Run:
             self._events.append(chunk)
             if any([choice.delta.tool_calls for choice in chunk.choices]):  # noqa: C419  # a list is faster
                 self._delivered.extend((chunk,))
-            for call in self._whole_calls.after(chunk, self._delivered):
-                self._calls.start(self._transcript.identify(call))
+            for call in self._complete_calls.after(chunk, self._delivered):
+                self._runner.start(self._transcript.identify(call))
         else:
             await self._finish_stream(stream)
 
     async def _finish_stream(self, stream: ChatStream) -> None:
         reply = await stream.result()
         complete = reply.tool_calls
-        for early, final in zip(self._calls.requested.values(), complete, strict=False):
+        for early, final in zip(self._runner.requested, complete, strict=False):
             if early.function.arguments.strip() != final.function.arguments.strip():
                 raise ResponseDecodeError(
                     f"the arguments for {early.function.name!r} continued after the tool call had started",
                     partial=stream.partial,
                     meta=stream.meta,
                 )
-        for call in self._whole_calls.rest(complete):
-            self._calls.start(self._transcript.identify(call))
+        for call in self._complete_calls.rest(complete):
+            self._runner.start(self._transcript.identify(call))
         self._stream = None
         self._reply = reply
         self._work.is_between_calls = True

@@ -62,19 +62,19 @@ class ToolCallView(View[ToolCall]):
 
     def __init__(self, stream: CompletionStream[Any]) -> None:
         super().__init__(stream)
-        self._whole_calls = CompleteToolCalls()
+        self._complete_calls = CompleteToolCalls()
         self._ready: deque[ToolCall] = deque()
 
     async def __anext__(self) -> ToolCall:
         ready = self._ready
         while not ready:
             if self._is_complete():  # maybe because result() has read the events
-                ready.extend(self._whole_calls.rest(self._stream.partial.tool_calls))
+                ready.extend(self._complete_calls.rest(self._stream.partial.tool_calls))
                 break
             try:
                 event = await self._stream.__anext__()
                 received = self._stream._received  # pyright: ignore[reportPrivateUsage]  # its own view
-                ready.extend(self._whole_calls.after(event, received))
+                ready.extend(self._complete_calls.after(event, received))
             except StopAsyncIteration:
                 if not self._is_complete():
                     raise

@@ -129,6 +129,21 @@ class RunSettings(msgspec.Struct):
     decisions: dict[str, bool | str] | None = None
 
 
+class _RequestedCall:
+    """A call of this turn, and what has become of it."""
+
+    def __init__(self, call: ToolCall) -> None:
+        self.call = call
+        self.began = monotonic()  # its arguments are complete
+        self.is_started = False  # whether its tool was called
+        self.is_deferred = False
+        self.content: str | None = None  # of its tool message, once it has finished
+
+    @property
+    def elapsed(self) -> float:
+        return monotonic() - self.began
+
+
 class ToolRunner:
     """Runs the tool calls of a run.
 
@@ -139,7 +154,6 @@ class ToolRunner:
 
     Attributes:
         events: The events of the calls; the run adds its own.
-        requested: The calls of this turn by id.
     """
 
     def __init__(
@@ -151,10 +165,7 @@ class ToolRunner:
         self._approval_lock = asyncio.Lock()
         self._reporter = reporter
         self.events: deque[RunEvent] = deque()
-        self.requested: dict[str, ToolCall] = {}
-        self._started: set[str] = set()  # ids of the calls whose tool was called
-        self._contents: dict[str, str] = {}  # of the tool messages, by the id of the call
-        self._deferred: set[str] = set()  # ids of calls
+        self._turn: list[_RequestedCall] = []  # in the order of the calls
         self._tasks: set[asyncio.Task[Any]] = set()
         self._calls: set[asyncio.Task[Any]] = set()  # those of the tasks that run calls and have not been cancelled
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -164,24 +175,30 @@ class ToolRunner:
         self._is_stopped = False
 
     @property
+    def requested(self) -> list[ToolCall]:
+        """The calls of this turn."""
+        return [each.call for each in self._turn]
+
+    @property
     def has_running(self) -> bool:
         """Whether any call of this turn is unfinished."""
-        return len(self._contents) + len(self._deferred) < len(self.requested)
+        return any(each.content is None and not each.is_deferred for each in self._turn)
 
     @property
     def has_called(self) -> bool:
         """Whether any tool has been called in this turn."""
-        return bool(self._started)
+        return any(each.is_started for each in self._turn)
 
     def start(self, call: ToolCall) -> None:
         """Starts a call, or queues it if no slot is free."""
-        self.requested[call.id] = call
+        requested = _RequestedCall(call)
+        self._turn.append(requested)
         if self._interruption is not None:
             self._fail(copy.copy(self._interruption))
         if not self._is_stopped:
-            task = self.spawn(self._run_call(call))
+            task = self.spawn(self._run_call(requested))
             self._calls.add(task)
-            task.add_done_callback(partial(self._check_result, call))
+            task.add_done_callback(partial(self._check_result, requested))
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         """Creates a task that is cancelled when the run is dropped."""
@@ -204,14 +221,14 @@ class ToolRunner:
         Deferred calls have none, unless the turn has ended early: then nobody will decide on them. Until the turn has
         ended, any other may be called at any time, so that nothing says of it that it was not.
         """
-        for call_id, call in self.requested.items():
-            if self._is_stopped or call_id not in self._deferred:
-                unfinished = _NOT_CALLED if self._is_stopped and call_id not in self._started else _UNFINISHED
-                yield call, self._contents.get(call_id, unfinished)
+        for each in self._turn:
+            if self._is_stopped or not each.is_deferred:
+                unfinished = _NOT_CALLED if self._is_stopped and not each.is_started else _UNFINISHED
+                yield each.call, unfinished if each.content is None else each.content
 
     def finish_turn(self) -> None:
         """Begins the next turn."""
-        self.requested, self._started, self._contents, self._deferred = {}, set(), {}, set()
+        self._turn = []
 
     def check(self) -> None:
         """Raises the failure that ends the run, if there is one."""
@@ -257,18 +274,18 @@ class ToolRunner:
 
     # --- one call --------------------------------------------------------------------------------------------------
 
-    async def _run_call(self, call: ToolCall) -> None:
-        began, task = monotonic(), asyncio.current_task()
+    async def _run_call(self, requested: _RequestedCall) -> None:
+        task = asyncio.current_task()
         try:
             # An eager task has begun inside the frames of the reader, which an exception would keep.
             await asyncio.sleep(0)
-            content = await self._execute(call, began)
+            content = await self._execute(requested)
         except ToolError as error:
-            self._finish_failed(call, error, began)
+            self._finish_failed(requested, error)
         except asyncio.CancelledError:
             # A cancelled task would keep the error, whose traceback refers back to the task: a reference cycle.
             if not self._is_stopped:  # cancelled by others
-                self._finish_failed(call, ToolError(_CANCELLED), began)
+                self._finish_failed(requested, ToolError(_CANCELLED))
         except BaseException as error:  # raised by before_tool, or not an error to report to the model
             if isinstance(error, GeneratorExit) and not is_current(task):
                 raise  # destroyed with its event loop
@@ -277,20 +294,18 @@ class ToolRunner:
                 raise  # these stop the event loop
         else:
             if content is None:
-                self._deferred.add(call.id)  # the end of the task wakes the run
+                requested.is_deferred = True  # the end of the task wakes the run
             else:
-                self._finish(ToolFinished(call=call, content=content, elapsed=monotonic() - began))
+                self._finish(requested, content)
 
-    def _finish_failed(self, call: ToolCall, error: ToolError, began: float) -> None:
+    def _finish_failed(self, requested: _RequestedCall, error: ToolError) -> None:
         """Ends a failed call: with an error for the model, or with a failure of the run."""
-        if call.id not in self._started:
+        call = requested.call
+        if not requested.is_started:
             if self._reporter is not None:
-                self._reporter.start_tool(call, None, monotonic() - began)
+                self._reporter.start_tool(call, None, requested.elapsed)
             self._record_end(call, 0.0, error)
-        content = self._content_of(error)
-        finished = ToolFinished(call=call, content=content, error=error.kind, elapsed=monotonic() - began)
-        msgspec.structs.force_setattr(finished, "_exception", _exception_of_tool(error))
-        self._finish(finished)
+        self._finish(requested, self._content_of(error), error)
         if self._settings.on_tool_error == "raise" and error.kind != "refused":
             failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=error.kind, call=call)
             failure.__cause__ = error.__cause__ or error
@@ -301,22 +316,27 @@ class ToolRunner:
         limit = self._settings.max_tool_result
         return f"Error: {error}"[: limit and max(limit, _MAX_MESSAGE)]
 
-    def _finish(self, finished: ToolFinished) -> None:
-        # The content, not the event, which would keep the exception until the end of the turn.
-        self._contents[finished.call.id] = finished.content
+    def _finish(self, requested: _RequestedCall, content: str, error: ToolError | None = None) -> None:
+        # Without the exception, which would be kept until the end of the turn.
+        requested.content = content
+        kind = None if error is None else error.kind
+        finished = ToolFinished(call=requested.call, content=content, error=kind, elapsed=requested.elapsed)
+        if error is not None:
+            msgspec.structs.force_setattr(finished, "_exception", _exception_of_tool(error))
         self._emit(finished)
 
-    def _check_result(self, call: ToolCall, task: asyncio.Task[None]) -> None:
+    def _check_result(self, requested: _RequestedCall, task: asyncio.Task[None]) -> None:
         """Ends a call whose task has ended without a result. Otherwise the run would wait for it forever."""
         if self._is_stopped:
             return
         if task.cancelled():  # before its first step
-            self._finish_failed(call, ToolError(_CANCELLED), monotonic())
+            self._finish_failed(requested, ToolError(_CANCELLED))
         elif (error := task.exception()) is not None:
             self._fail(error)
 
-    async def _execute(self, call: ToolCall, began: float) -> str | None:
+    async def _execute(self, requested: _RequestedCall) -> str | None:
         """Returns the content of the tool message; None if the call is deferred."""
+        call = requested.call
         tool = self._tools.get(call.function.name)
         if tool is None:
             names = ", ".join(self._tools) or "none"
@@ -326,9 +346,9 @@ class ToolRunner:
         async with self._slots:
             if self._is_stopped:  # and the approval has suppressed its cancellation
                 raise asyncio.CancelledError
-            self._started.add(call.id)
+            requested.is_started = True
             self._emit(ToolStarted(call=call))
-            return await self._run_recorded(tool, call, monotonic() - began)
+            return await self._run_recorded(tool, call, requested.elapsed)
 
     async def _run_recorded(self, tool: LocalTool, call: ToolCall, queued: float) -> str:
         """Calls a tool; reports and logs how that ends."""

@@ -92,28 +92,28 @@ class Transcript:
         self._call_ids.add(call_id)
         return call if call_id == call.id else ToolCall(call_id, "function", call.function)
 
-    def end_turn(self, reply: ChatCompletion, calls: ToolRunner) -> None:
+    def end_turn(self, reply: ChatCompletion, runner: ToolRunner) -> None:
         """Adds a finished turn."""
         self.turns += 1
         self.usage = add_usage(self.usage, reply.usage)
-        self.messages += _messages_of(reply.message, calls)
+        self.messages += _messages_of(reply.message, runner)
 
     def deferred(self) -> tuple[ToolCall, ...]:
         """Returns the calls of the last turn without a result, with the arguments with which they are saved."""
         return _calls_without_result(self.messages)
 
-    def end_pending(self, calls: ToolRunner) -> None:
+    def end_pending(self, runner: ToolRunner) -> None:
         """Adds the results of the pending calls."""
-        self.messages = self.with_pending(calls)
+        self.messages = self.with_pending(runner)
         self.pending = ()
 
-    def with_turn(self, message: ChatMessage, calls: ToolRunner) -> Conversation:
+    def with_turn(self, message: ChatMessage, runner: ToolRunner) -> Conversation:
         """Returns the conversation with a turn that has not finished."""
-        return [*self.messages, *_messages_of(message, calls)]
+        return [*self.messages, *_messages_of(message, runner)]
 
-    def with_pending(self, calls: ToolRunner) -> Conversation:
+    def with_pending(self, runner: ToolRunner) -> Conversation:
         """Returns the conversation with the results of the pending calls."""
-        return _with_results_in_order([*self.messages, *_results_of(calls)])
+        return _with_results_in_order([*self.messages, *_results_of(runner)])
 
 
 def deferred_calls(messages: Messages) -> tuple[ToolCall, ...]:
@@ -197,19 +197,19 @@ def _without_required_call(options: Mapping[str, object]) -> dict[str, object]:
     return kept
 
 
-def _messages_of(message: ChatMessage, calls: ToolRunner) -> Conversation:
+def _messages_of(message: ChatMessage, runner: ToolRunner) -> Conversation:
     """Returns the messages of a turn: that of the model, with the tool calls, and their results."""
     answer = message.as_input()
-    if calls.requested:
-        answer["tool_calls"] = [_as_input(call) for call in calls.requested.values()]
-    return [answer, *_results_of(calls)]
+    if runner.requested:
+        answer["tool_calls"] = [_as_input(call) for call in runner.requested]
+    return [answer, *_results_of(runner)]
 
 
-def _results_of(calls: ToolRunner) -> list[dict[str, object]]:
+def _results_of(runner: ToolRunner) -> list[dict[str, object]]:
     """Returns the tool messages of a turn's calls, in their order."""
     return [
         {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content}
-        for call, content in calls.contents()
+        for call, content in runner.contents()
     ]
 
 
