@@ -380,12 +380,13 @@ def arguments_of(
     method: str, required: Mapping[str, object], options: Mapping[str, object], fixed: Mapping[str, object] = {}
 ) -> Arguments:
     """Validates and encodes the arguments of a method; ``fixed`` holds the fields that the method adds."""
+    arguments = _PARAMETERS.encode(method, required, options, fixed)
     given = {"prompt", "tokens"} & set(required)
     if len(given) == 2:
         raise TypeError(f"{method}() takes either 'prompt' or 'tokens', not both")
     if not given and not {"prompt", "tokens"} & extra_body_of(options).keys():
         raise TypeError(f"{method}() needs 'prompt' or 'tokens'")
-    return _PARAMETERS.encode(method, required, options, fixed)
+    return arguments
 
 
 class ContainerCompletions(Completions):

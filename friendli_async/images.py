@@ -152,18 +152,17 @@ async def _arguments(
     parameters: Parameters, method: str, required: Mapping[str, object], options: Mapping[str, object]
 ) -> Arguments:
     """Validates and encodes the parameters. Images are read last, once everything else is valid."""
-    control = options.get("control_images")
-    others = options  # itself if possible: what is not a keyword is masked in it
+    given = cast("dict[str, object]", options)  # not a copy: what is not a keyword is masked in it
+    control = given.get("control_images")
     if control is not None:
-        others = {name: value for name, value in options.items() if name != "control_images"}
-    parameters.take(method, {name: value for name, value in required.items() if name != "image"}, others)
-    required, options = dict(required), dict(options)
+        given["control_images"] = None
+    parameters.take(method, {name: value for name, value in required.items() if name != "image"}, given)
     if "image" in required:
-        required["image"] = await _encode_images(required["image"], "image")
+        required = {**required, "image": await _encode_images(required["image"], "image")}
     if control is not None:
         images = await _encode_images(control, "control_images")
-        options["control_images"] = images if isinstance(images, list) else [images]
-    return parameters.encode(method, required, options)
+        given["control_images"] = images if isinstance(images, list) else [images]
+    return parameters.encode(method, required, given)
 
 
 async def _encode_images(given: object, label: str) -> object:

@@ -116,9 +116,10 @@ async def test_iterator_is_buffered_so_the_call_can_be_retried(server: FriendliS
         ({"prompt": "p", "image": {"image": 5}}, ValueError, r"image\.image"),
         ({"prompt": "p", "image": "x", "sed": 1}, TypeError, "did you mean 'seed'"),
         ({"prompt": "p", "image": "x", "control_images": []}, TypeError, "control_images"),
+        ({"prompt": "p", "image": "x", "control_images": Path("missing.png")}, TypeError, "control_images"),
         ({"prompt": "p", "image": "x", "guidance_scale": None}, ValueError, "guidance_scale"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 async def test_invalid_argument_is_rejected_before_sending(
     server: FriendliServer, client: AsyncFriendli, arguments: Any, error: type[Exception], message: str

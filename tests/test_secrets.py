@@ -300,6 +300,19 @@ METHODS: dict[str, Callable[[AsyncFriendli, dict[str, Any]], Any]] = {
     "audio": lambda client, options: client.serverless.audio.transcribe(model="m", file=b"x", **options),
     "image": lambda client, options: client.dedicated.image.generate(model="m", prompt="x", **options),
     "endpoints": lambda client, options: client.dedicated.endpoint.list(**options),
+    # Another argument is wrong, too, or has yet to be read:
+    "parse without a type": lambda client, options: client.serverless.chat.parse(
+        model="m", messages=MESSAGES, **options
+    ),
+    "parse_stream with a format": lambda client, options: client.serverless.responses.parse_stream(
+        int, model="m", input="x", text={}, **options
+    ),
+    "completions without a prompt": lambda client, options: client.serverless.completions.stream(model="m", **options),
+    "image with control images": lambda client, options: client.dedicated.image.generate(
+        model="m", prompt="x", control_images=Path("missing.png"), **options
+    ),
+    "update of no endpoint": lambda client, options: client.dedicated.endpoint.update("", **options),
+    "versions of no endpoint": lambda client, options: client.dedicated.endpoint.get_version_history("", **options),
 }
 
 

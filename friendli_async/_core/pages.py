@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, encode_query
+from friendli_async._core.body.arguments import Arguments, Parameters, encode_query, path_parameters
 from friendli_async._core.protocol import Operation
 from friendli_async.errors import ArgumentError, ResponseDecodeError
 from friendli_async.replies import Reply
@@ -46,10 +46,11 @@ class Listing(msgspec.Struct, Generic[T, P], frozen=True, eq=False):
         engine: Engine,
         required: Mapping[str, object],
         options: Mapping[str, object],
-        path: Mapping[str, str] = {},
+        **path: str,
     ) -> Pages[T, P]:
         """Validates a method's arguments (see ``Parameters.encode``), and returns its list.
 
+        ``path`` has the parameters of the operation's path.
         The values of ``extra_query`` are sent without validation.
 
         Raises:
@@ -62,7 +63,7 @@ class Listing(msgspec.Struct, Generic[T, P], frozen=True, eq=False):
         if start is not None and not isinstance(start, str):  # from extra_query, which is not validated above
             raise ArgumentError(f"Expected `str`, got `{type(start).__name__}`", f"extra_query[{self.format.cursor!r}]")
         encode_query({self.format.cursor: start}, "{}")  # raises now what would fail at the first page
-        return Pages(engine, self, Arguments(query=encode_query(given, "{}"), path=path), start)
+        return Pages(engine, self, Arguments(query=encode_query(given, "{}"), path=path_parameters(**path)), start)
 
 
 class Pages(Generic[T, P]):

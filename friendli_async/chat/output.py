@@ -317,10 +317,10 @@ class OutputAPI(Generic[R]):
                 in ``extra_body``: it would override the type's schema.
             ArgumentError: ``strict`` is not a bool.
         """
+        check_keywords(options, {*self.options.__annotations__, *own}, method, required)
         output = output_of(kind, cast("bool", options.get("strict", True)))
         if self.option in options or self.option in extra_body_of(options):
             raise TypeError(f"{method}() does not accept {self.option!r}: it is derived from the type")
-        check_keywords(options, {*self.options.__annotations__, *own}, method, required)
         sent = {name: value for name, value in options.items() if name not in own}
         self.check(method, sent)
         return output, {**sent, self.option: self.format_of(output.declared())}

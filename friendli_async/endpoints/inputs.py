@@ -7,7 +7,14 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, ExtraOptions, ExtraQuery, Parameters, encode_body
+from friendli_async._core.body.arguments import (
+    Arguments,
+    ExtraOptions,
+    ExtraQuery,
+    Parameters,
+    encode_body,
+    path_parameters,
+)
 from friendli_async._help import document_fields
 
 __all__: list[str] = ["AcceleratorRequirement", "AdvancedConfig", "AutoscalingPolicy", "ModelOptions"]
@@ -147,12 +154,15 @@ def arguments_of(
     method: str,
     required: Mapping[str, object],
     options: Mapping[str, object],
-    path: Mapping[str, str] = {},
+    **path: str,
 ) -> Arguments:
-    """Validates a method's parameters and encodes them as a body with camelCase keys."""
+    """Validates a method's parameters and encodes them as a body with camelCase keys.
+
+    ``path`` has the parameters of the operation's path.
+    """
     given, extra, query = parameters.take(method, required, options)
     sent = {_camel(name): value for name, value in given.items()}
-    return Arguments(encode_body({**sent, **extra}), query, path)
+    return Arguments(encode_body({**sent, **extra}), query, path_parameters(**path))
 
 
 def _camel(name: str) -> str:

@@ -145,8 +145,8 @@ class Endpoints(Resource):
             endpoint_id: Its id.
             options: What to change; see ``EndpointUpdateOptions``.
         """
-        path = path_parameters(endpoint_id=endpoint_id)
-        return await self._engine.call(_UPDATE, arguments_of(UPDATE_PARAMETERS, "update", {}, options, path))
+        arguments = arguments_of(UPDATE_PARAMETERS, "update", {}, options, endpoint_id=endpoint_id)
+        return await self._engine.call(_UPDATE, arguments)
 
     async def delete(self, endpoint_id: str) -> None:
         """Deletes an endpoint."""
@@ -175,7 +175,7 @@ class Endpoints(Resource):
         Returns:
             The versions: ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
         """
-        return _VERSIONS.of(self._engine, {}, options, path_parameters(endpoint_id=endpoint_id))
+        return _VERSIONS.of(self._engine, {}, options, endpoint_id=endpoint_id)
 
     async def get_spec(self, endpoint_id: str) -> EndpointSpec:
         """Returns the configuration of an endpoint, and its numbers of replicas."""
