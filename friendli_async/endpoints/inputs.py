@@ -7,14 +7,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from friendli_async._core.body.arguments import (
-    Arguments,
-    ExtraOptions,
-    ExtraQuery,
-    Parameters,
-    encode_body,
-    path_parameters,
-)
+from friendli_async._core.body.arguments import ExtraOptions, ExtraQuery, Parameters
 from friendli_async._help import document_fields
 
 __all__: list[str] = ["AcceleratorRequirement", "AdvancedConfig", "AutoscalingPolicy", "ModelOptions"]
@@ -147,24 +140,3 @@ _REQUIRED: Final = {"project_id": str, "name": str, "instance_option_id": str}
 CREATE_PARAMETERS: Final = Parameters(EndpointCreateOptions, _REQUIRED, {**_TYPES, "advanced": AdvancedConfig})
 UPDATE_PARAMETERS: Final = Parameters(EndpointUpdateOptions, {}, _TYPES)
 WANDB_ARTIFACT_PARAMETERS: Final = Parameters(WandbArtifactOptions, {"wandb_artifact_version_name": str}, _TYPES)
-
-
-def arguments_of(
-    parameters: Parameters,
-    method: str,
-    required: Mapping[str, object],
-    options: Mapping[str, object],
-    **path: str,
-) -> Arguments:
-    """Validates a method's parameters and encodes them as a body with camelCase keys.
-
-    ``path`` has the parameters of the operation's path.
-    """
-    given, extra, query = parameters.take(method, required, options)
-    sent = {_camel(name): value for name, value in given.items()}
-    return Arguments(encode_body({**sent, **extra}), query, path_parameters(**path))
-
-
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(map(str.capitalize, others))

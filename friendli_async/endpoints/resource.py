@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Unpack
 
-from friendli_async._core.body.arguments import Arguments, Parameters, path_parameters
+from friendli_async._core.body.arguments import Arguments, Parameters, encode_body, path_parameters
 from friendli_async._core.pages import Listing, PageFormat, Pages
 from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async.endpoints.inputs import (
@@ -22,7 +22,6 @@ from friendli_async.endpoints.inputs import (
     EndpointUpdateOptions,
     EndpointVersionOptions,
     WandbArtifactOptions,
-    arguments_of,
 )
 from friendli_async.endpoints.replies import (
     EndpointPage,
@@ -116,7 +115,7 @@ class Endpoints(Resource):
             FriendliError: The call failed. It is not retried if the server may have accepted it.
         """
         required = {"project_id": project_id, "name": name, "instance_option_id": instance_option_id}
-        arguments = arguments_of(CREATE_PARAMETERS, "create", {**required, "advanced": advanced}, options)
+        arguments = _body_arguments(CREATE_PARAMETERS, "create", {**required, "advanced": advanced}, options)
         return await self._engine.call(_CREATE, arguments)
 
     async def wandb_artifact_create(
@@ -135,7 +134,7 @@ class Endpoints(Resource):
             FriendliError: The call failed. It is not retried if the server may have accepted it.
         """
         required = {"wandb_artifact_version_name": wandb_artifact_version_name}
-        arguments = arguments_of(WANDB_ARTIFACT_PARAMETERS, "wandb_artifact_create", required, options)
+        arguments = _body_arguments(WANDB_ARTIFACT_PARAMETERS, "wandb_artifact_create", required, options)
         return await self._engine.call(_WANDB_ARTIFACT_CREATE, arguments)
 
     async def update(self, endpoint_id: str, **options: Unpack[EndpointUpdateOptions]) -> EndpointSpec:
@@ -145,7 +144,7 @@ class Endpoints(Resource):
             endpoint_id: Its id.
             options: What to change; see ``EndpointUpdateOptions``.
         """
-        arguments = arguments_of(UPDATE_PARAMETERS, "update", {}, options, endpoint_id=endpoint_id)
+        arguments = _body_arguments(UPDATE_PARAMETERS, "update", {}, options, endpoint_id=endpoint_id)
         return await self._engine.call(_UPDATE, arguments)
 
     async def delete(self, endpoint_id: str) -> None:
@@ -295,6 +294,23 @@ def _fell_asleep(before: EndpointStatus | None, seen: EndpointStatus, until: str
     """Whether the endpoint was awake, or waking up, and has gone to sleep: it will not wake by itself."""
     was_up = before is not None and before.status != "SLEEPING"
     return was_up and seen.status == "SLEEPING" and until in {"READY", "RUNNING"}
+
+
+def _body_arguments(
+    parameters: Parameters, method: str, required: Mapping[str, object], options: Mapping[str, object], **path: str
+) -> Arguments:
+    """Validates a method's parameters and encodes them as a body with camelCase keys.
+
+    ``path`` has the parameters of the operation's path.
+    """
+    given, extra, query = parameters.take(method, required, options)
+    sent = {_camel(name): value for name, value in given.items()}
+    return Arguments(encode_body({**sent, **extra}), query, path_parameters(**path))
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
 
 
 def _endpoint_arguments(endpoint_id: str) -> Arguments:
