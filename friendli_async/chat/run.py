@@ -147,12 +147,12 @@ class Run:
         if not self._runner.has_called:
             return list(transcript.messages)
         if transcript.pending:
-            return transcript.with_pending(self._runner)
+            return transcript.with_results(self._runner)
         if self._reply is not None:
-            return transcript.with_turn(self._reply.message, self._runner)
+            return transcript.with_results(self._runner, self._reply.message)
         assert self._stream is not None, "the call came in it"
         received = self._stream._received  # pyright: ignore[reportPrivateUsage]  # its own stream
-        return transcript.with_turn(received.result().message, self._runner)
+        return transcript.with_results(self._runner, received.result().message)
 
     @property
     def usage(self) -> Usage | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -96,7 +96,7 @@ class Transcript:
         """Adds a finished turn."""
         self.turns += 1
         self.usage = add_usage(self.usage, reply.usage)
-        self.messages += _messages_of(reply.message, runner)
+        self.messages = self.with_results(runner, reply.message)
 
     def deferred(self) -> tuple[ToolCall, ...]:
         """Returns the calls of the last turn without a result, with the arguments with which they are saved."""
@@ -104,16 +104,15 @@ class Transcript:
 
     def end_pending(self, runner: ToolRunner) -> None:
         """Adds the results of the pending calls."""
-        self.messages = self.with_pending(runner)
+        self.messages = self.with_results(runner)
         self.pending = ()
 
-    def with_turn(self, message: ChatMessage, runner: ToolRunner) -> Conversation:
-        """Returns the conversation with a turn that has not finished."""
-        return [*self.messages, *_messages_of(message, runner)]
-
-    def with_pending(self, runner: ToolRunner) -> Conversation:
-        """Returns the conversation with the results of the pending calls."""
-        return _with_results_in_order([*self.messages, *_results_of(runner)])
+    def with_results(self, runner: ToolRunner, answer: ChatMessage | None = None) -> Conversation:
+        """Returns the conversation with the results of the tool calls of an answer; None: of the pending ones."""
+        added: Conversation = [] if answer is None else [_with_calls(answer, runner.requested)]
+        for call, content in runner.contents():
+            added.append({"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content})
+        return _with_results_in_order([*self.messages, *added])
 
 
 def deferred_calls(messages: Messages) -> tuple[ToolCall, ...]:
@@ -197,20 +196,12 @@ def _without_required_call(options: Mapping[str, object]) -> dict[str, object]:
     return kept
 
 
-def _messages_of(message: ChatMessage, runner: ToolRunner) -> Conversation:
-    """Returns the messages of a turn: that of the model, with the tool calls, and their results."""
-    answer = message.as_input()
-    if runner.requested:
-        answer["tool_calls"] = [_as_input(call) for call in runner.requested]
-    return [answer, *_results_of(runner)]
-
-
-def _results_of(runner: ToolRunner) -> list[dict[str, object]]:
-    """Returns the tool messages of a turn's calls, in their order."""
-    return [
-        {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content}
-        for call, content in runner.contents()
-    ]
+def _with_calls(answer: ChatMessage, calls: Sequence[ToolCall]) -> dict[str, object]:
+    """Returns the message of an answer with its tool calls, as the run has identified them."""
+    message = answer.as_input()
+    if calls:
+        message["tool_calls"] = [_as_input(call) for call in calls]
+    return message
 
 
 def _as_input(call: ToolCall) -> dict[str, object]:
