@@ -182,7 +182,10 @@ class ToolRunner:
     @property
     def has_running(self) -> bool:
         """Whether any call of this turn is unfinished."""
-        return any(each.content is None and not each.is_deferred for each in self._turn)
+        for each in self._turn:  # noqa: SIM110  # asked at each chunk, and a generator costs twice as much
+            if each.content is None and not each.is_deferred:
+                return True
+        return False
 
     @property
     def has_called(self) -> bool:
