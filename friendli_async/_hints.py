@@ -96,7 +96,7 @@ _PARAMETERS: Final = {
 # Keywords of single methods.
 _OF_METHODS: Final = {
     "only parse() can ask again; after a stream, send OutputError.feedback yourself": "reask",
-    "it is a parameter of parse() and parse_stream()": "strict",
+    "it is a parameter of parse(), parse_stream() and parse_run()": "strict",
     "it is a parameter of chat.run()": (
         "before_tool concurrency decisions max_tool_result max_turns on_tool_error tool_timeout"
     ),
@@ -248,7 +248,7 @@ def parameter_hint(name: str, known: Collection[str]) -> str:
     if "response_format" in candidates and "strict" in known:
         return "; the type of the answer, the first argument, determines its format"
     if "response_format" in candidates and "max_turns" in known:
-        return "; a run answers with text: parse its messages in one more call, chat.parse(T, ...)"
+        return "; a run answers with text: use chat.parse_run(T, ...)"
     if accepted := [candidate for candidate in candidates if candidate in known]:
         return f"; use {accepted[0]!r}"
     if "system" in candidates and "messages" in known:

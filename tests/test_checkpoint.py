@@ -287,6 +287,29 @@ async def test_value_that_cannot_be_written_is_restored_from_the_text(
         assert (outcome.result().value, outcome.resumed) == (Unwritable(name="Rome"), resumed)
 
 
+@pytest.mark.parametrize(
+    ("reply_type", "of"),
+    [
+        (ParsedCompletion[City] | None, lambda reply: None),
+        (list[ParsedCompletion[City]], lambda reply: [reply]),
+        (tuple[str, ParsedCompletion[City]], lambda reply: ("a", reply)),
+        (dict[str, ParsedCompletion[City]], lambda reply: {"a": reply}),
+    ],
+    ids=["None", "list", "tuple", "dict"],
+)
+async def test_parsed_replies_are_restored_inside_of_other_types(
+    path: Path, server: FriendliServer, client: AsyncFriendli, reply_type: Any, of: Callable[[Any], Any]
+) -> None:
+    server.always(text('{"name": "Rome"}'))
+
+    async def call(row: Any) -> Any:
+        return of(await client.serverless.chat.parse(City, model="m", messages=[{"role": "user", "content": "Hi"}]))
+
+    [first] = await run(ROWS[:1], call, path, reply_type=reply_type)
+    [again] = await run(ROWS[:1], call, path, reply_type=reply_type)
+    assert (again.resumed, again.reply) == (True, first.reply)
+
+
 class Answer(BaseModel):
     text: str
     at: dt.date = dt.date(2026, 1, 2)

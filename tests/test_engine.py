@@ -189,6 +189,18 @@ async def test_agent_calls_tools_on_engine_and_embedded_server(client: AsyncFrie
     assert reply.usage.completion_tokens
 
 
+async def test_run_ends_with_a_value_on_engine(client: AsyncFriendli) -> None:
+    class Point(msgspec.Struct):
+        x: bool
+        y: Literal["up", "down"]
+
+    run = client.container.chat.parse_run(Point, messages=ASK, tools=[], max_tokens=1500, seed=0, **CALLS_A_TOOL)
+    result = await run.result()
+    assert isinstance(result.value.x, bool)
+    assert result.value.y in ("up", "down")
+    assert result.turns == 1
+
+
 async def test_response_matches_json_schema(client: AsyncFriendli) -> None:
     class Point(msgspec.Struct):
         x: bool

@@ -218,9 +218,9 @@ async def test_type_as_an_unknown_parameter_suggests_parse(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["output_type", "response_model", "json_schema"])
-def test_type_as_an_unknown_parameter_of_a_run_suggests_one_more_call(name: str) -> None:
+def test_type_as_an_unknown_parameter_of_a_run_suggests_parse_run(name: str) -> None:
     chat: Any = CLIENT.serverless.chat
-    hint = r"a run answers with text: parse its messages in one more call, chat\.parse\(T, \.\.\.\)$"
+    hint = r"a run answers with text: use chat\.parse_run\(T, \.\.\.\)$"
     with pytest.raises(TypeError, match=rf"{name}'; {hint}"):
         chat.run(model="m", messages=[], tools=[], **{name: dict})
 
@@ -233,10 +233,11 @@ def test_type_as_an_unknown_parameter_of_a_run_suggests_one_more_call(name: str)
         ("engine", "'model'"),
     ],
 )
-@pytest.mark.parametrize("method", ["parse", "parse_stream", "run"])
+@pytest.mark.parametrize("method", ["parse", "parse_stream", "run", "parse_run"])
 async def test_suggestion_is_the_same_in_every_method_of_chat(method: str, name: str, suggestion: str) -> None:
     call = getattr(CLIENT.serverless.chat, method)
-    call = partial(call, tools=[]) if method == "run" else partial(call, dict)
+    call = partial(call, tools=[]) if method.endswith("run") else call
+    call = call if method == "run" else partial(call, dict)
     with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'; use {suggestion}$"):
         await call(model="m", messages=[], **{name: "x"})
 

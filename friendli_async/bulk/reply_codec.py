@@ -11,16 +11,18 @@ import functools
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
-from types import SimpleNamespace
-from typing import Any, Final, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Any, Final, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 import msgspec.inspect
+from msgspec import UNSET
 
 from friendli_async._json import decode_json, encode_json, prepared
 from friendli_async._pydantic import dump_model
 from friendli_async.bulk.errors import CheckpointError
 from friendli_async.chat.output import output_of
+from friendli_async.chat.run import ParsedRunResult, RunResult
 from friendli_async.chat.schema import pydantic_adapter
 from friendli_async.replies import Reply
 
@@ -76,8 +78,9 @@ class ReplyCodec(Generic[R]):
         try:
             return _type_name(reply), encode_json(reply, _encoder)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            if _is_parsed(type(reply)):  # its value is restored from its text
+            if _is_parsed(type(reply)):  # its value is restored from the model's answer
                 fields: dict[str, object] = msgspec.structs.asdict(cast("Reply", reply))
+                del fields[_value_field(type(reply))]
                 return _type_name(reply), encode_json({**fields, "value": None}, _encoder)
             raise CheckpointError(
                 f"the reply of row {key!r} cannot be written: {error}. Let `call` return JSON, a reply of this "
@@ -140,8 +143,9 @@ def _type_name(reply: object) -> str | None:
     name = kind.__name__
     items: Any = reply
     if _is_parsed(kind):
-        value = _type_name(items.value)
-        return name if value is None else f"{name}[{value}]"
+        value = getattr(items, _value_field(kind))
+        inner = None if value is UNSET else _type_name(value)
+        return name if inner is None else f"{name}[{inner}]"
     if issubclass(kind, dict) and items:
         return f"{name}[{_union(items)}, {_union(items.values())}]"
     if issubclass(kind, _LISTS) and items:
@@ -181,9 +185,10 @@ def _decoder(kind: Any) -> _Decode:
     Raises:
         TypeError: The type cannot be decoded from JSON.
     """
-    members = [member for member in (kind, *get_args(kind)) if _is_parsed(get_origin(member))]
-    if members:
-        return _parsed_decoder(members[0])
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for member in members:
+        if _is_parsed(get_origin(member)):
+            return _parsed_decoder(member, is_optional=NoneType in members)
     adapter = pydantic_adapter(kind)
     if adapter is not None:
         return cast("_Decode", adapter.validate_json)
@@ -197,18 +202,28 @@ def _json_decoder(kind: Any) -> _Decode:
     return functools.partial(decode_json, decoder=msgspec.json.Decoder(kind))
 
 
-def _parsed_decoder(kind: Any) -> _Decode:
-    """Returns the decoder of a parsed reply, whose value is parsed again from the text of the reply."""
+def _parsed_decoder(kind: Any, *, is_optional: bool) -> _Decode:
+    """Returns the decoder of a parsed reply or a run's result, whose value is parsed again from the model's answer.
+
+    What the value was written as may be another one: pydantic masks secrets, and validates a second time.
+    """
+    from friendli_async.chat.answer_tool import restore_answer  # loaded, unless no run has ended with a value
+
     origin: Any = get_origin(kind)
     [value_type] = get_args(kind)
     decode = _decoder(origin)
-    if value_type is Any or isinstance(value_type, TypeVar):
-        return decode
-    output = output_of(value_type)
+    output = None if value_type is Any or isinstance(value_type, TypeVar) else output_of(value_type)
+    field = _value_field(origin)
 
     def decode_parsed(data: bytes) -> Any:
+        if is_optional and data == b"null":
+            return None
         reply = decode(data)
-        return None if reply is None else msgspec.structs.replace(reply, value=output.decode(reply.text))
+        if output is None or getattr(reply, field) is UNSET:
+            return reply
+        is_run = origin is ParsedRunResult
+        value = restore_answer(output, reply.reply) if is_run else output.decode(reply.text)
+        return msgspec.structs.replace(reply, **{field: value})
 
     return decode_parsed
 
@@ -221,10 +236,7 @@ def _library_decoder(name: str) -> _Decode | None:
         from friendli_async.responses.structured import ParsedResponse
 
         kinds |= {"ParsedCompletion": ParsedCompletion, "ParsedResponse": ParsedResponse}
-    elif name == "RunResult":
-        from friendli_async.chat.run import RunResult
-
-        kinds[name] = RunResult
+    kinds |= {"RunResult": RunResult, "ParsedRunResult": ParsedRunResult}
     return _json_decoder(prepared(kinds[name])) if name in kinds else None
 
 
@@ -236,13 +248,18 @@ def _library_reply_types(kind: type[Reply]) -> Iterator[type[Reply]]:
 
 
 def _is_parsed(kind: object) -> bool:
-    """Whether a type is one of the parsed replies, the library's only generic ones."""
+    """Whether a type is a parsed reply or the result of a parsed run, the library's only generic ones."""
     return isinstance(kind, type) and _is_generic_reply(kind)
 
 
 @functools.lru_cache(maxsize=256)  # asked twice for each row of a run
 def _is_generic_reply(kind: type[object]) -> bool:
-    return issubclass(kind, Reply) and bool(getattr(kind, "__parameters__", ()))
+    return issubclass(kind, Reply | RunResult) and bool(getattr(kind, "__parameters__", ()))
+
+
+def _value_field(kind: type[object]) -> str:
+    """Returns the attribute that has the value of a parsed reply; in JSON, it is ``value``."""
+    return "answer" if kind is ParsedRunResult else "value"
 
 
 def _spelled(kind: Any) -> str:

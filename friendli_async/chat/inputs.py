@@ -17,7 +17,8 @@ from friendli_async.replies import ToolCall
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
 __all__ += ["AnyContent", "BeforeTool", "Decision"]
 __all__ += ["AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
-__all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "ParseStreamOptions", "RunOptions"]
+__all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "ParseRunOptions"]
+__all__ += ["ParseStreamOptions", "RunOptions", "TurnOptions"]
 __all__ += ["SamplingOptions", "ToolMessage"]
 
 
@@ -309,11 +310,9 @@ class ParseOptions(ParseStreamOptions, total=False):
 
 
 @document_fields
-class RunOptions(GenerationOptions, total=False):
-    """Optional parameters of a run with tools: those of a chat, applied to each turn, and the run's own."""
+class TurnOptions(GenerationOptions, total=False):
+    """Optional parameters of ``run`` and ``parse_run``: those of a chat, applied to each turn, and the run's own."""
 
-    response_format: Mapping[str, object] | None
-    """As for ``complete``; applied to each turn. Friendli's API rejects it beside tools, but other servers may not."""
     max_turns: int
     """Maximum number of turns, 8 by default; beyond it the run raises ``TurnLimitError``."""
     concurrency: int
@@ -336,6 +335,22 @@ class RunOptions(GenerationOptions, total=False):
     text refuses it, and the model is told the text. There must be one for each call without a result at the end of
     ``messages``, and none for another. ``before_tool`` is not called for these calls. None, the default, sends such
     calls without a result."""
+
+
+@document_fields
+class RunOptions(TurnOptions, total=False):
+    """Optional parameters of a run with tools: those of a chat, applied to each turn, and the run's own."""
+
+    response_format: Mapping[str, object] | None
+    """As for ``complete``; applied to each turn. Friendli's API rejects it beside tools, but other servers may not."""
+
+
+@document_fields
+class ParseRunOptions(TurnOptions, total=False):
+    """Optional parameters of a run that ends with a value: those of a run, and ``strict``."""
+
+    strict: bool
+    """Whether the schema of the value has the strict form (the default); see ``json_schema``."""
 
 
 REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}

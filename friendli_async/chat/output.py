@@ -25,6 +25,7 @@ __all__: list[str] = []
 
 R = TypeVar("R", bound=Reply)
 T = TypeVar("T")
+E = TypeVar("E", bound=OutputError)
 
 _ROOT: Final = "value"
 """Key of the wrapper object. Servers with a strict form require an object at the root, so other values are wrapped."""
@@ -115,26 +116,22 @@ class Output(Generic[T]):
             if not (answer.cut and text[-1:].isdigit()):
                 return value
             faults = [("", "")]
-        kind: type[OutputError] = OutputInvalidError
-        feedback = ""
         if instead := answer.instead:
-            message = instead
-        elif answer.cut:
-            kind, message = OutputCutOffError, f"the answer was truncated: {answer.cut}"
-        elif not text.strip():
-            message = "the model returned an empty answer"
-        else:
-            message = f"the answer is not a valid {self.name}: {describe_faults(faults)}"
-            feedback = self.feedback(message)
-        raise kind(
-            message,
-            reply=answer.reply,
-            path=faults[0][1],
-            text=text,
-            feedback=feedback,
-            meta=cast("Meta | None", answer.reply.__dict__.get("_meta")),
-            partial=partial_of(answer.reply),
-        )
+            raise _error(OutputInvalidError, instead, answer, text, faults)
+        if answer.cut:
+            raise _error(OutputCutOffError, f"the answer was truncated: {answer.cut}", answer, text, faults)
+        if not text.strip():
+            raise _error(OutputInvalidError, "the model returned an empty answer", answer, text, faults)
+        raise self.mismatch(answer, text, faults)
+
+    def mismatch(self, answer: Answer, text: str, faults: Faults) -> OutputInvalidError:
+        """Returns the error for a text that does not match the type, from the reply that has it."""
+        message = self.describe(faults)
+        return _error(OutputInvalidError, message, answer, text, faults, self.feedback(message))
+
+    def describe(self, faults: Faults) -> str:
+        """Returns what is wrong with a text that does not match the type."""
+        return f"the answer is not a valid {self.name}: {describe_faults(faults)}"
 
     def feedback(self, message: str) -> str:
         """Returns the message that asks the model for another answer after an error."""
@@ -225,6 +222,18 @@ class Output(Generic[T]):
             node = node["properties"][name]
         if _resolve_ref(node, definitions).get("type", "array") != "array":
             raise ArgumentError(f"not a list in {self.name}", f"items({path!r})")
+
+
+def _error(kind: type[E], message: str, answer: Answer, text: str, faults: Faults, feedback: str = "") -> E:
+    return kind(
+        message,
+        reply=answer.reply,
+        path=faults[0][1],
+        text=text,
+        feedback=feedback,
+        meta=cast("Meta | None", answer.reply.__dict__.get("_meta")),
+        partial=partial_of(answer.reply),
+    )
 
 
 def _wrap_schema(schema: dict[str, Any]) -> dict[str, Any]:

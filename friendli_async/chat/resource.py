@@ -7,7 +7,7 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource
@@ -19,6 +19,7 @@ from friendli_async.chat.inputs import (
     LocalTool,
     Messages,
     ParseOptions,
+    ParseRunOptions,
     ParseStreamOptions,
     RunOptions,
     requested_choices,
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm  # of the type checkers, nothing to install
 
     from friendli_async._core.reporting import RunReporter
-    from friendli_async.chat.run import Run
+    from friendli_async.chat.answer_tool import AnswerTool
+    from friendli_async.chat.run import ParsedRun, Run
     from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
 
 __all__ = ["Chat", "ContainerChat", "ContainerParsing", "Parsing"]
@@ -216,7 +218,77 @@ class Chat(Parsing):
         """
         return self._run({"model": model, "messages": messages}, tools, options)
 
-    def _run(self, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, object]) -> Run:
+    @overload
+    def parse_run(
+        self,
+        type: TypeForm[T],
+        /,
+        *,
+        model: str,
+        messages: Messages,
+        tools: Sequence[LocalTool],
+        **options: Unpack[ParseRunOptions],
+    ) -> ParsedRun[T]: ...
+
+    @overload
+    def parse_run(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str,
+        messages: Messages,
+        tools: Sequence[LocalTool],
+        **options: Unpack[ParseRunOptions],
+    ) -> ParsedRun[Any]: ...
+
+    def parse_run(
+        self,
+        type: Any = ...,
+        /,
+        *,
+        model: str,
+        messages: Messages,
+        tools: Sequence[LocalTool],
+        **options: Unpack[ParseRunOptions],
+    ) -> ParsedRun[Any]:
+        """Lets the model call tools as ``run`` does, until it gives its answer as a value of a type.
+
+        The model answers by calling one more tool, ``final_answer``, whose arguments have the type's schema. By
+        default, ``tool_choice`` is "required" in each turn, so that it cannot answer otherwise.
+
+        Args:
+            type: Type of the value; see ``json_schema``.
+            model: As for ``complete``.
+            messages: The conversation so far.
+            tools: As for ``run``; none of them may be called ``final_answer``.
+            options: See ``ParseRunOptions``. ``before_tool`` is not called for the answer.
+
+        Returns:
+            The run, whose result has the ``value``.
+
+        Raises:
+            TypeError: The type has no JSON form, or as for ``run``.
+        """
+        return self._parse_run(type, {"model": model, "messages": messages}, tools, options)
+
+    def _parse_run(
+        self, kind: Any, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, Any]
+    ) -> ParsedRun[Any]:
+        from friendli_async.chat.answer_tool import AnswerTool
+        from friendli_async.chat.output import output_of
+
+        answer = AnswerTool(output_of(kind, options.get("strict", True)))
+        kept = {name: value for name, value in options.items() if name != "strict"}
+        return cast("ParsedRun[Any]", self._run(required, tools, kept, answer))
+
+    def _run(
+        self,
+        required: Mapping[str, Any],
+        tools: Sequence[LocalTool],
+        options: Mapping[str, object],
+        answer: AnswerTool | None = None,
+    ) -> Run:
         from friendli_async.chat.run import create_run  # loaded only if tools are run
 
         reporter = self._engine.run_reporter("chat.run", COMPLETE, required)
@@ -227,6 +299,7 @@ class Chat(Parsing):
             options,
             reporter,
             self._engine.runtime.begin_work,
+            answer,
         )
 
     def _stream(
@@ -260,3 +333,40 @@ class ContainerChat(ContainerParsing, Chat):
     ) -> Run:
         """Runs a chat with local tools; see ``Chat.run``. ``model`` selects an adapter route."""
         return self._run({**without_none(model=model), "messages": messages}, tools, options)
+
+    @overload
+    def parse_run(
+        self,
+        type: TypeForm[T],
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        tools: Sequence[LocalTool],
+        **options: Unpack[ParseRunOptions],
+    ) -> ParsedRun[T]: ...
+
+    @overload
+    def parse_run(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        tools: Sequence[LocalTool],
+        **options: Unpack[ParseRunOptions],
+    ) -> ParsedRun[Any]: ...
+
+    def parse_run(
+        self,
+        type: Any = ...,
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        tools: Sequence[LocalTool],
+        **options: Unpack[ParseRunOptions],
+    ) -> ParsedRun[Any]:
+        """Runs a chat with local tools for a value; see ``Chat.parse_run``. ``model`` selects an adapter route."""
+        return self._parse_run(type, {**without_none(model=model), "messages": messages}, tools, options)

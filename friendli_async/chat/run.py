@@ -6,11 +6,11 @@ import asyncio
 import copy
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import check_keywords, check_values, is_list, to_builtins
+from friendli_async._core.body.arguments import check_keywords, is_list
 from friendli_async._core.events.stream import Outcome
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.loops import is_current, running_loop
@@ -22,6 +22,7 @@ from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.inputs import (
     LocalTool,
     Messages,
+    ParseRunOptions,
     RunOptions,
     extra_body_of,
     is_local_tool,
@@ -30,26 +31,29 @@ from friendli_async.chat.inputs import (
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls
-from friendli_async.chat.tool_loop import RunEvent, RunSettings, ToolRunner, TurnEnded
-from friendli_async.chat.transcript import OpenTurn, Transcript
+from friendli_async.chat.tool_loop import RunEvent, RunSettings, ToolRunner, TurnEnded, settings_of
+from friendli_async.chat.transcript import OpenTurn, Transcript, without_required_call
 from friendli_async.errors import (
     ArgumentError,
     FriendliError,
+    OutputError,
     ResponseDecodeError,
     StreamInterruptedError,
     ToolError,
 )
-from friendli_async.options import is_number, plain_number
 from friendli_async.replies import Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
+    from friendli_async.chat.answer_tool import AnswerTool
     from friendli_async.chat.collector import ChatStream
     from friendli_async.chat.inputs import Conversation
 else:
     # What the messages of a result are, and what msgspec can decode, so that a checkpoint can restore results.
     Conversation = list[dict[str, Any]]
 
-__all__ = ["Run", "RunResult"]
+__all__ = ["ParsedRun", "ParsedRunResult", "Run", "RunResult"]
+
+T = TypeVar("T")
 
 
 @document_fields
@@ -68,6 +72,25 @@ class RunResult(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     deferred: tuple[ToolCall, ...] = ()
     """The tool calls that ``before_tool`` deferred, which ended the run. Another run with ``messages`` and the
     ``decisions`` on them goes on. ``deferred_calls`` finds them again in saved messages."""
+
+
+@document_fields
+class ParsedRunResult(RunResult, Generic[T], frozen=True, kw_only=True):
+    """The result of a run that ends with a value."""
+
+    answer: T | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="value")
+    """The ``value``, or UNSET if there is none; in JSON, it is ``value``, too."""
+
+    @property
+    def value(self) -> T:
+        """The answer as a value of the type.
+
+        Raises:
+            RuntimeError: There is none yet, because calls were deferred.
+        """
+        if self.answer is msgspec.UNSET:
+            raise RuntimeError("there is no value yet: the run has ended with deferred calls; see `deferred`")
+        return self.answer
 
 
 class Run:
@@ -93,6 +116,7 @@ class Run:
 
     __slots__ = (  # as of an EventStream
         "__weakref__",
+        "_answer",
         "_begin_work",
         "_complete_calls",
         "_delivered",
@@ -118,7 +142,9 @@ class Run:
         calls: ToolRunner,
         reporter: RunReporter | None,
         begin_work: Callable[[Work], None],
+        answer: AnswerTool | None,
     ) -> None:
+        self._answer = answer
         self._transcript = transcript
         self._begin_work = begin_work
         self._reporter = reporter
@@ -172,7 +198,7 @@ class Run:
         return "open" if self._result is None else "done"
 
     def __repr__(self) -> str:
-        return f"<Run {self._state}, {self.turns} turns>"
+        return f"<{type(self).__name__} {self._state}, {self.turns} turns>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a run cannot be copied or pickled: it holds a connection")
@@ -385,7 +411,7 @@ class Run:
         transcript = self._transcript
         transcript.end_turn(reply, self._runner)
         deferred = transcript.deferred()
-        is_last = bool(deferred) or not self._runner.requested
+        is_last = bool(deferred) or self._is_answered(reply)
         self._runner.finish_turn()
         self._reply = None
         self._events.append(TurnEnded(number=transcript.turns, reply=reply, deferred=deferred))
@@ -398,7 +424,24 @@ class Run:
                 turns=transcript.turns,
                 deferred=deferred,
             )
+            if self._answer is not None:
+                self._result = ParsedRunResult(**msgspec.structs.asdict(self._result), answer=self._answer.value)
             self._report_end("done", None, reply)
+
+    def _is_answered(self, reply: ChatCompletion) -> bool:
+        """Whether a reply, whose calls have finished, is the last; if it was to be and is invalid, asks again."""
+        called = [call.function.name for call in self._runner.requested]
+        transcript, answer = self._transcript, self._answer
+        if answer is None:
+            return not called
+        try:
+            answer.end_turn(reply, called, is_last=transcript.has_reached_limit)
+        except OutputError as error:
+            if error.feedback and not transcript.has_reached_limit:
+                transcript.ask_again(f"This cannot be used: {error}. Give the answer by calling {answer.name}.")
+            else:
+                self._runner.fail(error)
+        return answer.value is not msgspec.UNSET
 
     async def _read(self, stream: ChatStream) -> None:
         """Reads the next chunk. While tools are running, it returns early if one of them has an event."""
@@ -441,6 +484,27 @@ class Run:
         self._work.is_between_calls = True
 
 
+class ParsedRun(Run, Generic[T]):
+    """A run that ends with a value of a type: as ``Run``, but its result has a ``value``.
+
+    The model gives the value by calling a tool, ``final_answer``, of which the run has the usual events. If its
+    arguments do not match the type, the model is told, and can try again, as with any tool. So it is if it answers with
+    text, unless the text is the value. Each attempt is a turn.
+
+    Raises:
+        OutputCutOffError: The answer was truncated.
+        OutputInvalidError: The model refused to answer, or its answer is empty, or does not match the type in the last
+            turn that ``max_turns`` allows.
+        TurnLimitError: The model called only other tools in that turn.
+    """
+
+    __slots__ = ()
+
+    async def result(self) -> ParsedRunResult[T]:
+        """Runs to completion, and returns the result, with its ``value``; see ``Run.result``."""
+        return cast("ParsedRunResult[T]", await super().result())
+
+
 def _outcome_of(error: BaseException) -> Outcome:
     """Returns the outcome that observers are told of a run that ends with this error."""
     if isinstance(error, StreamInterruptedError):
@@ -457,6 +521,7 @@ async def _read_one(stream: ChatStream) -> ChatChunk | None:
 
 
 _SET_EACH_TURN: Final = frozenset({"messages", "tools"})
+_REQUIRED: Final = {"tool_choice": "required"}  # the answer is a call, too
 
 
 def create_run(
@@ -466,6 +531,7 @@ def create_run(
     options: Mapping[str, object],
     reporter: RunReporter | None,
     begin_work: Callable[[Work], None],
+    answer: AnswerTool | None = None,
 ) -> Run:
     """Validates the arguments and creates a run. Nothing is sent.
 
@@ -473,39 +539,44 @@ def create_run(
         open_turn: Creates the stream of a turn.
         messages: The conversation so far.
         tools: The tools that the model may call.
-        options: The given ``RunOptions``.
+        options: The given ``RunOptions``, or ``ParseRunOptions``.
         reporter: Reports the run to observers; None if there are none.
         begin_work: Makes the run open work of the client before its first turn, or raises what an opening would.
+        answer: The tool that gives the value that the run ends with. None: it ends with text.
 
     Raises:
         TypeError: An unknown keyword, or a tool that cannot be run.
         ValueError: An invalid value, or two tools with the same name.
     """
-    check_keywords(options, RunOptions.__annotations__, "run", ("model", "messages", "tools"))
-    given: dict[str, Any] = {
-        name: plain_number(options[name]) for name in RunSettings.__struct_fields__ if name in options
-    }
-    if given.get("decisions") is not None:
-        given["decisions"] = to_builtins(given["decisions"])  # also bools of numpy
-    check_values(given, RunSettings)
-    settings = RunSettings(**given)
-    if settings.tool_timeout is not None and not is_number(settings.tool_timeout):  # msgspec accepts a Decimal
-        raise ArgumentError(f"Expected `float | null`, got {settings.tool_timeout!r}", "tool_timeout")
-    if settings.before_tool is not None and not callable(settings.before_tool):
-        raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
+    method, known = ("run", RunOptions) if answer is None else ("parse_run", ParseRunOptions)
+    check_keywords(options, known.__annotations__, method, ("model", "messages", "tools"))
+    settings = settings_of(options)
     if requested_choices(options) != 1:
         raise ArgumentError("a run supports only one choice per turn", "n")
     for name in _SET_EACH_TURN & extra_body_of(options).keys():
         raise ArgumentError("cannot be set here: each turn of the run sends its own", f"extra_body.{name}")
+    if answer is not None and "response_format" in extra_body_of(options):
+        raise TypeError("parse_run() does not accept 'response_format': it is derived from the type")
     by_name = _index_by_name(tools)
-    sent = {name: value for name, value in options.items() if name not in given}
-    sent["tools"] = [to_request_tool(tool) for tool in tools]
-    calls = ToolRunner(by_name, settings, reporter)
+    sent = {name: value for name, value in options.items() if name not in RunSettings.__struct_fields__}
+    if answer is not None:
+        if answer.name in by_name:
+            raise ArgumentError(
+                f"duplicate tool name {answer.name!r}: the answer is given by a tool of this name; rename the other",
+                "tools",
+            )
+        by_name[answer.name] = answer
+        sent = {**_REQUIRED, **sent}
+    sent["tools"] = [to_request_tool(tool) for tool in by_name.values()]
+    calls = ToolRunner(by_name, settings, reporter, answer)
     first = open_turn(messages, sent)  # validates them
-    transcript = Transcript(open_turn, messages, sent, settings.max_turns, settings.decisions)
+    later = without_required_call(sent)
+    if answer is not None:
+        later = {**_REQUIRED, **later}
+    transcript = Transcript(open_turn, messages, later, settings.max_turns, settings.decisions)
     if settings.decisions is not None:
         first = open_turn(transcript.messages, sent)  # the results may have been in another order
-    return Run(first, transcript, calls, reporter, begin_work)
+    return (Run if answer is None else ParsedRun[Any])(first, transcript, calls, reporter, begin_work, answer)
 
 
 def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import to_builtins
+from friendli_async._core.body.arguments import check_values, to_builtins
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, is_current, wait_ended
 from friendli_async._core.net.clock import TimeLimit
@@ -28,10 +28,12 @@ from friendli_async._core.reporting import MAX_NAME, RunReporter
 from friendli_async._help import document_fields
 from friendli_async._json import prepared
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.errors import FriendliError, ToolError, ToolProblem
+from friendli_async.errors import ArgumentError, FriendliError, ToolError, ToolProblem
+from friendli_async.options import is_number, plain_number
 from friendli_async.replies import ToolCall
 
 if TYPE_CHECKING:
+    from friendli_async.chat.answer_tool import AnswerTool
     from friendli_async.chat.inputs import BeforeTool, Decision, LocalTool
 
 __all__ = ["RunEvent", "ToolFinished", "ToolStarted", "TurnEnded", "current_call"]
@@ -129,6 +131,22 @@ class RunSettings(msgspec.Struct):
     decisions: dict[str, bool | str] | None = None
 
 
+def settings_of(options: Mapping[str, object]) -> RunSettings:
+    """Returns the settings among the options of a run; raises ValueError if one is invalid."""
+    given: dict[str, Any] = {
+        name: plain_number(options[name]) for name in RunSettings.__struct_fields__ if name in options
+    }
+    if given.get("decisions") is not None:
+        given["decisions"] = to_builtins(given["decisions"])  # also bools of numpy
+    check_values(given, RunSettings)
+    settings = RunSettings(**given)
+    if settings.tool_timeout is not None and not is_number(settings.tool_timeout):  # msgspec accepts a Decimal
+        raise ArgumentError(f"Expected `float | null`, got {settings.tool_timeout!r}", "tool_timeout")
+    if settings.before_tool is not None and not callable(settings.before_tool):
+        raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
+    return settings
+
+
 class _RequestedCall:
     """A call of this turn, and what has become of it."""
 
@@ -151,15 +169,21 @@ class ToolRunner:
         tools: The tools by name.
         settings: The settings of the run.
         reporter: Reports the calls to observers; None if there are none.
+        answer: The tool that gives the answer, which ``before_tool`` is not called for.
 
     Attributes:
         events: The events of the calls; the run adds its own.
     """
 
     def __init__(
-        self, tools: Mapping[str, LocalTool], settings: RunSettings, reporter: RunReporter | None = None
+        self,
+        tools: Mapping[str, LocalTool],
+        settings: RunSettings,
+        reporter: RunReporter | None = None,
+        answer: AnswerTool | None = None,
     ) -> None:
         self._tools = tools
+        self._answer = answer
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._approval_lock = asyncio.Lock()
@@ -197,7 +221,7 @@ class ToolRunner:
         requested = _RequestedCall(call)
         self._turn.append(requested)
         if self._interruption is not None:
-            self._fail(copy.copy(self._interruption))
+            self.fail(copy.copy(self._interruption))
         if not self._is_stopped:
             task = self.spawn(self._run_call(requested))
             self._calls.add(task)
@@ -254,7 +278,7 @@ class ToolRunner:
         """Cancels the calls and ends the run with the error; if no call is unfinished, not before the next one."""
         self._interruption = error
         if self.has_running:
-            self._fail(copy.copy(error))
+            self.fail(copy.copy(error))
 
     async def stop(self, *, wait: bool) -> None:
         """Cancels the calls, and may wait until all tasks have ended, even if it is itself cancelled meanwhile."""
@@ -292,7 +316,7 @@ class ToolRunner:
         except BaseException as error:  # raised by before_tool, or not an error to report to the model
             if isinstance(error, GeneratorExit) and not is_current(task):
                 raise  # destroyed with its event loop
-            self._fail(error)
+            self.fail(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise  # these stop the event loop
         else:
@@ -312,7 +336,7 @@ class ToolRunner:
         if self._settings.on_tool_error == "raise" and error.kind != "refused":
             failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=error.kind, call=call)
             failure.__cause__ = error.__cause__ or error
-            self._fail(failure)
+            self.fail(failure)
 
     def _content_of(self, error: ToolError) -> str:
         """Returns the content of the tool message about a failed call."""
@@ -335,7 +359,7 @@ class ToolRunner:
         if task.cancelled():  # before its first step
             self._finish_failed(requested, ToolError(_CANCELLED))
         elif (error := task.exception()) is not None:
-            self._fail(error)
+            self.fail(error)
 
     async def _execute(self, requested: _RequestedCall) -> str | None:
         """Returns the content of the tool message; None if the call is deferred."""
@@ -396,7 +420,7 @@ class ToolRunner:
         settings = self._settings
         decision = (settings.decisions or {}).get(call.id)
         if decision is None:
-            if settings.before_tool is None:
+            if settings.before_tool is None or tool is self._answer:
                 return True
             _check_arguments(tool, call)
             async with self._approval_lock:  # one approval at a time, in the order of the calls
@@ -429,7 +453,7 @@ class ToolRunner:
         try:
             with limit:
                 content: object = await tool.run(arguments)
-            return self._check_content(content)
+            return self._check_content(tool, content)
         except BaseException as error:
             if isinstance(error, ToolError) and error.kind == "result":  # the tool's fault, not the model's
                 _log.warning("the tool %r failed: %s", tool.name, str(error))
@@ -445,12 +469,12 @@ class ToolRunner:
             _log.warning("the tool %r raised %s", tool.name, type(error).__name__, exc_info=error)
             raise ToolError(_error_message(error)) from error
 
-    def _check_content(self, content: object) -> str:
+    def _check_content(self, tool: LocalTool, content: object) -> str:
         if not isinstance(content, str):
             raise ToolError(f"the tool returned {type(content).__name__} instead of text", kind="result")
         text = str.__str__(content)  # a plain str, which every encoder accepts
         limit = self._settings.max_tool_result
-        if limit is not None and len(text) > limit:
+        if limit is not None and len(text) > limit and tool is not self._answer:  # whose result is ours
             message = f"the tool's result is too long: {len(text):,} characters; at most {limit:,} are allowed"
             raise ToolError(message, kind="result")
         return text
@@ -460,7 +484,7 @@ class ToolRunner:
             self.events.append(event)
         self.wake()
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Cancels the calls, and ends the run with the error."""
         if not self._is_stopped:
             self._cancel(self._calls)

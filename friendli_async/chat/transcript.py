@@ -30,7 +30,7 @@ class Transcript:
     Args:
         open_turn: Creates the streams of the turns.
         messages: The given conversation.
-        options: The options of each turn.
+        options: The options of each turn but the first.
         limit: The largest number of turns.
         decisions: The decisions on the calls at the end of the conversation; None if the model is to answer it.
 
@@ -72,14 +72,23 @@ class Transcript:
         Raises:
             TurnLimitError: The limit of turns has been reached.
         """
-        if self.turns >= self._limit:
+        if self.has_reached_limit:
             raise TurnLimitError(
                 f"the model still called tools in turn {self.turns}, the last one that max_turns allows",
                 messages=self.messages,
                 usage=self.usage,
                 turns=self.turns,
             )
-        return self._open(self.messages, _without_required_call(self._options))
+        return self._open(self.messages, self._options)
+
+    @property
+    def has_reached_limit(self) -> bool:
+        """Whether no other turn is left."""
+        return self.turns >= self._limit
+
+    def ask_again(self, feedback: str) -> None:
+        """Adds a message to the model about its answer."""
+        self.messages.append({"role": "user", "content": feedback})
 
     def identify(self, call: ToolCall) -> ToolCall:
         """Returns a call with an id that is unique in the conversation, generated if its own is missing or a duplicate.
@@ -183,7 +192,7 @@ def _check_decisions(decisions: Mapping[str, bool | str], pending: tuple[ToolCal
             raise ArgumentError(f"there is none on the call {call.id!r} of {call.function.name!r}", "decisions")
 
 
-def _without_required_call(options: Mapping[str, object]) -> dict[str, object]:
+def without_required_call(options: Mapping[str, object]) -> dict[str, object]:
     """Removes a ``tool_choice`` that requires a call, also from ``extra_body``.
 
     The required call has been made. If it were required again, the model would never answer.
@@ -192,7 +201,7 @@ def _without_required_call(options: Mapping[str, object]) -> dict[str, object]:
     if kept.get("tool_choice") not in (None, "auto", "none"):
         del kept["tool_choice"]
     if extra := extra_body_of(kept):
-        kept["extra_body"] = _without_required_call(extra)
+        kept["extra_body"] = without_required_call(extra)
     return kept
 
 

@@ -113,13 +113,16 @@ class Prompt:
         return Turn(tokenize(text), tokenize(thought), stop=stop)
 
     def calls(self) -> tuple[FunctionCall, ...]:
-        """Return the function calls, with arguments that match the parameters; none after the results of tools."""
-        if self.results or self.tool_choice == "none":
+        """Return the function calls, with arguments that match the parameters.
+
+        After the results of tools there are none; but if calls are required, those functions are next that are left.
+        """
+        if self.tool_choice == "none" or (self.results and self.tool_choice != "required"):
             return ()
         if self.tool_name is not None:
             called = [function for function in self.functions if function[0] == self.tool_name]
         elif self.tool_choice == "required":
-            called = [*self.functions]
+            called = [*self.functions[len(self.results) :]]
         else:
             called = [function for function in self.functions if _mentions(self.text, function[0])]
         return tuple(

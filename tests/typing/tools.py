@@ -16,6 +16,8 @@ from friendli_async.integrations.mcp import MCPSession, MCPTool, mcp_tools
 from friendli_async.tools import (
     FunctionTool,
     LocalTool,
+    ParsedRun,
+    ParsedRunResult,
     Run,
     RunResult,
     ToolFinished,
@@ -104,6 +106,23 @@ async def runs(client: AsyncFriendli, desk: Desk, session: MCPSession) -> None:
     client.serverless.chat.run(model="m", messages=messages, tools=[len])  # type: ignore[list-item]  # rejected
     client.serverless.chat.run(model="m", messages=messages, tools=tools, max_turn=3)  # type: ignore[call-arg]  # rejected
     client.serverless.chat.run(model="m", messages=messages, tools=tools, on_tool_error="no")  # type: ignore[arg-type]  # rejected
+
+
+async def parsed_runs(client: AsyncFriendli, messages: Conversation) -> None:
+    run = client.serverless.chat.parse_run(Weather, model="m", messages=messages, tools=[weather], strict=False)
+    assert_type(run, ParsedRun[Weather])
+    async with run as entered:
+        assert_type(entered, ParsedRun[Weather])
+    result = await run.result()
+    assert_type(result, ParsedRunResult[Weather])
+    assert_type(result.value, Weather)
+    assert_type(result.usage, Usage | None)
+    union = client.dedicated.chat.parse_run(Weather | list[int], model="m", messages=messages, tools=TOOLS)
+    assert_type((await union.result()).value, Weather | list[int])
+    container = client.container.chat.parse_run(Weather, messages=messages, tools=[], max_turns=3)
+    assert_type((await container.result()).value, Weather)
+
+    client.serverless.chat.parse_run(Weather, messages=messages, tools=TOOLS)  # type: ignore[call-overload]  # rejected
 
 
 async def approval(client: AsyncFriendli, messages: Conversation) -> None:
