@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args, get_origin
 
 import msgspec
 
 from friendli_async._json import prepared, without_surrogates
 
 if TYPE_CHECKING:
-    from pydantic import GetJsonSchemaHandler
+    from pydantic import GetJsonSchemaHandler, TypeAdapter
     from pydantic_core import CoreSchema, SchemaSerializer
     from pydantic_core.core_schema import PlainSerializerFunctionSerSchema
 
@@ -27,14 +27,16 @@ class PydanticField:
     __slots__ = ()
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[Any], handler: object) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: object) -> CoreSchema:
         from pydantic_core import core_schema
 
-        def validate(value: object) -> object:
-            return value if isinstance(value, cls) else msgspec.convert(value, cls)
+        kind = _prepared(source)  # with its arguments, if it is generic
 
-        prepared(cls)
-        return core_schema.no_info_plain_validator_function(validate, serialization=_serialization())
+        def validate(value: object) -> object:
+            return value if isinstance(value, cls) else msgspec.convert(value, kind, dec_hook=_load, str_keys=True)
+
+        serialization, metadata = _serialization(), {"kind": kind}
+        return core_schema.no_info_plain_validator_function(validate, serialization=serialization, metadata=metadata)
 
     @property
     def __pydantic_serializer__(self) -> SchemaSerializer:
@@ -43,9 +45,50 @@ class PydanticField:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        [root], components = msgspec.json.schema_components([prepared(cls)], ref_template="{name}")
+        def schema_of(kind: object) -> dict[str, Any]:
+            schema: dict[str, Any] = _adapter(kind).json_schema(ref_template="{model}", mode=handler.mode)
+            inlined: dict[str, Any] = _inline_refs(schema, schema.pop("$defs", {}), ())
+            return inlined
+
+        kind: Any = core.get("metadata", {}).get("kind", cls)
+        [root], components = msgspec.json.schema_components([kind], schema_hook=schema_of, ref_template="{name}")
         schema: dict[str, Any] = _inline_refs(root, components, ())
         return schema
+
+
+class _StandIn(type):
+    """A class that stands for a type that pydantic has to validate, such as a union of models, which msgspec rejects.
+
+    To msgspec, it is an unknown class, whose values its hooks convert.
+    """
+
+    adapter: TypeAdapter[Any]
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return True
+
+
+def _prepared(source: Any) -> Any:
+    """Returns a struct that msgspec knows, with a stand-in for its argument if msgspec does not know that."""
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticUserError
+
+    try:
+        prepared(source)
+        msgspec.json.schema_components([source])
+    except TypeError:
+        try:
+            adapter = TypeAdapter(*get_args(source))
+        except PydanticUserError:  # a model inside of a struct
+            return prepared(source)
+        return prepared(get_origin(source)[_StandIn("Value", (), {"adapter": adapter})])
+    return source
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return kind.adapter if isinstance(kind, _StandIn) else TypeAdapter(kind)
 
 
 def _serialization() -> PlainSerializerFunctionSerSchema:
@@ -64,9 +107,9 @@ def _serializer() -> SchemaSerializer:
 def as_json(value: object) -> Any:
     """Returns the struct as JSON values; `meta` is not a field, so it is not included."""
     try:
-        return msgspec.json.decode(msgspec.json.encode(value))
+        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_dump))
     except UnicodeEncodeError:
-        return without_surrogates(msgspec.to_builtins(value, str_keys=True))
+        return without_surrogates(msgspec.to_builtins(value, str_keys=True, enc_hook=_dump))
 
 
 def dump_model(value: Any, **options: bool) -> object:
@@ -81,6 +124,16 @@ def dump_model(value: Any, **options: bool) -> object:
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
+def _dump(value: object) -> object:
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value, by_alias=True)  # as FastAPI does
+
+
+def _load(kind: object, value: object) -> object:
+    return _adapter(kind).validate_json(msgspec.json.encode(value, enc_hook=_dump))
+
+
 def _inline_refs(schema: object, components: Mapping[str, object], inside: tuple[str, ...]) -> Any:
     """Inlines all references of a schema: the definitions of the enclosing document belong to the user."""
     if isinstance(schema, list):
@@ -91,4 +144,10 @@ def _inline_refs(schema: object, components: Mapping[str, object], inside: tuple
     name = fields.get("$ref")
     if isinstance(name, str):
         return {} if name in inside else _inline_refs(components[name], components, (*inside, name))
-    return {key: _inline_refs(value, components, inside) for key, value in fields.items() if key != "discriminator"}
+    fields = {key: value for key, value in fields.items() if not (key == "discriminator" and _is_discriminator(value))}
+    return {key: _inline_refs(value, components, inside) for key, value in fields.items()}
+
+
+def _is_discriminator(value: object) -> bool:
+    """Whether it is that keyword, whose references cannot be inlined, and not the schema of a field of this name."""
+    return isinstance(value, dict) and isinstance(cast("dict[str, object]", value).get("propertyName"), str)

@@ -1,6 +1,7 @@
 """The FastAPI integration: responses, cancellation on disconnect, the client's lifespan, errors, return types."""
 
 import asyncio
+import dataclasses
 import inspect
 import json
 import logging
@@ -10,13 +11,13 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.testclient import TestClient
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, HttpUrl, TypeAdapter, ValidationError, computed_field
 from starlette.background import BackgroundTask
 from support.clock import run_loop_iterations
 from support.sockets import MESSAGES
@@ -34,6 +35,7 @@ from friendli_async import (
 )
 from friendli_async.asgi import SSEResponse
 from friendli_async.bulk import Progress
+from friendli_async.chat import ParsedCompletion
 from friendli_async.integrations.fastapi import (
     ClientDisconnected,
     FriendliResponse,
@@ -46,7 +48,7 @@ from friendli_async.integrations.fastapi import (
 )
 from friendli_async.replies import Reply
 from friendli_async.testing import FriendliServer, cut, head, json_body, raw, script, stall, status, text
-from friendli_async.tools import RunResult
+from friendli_async.tools import ParsedRunResult, RunResult
 
 Client = Annotated[AsyncFriendli, Depends(client_of)]
 
@@ -198,6 +200,107 @@ def test_records_of_the_client_are_return_types(kind: type[Any]) -> None:  # suc
         assert browser.get("/plain").json() == {"record": expected}
         assert browser.get("/typed").json() == expected
         assert "/typed" in browser.get("/openapi.json").json()["paths"]
+
+
+class City(BaseModel):
+    name: str = Field(alias="cityName")
+
+
+class Tour(BaseModel):
+    stops: list[City]
+
+
+class Place(msgspec.Struct):
+    name: str
+
+
+class Usage(BaseModel):  # as a type of the library is called
+    kwh: str
+
+
+class Meter(BaseModel):
+    usage: Usage
+    discriminator: str = "m"
+
+    @computed_field
+    def label(self) -> str:
+        return f"{self.usage.kwh} kWh"
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+@dataclasses.dataclass
+class Link:
+    url: HttpUrl
+
+
+ONE_METER: Final = (
+    Meter,
+    Meter(usage=Usage(kwh="3")),
+    {"usage": {"kwh": "3"}, "discriminator": "m", "label": "3 kWh"},
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "encoded", "schema"),
+    [
+        (City, City(cityName="Oslo"), {"cityName": "Oslo"}, ["properties", "cityName"]),
+        (list[City], [City(cityName="Oslo")], [{"cityName": "Oslo"}], ["items", "properties", "cityName"]),
+        (
+            Tour,
+            Tour(stops=[City(cityName="Oslo")]),
+            {"stops": [{"cityName": "Oslo"}]},
+            ["properties", "stops", "items", "properties", "cityName"],
+        ),
+        (Place, Place("Oslo"), {"name": "Oslo"}, ["properties", "name"]),
+        (City | Usage, Usage(kwh="3"), {"kwh": "3"}, ["anyOf", 1, "properties", "kwh"]),
+        (
+            Annotated[Cat | Dog, Field(discriminator="kind")],
+            Dog(kind="dog"),
+            {"kind": "dog"},
+            ["oneOf", 1, "properties", "kind"],
+        ),
+        (
+            dict[int, City],
+            {1: City(cityName="Oslo")},
+            {"1": {"cityName": "Oslo"}},
+            ["additionalProperties", "properties", "cityName"],
+        ),
+        (*ONE_METER, ["properties", "usage", "properties", "kwh"]),
+        (*ONE_METER, ["properties", "discriminator"]),
+        (*ONE_METER, ["properties", "label"]),
+        (Link, Link(HttpUrl("http://a/")), {"url": "http://a/"}, ["properties", "url"]),
+    ],
+    ids=[
+        *("model", "list", "nested", "struct", "union", "discriminated union", "dict"),
+        *("model of a name of ours", "field called discriminator", "computed field", "type of pydantic"),
+    ],
+)
+@pytest.mark.parametrize(("holder", "field"), [(ParsedCompletion, "value"), (ParsedRunResult, "answer")])
+def test_replies_with_values_of_a_type_are_return_types(
+    kind: Any, value: Any, encoded: Any, schema: list[str | int], holder: Any, field: str
+) -> None:
+    empty = {"choices": [], "reply": {"choices": []}, "messages": [], "usage": None, "turns": 1, "value": None}
+    reply = msgspec.structs.replace(msgspec.convert(empty, holder), **{field: value})
+    app = FastAPI()
+    app.get("/plain")(lambda: {"reply": reply})
+    app.get("/typed", response_model=holder[kind])(lambda: reply)
+    with TestClient(app) as browser:
+        answer = browser.get("/typed").json()
+        assert answer["value"] == encoded
+        assert browser.get("/plain").json() == {"reply": answer}
+        paths = browser.get("/openapi.json").json()["paths"]
+    found = paths["/typed"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["value"]
+    for name in schema:
+        found = found[name]
+    assert found["type"] == "string"
+    assert TypeAdapter(holder[kind]).validate_python(answer) == reply
 
 
 def test_reply_as_pydantic_field() -> None:
