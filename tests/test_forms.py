@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import anyio
 import pytest
 from support.clock import Clock, run_loop_iterations
 from support.sockets import FAST_RETRY, Conversation, RawServer, assert_no_leaks, client_of, slots_in_use, with_timeout
@@ -117,6 +118,38 @@ async def test_source_of_unknown_length_uses_chunked_encoding(source: Any) -> No
         assert sent(server) == DATA
         assert server.requests[0].headers["Transfer-Encoding"] == "chunked"
         assert "Content-Length" not in server.requests[0].headers
+
+
+async def test_asynchronous_file_is_sent(path: Path) -> None:
+    async with FriendliServer() as server, client_of(server.url) as client, await anyio.open_file(path, "rb") as file:
+        server.enqueue(ok())
+        assert await send(client, file, filename="a.wav") == "ok"
+        assert sent(server) == DATA
+
+
+async def test_file_with_coroutine_methods_is_sent() -> None:
+    class AsyncFile:  # like those of aiofiles
+        def __init__(self) -> None:
+            self._lines = iter(io.BytesIO(DATA))
+
+        async def read(self, size: int = -1) -> bytes:
+            raise AssertionError("its pieces are iterated over")
+
+        async def seekable(self) -> bool:
+            return True
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return self
+
+        async def __anext__(self) -> bytes:
+            if (line := next(self._lines, None)) is None:
+                raise StopAsyncIteration
+            return line
+
+    async with FriendliServer() as server, client_of(server.url) as client:
+        server.enqueue(ok())
+        assert await send(client, AsyncFile(), filename="a.wav") == "ok"
+        assert sent(server) == DATA
 
 
 async def test_empty_file_is_sent() -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, TypeVarTuple, Unpack, cast
 
+from friendli_async._callables import is_async
 from friendli_async.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Ts = TypeVarTuple("Ts")
 
 Content = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | AsyncIterable[bytes]
 """What a file may be passed as: its bytes, its path, an open binary file (read from its current position), or an async
-iterator of bytes (which can be read only once)."""
+iterator of bytes (which can be read only once), such as a file of aiofiles or anyio."""
 
 PIECE: Final = 256 * 1024
 """Maximum number of bytes that are read, and held, at a time."""
@@ -262,7 +263,8 @@ def source_of(content: object, label: str) -> Source:
     if isinstance(content, io.TextIOBase):
         raise ArgumentError("the file is open in text mode; open it in binary mode", label)
     given = cast("Any", content)
-    if callable(getattr(given, "read", None)) and callable(getattr(given, "seekable", None)):
+    read = getattr(given, "read", None)
+    if callable(read) and callable(getattr(given, "seekable", None)) and not is_async(read):
         return OpenFileSource(given, label)
     if isinstance(given, AsyncIterable):
         return IteratorSource(cast("AsyncIterable[bytes]", given), label)
