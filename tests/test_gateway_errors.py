@@ -126,6 +126,12 @@ def test_every_stream_raises_error_at_start_and_after_content(kind: str, name: s
         assert reader.failure.request_id == "r"
 
 
+def test_error_event_without_data_has_a_message() -> None:
+    reader = feed_reader("chat", b"event: error\ndata:\n\n")
+    assert isinstance(reader.failure, APIStatusError)
+    assert reader.failure.message == "the server reported an error without a message"
+
+
 def test_error_without_a_request_id_in_the_headers_keeps_its_own() -> None:
     reader = EventReader(ChatCollector(), 1 << 20, 200, Headers())
     reader.feed(b'data: {"error": {"message": "no", "request_id": "own"}}\n\n')

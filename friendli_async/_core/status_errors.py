@@ -59,7 +59,8 @@ def error_of_payload(value: object, data: bytes, status: int, headers: Headers) 
     """
     data = to_utf8(data, headers)
     parsed = _parse(_first_error(parse_body(data)) if value is None else value)
-    return _build(parsed.summary or sanitize(excerpt(data)), parsed, parsed.status or status, excerpt(data), headers)
+    message = parsed.summary or sanitize(excerpt(data)) or "the server reported an error without a message"
+    return _build(message, parsed, parsed.status or status, excerpt(data), headers)
 
 
 def parse_unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError | None, str]:
