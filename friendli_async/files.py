@@ -8,9 +8,12 @@ longer support them.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
@@ -118,6 +121,7 @@ def _check_url(url: str, what: str) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
+        usable = usable and parts.port != 0  # raises if it is not a port
     except ValueError:
         usable = False
     if not usable or not re.fullmatch(r"[\x21-\x7e]+", url):
@@ -182,6 +186,18 @@ class _FileSink:
     def _report(self) -> None:
         if self._progress is not None:
             self._progress(self._written, self.size)
+
+
+def _check_destination(path: Path) -> None:
+    """Rejects what the downloaded file could not replace, before it is downloaded.
+
+    Raises:
+        ValueError: The path has a null character.
+        OSError: It is too long, or that of a folder.
+    """
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
@@ -286,9 +302,9 @@ class Files(Resource):
 
         Raises:
             TypeError: ``progress`` is not a plain function. Nothing was sent.
-            ValueError: The path has no file name. Nothing was sent.
+            ValueError: The path has no file name, or holds a null character. Nothing was sent.
             APIConnectionError: The download was interrupted, or does not match the uploaded file.
-            OSError: The file cannot be written.
+            OSError: The file cannot be written. Nothing was sent if the path is that of a folder, or too long.
         """
         from pathlib import Path
 
@@ -296,6 +312,7 @@ class Files(Resource):
         destination = Path(to)
         if not destination.name:
             raise ArgumentError(f"{os.fspath(to)!r} has no file name", "to")
+        await in_thread(_check_destination, destination)
         found = await self.get_download_url(file_id)
         url = _check_url(found.download_url, "download URL")
         unfinished = destination.with_name(f".{os.urandom(8).hex()}.part")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import gzip
 import hashlib
 import io
 import json
@@ -188,7 +189,8 @@ async def test_upload_response_need_not_be_json(server: FriendliServer, client: 
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/x", "/relative", "", "http://user:key@host/", "http://host/a b", "http://["]
+    "url",
+    ["ftp://host/x", "/relative", "", "http://user:key@host/", "http://host/a b", "http://[", "http://host:99999/"],
 )
 async def test_invalid_target_url_is_rejected_without_quoting_it(
     server: FriendliServer, client: AsyncFriendli, url: str, tmp_path: Path
@@ -346,6 +348,32 @@ async def test_download_target_without_file_name_is_rejected_before_sending(
     with pytest.raises(ValueError, match=r"^to: .* has no file name$"):
         await client.file.download("f", to)
     assert server.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [("folder", IsADirectoryError, "/folder'"), ("x" * 300, OSError, "too long"), ("a\0b", ValueError, "null")],
+)
+async def test_unusable_download_target_is_rejected_before_sending(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path, name: str, error: type[Exception], message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(error, match=message):
+        await client.file.download("f", tmp_path / name)
+    assert server.connections == 0
+
+
+async def test_compressed_download_reports_no_total(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
+) -> None:
+    uploaded = await client.file.upload(DATA, project_id="proj")
+    compressed = gzip.compress(DATA)
+    headers = {"Content-Encoding": "gzip", "Content-Length": str(len(compressed))}
+    server.enqueue(script(head(), raw(compressed), headers=headers), path=f"/downloads/{uploaded.id}")
+    seen: list[tuple[int, int | None]] = []
+    await with_timeout(client.file.download(uploaded.id, tmp_path / "here", progress=lambda *now: seen.append(now)))
+    assert (tmp_path / "here").read_bytes() == DATA
+    assert seen[-1] == (len(DATA), None)
 
 
 async def test_missing_target_folder_raises_file_not_found_error(

@@ -527,7 +527,8 @@ class Call(Generic[T]):
             await exchange.read_some(self._engine.settings.limits.error)
             return
         length = exchange.headers.get("content-length", "")
-        is_known = length.isdecimal() and exchange.status != 206  # else that of a part, which nobody asked for
+        is_part = exchange.status == 206  # which nobody asked for
+        is_known = length.isdecimal() and not is_part and "content-encoding" not in exchange.headers
         await sink.begin(int(length) if is_known else None)
         self.clock.phase("idle")
         while data := await exchange.read():
