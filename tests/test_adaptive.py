@@ -152,6 +152,15 @@ def test_run_is_as_fast_as_before_a_minute_after_an_outage_in_which_all_calls_ar
     assert found.rate(int(310 + seconds), int(360 + seconds)) > 0.8 * found.rate(200, 250)
 
 
+@pytest.mark.parametrize(("seed", "began"), [(0, 208.5), (1, 172.5), (2, 174.0)])
+def test_outage_that_begins_a_moment_after_a_rejection_is_not_taken_for_a_rate_limit(seed: int, began: float) -> None:
+    def capacity(at: float) -> float:
+        return 0 if began <= at < began + 60 else 64
+
+    found = simulate(Server(speed=lambda at: 3200.0, max_in_flight=capacity, tokens=40.0), Adaptive(), seed)
+    assert found.rate(int(began + 120), int(began + 170)) > 0.8 * found.rate(100, 150)
+
+
 def test_guard_bounds_the_limit_if_server_never_rejects() -> None:
     unguarded = simulate(Server(), Adaptive(max=10_000, guard=None))
     guarded = simulate(Server(), Adaptive(max=10_000))

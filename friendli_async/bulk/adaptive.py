@@ -275,7 +275,7 @@ class Adaptive:
             self._starts.loosen(now)
         else:  # nothing was accepted since the last rejections, which a rate limit caused: probably it did again
             self._ceiling = rejections.ceiling
-        if rejections.are_block:
+        if rejections.are_block and rejections.pause < _BLOCK:  # else it goes on, as part of the next rejections
             self._block_ended_at = now
         self._last_was_rate = rejections.few_in_flight
         self._accepted, self._accepted_since = 0, now + _MAX_RETRY_DELAY  # rejected calls wait, but count as in flight
