@@ -168,7 +168,8 @@ def whole_texts(kind: str, texts: str) -> list[Fields]:
 
 @pytest.mark.parametrize("texts", ["ab", "aa", "aba"])
 @pytest.mark.parametrize(
-    "kinds", [["output_text.done"], ["content_part.done"], ["output_text.done", "content_part.done"]]
+    "kinds",
+    [["output_text.done"], ["content_part.added"], ["content_part.done"], ["output_text.done", "content_part.done"]],
 )
 def test_parts_that_come_whole_and_without_an_index_are_kept_apart(kinds: list[str], texts: str) -> None:
     payloads = [each for text in texts for kind in kinds for each in whole_texts(kind, text)]
@@ -233,6 +234,202 @@ def test_refusal_beside_a_text_is_in_the_result_once(order: tuple[str, str], ind
     [result] = collector.result().output
     assert [(part.type, part.text or part.refusal) for part in result.content or ()] == [(kind, kind) for kind in order]
     assert "".join(map(Wording("output_text").of, events)) == "output_text"
+
+
+Pieces = list[tuple[str, int | None, str]]
+"""What is streamed of an item: each delta's type of part, index and text."""
+Parts = list[tuple[str, str]]
+"""The type of each part, and its text or refusal."""
+
+
+def deltas_of(pieces: Pieces) -> list[Fields]:
+    names = {"summary_text": "reasoning_summary_text"}
+    return [
+        {"type": f"response.{names.get(kind, kind)}.delta", "item_id": "i", "content_index": index, "delta": text}
+        for kind, index, text in pieces
+    ]
+
+
+def done_with(field: str, parts: Parts) -> Fields:
+    content = [{"type": kind, "refusal" if kind == "refusal" else "text": text} for kind, text in parts]
+    kind = "message" if field == "content" else "reasoning"
+    return {"type": "response.output_item.done", "item": {"type": kind, "id": "i", field: content}}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "complete", "expected"),
+    [
+        ([("output_text", None, "a")], [("output_text", "")], [("output_text", "a")]),
+        ([("refusal", None, "no")], [("refusal", "")], [("refusal", "no")]),
+        ([("output_text", None, "a")], [("output_text", "A")], [("output_text", "A")]),
+        ([("refusal", None, "no")], [("refusal", "No")], [("refusal", "No")]),
+        ([("output_text", None, "a")], [("text", "a")], [("text", "a")]),
+        ([("output_text", 1, "a")], [("output_text", "A")], [("output_text", "A")]),
+        ([("output_text", 1, "b"), ("output_text", 0, "a")], [], [("output_text", "a"), ("output_text", "b")]),
+        (
+            [("output_text", 0, "a"), ("refusal", 1, "no")],
+            [("output_text", ""), ("refusal", "No")],
+            [("output_text", "a"), ("refusal", "No")],
+        ),
+        (
+            [("output_text", 0, "a"), ("output_text", 1, "b")],
+            [("output_text", ""), ("output_text", "B")],
+            [("output_text", "a"), ("output_text", "B")],
+        ),
+        (
+            [("output_text", None, "a"), ("refusal", None, "no")],
+            [("output_text", "")],
+            [("output_text", "a"), ("refusal", "no")],
+        ),
+        ([("output_text", 0, "a")], [("refusal", "No")], [("refusal", "No"), ("output_text", "a")]),
+        ([("refusal", 0, "no")], [("output_text", "A")], [("output_text", "A"), ("refusal", "no")]),
+        ([("output_text", 0, "a")], [("note", "of another type")], [("note", "of another type"), ("output_text", "a")]),
+        (
+            [("output_text", -1, "a")],
+            [("output_text", ""), ("note", "b")],
+            [("output_text", ""), ("note", "b"), ("output_text", "a")],
+        ),
+        ([("output_text", 0, "")], [], []),
+        ([("output_text", 0, "")], [("note", "a")], [("note", "a")]),
+    ],
+)
+def test_complete_item_is_filled_with_the_streamed_text_that_it_lacks(
+    pieces: Pieces, complete: Parts, expected: Parts
+) -> None:
+    collector, _ = read([*deltas_of(pieces), done_with("content", complete), BARE])
+    [item] = collector.result().output
+    assert [(part.type, part.refusal or part.text) for part in item.content or ()] == expected
+
+
+@pytest.mark.parametrize("index", [None, 0, 1])
+@pytest.mark.parametrize("part", [{}, {"type": "text"}])
+@pytest.mark.parametrize(("field", "kind"), [("content", "reasoning_text"), ("summary", "summary_text")])
+def test_reasoning_whose_complete_parts_have_another_type_is_in_the_result_once(
+    field: str, kind: str, part: Fields, index: int | None
+) -> None:
+    item = {"type": "reasoning", "id": "i", field: [{**part, "text": "a"}, {**part, "text": "b"}]}
+    deltas = deltas_of([(kind, index, text) for text in "ab"])
+    collector, _ = read([*deltas, {"type": "response.output_item.done", "item": item}, BARE])
+    assert collector.result().reasoning == "ab"
+
+
+def test_parts_of_a_summary_are_in_the_result_by_their_indexes() -> None:
+    delta = {"type": "response.reasoning_summary_text.delta", "item_id": "i"}
+    payloads = [{**delta, "summary_index": index, "delta": text} for index, text in [(1, "c"), (0, "a"), (0, "b")]]
+    collector, _ = read([*payloads, BARE])
+    [item] = collector.result().output
+    assert [part.text for part in item.summary or ()] == ["ab", "c"]
+    assert item.content is None
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        ({"type": "response.refusal.done", "refusal": "a"}, "content"),
+        ({"type": "response.reasoning_summary_text.done", "text": "a"}, "summary"),
+        ({"type": "response.custom_tool_call_input.done", "input": "a"}, "input"),
+    ],
+)
+def test_text_that_comes_only_in_an_untyped_event_is_in_the_result_of_its_item(event: Fields, field: str) -> None:
+    payloads = [{**event, "item_id": name, "output_index": index} for index, name in enumerate("xy")]
+    collector, _ = read([*payloads, BARE])
+    output = collector.result().output
+    assert [item.id for item in output] == ["x", "y"]
+    for item in output:
+        content = getattr(item, field)
+        assert content == "a" if field == "input" else [part.refusal or part.text for part in content] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "response.refusal.delta", "delta": None},
+        {"type": "response.other.delta", "delta": "a"},
+        {"type": "response.content_part.added", "part": {"type": "refusal"}},
+        {"type": "response.content_part.added", "part": {"type": "output_text", "text": ""}},
+        {"type": "response.content_part.done", "part": {"type": "of a future API", "text": "a"}},
+    ],
+)
+def test_events_without_text_of_a_known_type_add_nothing(event: Fields) -> None:
+    collector, events = read([event, BARE])
+    assert collector.result().output == ()
+    assert [Wording("output_text").of(each) for each in events] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("announced", "streamed", "complete", "expected"),
+    [
+        ('{"a":0}', '{"a":1}', None, '{"a":1}'),
+        ('{"a":0}', '{"a":1}', "", '{"a":1}'),
+        ('{"a":0}', '{"a":1}', '{"a":2}', '{"a":2}'),
+        ('{"a":0}', "", None, '{"a":0}'),
+        ('{"a":0}', "", '{"a":2}', '{"a":2}'),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "field", "delta"),
+    [
+        ("function_call", "arguments", "function_call_arguments"),
+        ("custom_tool_call", "input", "custom_tool_call_input"),
+    ],
+)
+def test_complete_input_of_a_tool_prevails_over_streamed_and_that_over_announced(
+    kind: str, field: str, delta: str, announced: str, streamed: str, complete: str | None, expected: str
+) -> None:
+    item = {"type": kind, "id": "i", "call_id": "c", "name": "f"}
+    payloads: list[Fields] = [{"type": "response.output_item.added", "item": {**item, field: announced}}]
+    payloads += [{"type": f"response.{delta}.delta", "item_id": "i", "delta": piece} for piece in streamed]
+    if complete is not None:
+        payloads.append({"type": "response.output_item.done", "item": {**item, field: complete}})
+    collector, _ = read([*payloads, BARE])
+    assert [getattr(item, field) for item in collector.result().output] == [expected]
+
+
+def test_streamed_text_prevails_over_that_of_the_announcement() -> None:
+    content = [{"type": "output_text", "text": "a"}]
+    added = {"type": "response.output_item.added", "item": {"type": "message", "id": "i", "content": content}}
+    collector, _ = read([added, *deltas_of([("output_text", 0, "b")]), BARE])
+    assert collector.result().text == "b"
+
+
+def test_arguments_that_end_with_an_empty_event_are_those_of_the_deltas() -> None:
+    name = "response.function_call_arguments"
+    payloads: list[Fields] = [{"type": f"{name}.delta", "item_id": "i", "delta": piece} for piece in ("{", "}")]
+    collector, _ = read([*payloads, {"type": f"{name}.done", "item_id": "i", "arguments": "", "name": "f"}, BARE])
+    assert [(call.function.name, call.function.arguments) for call in collector.result().tool_calls] == [("f", "{}")]
+
+
+def test_whole_texts_with_indexes_complete_their_own_parts() -> None:
+    deltas = deltas_of([("output_text", 0, "a"), ("output_text", 1, "b")])
+    whole = {"type": "response.output_text.done", "item_id": "i"}
+    texts = [{**whole, "content_index": index, "text": text} for index, text in enumerate(["aA", "bB"])]
+    collector, events = read([*deltas, *texts, BARE])
+    [item] = collector.result().output
+    assert [part.text for part in item.content or ()] == ["aA", "bB"]
+    assert "".join(map(Wording("output_text").of, events)) == "abAB"
+
+
+def test_only_the_end_of_a_part_makes_deltas_without_an_index_begin_the_next() -> None:
+    delta, done = {"type": DELTA["type"], "item_id": "i"}, {"type": "response.output_text.done", "item_id": "i"}
+    added = {"type": "response.content_part.added", "item_id": "i", "part": {"type": "output_text", "text": "a"}}
+    collector, _ = read([added, {**delta, "delta": "b"}, {**done, "text": "ab"}, {**delta, "delta": "c"}, BARE])
+    [item] = collector.result().output
+    assert [part.text for part in item.content or ()] == ["ab", "c"]
+
+
+def test_announced_item_keeps_its_id_and_takes_deltas_that_each_have_another() -> None:
+    item = {"type": "message", "id": "a", "content": []}
+    deltas = [{"type": DELTA["type"], "item_id": name, "delta": name} for name in "bc"]
+    collector, _ = read([{"type": "response.output_item.added", "item": item}, *deltas, BARE])
+    assert [(item.id, item.text) for item in collector.result().output] == [("a", "bc")]
+
+
+def test_equal_announcements_of_calls_without_ids_begin_calls_of_their_own() -> None:
+    item = {"type": "function_call", "name": "f", "call_id": "", "arguments": ""}
+    added = {"type": "response.output_item.added", "item": item}
+    delta = {"type": "response.function_call_arguments.delta", "delta": "{}"}
+    collector, _ = read([added, delta, added, delta, BARE])
+    assert [call.function.arguments for call in collector.result().tool_calls] == ["{}", "{}"]
 
 
 def test_equal_announcements_without_ids_begin_items_of_their_own() -> None:

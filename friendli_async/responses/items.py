@@ -129,32 +129,28 @@ class ItemParts:
     def _with_streamed(self, field: str, value: Sequence[ContentPart] | None) -> tuple[ContentPart, ...]:
         """Returns the parts of a field of the complete item, with the streamed text where they lack it."""
         final = (self.is_complete and value) or ()
-        has_text = {kind: any(_holds(part, kind) for part in final) for kind in _ITEM_TYPES}
+        has_text = {kind: any(self._holds(part, kind) for part in final) for kind in _ITEM_TYPES}
         filled: dict[int, ContentPart] = {}
         others: list[ContentPart] = []
         for (index, kind), pieces in sorted(self._streamed.items()):
-            if _FIELDS.get(kind, "content") != field:
+            text = join_text(pieces)
+            if not text or _FIELDS.get(kind, "content") != field:
                 continue
-            text, part = join_text(pieces), final[index] if 0 <= index < len(final) else None
             streamed = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
-            if part is None or index in filled or _holds_other(part, kind):  # an engine that omits indexes has only 0
-                if text and not has_text[kind]:
-                    others.append(streamed)
-            elif text and not _holds(part, kind):
+            part = final[index] if 0 <= index < len(final) else None
+            if part is not None and not (part.text or part.refusal) and index not in filled:
                 filled[index] = streamed
+            elif not has_text[kind]:  # e.g. of an engine that omits indexes: all of its parts have 0
+                others.append(streamed)
         return (*(filled.get(index, part) for index, part in enumerate(final)), *others)
 
-
-def _holds(part: ContentPart, kind: str) -> bool:
-    """Whether a part has text of the kind that was streamed."""
-    if kind == "refusal":
-        return bool(part.refusal)
-    return bool(part.text) and part.type in (("output_text", "text") if kind == "output_text" else (kind,))
-
-
-def _holds_other(part: ContentPart, kind: str) -> bool:
-    """Whether a part holds what cannot be replaced by text of the kind that was streamed."""
-    return bool(part.text if kind == "refusal" else part.refusal)
+    def _holds(self, part: ContentPart, kind: str) -> bool:
+        """Whether a part of the complete item has text of the kind that was streamed."""
+        if kind == "refusal":
+            return bool(part.refusal)
+        if kind == "output_text":
+            return bool(part.text) and part.type in {"output_text", "text"}
+        return bool(part.text) and (part.type == kind or self.item.type == "reasoning")  # whose parts may lack a type
 
 
 class Items:
@@ -214,8 +210,10 @@ class Items:
         data = event.data
         name, _, stage = event.type.rpartition(".")
         kind = _UNTYPED_EVENTS.get(name)
-        text = data.get("delta", data.get("text", data.get(kind))) if kind is not None else None
-        if kind is None or not isinstance(text, str):
+        if kind is None:
+            return _NOTHING
+        text = data.get("delta", data.get("text", data.get(kind)))
+        if not isinstance(text, str):
             return _NOTHING
         index = data.get("summary_index", data.get("content_index"))
         part: OfPart = convert({**data, "type": OfPart.__struct_config__.tag, "content_index": index}, OfPart)
