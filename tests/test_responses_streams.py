@@ -37,7 +37,9 @@ from friendli_async.responses import (
     ResponseCompleted,
     ResponseCreated,
     ResponseEvent,
+    ResponseFailed,
     ResponseIncomplete,
+    ResponseInProgress,
     ResponseStream,
     ResponseUsage,
     UnknownEvent,
@@ -79,6 +81,15 @@ async def test_events_keep_type_sequence_number_and_all_wire_fields(
     assert [each.type for each in received] == [data["type"] for data in DATA]
     assert [json.loads(msgspec.json.encode(each)) for each in received] == DATA
     assert [each.sequence_number for each in received if not isinstance(each, UnknownEvent)] == list(range(len(DATA)))
+
+
+async def test_event_whose_response_has_no_output_keeps_its_other_fields(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    final = {"type": "response.completed", "sequence_number": 7, "response": {"id": "r", "status": "completed"}}
+    [received] = await events_of(client, server, named(final))
+    assert isinstance(received, ResponseCompleted)
+    assert (received.sequence_number, received.response.output) == (7, ())
 
 
 async def test_incomplete_is_a_distinct_event(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -176,18 +187,95 @@ ITEM: Final = OutputItem(content=(PART,))
         (OutputTextDelta(delta=""), False),
         (OutputTextDone(text="Hi"), True),
         (ContentPartAdded(part=PART), True),
+        (ContentPartDone(part=PART), True),
+        (ContentPartDone(part=ContentPart("text", "Hi")), True),
+        (ContentPartDone(part=ContentPart("output_text", "")), False),
         (ContentPartDone(part=ContentPart("reasoning_text", "Hm")), False),
+        (OutputItemAdded(item=ITEM), True),
         (OutputItemDone(item=ITEM), True),
         (OutputItemAdded(item=OutputItem(type="function_call", arguments="{}")), False),
         (ResponseCompleted(response=Response(output=(ITEM,))), True),
+        (ResponseIncomplete(response=Response(output=(ITEM,))), True),
+        (ResponseFailed(response=Response(output=(ITEM,))), True),
         (ReasoningTextDelta(delta="Hm"), False),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_text_has_arrived_with_the_first_event_that_has_some(event: ResponseEvent, has_text: bool) -> None:
     collected = ResponseCollector()
-    collected.extend((ResponseCreated(response=Response(output=())), event, FunctionCallArgumentsDelta(delta="")))
+    collected.extend((ResponseCreated(response=Response(output=())), event))
     assert collected.has_text is has_text
+    collected.extend((FunctionCallArgumentsDelta(delta=""),))
+    assert collected.has_text is has_text
+
+
+@pytest.mark.parametrize(
+    ("events", "begun"),
+    [
+        ([ResponseCreated(response=Response(output=(ITEM,), status="in_progress"))], False),
+        ([OutputItemAdded(item=OutputItem())], False),
+        ([OutputItemAdded(item=OutputItem(type="reasoning", summary=(ContentPart("summary_text", ""),)))], False),
+        ([OutputItemAdded(item=OutputItem(type="reasoning", summary=(ContentPart("summary_text", "Hm"),)))], True),
+        ([OutputItemAdded(item=OutputItem(content=(ContentPart(), ContentPart("refusal", refusal="no"))))], True),
+        ([OutputItemAdded(item=OutputItem(type="function_call"))], True),
+        ([OutputItemAdded(item=OutputItem(id="a")), OutputItemAdded(item=OutputItem(id="b", content=(PART,)))], True),
+        ([ResponseCompleted(response=Response(output=()))], True),
+    ],
+)
+def test_response_has_begun_with_its_first_content_or_its_end(events: list[ResponseEvent], begun: bool) -> None:
+    collected = ResponseCollector()
+    assert collected.extend(events) == len(events)
+    assert collected.begun is begun
+
+
+@pytest.mark.parametrize(
+    ("event", "reasons"),
+    [
+        (ResponseInProgress(response=Response(output=(), status="in_progress")), ()),
+        (ResponseIncomplete(response=Response(output=(), status="incomplete")), ("incomplete",)),
+        (ResponseCompleted(response=Response(output=(), status=None)), ()),
+    ],
+)
+def test_finish_reason_is_the_status_of_the_final_event(event: ResponseEvent, reasons: tuple[str, ...]) -> None:
+    collected = ResponseCollector()
+    collected.extend((event,))
+    assert collected.finish_reasons == reasons
+
+
+def test_events_after_the_final_one_are_not_part_of_the_response() -> None:
+    collected = ResponseCollector()
+    final = ResponseCompleted(response=Response(output=()))
+    assert collected.extend((ReasoningTextDelta(delta="Hm"), final, OutputTextDelta(delta="Hi"))) == 2
+    assert not collected.has_text
+    assert collected.result().text == ""
+
+
+@pytest.mark.parametrize(
+    ("final", "expected"),
+    [
+        (ResponseInProgress(response=Response(output=(ITEM,))), "Hi you"),
+        (ResponseCompleted(response=Response(output=(ITEM,))), "Hi"),
+        (ResponseCompleted(response=Response(output=(OutputItem(type="reasoning", content=(PART,)),))), "Hi you"),
+    ],
+)
+def test_text_of_the_final_event_prevails_if_it_has_any(final: ResponseEvent, expected: str) -> None:
+    collected = ResponseCollector()
+    collected.extend((OutputTextDelta(delta="Hi you"), final))
+    assert collected.result().text == collected.partial().text == expected
+
+
+async def test_text_of_a_response_in_progress_is_not_part_of_the_text(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    begun = {"type": "response.in_progress", "response": {**WHOLE, "status": "in_progress"}}
+    server.enqueue(script(named(begun), *map(named, DATA)))
+    assert "".join([text async for text in ask(client).text()]) == "Hello there!"
+
+
+async def test_complete_item_that_is_repeated_is_yielded_once(client: AsyncFriendli, server: FriendliServer) -> None:
+    items = [data for data in DATA if data["type"] == "response.output_item.done"]
+    server.enqueue(script(*map(named, [*items, *items]), ending("completed", output=[])))
+    assert "".join([text async for text in ask(client).text()]) == "Hello there!"
 
 
 # --- views and result ------------------------------------------------------------------------------------------------
@@ -409,6 +497,16 @@ async def test_failed_raises_the_error_class_for_its_code(
     assert (partial.text, partial.reasoning) == ("Hello there!", "think harder")
     assert partial.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
     assert partial.usage == Usage(5, 7, 12, PromptTokensDetails(2), CompletionTokensDetails(3))
+
+
+@pytest.mark.parametrize("kind", ["completed", "incomplete"])
+async def test_final_event_of_a_response_that_failed_raises(
+    client: AsyncFriendli, server: FriendliServer, kind: str
+) -> None:
+    server.enqueue(script(*map(named, DATA[:21]), ending(kind, status="failed", error={"message": "no way"})))
+    with pytest.raises(APIStatusError, match="no way") as caught:
+        await ask(client).result()
+    assert caught.value.status_code == 200
 
 
 async def test_failed_without_an_error_has_a_default_message(client: AsyncFriendli, server: FriendliServer) -> None:
