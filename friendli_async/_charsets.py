@@ -45,7 +45,7 @@ def to_utf8(body: bytes, headers: Mapping[str, str]) -> bytes:
         body.decode()
     except UnicodeDecodeError:
         text = decode_by_charset(body, headers.get("content-type", ""))
-        return body if text is None else text.encode("utf-8", "replace")
+        return body if text is None else text.encode()
     return body
 
 
@@ -58,7 +58,8 @@ def _decode(body: bytes, charset: str) -> str | None:
     try:
         return body.decode(codec)
     except UnicodeDecodeError as error:
-        is_truncated = len(body) > 4 and error.start > len(body) - 4
-        return body[: error.start].decode(codec, "replace") if is_truncated else None
-    except (LookupError, ValueError):
+        read = error.object  # without the byte order mark, which a codec may have removed
+        is_truncated = error.end == len(read)  # else it is in another charset
+        return (read[: error.start].decode(codec) or None) if is_truncated else None
+    except LookupError:  # a codec that decodes no text, or that only Windows has
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import uuid
 from typing import Any
 
@@ -14,7 +15,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from strategies import JSON, deterministic
 
-from friendli_async._json import decode_json, encode_json, replace_surrogates, without_surrogates
+from friendli_async._json import (
+    decode_json,
+    encode_json,
+    loads,
+    loads_with_replacement,
+    replace_surrogates,
+    without_surrogates,
+)
 from friendli_async._pydantic import dump_model
 
 HALF = "\ud83d"
@@ -98,6 +106,32 @@ def test_text_that_is_not_json_raises_the_error_of_msgspec(data: str | bytes) ->
     with pytest.raises(msgspec.DecodeError) as expected:
         msgspec.json.decode(data)
     assert str(caught.value) == str(expected.value)
+
+
+def test_json_of_another_type_raises_the_validation_error_of_msgspec() -> None:
+    with pytest.raises(msgspec.ValidationError, match="Expected `int`"):
+        decode_json(b'{"x": "1"}', msgspec.json.Decoder(Point))
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "expected"),
+    [
+        (b'["n\xc3\xa9"]', "", ["né"]),
+        (b'["n\xe9"]', "application/json; charset=latin-1", ["né"]),
+        (b'["n\xe9"]', "", ["n\ufffd"]),
+        (b'["n\xe9"]', "application/json; charset=utf-8", ["n\ufffd"]),
+        (b'["\\ud83d", NaN]', "", ["\ud83d", math.nan]),
+    ],
+)
+def test_any_json_is_parsed_in_its_charset_or_with_replaced_bytes(
+    data: bytes, content_type: str, expected: object
+) -> None:
+    assert loads_with_replacement(data, {"content-type": content_type}) == pytest.approx(expected, nan_ok=True)
+
+
+def test_json_that_is_nested_too_deeply_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        loads("[" * 100_000)
 
 
 # --- replacing -------------------------------------------------------------------------------------------------------
