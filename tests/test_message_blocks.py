@@ -14,6 +14,7 @@ from support.messages import (
     TEXT,
     block_delta,
     block_start,
+    block_stop,
     json_delta,
     message_delta,
     start,
@@ -24,7 +25,7 @@ from friendli_async import StreamInterruptedError
 from friendli_async._core.events.reader import EventReader
 from friendli_async.messages import MessageUsage
 from friendli_async.messages.collector import MessagesCollector, Wording
-from friendli_async.replies import Headers
+from friendli_async.replies import Headers, UnknownEvent
 
 SAID: Final[JSON] = {"type": "text", "text": "a"}
 THOUGHT: Final[JSON] = {"type": "thinking", "thinking": "a"}
@@ -49,6 +50,9 @@ def without_index(*events: JSON) -> list[JSON]:
 # The events of the blocks, and the blocks that they encode.
 CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
     "different blocks with one index": ([block_start(SAID), block_start(CALLED)], [SAID, CALLED]),
+    "equal texts, the first with an end": ([block_start(SAID), block_stop(), block_start(SAID)], [SAID, SAID]),
+    "end of a block that has not begun": ([block_stop(3), block_start(SAID)], [SAID]),
+    "no types": ([block_start({"text": "a"}), block_delta({"text": "b"})], [{**SAID, "text": "ab"}]),
     "different texts with one index": (
         [block_start(SAID), block_start({**SAID, "text": "b"})],
         [SAID, {**SAID, "text": "b"}],
@@ -103,6 +107,11 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
         [{**BARE, "input": {"q": 1}}, SAID],
     ),
     "text in a call": ([block_start(CALLED), text_delta("a")], [CALLED, SAID]),
+    "thinking in a block that has only an unknown type": ([block_start(BARE), thinking_delta("a")], [THOUGHT]),
+    "no index, a block of an unknown type": (
+        without_index(block_start(OTHER), block_delta({"type": "hologram_delta", "data": "e"})),
+        [{**OTHER, "data": "de"}],
+    ),
     "index that is text": (
         [
             *(at("0", each) for each in (block_start(SAID), text_delta("b"))),
@@ -115,6 +124,7 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
         [at("x", block_start(SAID)), text_delta("b", 1), block_start(CALLED, 2)],
         [{**SAID, "text": "ab"}, CALLED],
     ),
+    "unreadable index of a later start": ([block_start(SAID), at("x", block_start(CALLED))], [SAID, CALLED]),
     "unreadable index of a delta": (
         [block_start(CALLED), block_start(SAID, 1), at("x", text_delta("b"))],
         [CALLED, {**SAID, "text": "ab"}],
@@ -190,8 +200,10 @@ def without_none(block: object) -> JSON:
         [start(), {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}],
         [start(stop_reason="end_turn")],
         [start(), text_delta("a")],
+        [start(), block_start({"type": "text", "text": ""}), thinking_delta("a")],
+        [start(), block_start({"type": "text", "text": ""}), block_start(SAID, 1)],
     ],
-    ids=["stop reason", "stop reason in the start", "text"],
+    ids=["stop reason", "stop reason in the start", "text", "thinking in an empty text", "second block"],
 )
 def test_sentinel_may_end_a_message_that_has_begun(events: list[JSON]) -> None:
     reader = feed(events, MessagesCollector())
@@ -213,6 +225,18 @@ def test_events_after_the_last_one_are_ignored() -> None:
     assert [without_none(block) for block in collector.result().content] == [SAID]
 
 
+def test_text_after_the_last_event_is_not_the_first_text() -> None:
+    collector = MessagesCollector()
+    feed([start(), thinking_delta("a"), STOP, text_delta("b")], collector)
+    assert not collector.has_text
+
+
+def test_event_of_an_unknown_type_keeps_its_message_as_it_is() -> None:
+    event = {"type": "hologram", "message": {"data": "d"}}
+    reader = feed([start(), event], MessagesCollector())
+    assert [each.data for each in reader.ready if isinstance(each, UnknownEvent)] == [event]
+
+
 def test_stop_reason_and_sequence_are_the_latest() -> None:
     collector = MessagesCollector()
     feed([start(stop_reason="stop_sequence", stop_sequence="X")], collector)
@@ -226,3 +250,9 @@ def test_usage_is_known_without_the_start_of_the_message() -> None:
     collector = MessagesCollector()
     feed([text_delta("a"), message_delta(output_tokens=7)], collector)
     assert collector.usage == MessageUsage(output_tokens=7)
+
+
+def test_usage_that_no_event_has_is_unknown() -> None:
+    collector = MessagesCollector()
+    feed([text_delta("a"), {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}], collector)
+    assert collector.usage is None

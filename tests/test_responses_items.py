@@ -289,6 +289,7 @@ def done_with(field: str, parts: Parts) -> Fields:
             [("output_text", ""), ("note", "b")],
             [("output_text", ""), ("note", "b"), ("output_text", "a")],
         ),
+        ([("reasoning_text", 0, "a")], [("output_text", "A")], [("output_text", "A"), ("reasoning_text", "a")]),
         ([("output_text", 0, "")], [], []),
         ([("output_text", 0, "")], [("note", "a")], [("note", "a")]),
     ],
@@ -311,6 +312,21 @@ def test_reasoning_whose_complete_parts_have_another_type_is_in_the_result_once(
     deltas = deltas_of([(kind, index, text) for text in "ab"])
     collector, _ = read([*deltas, {"type": "response.output_item.done", "item": item}, BARE])
     assert collector.result().reasoning == "ab"
+
+
+@pytest.mark.parametrize(("field", "kind"), [("content", "reasoning_text"), ("summary", "summary_text")])
+def test_reasoning_beside_an_empty_complete_part_is_in_the_result(field: str, kind: str) -> None:
+    collector, _ = read([*deltas_of([(kind, 1, "a")]), done_with(field, [(kind, "")]), BARE])
+    [item] = collector.result().output
+    assert [part.text for part in getattr(item, field)] == ["", "a"]
+
+
+def test_texts_without_indexes_fill_the_complete_parts_in_order() -> None:
+    whole = whole_texts("output_text.done", "a")
+    complete = done_with("content", [("output_text", ""), ("output_text", "")])
+    collector, _ = read([*whole, {"type": DELTA["type"], "item_id": "i", "delta": "b"}, complete, BARE])
+    [item] = collector.result().output
+    assert [part.text for part in item.content or ()] == ["a", "b"]
 
 
 def test_parts_of_a_summary_are_in_the_result_by_their_indexes() -> None:

@@ -76,7 +76,7 @@ def _normalize_event(name: str | None, fields: dict[str, Any]) -> dict[str, Any]
 
 def _parse_index(index: object) -> int:
     """Returns an index, which some servers send as text, or the sentinel."""
-    digits = str(index).strip()
+    digits = str(index)
     return int(digits) if digits.isdecimal() and len(digits) < 20 else _UNKNOWN_INDEX
 
 
