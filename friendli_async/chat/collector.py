@@ -317,7 +317,7 @@ class _CallParts:
         """Adds a name: most servers send it once, some repeat it in each delta, and some send it in pieces."""
         if self.name is None or (not self.has_arguments and name.startswith(self.name)):
             self.name = name
-        elif not self.has_arguments and name != self.name:
+        elif not self.has_arguments:
             self.name += name
 
     def result(self) -> ToolCall:

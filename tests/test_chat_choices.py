@@ -1,0 +1,308 @@
+"""How the chunks of a chat stream become its choices: servers that number, repeat or move what they send."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from friendli_async._core.events.reader import EventReader
+from friendli_async.chat import ChatChunk, ChatMessage
+from friendli_async.chat.collector import ChatCollector
+from friendli_async.replies import Headers, Usage
+
+JSON = dict[str, Any]
+
+
+def read(*chunks: JSON, n: int = 1, at_once: bool = True) -> tuple[ChatCollector, list[ChatChunk]]:
+    """Returns a collector that has read these chunks, in one read or each in one of its own, and the events."""
+    collector = ChatCollector(n)
+    reader = EventReader[ChatChunk](collector, 1 << 20, 200, Headers())
+    data = [b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks]
+    for each in [b"".join(data)] if at_once else data:
+        reader.feed(each)
+    assert reader.failure is None
+    return collector, list(reader.ready)
+
+
+def chunk(*choices: JSON, **fields: object) -> JSON:
+    return {"choices": list(choices), **fields}
+
+
+def delta(index: int = 0, **fields: object) -> JSON:
+    return chunk({"index": index, "delta": fields})
+
+
+def message(**fields: object) -> JSON:
+    return chunk({"index": 0, "message": fields})
+
+
+def finish(index: int = 0, reason: str | None = "stop") -> JSON:
+    return chunk({"index": index, "delta": {}, "finish_reason": reason})
+
+
+def call(name: str | None = None, arguments: str | None = None, **fields: object) -> JSON:
+    """Returns a delta of a tool call."""
+    return {**fields, "function": {"name": name, "arguments": arguments}}
+
+
+def calls(*deltas: JSON) -> JSON:
+    return delta(tool_calls=list(deltas))
+
+
+# --- tool calls ------------------------------------------------------------------------------------------------------
+
+# The chunks, and the name and the arguments of each call that they encode.
+CALLS: Final[dict[str, tuple[list[JSON], list[tuple[str, str]]]]] = {
+    "name after the arguments have begun": (
+        [calls(call(None, "", index=0, id="a")), calls(call("f", "{}", index=0))],
+        [("f", "{}")],
+    ),
+    "one index, two ids": (
+        [calls(call("f", "{", index=0, id="a")), calls(call("f", "{}", index=0, id="b"))],
+        [("f", "{"), ("f", "{}")],
+    ),
+    "id after the whole arguments": (
+        [calls(call("f", "{}", index=0)), calls(call("f", "", index=0, id="b"))],
+        [("f", "{}")],
+    ),
+    "no index, two calls in a chunk": ([calls(call("f", "{"), call("f", "}"))], [("f", "{"), ("f", "}")]),
+    "one index, two deltas in a chunk": ([calls(call("f", "{", index=0), call("f", "}", index=0))], [("f", "{}")]),
+    "one index, two names, no arguments": (
+        [calls(call("f", "", index=0)), calls(call("g", "", index=0))],
+        [("f", ""), ("g", "")],
+    ),
+    "name twice, no arguments": ([calls(call("f", "", index=0)), calls(call("f", "{}", index=0))], [("f", "{}")]),
+    "name after the whole arguments": ([calls(call("f", "{}", index=0)), calls(call("f", index=0))], [("f", "{}")]),
+    "space after the whole arguments": (
+        [calls(call("f", "{}", index=0)), calls(call("f", " ", index=0))],
+        [("f", "{} ")],
+    ),
+    "one index, equal calls": (
+        [calls(call("f", "{} ", index=0)), calls(call("f", "{}", index=0))],
+        [("f", "{} "), ("f", "{}")],
+    ),
+    "name in each delta": (
+        [calls(call("f", '{"a":{}', index=0)), calls(call("f", "}", index=0))],
+        [("f", '{"a":{}}')],
+    ),
+    "name that grows": ([calls(call("get", index=0)), calls(call("get_x", "{}", index=0))], [("get_x", "{}")]),
+    "name in pieces": ([calls(call("get", index=0)), calls(call("_x", "{}", index=0))], [("get_x", "{}")]),
+    "other name in the middle": ([calls(call("f", "{", index=0)), calls(call("fo", "}", index=0))], [("f", "{}")]),
+    "index only from the second delta on": ([calls(call("f", "{")), calls(call(None, "}", index=0))], [("f", "{}")]),
+    "index and id of another call": (
+        [calls(call("f", "{")), calls(call("g", "{}", index=1, id="b"))],
+        [("f", "{"), ("g", "{}")],
+    ),
+    "call without a name after one with an index": (
+        [calls(call("f", "{}", index=0)), calls(call(None, "")), calls(call(None, "{}", index=1))],
+        [("f", "{}"), ("", "{}")],
+    ),
+    "empty ids": (
+        [calls(call("f", "{}", id="")), calls(call("g", "{", id="b")), calls(call(None, "}", id=""))],
+        [("f", "{}"), ("g", "{}")],
+    ),
+    "new id in each delta": (
+        [calls(call("f", "{", id="a")), calls(call(None, "}", id="b"))],
+        [("f", "{}")],
+    ),
+    "delta without a function": ([calls({"index": 0, "id": "a"}), calls(call("f", "{}", index=0))], [("f", "{}")]),
+}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("case", CALLS)
+def test_deltas_become_these_tool_calls(case: str, at_once: bool) -> None:
+    chunks, expected = CALLS[case]
+    collector, _ = read(*chunks, at_once=at_once)
+    assert [(each.function.name, each.function.arguments) for each in collector.result().tool_calls] == expected
+
+
+def test_first_id_and_type_of_a_call_are_kept() -> None:
+    collector, _ = read(calls(call("f", index=0, id="a", type="custom")), calls(call(None, "x", index=0)))
+    [result] = collector.result().tool_calls
+    assert (result.id, result.type, result.function.arguments) == ("a", "custom", "x")
+
+
+# --- messages in place of deltas -------------------------------------------------------------------------------------
+
+DETAIL: Final = {"type": "reasoning.text", "text": "hm"}
+MESSAGE: Final[JSON] = {
+    "role": "assistant",
+    "content": "a",
+    "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}] * 2,
+    "reasoning_content": "b",
+    "reasoning": "c",
+    "reasoning_details": [DETAIL],
+    "refusal": "d",
+}
+
+
+@pytest.mark.parametrize("chunks", [[message(**MESSAGE)], [delta(**MESSAGE), message(**MESSAGE)]])
+def test_message_is_in_the_result_once(chunks: list[JSON]) -> None:
+    if len(chunks) > 1:
+        numbered = [{**each, "index": index} for index, each in enumerate(MESSAGE["tool_calls"])]
+        chunks = [delta(**{**MESSAGE, "tool_calls": numbered}), *chunks[1:]]
+    collector, _ = read(*chunks)
+    assert json.loads(msgspec.json.encode(collector.result().message)) == MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("chunks", "text"),
+    [
+        ([message(content="a"), message(content="b")], "ab"),
+        ([message(content="a"), message(content="ab")], "ab"),
+        ([message(content="ab"), message(content="a")], "ab"),
+        ([message(content="a"), message(content="b"), message(content="b")], "abb"),
+        ([message(content="a"), message(content=None)], "a"),
+        ([delta(content="a"), message(content="b")], "a"),
+        ([delta(content="a"), message(content="ab")], "ab"),
+        ([delta(content="a"), chunk({"index": 0, "text": "b"})], "ab"),
+        ([chunk({"index": 0, "delta": {"content": "a"}, "message": {"content": "a"}})], "a"),
+    ],
+)
+def test_message_adds_what_has_not_been_streamed(chunks: list[JSON], text: str) -> None:
+    collector, events = read(*chunks)
+    assert collector.result().text == "".join(event.text for event in events) == text
+    assert all(choice.message is choice.text is None for event in events for choice in event.choices)
+
+
+def test_fields_that_no_chunk_has_are_none() -> None:
+    collector, _ = read(delta(content="a"), delta(role="assistant"), delta(role="tool"))
+    [choice] = collector.result().choices
+    assert choice.message == ChatMessage(role="assistant", content="a")
+    assert choice.logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "content"),
+    [({"refusal": "no"}, None), ({"tool_calls": [call("f", "{}", index=0)]}, None), ({"reasoning": "hm"}, "")],
+)
+def test_content_is_none_only_beside_a_call_or_a_refusal(fields: JSON, content: str | None) -> None:
+    assert read(delta(**fields))[0].result().message.content == content
+    assert read(delta(content="a"), delta(**fields))[0].result().message.content == "a"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ([{"index": 0, "text": "a"}, {"index": 0, "text": "b"}], [{"index": 0, "text": "ab"}]),
+        (
+            [{"index": 0, "text": "a"}, {"index": 1, "text": "b"}],
+            [{"index": 0, "text": "a"}, {"index": 1, "text": "b"}],
+        ),
+        ([{"text": "a"}, {"text": "b"}], [{"text": "a"}, {"text": "b"}]),
+        (
+            [{"index": 0, "type": "x", "summary": "a"}, {"index": 0, "type": "y", "summary": "b"}],
+            [{"index": 0, "type": "x", "summary": "a"}, {"index": 0, "type": "y", "summary": "b"}],
+        ),
+        (
+            [{"index": 0, "data": "a", "id": "i"}, {"index": 0, "data": "b", "id": None, "format": "f"}],
+            [{"index": 0, "data": "ab", "id": "i", "format": "f"}],
+        ),
+        ([{"index": 0, "text": "a"}, {"index": 0, "text": None}], [{"index": 0, "text": "a"}]),
+        ([{"index": 0, "text": None}, {"index": 0, "signature": "s"}], [{"index": 0, "text": None, "signature": "s"}]),
+    ],
+)
+def test_pieces_of_reasoning_details_are_merged(pieces: list[JSON], expected: list[JSON]) -> None:
+    collector, _ = read(*(delta(reasoning_details=[piece]) for piece in pieces))
+    assert list(collector.result().message.reasoning_details or ()) == expected
+
+
+# --- the state of a stream -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("chunks", "begun", "may_end", "has_text"),
+    [
+        ([delta(role="assistant")], False, False, False),
+        ([delta(content="a")], True, False, True),
+        ([delta(reasoning_content="a")], True, False, False),
+        ([delta(reasoning="a")], True, False, False),
+        ([delta(reasoning_details=[DETAIL])], True, False, False),
+        ([delta(refusal="a")], True, False, False),
+        ([calls(call("f", index=0))], True, False, False),
+        ([finish()], True, True, False),
+        ([delta(content="a"), finish()], True, True, True),
+        ([delta(content="a"), finish(reason=None)], True, False, True),
+        ([delta(content="a"), finish(), delta(role="assistant")], True, True, True),
+        ([finish(), delta(content="a")], True, False, True),
+        ([finish(), delta(reasoning="a")], True, False, False),
+        ([finish(), delta(reasoning_content="a")], True, False, False),
+        ([finish(), calls(call("f", index=0))], True, False, False),
+        ([finish(), chunk({"index": 0, "delta": {"role": "assistant", "content": "a"}})], True, False, True),
+    ],
+)
+def test_stream_may_end_while_each_begun_choice_has_its_finish_reason(
+    chunks: list[JSON], begun: bool, may_end: bool, has_text: bool, at_once: bool
+) -> None:
+    collector, _ = read(*chunks, at_once=at_once)
+    assert (collector.begun, collector.may_end, collector.has_text) == (begun, may_end, has_text)
+
+
+def test_text_of_any_choice_is_the_first_text() -> None:
+    assert read(delta(0, reasoning="hm"), delta(1, content="a"), n=2)[0].has_text
+
+
+@pytest.mark.parametrize(
+    ("chunks", "reasons"),
+    [
+        ([finish(1, "length"), finish(0, "stop")], ("stop", "length")),
+        ([delta(0, content="a"), finish(1, "length")], ("length",)),
+    ],
+)
+def test_finish_reasons_are_in_the_order_of_the_choices(chunks: list[JSON], reasons: tuple[str, ...]) -> None:
+    assert read(*chunks, n=2)[0].finish_reasons == reasons
+
+
+def test_partial_answer_is_that_of_choice_0() -> None:
+    collector, _ = read(delta(1, content="b"), n=2)
+    assert collector.partial().text == ""
+    collector, _ = read(delta(1, content="b"), delta(0, content="a"), n=2)
+    assert collector.partial().text == "a"
+
+
+def test_head_is_that_of_the_first_chunk_with_a_choice() -> None:
+    chunks = [{**chunk(), "id": "x"}, {**delta(1, content="b"), "id": "a"}, {**delta(0, content="a"), "id": "b"}]
+    assert read(*chunks, n=2)[0].result().id == "a"
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ([[1]], [0]),
+        ([[5], [5]], [0]),
+        ([[2, 1]], [0, 2]),
+        ([[2], [5]], [0, 5]),
+        ([[2], [0]], [0, 2]),
+        ([[-1, -1]], [0, 1]),
+        ([[0], [3]], [0, 3]),
+        ([[0, -1]], [0, 1]),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_first_choice_is_choice_0_if_one_was_requested(
+    sent: list[list[int]], expected: list[int], at_once: bool
+) -> None:
+    chunks = [chunk(*({"index": index, "delta": {"content": "a"}} for index in indexes)) for indexes in sent]
+    collector, events = read(*chunks, at_once=at_once)
+    assert [choice.index for choice in collector.result().choices] == expected
+    assert {choice.index for event in events for choice in event.choices} == set(expected)
+
+
+def test_indexes_are_kept_if_several_choices_were_requested() -> None:
+    collector, _ = read(delta(1, content="a"), n=2)
+    assert [choice.index for choice in collector.result().choices] == [1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([(0, 0)], Usage(0, 0, 0)), ([(2, 3), (0, 0)], Usage(2, 3, 5)), ([(0, 0), (2, 3)], Usage(2, 3, 5))],
+)
+def test_counts_of_zero_do_not_replace_others(counts: list[tuple[int, int]], expected: Usage) -> None:
+    usages = [{"prompt_tokens": new, "completion_tokens": out, "total_tokens": new + out} for new, out in counts]
+    collector, _ = read(delta(content="a"), *(chunk(usage=usage) for usage in usages))
+    assert collector.usage == expected
