@@ -290,6 +290,7 @@ def done_with(field: str, parts: Parts) -> Fields:
             [("output_text", ""), ("note", "b"), ("output_text", "a")],
         ),
         ([("reasoning_text", 0, "a")], [("output_text", "A")], [("output_text", "A"), ("reasoning_text", "a")]),
+        ([("reasoning_text", 0, "a")], [("reasoning_text", "A")], [("reasoning_text", "A")]),
         ([("output_text", 0, "")], [], []),
         ([("output_text", 0, "")], [("note", "a")], [("note", "a")]),
     ],
@@ -341,12 +342,15 @@ def test_parts_of_a_summary_are_in_the_result_by_their_indexes() -> None:
 @pytest.mark.parametrize(
     ("event", "field"),
     [
+        ({"type": "response.output_text.done", "text": "a"}, "content"),
+        ({"type": "response.reasoning_text.done", "text": "a"}, "content"),
+        ({"type": "response.content_part.done", "part": {"type": "text", "text": "a"}}, "content"),
         ({"type": "response.refusal.done", "refusal": "a"}, "content"),
         ({"type": "response.reasoning_summary_text.done", "text": "a"}, "summary"),
         ({"type": "response.custom_tool_call_input.done", "input": "a"}, "input"),
     ],
 )
-def test_text_that_comes_only_in_an_untyped_event_is_in_the_result_of_its_item(event: Fields, field: str) -> None:
+def test_text_that_comes_only_in_one_event_is_in_the_result_of_its_item(event: Fields, field: str) -> None:
     payloads = [{**event, "item_id": name, "output_index": index} for index, name in enumerate("xy")]
     collector, _ = read([*payloads, BARE])
     output = collector.result().output
@@ -415,6 +419,12 @@ def test_arguments_that_end_with_an_empty_event_are_those_of_the_deltas() -> Non
     assert [(call.function.name, call.function.arguments) for call in collector.result().tool_calls] == [("f", "{}")]
 
 
+def test_call_that_comes_only_in_its_whole_arguments_is_in_the_result() -> None:
+    done = {"type": "response.function_call_arguments.done", "arguments": "{}", "name": "f"}
+    collector, _ = read([done, BARE])
+    assert [(call.function.name, call.function.arguments) for call in collector.result().tool_calls] == [("f", "{}")]
+
+
 def test_whole_texts_with_indexes_complete_their_own_parts() -> None:
     deltas = deltas_of([("output_text", 0, "a"), ("output_text", 1, "b")])
     whole = {"type": "response.output_text.done", "item_id": "i"}
@@ -433,11 +443,106 @@ def test_only_the_end_of_a_part_makes_deltas_without_an_index_begin_the_next() -
     assert [part.text for part in item.content or ()] == ["ab", "c"]
 
 
-def test_announced_item_keeps_its_id_and_takes_deltas_that_each_have_another() -> None:
-    item = {"type": "message", "id": "a", "content": []}
-    deltas = [{"type": DELTA["type"], "item_id": name, "delta": name} for name in "bc"]
-    collector, _ = read([{"type": "response.output_item.added", "item": item}, *deltas, BARE])
-    assert [(item.id, item.text) for item in collector.result().output] == [("a", "bc")]
+# The events, each with its kind, id, index and text, and the id and the text of each item that they encode.
+ITEMS_OF: Final[dict[str, tuple[list[tuple[str, str | None, int | None, str]], list[tuple[str | None, str]]]]] = {
+    "another id in each delta": (
+        [("added", "a", None, ""), ("delta", "b", None, "x"), ("delta", "c", None, "y")],
+        [("a", "xy")],
+    ),
+    "another id in each delta, not announced": (
+        [("delta", "a", 0, "x"), ("delta", "b", 0, "y"), ("delta", "c", 0, "z")],
+        [("a", "xyz")],
+    ),
+    "another id in each delta of two items": (
+        [("added", "a", 0, ""), ("delta", "b", 0, "x"), ("added", "c", 1, ""), ("delta", "d", 1, "y")],
+        [("a", "x"), ("c", "y")],
+    ),
+    "ids": (
+        [("delta", "a", None, "x"), ("delta", "b", None, "y"), ("delta", "a", None, "z")],
+        [("a", "xz"), ("b", "y")],
+    ),
+    "id that a delta has named": (
+        [("added", "a", None, ""), ("delta", "a", None, "x"), ("delta", "b", None, "y")],
+        [("a", "x"), ("b", "y")],
+    ),
+    "id that a delta has named without the index": (
+        [("added", "a", 0, ""), ("delta", "a", None, "x"), ("delta", "b", None, "y")],
+        [("a", "x"), ("b", "y")],
+    ),
+    "id that a delta has named without the index that another has": (
+        [("added", "a", 0, ""), ("delta", "a", None, "x"), ("delta", "b", 0, "y")],
+        [("a", "x"), ("b", "y")],
+    ),
+    "one index, two ids": (
+        [("delta", "a", 0, "x"), ("delta", "a", 0, "y"), ("delta", "b", 0, "z")],
+        [("a", "xy"), ("b", "z")],
+    ),
+    "one id, two indexes": (
+        [
+            ("added", "a", 0, ""),
+            ("added", "a", 1, ""),
+            ("delta", "a", 0, "x"),
+            ("delta", "a", 1, "y"),
+            ("delta", "a", 0, "z"),
+        ],
+        [("a", "xz"), ("a", "y")],
+    ),
+    "one index, the first item complete": (
+        [("delta", None, 0, "x"), ("done", None, 0, "x"), ("delta", None, 0, "y")],
+        [(None, "x"), (None, "y")],
+    ),
+    "neither ids nor indexes, the first item complete": (
+        [("delta", None, None, "x"), ("done", None, None, "x"), ("delta", None, None, "y")],
+        [(None, "x"), (None, "y")],
+    ),
+    "id only in the complete item": (
+        [("added", None, None, ""), ("done", "a", None, ""), ("whole", "a", None, "x")],
+        [("a", "x")],
+    ),
+    "index only in the complete item": (
+        [("added", None, None, ""), ("done", None, 0, ""), ("whole", None, 0, "x")],
+        [(None, "x")],
+    ),
+    "index only in deltas": (
+        [("added", "a", None, ""), ("delta", None, 0, "x"), ("delta", None, 0, "y"), ("delta", None, 1, "z")],
+        [("a", "xy"), (None, "z")],
+    ),
+    "id only in a delta": (
+        [("added", None, None, ""), ("delta", "a", None, "x"), ("delta", "b", None, "y")],
+        [(None, "x"), ("b", "y")],
+    ),
+    "announced late": (
+        [("delta", "a", 0, "x"), ("added", "a", 0, ""), ("delta", "a", 0, "y"), ("delta", "b", 0, "z")],
+        [("a", "xy"), ("b", "z")],
+    ),
+    "announced late, with another id": (
+        [("delta", "a", 0, "x"), ("added", "b", 0, ""), ("delta", "c", 0, "y")],
+        [("b", "xy")],
+    ),
+    "announced late, twice": (
+        [("delta", None, None, "x"), ("added", "a", None, ""), ("added", "a", None, ""), ("delta", None, None, "y")],
+        [("a", "xy")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ITEMS_OF)
+@pytest.mark.parametrize("kind", ["message", "function_call"])
+def test_events_are_assigned_to_these_items(case: str, kind: str) -> None:
+    events, expected = ITEMS_OF[case]
+    part = "output_text" if kind == "message" else "function_call_arguments"
+    payloads: list[Fields] = []
+    for stage, name, index, text in events:
+        if stage in {"added", "done"}:
+            item: Fields = {"type": kind, "id": name, "content": [], "name": "f"}
+            payloads.append({"type": f"response.output_item.{stage}", "item": item, "output_index": index})
+        else:
+            fields = {"delta": text} if stage == "delta" else {"text": text, "arguments": text}
+            where = {"item_id": name, "output_index": index}
+            payloads.append({"type": f"response.{part}.{'delta' if stage == 'delta' else 'done'}", **fields, **where})
+    collector, _ = read([*payloads, BARE])
+    output = collector.result().output
+    assert [(item.id, item.text if kind == "message" else item.arguments or "") for item in output] == expected
 
 
 def test_equal_announcements_of_calls_without_ids_begin_calls_of_their_own() -> None:

@@ -230,9 +230,7 @@ class ChoicesCollector(Generic[C, P]):
     def _renumber(self, chunk: C) -> None:
         """Replaces uninformative indexes of a chunk from the server."""
         for position, choice in enumerate(chunk.choices):
-            number = self._number(choice.index, position)
-            if number != choice.index:
-                msgspec.structs.force_setattr(choice, "index", number)
+            msgspec.structs.force_setattr(choice, "index", self._number(choice.index, position))
 
     def _number(self, index: int, position: int) -> int:
         """Returns the index for a choice: its position if the server's is negative; an only choice has 0.
