@@ -11,6 +11,7 @@ import pytest
 from friendli_async._core.events.reader import EventReader
 from friendli_async.chat import ChatChunk, ChatMessage
 from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.tool_calls import CompleteToolCalls
 from friendli_async.replies import Headers, Usage
 
 JSON = dict[str, Any]
@@ -124,6 +125,67 @@ def test_first_id_and_type_of_a_call_are_kept() -> None:
     collector, _ = read(calls(call("f", index=0, id="a", type="custom")), calls(call(None, "x", index=0)))
     [result] = collector.result().tool_calls
     assert (result.id, result.type, result.function.arguments) == ("a", "custom", "x")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "whole"),
+    [
+        (['{"a":', "1", "}", " ", "x"], [False, False, True, True, False]),
+        (["", "{", "}"], [False, False, True]),
+        (["{}", "{}"], [True, False]),
+        (["[", "]"], [False, False]),
+        (["x", "{}", ""], [False, False, False]),
+    ],
+)
+def test_call_is_whole_while_its_arguments_are_an_object(pieces: list[str], whole: list[bool]) -> None:
+    for asked in range(len(pieces)):  # however late it is asked for the first time
+        collector, found = ChatCollector(), []
+        for position, piece in enumerate(pieces):
+            [event] = read(calls(call("f" if position == 0 else None, piece, index=0)))[1]
+            collector.extend((event,))
+            if position >= asked:
+                found.append(bool(list(collector.whole_calls(0, with_last=True))))
+        assert found == whole[asked:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first", "with_last", "expected"),
+    [
+        (["{}", "{}"], 0, True, [0, 1]),
+        (["{}", "{}"], 0, False, [0]),
+        (["{}", "{}"], 1, True, [1]),
+        (["{}", "{}"], 1, False, []),
+        (["x", "{}"], 0, True, []),
+        (["{}", "x"], 0, True, [0]),
+    ],
+)
+def test_calls_are_whole_up_to_the_first_that_is_not(
+    arguments: list[str], first: int, with_last: bool, expected: list[int]
+) -> None:
+    collector, _ = read(*(calls(call(str(index), each, index=index)) for index, each in enumerate(arguments)), n=2)
+    whole = collector.whole_calls(first, with_last=with_last)
+    assert [int(each.function.name) for each in whole] == expected
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        ([calls(call("f", "{}", index=0)), finish()], [[], ["f"]]),
+        ([calls(call("f", "{}", index=0)), finish(1), finish(0)], [[], [], ["f"]]),
+        ([calls(call("f", "{}", index=0)), calls({"index": 1}), calls(call("g", index=1))], [[], [], ["f"]]),
+        ([calls(call("f", "{}", index=0), call("g", "{}", index=1)), finish()], [["f"], ["g"]]),
+        ([calls(call("f", "x", index=0)), calls(call("g", "{}", index=1)), finish()], [[], [], []]),
+    ],
+)
+def test_call_is_complete_when_the_next_has_a_name_or_its_choice_has_ended(
+    chunks: list[JSON], expected: list[list[str]]
+) -> None:
+    collector, complete, found = ChatCollector(2), CompleteToolCalls(), []
+    for each in chunks:
+        [event] = read(each, n=2)[1]
+        collector.extend((event,))
+        found.append([whole.function.name for whole in complete.after(event, collector)])
+    assert found == expected
 
 
 # --- messages in place of deltas -------------------------------------------------------------------------------------
