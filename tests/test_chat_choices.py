@@ -223,12 +223,21 @@ def test_message_is_in_the_result_once(chunks: list[JSON]) -> None:
         ([delta(content="a"), message(content="ab")], "ab"),
         ([delta(content="a"), chunk({"index": 0, "text": "b"})], "ab"),
         ([chunk({"index": 0, "delta": {"content": "a"}, "message": {"content": "a"}})], "a"),
+        ([chunk({"index": 0, "delta": {"content": "a"}, "message": {"role": "assistant"}})], "a"),
     ],
 )
 def test_message_adds_what_has_not_been_streamed(chunks: list[JSON], text: str) -> None:
     collector, events = read(*chunks)
     assert collector.result().text == "".join(event.text for event in events) == text
     assert all(choice.message is choice.text is None for event in events for choice in event.choices)
+
+
+def test_message_is_in_the_event_as_a_delta() -> None:
+    collector, [event] = read(message(**{**MESSAGE, "role": "model"}))
+    event_delta = event.choices[0].delta
+    assert [each.index for each in event_delta.tool_calls or ()] == [0, 1]
+    assert (event_delta.role, event_delta.content, event_delta.refusal) == ("model", "a", "d")
+    assert collector.result().message.role == "model"
 
 
 def test_fields_that_no_chunk_has_are_none() -> None:

@@ -503,6 +503,14 @@ ITEMS_OF: Final[dict[str, tuple[list[tuple[str, str | None, int | None, str]], l
         [("added", None, None, ""), ("done", None, 0, ""), ("whole", None, 0, "x")],
         [(None, "x")],
     ),
+    "id only in the complete item, known by its index": (
+        [("added", None, 0, ""), ("done", "a", 0, ""), ("whole", "a", None, "x")],
+        [("a", "x")],
+    ),
+    "index only in the complete item, known by its id": (
+        [("added", "a", None, ""), ("done", "a", 0, ""), ("whole", None, 0, "x")],
+        [("a", "x")],
+    ),
     "index only in deltas": (
         [("added", "a", None, ""), ("delta", None, 0, "x"), ("delta", None, 0, "y"), ("delta", None, 1, "z")],
         [("a", "xy"), (None, "z")],
