@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import deterministic
+from support.responses import BARE, read
 
-from friendli_async._core.events.reader import EventReader
-from friendli_async.replies import Headers
-from friendli_async.responses.collector import ResponseCollector, Wording
-from friendli_async.responses.events import ResponseEvent
+from friendli_async.responses.collector import Wording
 
 Fields = dict[str, Any]
 
 KINDS: Final = {"message": "output_text", "reasoning": "reasoning_text"}
-
-
-def read(payloads: list[Fields]) -> tuple[ResponseCollector, list[ResponseEvent]]:
-    """Returns a collector that has read these events, and the events."""
-    collector = ResponseCollector()
-    reader = EventReader[ResponseEvent](collector, 1 << 20, 200, Headers())
-    reader.feed(b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads))
-    assert reader.failure is None
-    return collector, list(reader.ready)
 
 
 class Engine:
@@ -136,7 +124,6 @@ def test_each_text_arrives_once_in_the_views_and_the_result(data: st.DataObject)
 
 
 DELTA: Final = {"type": "response.output_text.delta", "item_id": "i", "output_index": 0}
-BARE: Final = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
 
 
 def test_items_with_the_same_index_are_kept_apart() -> None:
@@ -441,116 +428,6 @@ def test_only_the_end_of_a_part_makes_deltas_without_an_index_begin_the_next() -
     collector, _ = read([added, {**delta, "delta": "b"}, {**done, "text": "ab"}, {**delta, "delta": "c"}, BARE])
     [item] = collector.result().output
     assert [part.text for part in item.content or ()] == ["ab", "c"]
-
-
-# The events, each with its kind, id, index and text, and the id and the text of each item that they encode.
-ITEMS_OF: Final[dict[str, tuple[list[tuple[str, str | None, int | None, str]], list[tuple[str | None, str]]]]] = {
-    "another id in each delta": (
-        [("added", "a", None, ""), ("delta", "b", None, "x"), ("delta", "c", None, "y")],
-        [("a", "xy")],
-    ),
-    "another id in each delta, not announced": (
-        [("delta", "a", 0, "x"), ("delta", "b", 0, "y"), ("delta", "c", 0, "z")],
-        [("a", "xyz")],
-    ),
-    "another id in each delta of two items": (
-        [("added", "a", 0, ""), ("delta", "b", 0, "x"), ("added", "c", 1, ""), ("delta", "d", 1, "y")],
-        [("a", "x"), ("c", "y")],
-    ),
-    "ids": (
-        [("delta", "a", None, "x"), ("delta", "b", None, "y"), ("delta", "a", None, "z")],
-        [("a", "xz"), ("b", "y")],
-    ),
-    "id that a delta has named": (
-        [("added", "a", None, ""), ("delta", "a", None, "x"), ("delta", "b", None, "y")],
-        [("a", "x"), ("b", "y")],
-    ),
-    "id that a delta has named without the index": (
-        [("added", "a", 0, ""), ("delta", "a", None, "x"), ("delta", "b", None, "y")],
-        [("a", "x"), ("b", "y")],
-    ),
-    "id that a delta has named without the index that another has": (
-        [("added", "a", 0, ""), ("delta", "a", None, "x"), ("delta", "b", 0, "y")],
-        [("a", "x"), ("b", "y")],
-    ),
-    "one index, two ids": (
-        [("delta", "a", 0, "x"), ("delta", "a", 0, "y"), ("delta", "b", 0, "z")],
-        [("a", "xy"), ("b", "z")],
-    ),
-    "one id, two indexes": (
-        [
-            ("added", "a", 0, ""),
-            ("added", "a", 1, ""),
-            ("delta", "a", 0, "x"),
-            ("delta", "a", 1, "y"),
-            ("delta", "a", 0, "z"),
-        ],
-        [("a", "xz"), ("a", "y")],
-    ),
-    "one index, the first item complete": (
-        [("delta", None, 0, "x"), ("done", None, 0, "x"), ("delta", None, 0, "y")],
-        [(None, "x"), (None, "y")],
-    ),
-    "neither ids nor indexes, the first item complete": (
-        [("delta", None, None, "x"), ("done", None, None, "x"), ("delta", None, None, "y")],
-        [(None, "x"), (None, "y")],
-    ),
-    "id only in the complete item": (
-        [("added", None, None, ""), ("done", "a", None, ""), ("whole", "a", None, "x")],
-        [("a", "x")],
-    ),
-    "index only in the complete item": (
-        [("added", None, None, ""), ("done", None, 0, ""), ("whole", None, 0, "x")],
-        [(None, "x")],
-    ),
-    "id only in the complete item, known by its index": (
-        [("added", None, 0, ""), ("done", "a", 0, ""), ("whole", "a", None, "x")],
-        [("a", "x")],
-    ),
-    "index only in the complete item, known by its id": (
-        [("added", "a", None, ""), ("done", "a", 0, ""), ("whole", None, 0, "x")],
-        [("a", "x")],
-    ),
-    "index only in deltas": (
-        [("added", "a", None, ""), ("delta", None, 0, "x"), ("delta", None, 0, "y"), ("delta", None, 1, "z")],
-        [("a", "xy"), (None, "z")],
-    ),
-    "id only in a delta": (
-        [("added", None, None, ""), ("delta", "a", None, "x"), ("delta", "b", None, "y")],
-        [(None, "x"), ("b", "y")],
-    ),
-    "announced late": (
-        [("delta", "a", 0, "x"), ("added", "a", 0, ""), ("delta", "a", 0, "y"), ("delta", "b", 0, "z")],
-        [("a", "xy"), ("b", "z")],
-    ),
-    "announced late, with another id": (
-        [("delta", "a", 0, "x"), ("added", "b", 0, ""), ("delta", "c", 0, "y")],
-        [("b", "xy")],
-    ),
-    "announced late, twice": (
-        [("delta", None, None, "x"), ("added", "a", None, ""), ("added", "a", None, ""), ("delta", None, None, "y")],
-        [("a", "xy")],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", ITEMS_OF)
-@pytest.mark.parametrize("kind", ["message", "function_call"])
-def test_events_are_assigned_to_these_items(case: str, kind: str) -> None:
-    events, expected = ITEMS_OF[case]
-    part = "output_text" if kind == "message" else "function_call_arguments"
-    payloads: list[Fields] = []
-    for stage, name, index, text in events:
-        if stage in {"added", "done"}:
-            item: Fields = {"type": kind, "id": name, "content": [], "name": "f"}
-            payloads.append({"type": f"response.output_item.{stage}", "item": item, "output_index": index})
-        else:
-            fields = {"delta": text} if stage == "delta" else {"text": text, "arguments": text}
-            where = {"item_id": name, "output_index": index}
-            payloads.append({"type": f"response.{part}.{'delta' if stage == 'delta' else 'done'}", **fields, **where})
-    collector, _ = read([*payloads, BARE])
-    output = collector.result().output
-    assert [(item.id, item.text if kind == "message" else item.arguments or "") for item in output] == expected
 
 
 def test_equal_announcements_of_calls_without_ids_begin_calls_of_their_own() -> None:

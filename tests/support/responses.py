@@ -1,7 +1,12 @@
 """A complete response of the responses API, and the events of its stream."""
 
+import json
 from typing import Any, Final
 
+from friendli_async._core.events.reader import EventReader
+from friendli_async.replies import Headers
+from friendli_async.responses.collector import ResponseCollector
+from friendli_async.responses.events import ResponseEvent
 from friendli_async.testing import Payload, event
 
 REASONING_ITEM: Final = {
@@ -98,3 +103,16 @@ def named(data: dict[str, Any]) -> Payload:
 def ending(kind: str, **fields: object) -> Payload:
     """Returns the last event of a stream."""
     return named({"type": f"response.{kind}", "response": {**WHOLE, "status": kind, **fields}, "sequence_number": 99})
+
+
+BARE: Final = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
+"""A last event without the output."""
+
+
+def read(payloads: list[dict[str, Any]]) -> tuple[ResponseCollector, list[ResponseEvent]]:
+    """Returns a collector that has read these events, and the events."""
+    collector = ResponseCollector()
+    reader = EventReader[ResponseEvent](collector, 1 << 20, 200, Headers())
+    reader.feed(b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads))
+    assert reader.failure is None
+    return collector, list(reader.ready)
