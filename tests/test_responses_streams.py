@@ -255,6 +255,7 @@ def test_events_after_the_final_one_are_not_part_of_the_response() -> None:
     [
         (ResponseInProgress(response=Response(output=(ITEM,))), "Hi you"),
         (ResponseCompleted(response=Response(output=(ITEM,))), "Hi"),
+        (ResponseCompleted(response=Response(output=(OutputItem(type="reasoning"), ITEM))), "Hi"),
         (ResponseCompleted(response=Response(output=(OutputItem(type="reasoning", content=(PART,)),))), "Hi you"),
     ],
 )
@@ -270,6 +271,12 @@ async def test_text_of_a_response_in_progress_is_not_part_of_the_text(
     begun = {"type": "response.in_progress", "response": {**WHOLE, "status": "in_progress"}}
     server.enqueue(script(named(begun), *map(named, DATA)))
     assert "".join([text async for text in ask(client).text()]) == "Hello there!"
+
+
+async def test_views_yield_what_is_only_in_the_final_event(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(script(named(DATA[-1])))
+    assert [text async for text in ask(client).text()] == ["Hello there!"]
+    assert [text async for text in ask(client).reasoning()] == ["think harder"]
 
 
 async def test_complete_item_that_is_repeated_is_yielded_once(client: AsyncFriendli, server: FriendliServer) -> None:
