@@ -705,6 +705,12 @@ def test_bare_error_message_is_an_error(data: bytes) -> None:
     assert reader.failure.message == "no"
 
 
+def test_message_that_is_not_utf8_is_an_error_beside_an_empty_chunk() -> None:
+    reader = read(delta(content="a"), b'{"choices":[],"detail":"refus\xe9"}')
+    assert isinstance(reader.failure, APIStatusError)
+    assert reader.failure.message == "refus\ufffd"
+
+
 @pytest.mark.parametrize(
     ("message", "error"),
     [("no", "no"), ("ok", None), (None, None), ("", None)],
