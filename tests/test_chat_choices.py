@@ -377,3 +377,11 @@ def test_counts_of_zero_do_not_replace_others(counts: list[tuple[int, int]], exp
     usages = [{"prompt_tokens": new, "completion_tokens": out, "total_tokens": new + out} for new, out in counts]
     collector, _ = read(delta(content="a"), *(chunk(usage=usage) for usage in usages))
     assert collector.usage == expected
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_usage_beside_a_text_is_kept_after_a_text_without_one(at_once: bool) -> None:
+    usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    chunks = [delta(content="a"), {**delta(content="b"), "usage": usage}, delta(content="c")]
+    collector, _ = read(*chunks, at_once=at_once)
+    assert (collector.result().text, collector.usage) == ("abc", Usage(2, 3, 5))
