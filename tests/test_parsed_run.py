@@ -157,11 +157,26 @@ async def test_any_type_of_parse_can_be_the_answer(
     assert type(result.value) is type(value)
 
 
-async def test_embedded_server_calls_required_functions_in_turn(client: AsyncFriendli, server: FriendliServer) -> None:
-    result = await result_of(start_run(client))
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_embedded_server_calls_required_functions_in_turn(client: AsyncFriendli, count: int) -> None:
+    tools = [tool(lambda: "done", name=f"step{number}", description="A step.") for number in range(count)]
+    run = client.serverless.chat.parse_run(Trip, model="m", messages=MESSAGES, tools=tools)
+    result = await run.result()
     names = [call["function"]["name"] for message in result.messages for call in _calls(message)]
-    assert names == ["weather", "final_answer"]
+    assert names == [*(each.name for each in tools), "final_answer"]
     assert isinstance(result.value, Trip)
+
+
+async def test_embedded_server_repeats_an_answer_that_was_refused(client: AsyncFriendli) -> None:
+    def refuse(city: str) -> str:
+        raise ValueError(f"not {city}")
+
+    kind = Annotated[str, pydantic.AfterValidator(refuse)]
+    run = client.serverless.chat.parse_run(kind, model="m", messages=MESSAGES, tools=[weather], max_turns=5)
+    with pytest.raises(OutputInvalidError, match="not "):
+        await run.result()
+    names = [call["function"]["name"] for message in run.messages for call in _calls(message)]
+    assert names == ["weather", *["final_answer"] * 4]
 
 
 def _calls(message: Any) -> list[Any]:

@@ -236,12 +236,10 @@ async def test_messages_call_the_named_tool_and_echo_its_result(client: Client) 
     first = await client.call_ok("POST", "/v1/messages", message_body(**tools, tool_choice=choice))
     assert [block["name"] for block in first["content"]] == ["f"]
     result = user([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "42"}]}])
-    second = await client.call_ok("POST", "/v1/messages", message_body(messages=[result], **tools, tool_choice=choice))
+    second = await client.call_ok("POST", "/v1/messages", message_body(messages=[result], **tools))
     assert second["content"] == [{"type": "text", "text": "The tool says: 42"}]
     form = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
-    typed = await client.call_ok(
-        "POST", "/v1/messages", message_body(messages=[result], **tools, tool_choice=choice, output_config=form)
-    )
+    typed = await client.call_ok("POST", "/v1/messages", message_body(messages=[result], **tools, output_config=form))
     assert [block["type"] for block in typed["content"]] == ["text"]
 
 
@@ -323,8 +321,30 @@ async def test_several_functions_are_called_only_if_parallel(client: Client, par
     tools = [{"type": "function", **WEATHER}, {"type": "function", **WEATHER}]
     body = {"input": "x", "tools": tools, "tool_choice": "required", "parallel_tool_calls": parallel}
     assert len((await client.call_ok("POST", "/v1/responses", body))["output"]) == count
-    after = {**body, "input": [{"type": "function_call_output", "call_id": "c", "output": "42"}]}
+    after = {**body, "input": [{"type": "function_call_output", "call_id": "c", "output": "42"}] * 2}
     assert (await client.call_ok("POST", "/v1/responses", after))["output"][0]["type"] == "message"
+
+
+async def test_required_functions_are_called_one_after_another(client: Client) -> None:
+    tools = [{"type": "function", **WEATHER, "name": name} for name in ("a", "b", "c")]
+    items: list[dict[str, Any]] = [user("x")]
+    for name in ("a", "b", "c"):
+        body = {"input": items, "tools": tools, "tool_choice": "required"}
+        [call] = (await client.call_ok("POST", "/v1/responses", body))["output"]
+        assert call["name"] == name
+        items += [call, {"type": "function_call_output", "call_id": call["call_id"], "output": "42"}]
+
+
+async def test_required_tools_of_messages_are_called_one_after_another(client: Client) -> None:
+    tools = [{"name": name} for name in ("a", "b", "c")]
+    messages: list[dict[str, Any]] = [user("x")]
+    choice = {"type": "any", "disable_parallel_tool_use": True}
+    for name in ("a", "b", "c"):
+        body = {"messages": messages, "max_tokens": 50, "tools": tools, "tool_choice": choice}
+        [call] = (await client.call_ok("POST", "/v1/messages", {"model": "m", **body}))["content"]
+        assert call["name"] == name
+        result = {"type": "tool_result", "tool_use_id": call["id"], "content": "42"}
+        messages += [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Final, cast
 
 from friendli_async.testing.received import ReceivedRequest, section
@@ -47,11 +48,12 @@ def refuse_messages(errors: Sequence[Error]) -> Script:
 def _prompt_of(body: Body) -> Prompt:
     messages: Sequence[Body] = body["messages"]
     choice = section(body, "tool_choice")
-    last: object = messages[-1]["content"] if messages else ""
-    blocks = cast("Sequence[Body]", last) if isinstance(last, list) else ()
+    asked = (_results(message["content"]) for message in reversed(messages) if message["role"] == "user")
+    last, *earlier = [*takewhile(bool, asked)] or [[]]
     return Prompt(
         messages=messages,
-        results=[text_of(block.get("content")) for block in blocks if block["type"] == "tool_result"],
+        results=last,
+        earlier=sum(map(len, earlier)),
         functions=[(tool["name"], tool.get("input_schema")) for tool in body.get("tools") or ()],
         tool_choice="required" if choice.get("type") == "any" else choice.get("type"),
         tool_name=choice.get("name"),
@@ -60,6 +62,12 @@ def _prompt_of(body: Body) -> Prompt:
         stop=body.get("stop_sequences"),
         reasons=section(body, "thinking").get("type") in {"enabled", "adaptive"},
     )
+
+
+def _results(content: object) -> list[str]:
+    """Return the results of tools in a user message."""
+    blocks = cast("Sequence[Body]", content) if isinstance(content, list) else ()
+    return [text_of(block.get("content")) for block in blocks if block["type"] == "tool_result"]
 
 
 def _blocks(turn: Turn, number: int) -> list[_Block]:
