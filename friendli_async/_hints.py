@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 __all__ = ["Hinted", "field_hint", "option_hint", "parameter_hint", "setting_hint"]
 
-# These tables map our name, or a hint, to the names used by openai, anthropic, mistral, litellm and Friendli's SDK.
+# These tables map our name, or a hint, to the names used by openai, anthropic, mistral, litellm, Friendli's SDK
+# and frameworks for agents.
 # They are searched only to raise an error.
 
 _SETTINGS: Final = {
@@ -56,7 +57,7 @@ _PARAMETERS: Final = {
     "": "audio background betas cache caching echo fallbacks include mcp_servers metadata modalities prediction"
     " previous_response_id prompt_cache_key prompt_mode prompt_cache_retention safe_prompt safety_identifier"
     " service_tier store suffix tags truncation user user_id verbosity web_search_options",
-    "messages input prompt": "contents conversation history input inputs messages prompt prompts",
+    "messages input prompt": "contents conversation history input inputs message_history messages prompt prompts",
     "input prompt": "text texts",
     "tokens": "ids input_ids token_ids",
     "chat_template_kwargs": "enable_thinking",
@@ -76,13 +77,16 @@ _PARAMETERS: Final = {
     "reasoning_effort thinking": "reasoning",
     "reasoning thinking": "reasoning_effort",
     "response_format text output_config": "grammar guided_json guided_regex json_mode json_schema output_format"
-    " output_schema output_type response_format response_model response_schema schema text_format",
+    " output_schema output_type response_format response_model response_schema result_type schema text_format",
     "max_tokens max_output_tokens": "max_completion_tokens max_gen_len max_length max_new_tokens max_output_tokens"
     " max_tokens max_tokens_to_sample n_predict num_predict",
     "max_turns": "max_iter max_iterations max_rounds max_steps",
+    "reask max_turns": "output_retries reask",
+    "before_tool": "needs_approval requires_approval",
+    "decisions": "approvals deferred_tool_results",
     "extra_query": "default_query",
     "tool_choice": "function_call",
-    "tools": "functions tool",
+    "tools": "functions handoffs tool",
     "stream_options": "include_usage",
     "seed": "random_seed",
     "repetition_penalty": "repeat_penalty",
@@ -95,7 +99,8 @@ _PARAMETERS: Final = {
 }
 # Keywords of single methods.
 _OF_METHODS: Final = {
-    "only parse() can ask again; after a stream, send OutputError.feedback yourself": "reask",
+    "only parse() can ask again; after a stream, send OutputError.feedback yourself": "output_retries reask",
+    "to limit the cost of a run, leave it at a TurnEnded at which run.usage is too high": "usage_limits",
     "it is a parameter of parse(), parse_stream() and parse_run()": "strict",
     "it is a parameter of chat.run()": (
         "before_tool concurrency decisions max_tool_result max_turns on_tool_error tool_timeout"

@@ -345,11 +345,12 @@ class OutputError(ResponseDecodeError):
     """A structured output does not match the requested type.
 
     Attributes:
-        reply: The reply with the output; its ``usage`` is the sum over all answers if the model was asked again. None
+        reply: The reply with the output; its ``usage`` is the sum over all answers if ``parse`` has asked again. None
             if a stream was found not to be JSON before its end.
         path: Path of the invalid value, such as ``lines[0].total``; "" for the whole output.
         text: The output's text.
-        asked: Number of answers, more than one if ``parse`` has asked again; ``partial.usage`` is their sum.
+        asked: Number of answers, more than one if ``parse`` has asked again; ``partial.usage`` is their sum. After
+            ``parse_run``, both are those of the last turn: the run's own ``usage`` is the sum.
         feedback: The message that ``parse`` would send to ask for another answer, after ``text`` as the assistant's
             message. "" if asking again is no use: the output was truncated or empty, a refusal or a tool call.
     """

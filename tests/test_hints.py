@@ -242,6 +242,25 @@ async def test_suggestion_is_the_same_in_every_method_of_chat(method: str, name:
         await call(model="m", messages=[], **{name: "x"})
 
 
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("reask", "use 'max_turns'"),
+        ("output_retries", "use 'max_turns'"),
+        ("message_history", "use 'messages'"),
+        ("needs_approval", "use 'before_tool'"),
+        ("deferred_tool_results", "use 'decisions'"),
+        ("handoffs", "use 'tools'"),
+        ("result_type", "the type of the answer, the first argument, determines its format"),
+        ("usage_limits", r"to limit the cost of a run, leave it at a TurnEnded at which run\.usage is too high"),
+    ],
+)
+def test_names_of_agent_frameworks_are_explained(name: str, suggestion: str) -> None:
+    chat: Any = CLIENT.serverless.chat
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'; {suggestion}$"):
+        chat.parse_run(dict, model="m", messages=[], tools=[], **{name: "x"})
+
+
 async def test_suggestion_for_parsed_responses_is_a_parameter_of_the_signature() -> None:
     responses: Any = CLIENT.serverless.responses
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'prompt'; use 'input'$"):

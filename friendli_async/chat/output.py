@@ -260,7 +260,7 @@ def output_of(kind: Any, strict: bool = True) -> Output[Any]:
         ArgumentError: ``strict`` is not a bool.
     """
     if kind is ...:
-        raise TypeError("the type of the answer is missing; pass it first: parse(City, model=..., ...)")
+        raise TypeError("the type of the answer is missing; pass it first, by position")
     strict = plain_strict(strict)  # the cache would take 1 for True
     try:
         hash(kind)
