@@ -196,7 +196,7 @@ def _check_destination(path: Path) -> None:
         OSError: It is too long, or that of a folder.
     """
     with suppress(FileNotFoundError):
-        if stat.S_ISDIR(path.stat().st_mode):
+        if stat.S_ISDIR(path.lstat().st_mode):  # a link to a folder is replaced
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 

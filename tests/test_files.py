@@ -363,6 +363,17 @@ async def test_unusable_download_target_is_rejected_before_sending(
     assert server.connections == 0
 
 
+async def test_link_to_a_folder_is_replaced_by_the_download(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
+) -> None:
+    uploaded = await client.file.upload(DATA, project_id="proj")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    await with_timeout(client.file.download(uploaded.id, tmp_path / "link"))
+    assert (tmp_path / "link").read_bytes() == DATA
+    assert list_folder(tmp_path / "folder") == []
+
+
 async def test_compressed_download_reports_no_total(
     server: FriendliServer, client: AsyncFriendli, tmp_path: Path
 ) -> None:
