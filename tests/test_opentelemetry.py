@@ -19,7 +19,7 @@ import support.responses
 from support.clock import wait_until
 from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, open_stream, read, start_run, with_timeout
 
-from friendli_async import AsyncFriendli, ChatStream, FriendliError, RateLimitError, Timeouts
+from friendli_async import AsyncFriendli, CallStarted, ChatStream, FriendliError, RateLimitError, Timeouts
 from friendli_async.embeddings import Embedding, EmbeddingList
 from friendli_async.images import ContainerImage, GeneratedImage, GeneratedImages
 from friendli_async.testing import (
@@ -251,6 +251,24 @@ async def test_retries_are_span_events(client: AsyncFriendli, server: FriendliSe
         ("friendli.retry", 429, "RateLimitError"),
     ]
     assert attributes(seen.span)["http.request.resend_count"] == 2
+
+
+async def test_subclass_can_leave_out_calls(
+    server: FriendliServer, seen: InMemoryTelemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OnlyStreams(Telemetry):
+        def call_started(self, event: CallStarted) -> None:
+            if event.operation.endswith(".stream"):
+                super().call_started(event)
+
+    telemetry = OnlyStreams(seen.tracers, seen.meters)
+    server.enqueue(status(503), text("a"), status(503), text("b"))
+    async with client_of(server.url, observers=[telemetry], retry=FAST_RETRY) as client:
+        await complete(client)
+        await open_stream(client).result()
+    assert seen.span.name == "chat m"
+    assert [event.name for event in seen.span.events] == ["friendli.retry"]
+    assert caplog.records == []
 
 
 async def test_span_ends_even_if_metrics_fail(

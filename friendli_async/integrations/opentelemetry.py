@@ -146,7 +146,6 @@ class Telemetry(Observer):
         if self._on_spans:  # there is no event for it; the next call's event has it in its input messages
             self.tool_call_content: Callable[[ToolCallContent], None] = self._keep_tool_content
         self._agent_meters = _AgentMeters(meter)
-        # An event refers to what began before it. Where that is missing, its own method has raised, which was logged.
         self._calls: dict[int, _Call] = {}
         self._runs: dict[int, trace.Span] = {}
         self._tools: dict[tuple[int, str], trace.Span] = {}
@@ -184,25 +183,31 @@ class Telemetry(Observer):
 
     def call_held(self, event: CallHeld) -> None:
         """Adds an event to the span of a call that a rate-limit hold pauses."""
-        held: _Attributes = {"http.response.status_code": event.status, "friendli.wait": event.seconds}
-        self._calls[event.call_id].span.add_event("friendli.hold", held)
+        call = self._calls.get(event.call_id)
+        if call is not None:
+            held: _Attributes = {"http.response.status_code": event.status, "friendli.wait": event.seconds}
+            call.span.add_event("friendli.hold", held)
 
     def attempt_ended(self, event: AttemptEnded) -> None:
         """Adds an event to the span if the attempt will be retried."""
-        if event.wait is None:
-            return
-        retried: _Attributes = {"error.type": event.error or "", "friendli.attempt": event.attempt}
-        if event.status is not None:
-            retried["http.response.status_code"] = event.status
-        self._calls[event.call_id].span.add_event("friendli.retry", {**retried, "friendli.wait": event.wait})
+        call = self._calls.get(event.call_id)
+        if call is not None and event.wait is not None:
+            retried: _Attributes = {"error.type": event.error or "", "friendli.attempt": event.attempt}
+            if event.status is not None:
+                retried["http.response.status_code"] = event.status
+            call.span.add_event("friendli.retry", {**retried, "friendli.wait": event.wait})
 
     def first_event(self, event: FirstEvent) -> None:
         """Records the time to the first chunk of a stream."""
-        self._calls[event.call_id].span.set_attribute("gen_ai.response.time_to_first_chunk", event.seconds)
+        call = self._calls.get(event.call_id)
+        if call is not None:
+            call.span.set_attribute("gen_ai.response.time_to_first_chunk", event.seconds)
 
     def call_ended(self, event: CallEnded) -> None:
         """Ends the span of a call, and records its metrics."""
-        call = self._calls.pop(event.call_id)
+        call = self._calls.pop(event.call_id, None)
+        if call is None:
+            return
         failure = _failure(event)
         attributes = _ending_attributes(event, _finish_reasons(event, call)) | _error(failure)
         attributes["http.request.resend_count"] = max(event.attempt - 1, 0)
@@ -223,8 +228,8 @@ class Telemetry(Observer):
                 self._emit_content(call, attributes)
 
     def _keep_content(self, event: CallContent) -> None:
-        call = self._calls[event.call_id]
-        if not call.is_inference or event.request is None:
+        call = self._calls.get(event.call_id)
+        if call is None or not call.is_inference or event.request is None:
             return
         body: dict[str, Any] = json.loads(event.request)
         content = {
@@ -255,7 +260,9 @@ class Telemetry(Observer):
 
     def run_ended(self, event: RunEnded) -> None:
         """Ends the span of a run, and records its metrics."""
-        span = self._runs.pop(event.run_id)
+        span = self._runs.pop(event.run_id, None)
+        if span is None:
+            return
         attributes = {**_ending_attributes(event, event.finish_reasons), "friendli.turns": event.turns}
         failure = _failure(event)
         _end(span, attributes, failure, event.error)
@@ -278,7 +285,9 @@ class Telemetry(Observer):
 
     def tool_call_ended(self, event: ToolCallEnded) -> None:
         """Ends the span of a tool, and records its duration."""
-        span = self._tools.pop((event.run_id, event.tool_call_id))
+        span = self._tools.pop((event.run_id, event.tool_call_id), None)
+        if span is None:
+            return
         failure = None
         if event.outcome == "failed" and event.problem != "refused":
             failure = event.error if event.problem in (None, "failed") else event.problem
@@ -290,10 +299,11 @@ class Telemetry(Observer):
             self._agent_meters.tool.record(event.seconds, _tool_attributes(event.name) | _error(failure))
 
     def _keep_tool_content(self, event: ToolCallContent) -> None:
-        span = self._tools[event.run_id, event.tool_call_id]
-        span.set_attribute("gen_ai.tool.call.arguments", replace_surrogates(event.arguments))
-        if event.result is not None:
-            span.set_attribute("gen_ai.tool.call.result", replace_surrogates(event.result))
+        span = self._tools.get((event.run_id, event.tool_call_id))
+        if span is not None:
+            span.set_attribute("gen_ai.tool.call.arguments", replace_surrogates(event.arguments))
+            if event.result is not None:
+                span.set_attribute("gen_ai.tool.call.result", replace_surrogates(event.result))
 
     def _context_of(self, run_id: int | None) -> context.Context | None:
         """Returns the context for a span of a run; None, which is the current one, if there is no run."""
