@@ -304,6 +304,12 @@ METHODS: dict[str, Callable[[AsyncFriendli, dict[str, Any]], Any]] = {
     "parse without a type": lambda client, options: client.serverless.chat.parse(
         model="m", messages=MESSAGES, **options
     ),
+    "parse_run": lambda client, options: client.serverless.chat.parse_run(
+        int, model="m", messages=MESSAGES, tools=[], **options
+    ),
+    "parse_run without a type": lambda client, options: client.serverless.chat.parse_run(
+        model="m", messages=MESSAGES, tools=[], **options
+    ),
     "parse_stream with a format": lambda client, options: client.serverless.responses.parse_stream(
         int, model="m", input="x", text={}, **options
     ),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
 from friendli_async.chat.faults import Faults
-from friendli_async.chat.output import MismatchError, Output
+from friendli_async.chat.output import MismatchError, Output, output_of
 from friendli_async.chat.replies import ChatCompletion
 from friendli_async.chat.structured import OUTPUT
 from friendli_async.errors import ToolError
@@ -41,6 +41,11 @@ class AnswerTool:
         self.parameters: dict[str, Any] = output.schema or {"type": "object"}
         self.value: Any = msgspec.UNSET
         self._mismatch: tuple[str, Faults] | None = None  # of the last call: its arguments, and what is wrong with them
+
+    @classmethod
+    def of(cls, kind: Any, strict: bool) -> Self:
+        """Returns the tool for an answer of a type; raises as ``output_of``."""
+        return cls(output_of(kind, strict))
 
     async def run(self, arguments: str) -> str:
         """Takes the answer.

@@ -7,6 +7,7 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from friendli_async._core.body.arguments import without_none
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm  # of the type checkers, nothing to install
 
     from friendli_async._core.reporting import RunReporter
-    from friendli_async.chat.answer_tool import AnswerTool
     from friendli_async.chat.run import ParsedRun, Run
+    from friendli_async.chat.run_arguments import MakeAnswer
     from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
 
 __all__ = ["Chat", "ContainerChat", "ContainerParsing", "Parsing"]
@@ -276,20 +277,17 @@ class Chat(Parsing):
         self, kind: Any, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, Any]
     ) -> ParsedRun[Any]:
         from friendli_async.chat.answer_tool import AnswerTool
-        from friendli_async.chat.output import output_of
 
-        answer = AnswerTool(output_of(kind, options.get("strict", True)))
-        kept = {name: value for name, value in options.items() if name != "strict"}
-        return cast("ParsedRun[Any]", self._run(required, tools, kept, answer))
+        return cast("ParsedRun[Any]", self._run(required, tools, options, partial(AnswerTool.of, kind)))
 
     def _run(
         self,
         required: Mapping[str, Any],
         tools: Sequence[LocalTool],
         options: Mapping[str, object],
-        answer: AnswerTool | None = None,
+        make_answer: MakeAnswer | None = None,
     ) -> Run:
-        from friendli_async.chat.run import create_run  # loaded only if tools are run
+        from friendli_async.chat.run_arguments import create_run  # loaded only if tools are run
 
         reporter = self._engine.run_reporter("chat.run", COMPLETE, required)
         return create_run(
@@ -299,7 +297,7 @@ class Chat(Parsing):
             options,
             reporter,
             self._engine.runtime.begin_work,
-            answer,
+            make_answer,
         )
 
     def _stream(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import check_keywords, is_list
 from friendli_async._core.events.stream import Outcome
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.loops import is_current, running_loop
@@ -19,22 +18,11 @@ from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.collector import ChatCollector
-from friendli_async.chat.inputs import (
-    LocalTool,
-    Messages,
-    ParseRunOptions,
-    RunOptions,
-    extra_body_of,
-    is_local_tool,
-    requested_choices,
-    to_request_tool,
-)
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls
-from friendli_async.chat.tool_loop import RunEvent, RunSettings, ToolRunner, TurnEnded, settings_of
-from friendli_async.chat.transcript import OpenTurn, Transcript, without_required_call
+from friendli_async.chat.tool_loop import RunEvent, ToolRunner, TurnEnded
+from friendli_async.chat.transcript import Transcript
 from friendli_async.errors import (
-    ArgumentError,
     FriendliError,
     OutputError,
     ResponseDecodeError,
@@ -515,84 +503,3 @@ def _outcome_of(error: BaseException) -> Outcome:
 async def _read_one(stream: ChatStream) -> ChatChunk | None:
     # A coroutine, which a task requires. It holds no reference to the run: the run is collected while a task reads.
     return await anext(stream, None)
-
-
-# --- creation --------------------------------------------------------------------------------------------------------
-
-
-_SET_EACH_TURN: Final = frozenset({"messages", "tools"})
-_REQUIRED: Final = {"tool_choice": "required"}  # the answer is a call, too
-
-
-def create_run(
-    open_turn: OpenTurn,
-    messages: Messages,
-    tools: Sequence[LocalTool],
-    options: Mapping[str, object],
-    reporter: RunReporter | None,
-    begin_work: Callable[[Work], None],
-    answer: AnswerTool | None = None,
-) -> Run:
-    """Validates the arguments and creates a run. Nothing is sent.
-
-    Args:
-        open_turn: Creates the stream of a turn.
-        messages: The conversation so far.
-        tools: The tools that the model may call.
-        options: The given ``RunOptions``, or ``ParseRunOptions``.
-        reporter: Reports the run to observers; None if there are none.
-        begin_work: Makes the run open work of the client before its first turn, or raises what an opening would.
-        answer: The tool that gives the value that the run ends with. None: it ends with text.
-
-    Raises:
-        TypeError: An unknown keyword, or a tool that cannot be run.
-        ValueError: An invalid value, or two tools with the same name.
-    """
-    method, known = ("run", RunOptions) if answer is None else ("parse_run", ParseRunOptions)
-    check_keywords(options, known.__annotations__, method, ("model", "messages", "tools"))
-    settings = settings_of(options)
-    if requested_choices(options) != 1:
-        raise ArgumentError("a run supports only one choice per turn", "n")
-    for name in _SET_EACH_TURN & extra_body_of(options).keys():
-        raise ArgumentError("cannot be set here: each turn of the run sends its own", f"extra_body.{name}")
-    if answer is not None and "response_format" in extra_body_of(options):
-        raise TypeError("parse_run() does not accept 'response_format': it is derived from the type")
-    by_name = _index_by_name(tools)
-    sent = {name: value for name, value in options.items() if name not in RunSettings.__struct_fields__}
-    if answer is not None:
-        if answer.name in by_name:
-            raise ArgumentError(
-                f"duplicate tool name {answer.name!r}: the answer is given by a tool of this name; rename the other",
-                "tools",
-            )
-        by_name[answer.name] = answer
-        sent = {**_REQUIRED, **sent}
-    sent["tools"] = [to_request_tool(tool) for tool in by_name.values()]
-    calls = ToolRunner(by_name, settings, reporter, answer)
-    first = open_turn(messages, sent)  # validates them
-    later = without_required_call(sent)
-    if answer is not None:
-        later = {**_REQUIRED, **later}
-    transcript = Transcript(open_turn, messages, later, settings.max_turns, settings.decisions)
-    if settings.decisions is not None:
-        first = open_turn(transcript.messages, sent)  # the results may have been in another order
-    return (Run if answer is None else ParsedRun[Any])(first, transcript, calls, reporter, begin_work, answer)
-
-
-def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
-    if not is_list(tools):
-        raise ArgumentError(f"Expected a list of tools, got `{type(tools).__name__}`", "tools")
-    found: dict[str, LocalTool] = {}
-    for number, tool in enumerate(tools):
-        if not is_local_tool(tool):
-            kind = type(tool).__name__
-            raise TypeError(
-                f"tools[{number}]: a {kind} is not a runnable tool: make one from a function with "
-                "friendli_async.tools.tool. For tools that you run yourself, use chat.stream"
-            )
-        if tool.name in found:
-            raise ArgumentError(
-                f"duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)", f"tools[{number}]"
-            )
-        found[tool.name] = tool
-    return found

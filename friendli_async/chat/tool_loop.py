@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import check_values, to_builtins
+from friendli_async._core.body.arguments import to_builtins
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, is_current, wait_ended
 from friendli_async._core.net.clock import TimeLimit
@@ -28,8 +28,7 @@ from friendli_async._core.reporting import MAX_NAME, RunReporter
 from friendli_async._help import document_fields
 from friendli_async._json import prepared
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.errors import ArgumentError, FriendliError, ToolError, ToolProblem
-from friendli_async.options import is_number, plain_number
+from friendli_async.errors import FriendliError, ToolError, ToolProblem
 from friendli_async.replies import ToolCall
 
 if TYPE_CHECKING:
@@ -129,22 +128,6 @@ class RunSettings(msgspec.Struct):
     on_tool_error: Literal["feed", "raise"] = "feed"
     before_tool: Any = None
     decisions: dict[str, bool | str] | None = None
-
-
-def settings_of(options: Mapping[str, object]) -> RunSettings:
-    """Returns the settings among the options of a run; raises ValueError if one is invalid."""
-    given: dict[str, Any] = {
-        name: plain_number(options[name]) for name in RunSettings.__struct_fields__ if name in options
-    }
-    if given.get("decisions") is not None:
-        given["decisions"] = to_builtins(given["decisions"])  # also bools of numpy
-    check_values(given, RunSettings)
-    settings = RunSettings(**given)
-    if settings.tool_timeout is not None and not is_number(settings.tool_timeout):  # msgspec accepts a Decimal
-        raise ArgumentError(f"Expected `float | null`, got {settings.tool_timeout!r}", "tool_timeout")
-    if settings.before_tool is not None and not callable(settings.before_tool):
-        raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
-    return settings
 
 
 class _RequestedCall:

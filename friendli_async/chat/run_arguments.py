@@ -1,0 +1,133 @@
+"""The arguments of a run: they are validated here, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from friendli_async._core.body.arguments import check_keywords, check_values, is_list, to_builtins
+from friendli_async._core.reporting import RunReporter
+from friendli_async._core.runtime import Work
+from friendli_async.chat.inputs import (
+    LocalTool,
+    Messages,
+    ParseRunOptions,
+    RunOptions,
+    extra_body_of,
+    is_local_tool,
+    requested_choices,
+    to_request_tool,
+)
+from friendli_async.chat.run import ParsedRun, Run
+from friendli_async.chat.tool_loop import RunSettings, ToolRunner
+from friendli_async.chat.transcript import OpenTurn, Transcript, without_required_call
+from friendli_async.errors import ArgumentError
+from friendli_async.options import is_number, plain_number
+
+if TYPE_CHECKING:
+    from friendli_async.chat.answer_tool import AnswerTool
+
+__all__: list[str] = []
+
+_SET_EACH_TURN: Final = frozenset({"messages", "tools"})
+_NOT_SENT: Final = frozenset({*RunSettings.__struct_fields__, "strict"})
+_REQUIRED: Final = {"tool_choice": "required"}  # the answer is a call, too
+
+
+MakeAnswer = Callable[[bool], "AnswerTool"]
+
+
+def create_run(
+    open_turn: OpenTurn,
+    messages: Messages,
+    tools: Sequence[LocalTool],
+    options: Mapping[str, object],
+    reporter: RunReporter | None,
+    begin_work: Callable[[Work], None],
+    make_answer: MakeAnswer | None = None,
+) -> Run:
+    """Validates the arguments and creates a run. Nothing is sent.
+
+    Args:
+        open_turn: Creates the stream of a turn.
+        messages: The conversation so far.
+        tools: The tools that the model may call.
+        options: The given ``RunOptions``, or ``ParseRunOptions``.
+        reporter: Reports the run to observers; None if there are none.
+        begin_work: Makes the run open work of the client before its first turn, or raises what an opening would.
+        make_answer: Creates the tool that gives the value that the run ends with, from the option ``strict``, once the
+            keywords have been checked. None: it ends with text.
+
+    Raises:
+        TypeError: An unknown keyword, or a tool that cannot be run.
+        ValueError: An invalid value, or two tools with the same name.
+    """
+    method, known = ("run", RunOptions) if make_answer is None else ("parse_run", ParseRunOptions)
+    check_keywords(options, known.__annotations__, method, ("model", "messages", "tools"))
+    answer = None if make_answer is None else make_answer(cast("bool", options.get("strict", True)))
+    settings = _settings_of(options)
+    if requested_choices(options) != 1:
+        raise ArgumentError("a run supports only one choice per turn", "n")
+    for name in _SET_EACH_TURN & extra_body_of(options).keys():
+        raise ArgumentError("cannot be set here: each turn of the run sends its own", f"extra_body.{name}")
+    if answer is not None and "response_format" in extra_body_of(options):
+        raise TypeError("parse_run() does not accept 'response_format': it is derived from the type")
+    by_name = _index_by_name(tools)
+    sent = {name: value for name, value in options.items() if name not in _NOT_SENT}
+    if answer is not None:
+        _add_answer(by_name, answer)
+        sent = {**_REQUIRED, **sent}
+    sent["tools"] = [to_request_tool(tool) for tool in by_name.values()]
+    calls = ToolRunner(by_name, settings, reporter, answer)
+    first = open_turn(messages, sent)  # validates them
+    later = without_required_call(sent)
+    if answer is not None:
+        later = {**_REQUIRED, **later}
+    transcript = Transcript(open_turn, messages, later, settings.max_turns, settings.decisions)
+    if settings.decisions is not None:
+        first = open_turn(transcript.messages, sent)  # the results may have been in another order
+    return (Run if answer is None else ParsedRun[Any])(first, transcript, calls, reporter, begin_work, answer)
+
+
+def _settings_of(options: Mapping[str, object]) -> RunSettings:
+    """Returns the settings among the options of a run; raises ValueError if one is invalid."""
+    given: dict[str, Any] = {
+        name: plain_number(options[name]) for name in RunSettings.__struct_fields__ if name in options
+    }
+    if given.get("decisions") is not None:
+        given["decisions"] = to_builtins(given["decisions"])  # also bools of numpy
+    check_values(given, RunSettings)
+    settings = RunSettings(**given)
+    if settings.tool_timeout is not None and not is_number(settings.tool_timeout):  # msgspec accepts a Decimal
+        raise ArgumentError(f"Expected `float | null`, got {settings.tool_timeout!r}", "tool_timeout")
+    if settings.before_tool is not None and not callable(settings.before_tool):
+        raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
+    return settings
+
+
+def _add_answer(by_name: dict[str, LocalTool], answer: AnswerTool) -> None:
+    if answer.name in by_name:
+        raise ArgumentError(
+            f"duplicate tool name {answer.name!r}: the answer is given by a tool of this name; rename the other",
+            "tools",
+        )
+    by_name[answer.name] = answer
+
+
+def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
+    if not is_list(tools):
+        raise ArgumentError(f"Expected a list of tools, got `{type(tools).__name__}`", "tools")
+    found: dict[str, LocalTool] = {}
+    for number, tool in enumerate(tools):
+        if not is_local_tool(tool):
+            kind = type(tool).__name__
+            raise TypeError(
+                f"tools[{number}]: a {kind} is not a runnable tool: make one from a function with "
+                "friendli_async.tools.tool. For tools that you run yourself, use chat.stream"
+            )
+        if tool.name in found:
+            raise ArgumentError(
+                f"duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)", f"tools[{number}]"
+            )
+        found[tool.name] = tool
+    return found
