@@ -155,6 +155,15 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, timing=timing)
 
 
+class HasValue:
+    """Base of the replies and results of runs that have a value of the user's type."""
+
+    __slots__ = ()
+
+    value_field: ClassVar[str] = "value"
+    """The name of its attribute."""
+
+
 class Reply(
     PydanticField, msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True, repr_omit_defaults=True
 ):

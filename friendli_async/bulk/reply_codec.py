@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Any, Final, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, Generic, TypeGuard, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 import msgspec.inspect
@@ -22,9 +22,8 @@ from friendli_async._json import decode_json, encode_json, prepared
 from friendli_async._pydantic import dump_model
 from friendli_async.bulk.errors import CheckpointError
 from friendli_async.chat.output import output_of
-from friendli_async.chat.run import ParsedRunResult, RunResult
 from friendli_async.chat.schema import pydantic_adapter
-from friendli_async.replies import Reply
+from friendli_async.replies import HasValue, Reply
 
 __all__: list[str] = []
 
@@ -78,9 +77,10 @@ class ReplyCodec(Generic[R]):
         try:
             return _type_name(reply), encode_json(reply, _encoder)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            if _is_parsed(type(reply)):  # its value is restored from the model's answer
+            kind = type(reply)
+            if _is_parsed(kind):  # its value is restored from the model's answer
                 fields: dict[str, object] = msgspec.structs.asdict(cast("Reply", reply))
-                del fields[_value_field(type(reply))]
+                del fields[kind.value_field]
                 return _type_name(reply), encode_json({**fields, "value": None}, _encoder)
             raise CheckpointError(
                 f"the reply of row {key!r} cannot be written: {error}. Let `call` return JSON, a reply of this "
@@ -143,7 +143,7 @@ def _type_name(reply: object) -> str | None:
     name = kind.__name__
     items: Any = reply
     if _is_parsed(kind):
-        value = getattr(items, _value_field(kind))
+        value = getattr(items, kind.value_field)
         inner = None if value is UNSET else _type_name(value)
         return name if inner is None else f"{name}[{inner}]"
     if issubclass(kind, dict) and items:
@@ -208,12 +208,13 @@ def _parsed_decoder(kind: Any, *, is_optional: bool) -> _Decode:
     What the value was written as may be another one: pydantic masks secrets, and validates a second time.
     """
     from friendli_async.chat.answer_tool import restore_answer  # loaded, unless no run has ended with a value
+    from friendli_async.chat.run import ParsedRunResult
 
     origin: Any = get_origin(kind)
     [value_type] = get_args(kind)
     decode = _decoder(origin)
     output = None if value_type is Any or isinstance(value_type, TypeVar) else output_of(value_type)
-    field = _value_field(origin)
+    field: str = origin.value_field
 
     def decode_parsed(data: bytes) -> Any:
         if is_optional and data == b"null":
@@ -232,11 +233,15 @@ def _library_decoder(name: str) -> _Decode | None:
     """Returns the decoder of a reply type of this library; None if its name is another's, or has a type argument."""
     kinds: dict[str, Any] = {kind.__name__: kind for kind in _library_reply_types(Reply)}
     if name.startswith("Parsed"):  # these are imported on first use, which may not have happened in this process
+        from friendli_async.chat.run import ParsedRunResult
         from friendli_async.chat.structured import ParsedCompletion
         from friendli_async.responses.structured import ParsedResponse
 
-        kinds |= {"ParsedCompletion": ParsedCompletion, "ParsedResponse": ParsedResponse}
-    kinds |= {"RunResult": RunResult, "ParsedRunResult": ParsedRunResult}
+        kinds |= {each.__name__: each for each in (ParsedCompletion, ParsedResponse, ParsedRunResult)}
+    elif name == "RunResult":
+        from friendli_async.chat.run import RunResult
+
+        kinds[name] = RunResult
     return _json_decoder(prepared(kinds[name])) if name in kinds else None
 
 
@@ -247,19 +252,9 @@ def _library_reply_types(kind: type[Reply]) -> Iterator[type[Reply]]:
         yield from _library_reply_types(inner)
 
 
-def _is_parsed(kind: object) -> bool:
-    """Whether a type is a parsed reply or the result of a parsed run, the library's only generic ones."""
-    return isinstance(kind, type) and _is_generic_reply(kind)
-
-
-@functools.lru_cache(maxsize=256)  # asked twice for each row of a run
-def _is_generic_reply(kind: type[object]) -> bool:
-    return issubclass(kind, Reply | RunResult) and bool(getattr(kind, "__parameters__", ()))
-
-
-def _value_field(kind: type[object]) -> str:
-    """Returns the attribute that has the value of a parsed reply; in JSON, it is ``value``."""
-    return "answer" if kind is ParsedRunResult else "value"
+def _is_parsed(kind: object) -> TypeGuard[type[HasValue]]:
+    """Whether a type is a parsed reply or the result of a parsed run, without a type argument."""
+    return isinstance(kind, type) and issubclass(kind, HasValue) and bool(getattr(kind, "__parameters__", ()))
 
 
 def _spelled(kind: Any) -> str:

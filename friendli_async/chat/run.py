@@ -29,7 +29,7 @@ from friendli_async.errors import (
     StreamInterruptedError,
     ToolError,
 )
-from friendli_async.replies import Partial, ToolCall, Usage, add_usage
+from friendli_async.replies import HasValue, Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat.answer_tool import AnswerTool
@@ -63,8 +63,10 @@ class RunResult(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
 
 
 @document_fields
-class ParsedRunResult(RunResult, Generic[T], frozen=True, kw_only=True):
+class ParsedRunResult(RunResult, HasValue, Generic[T], frozen=True, kw_only=True):
     """The result of a run that ends with a value."""
+
+    value_field = "answer"
 
     answer: T | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="value")
     """The ``value``, or UNSET if there is none; in JSON, it is ``value``, too."""

@@ -15,7 +15,7 @@ from friendli_async.chat.output_stream import ItemView, OutputStream, SnapshotVi
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
 from friendli_async.errors import ArgumentError
-from friendli_async.replies import Usage
+from friendli_async.replies import HasValue, Usage
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import Engine
@@ -25,7 +25,7 @@ __all__ = ["ItemView", "ParsedChatStream", "ParsedCompletion", "SnapshotView", "
 T = TypeVar("T")
 
 
-class ParsedCompletion(ChatCompletion, Generic[T], frozen=True, kw_only=True):
+class ParsedCompletion(ChatCompletion, HasValue, Generic[T], frozen=True, kw_only=True):
     """A completion and the value parsed from it."""
 
     value: T

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from friendli_async.chat.output import Answer, OutputAPI
 from friendli_async.chat.output_stream import OutputStream
+from friendli_async.replies import HasValue
 from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS, ResponsesOptions
@@ -23,7 +24,7 @@ __all__ = ["ParsedResponse", "ParsedResponseStream"]
 T = TypeVar("T")
 
 
-class ParsedResponse(Response, Generic[T], frozen=True, kw_only=True):
+class ParsedResponse(Response, HasValue, Generic[T], frozen=True, kw_only=True):
     """A complete response with the value parsed from its text."""
 
     value: T
