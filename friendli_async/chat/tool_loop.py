@@ -173,6 +173,7 @@ class ToolRunner:
         self._reporter = reporter
         self.events: deque[RunEvent] = deque()
         self._turn: list[_RequestedCall] = []  # in the order of the calls
+        self._running: set[_RequestedCall] = set()  # those of them that have neither finished nor been deferred
         self._tasks: set[asyncio.Task[Any]] = set()
         self._calls: set[asyncio.Task[Any]] = set()  # those of the tasks that run calls and have not been cancelled
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -189,10 +190,7 @@ class ToolRunner:
     @property
     def has_running(self) -> bool:
         """Whether any call of this turn is unfinished."""
-        for each in self._turn:  # noqa: SIM110  # asked at each chunk, and a generator costs twice as much
-            if each.content is None and not each.is_deferred:
-                return True
-        return False
+        return bool(self._running)
 
     @property
     def has_called(self) -> bool:
@@ -203,6 +201,7 @@ class ToolRunner:
         """Starts a call, or queues it if no slot is free."""
         requested = _RequestedCall(call)
         self._turn.append(requested)
+        self._running.add(requested)
         if self._interruption is not None:
             self.fail(copy.copy(self._interruption))
         if not self._is_stopped:
@@ -238,7 +237,7 @@ class ToolRunner:
 
     def finish_turn(self) -> None:
         """Begins the next turn."""
-        self._turn = []
+        self._turn, self._running = [], set()
 
     def check(self) -> None:
         """Raises the failure that ends the run, if there is one."""
@@ -305,6 +304,7 @@ class ToolRunner:
         else:
             if content is None:
                 requested.is_deferred = True  # the end of the task wakes the run
+                self._running.discard(requested)
             else:
                 self._finish(requested, content)
 
@@ -329,6 +329,7 @@ class ToolRunner:
     def _finish(self, requested: _RequestedCall, content: str, error: ToolError | None = None) -> None:
         # Without the exception, which would be kept until the end of the turn.
         requested.content = content
+        self._running.discard(requested)
         kind = None if error is None else error.kind
         finished = ToolFinished(call=requested.call, content=content, error=kind, elapsed=requested.elapsed)
         if error is not None:
