@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema, SchemaSerializer
     from pydantic_core.core_schema import PlainSerializerFunctionSerSchema
 
-__all__ = ["PydanticField", "as_json", "dump_model"]
+__all__ = ["PydanticField", "as_json", "dump_model", "stand_in"]
 
 
 class PydanticField:
@@ -57,15 +57,22 @@ class PydanticField:
 
 
 class _StandIn(type):
-    """A class that stands for a type that pydantic has to validate, such as a union of models, which msgspec rejects.
-
-    To msgspec, it is an unknown class, whose values its hooks convert.
-    """
+    """Metaclass of stand-ins: msgspec checks the class of what a hook returns."""
 
     adapter: TypeAdapter[Any]
 
     def __instancecheck__(cls, instance: object) -> bool:
         return True
+
+
+def stand_in(name: str, adapter: TypeAdapter[Any]) -> Any:
+    """Returns a class that stands for a type that pydantic has to validate, with the methods of a model.
+
+    msgspec ignores the type's constraints, or rejects it, such as a union of models. To msgspec, the class is an
+    unknown one, whose values its hooks convert.
+    """
+    methods = {"model_json_schema": adapter.json_schema, "model_validate_json": adapter.validate_json}
+    return _StandIn(name, (), {"adapter": adapter, **methods})
 
 
 def _prepared(source: Any) -> Any:
@@ -81,7 +88,7 @@ def _prepared(source: Any) -> Any:
             adapter = TypeAdapter(*get_args(source))
         except PydanticUserError:  # a model inside of a struct
             return prepared(source)
-        return prepared(get_origin(source)[_StandIn("Value", (), {"adapter": adapter})])
+        return prepared(get_origin(source)[stand_in("Value", adapter)])
     return source
 
 

@@ -29,6 +29,7 @@ from friendli_async._callables import is_async
 from friendli_async._core.body.arguments import json_hook
 from friendli_async._core.body.choices import choices_hint
 from friendli_async._json import decode_json, encode_json, type_lock
+from friendli_async._pydantic import stand_in
 from friendli_async.chat.faults import describe_faults, faults_of
 from friendli_async.chat.inputs import LocalTool
 from friendli_async.chat.schema import SchemaBuilder, pydantic_adapter, schema_name
@@ -397,24 +398,14 @@ def _build_schema(
 # --- types of pydantic -----------------------------------------------------------------------------------------------
 
 
-class _Validated(type):
-    """Metaclass of the types that stand for those with constraints: msgspec checks the class of what a hook returns."""
-
-    def __instancecheck__(cls, value: object) -> bool:
-        return True
-
-
 def _decodable(kind: Any) -> Any:
-    """Returns the type that msgspec decodes for a parameter: if it has constraints of pydantic, one with its methods.
+    """Returns the type that msgspec decodes for a parameter: a stand-in if it has constraints of pydantic.
 
     Raises:
         TypeError: A constraint in the type would be ignored.
     """
     adapter = pydantic_adapter(kind, models=False)
-    if adapter is None:
-        return kind
-    methods = {"model_json_schema": adapter.json_schema, "model_validate_json": adapter.validate_json}
-    return _Validated(schema_name(kind), (), methods)
+    return kind if adapter is None else stand_in(schema_name(kind), adapter)
 
 
 def _decode_pydantic(kind: Any, value: object) -> Any:
