@@ -137,10 +137,12 @@ class ReplyCodec(Generic[R]):
 
 def _type_name(reply: object) -> str | None:
     """Returns a reply's type as it is written in code; None if its JSON is restored as it is."""
+    kind: Any = type(reply)
+    name: str = kind.__name__
+    if not _is_named_by_content(kind):
+        return name
     if _is_json(reply):
         return None
-    kind = type(reply)
-    name = kind.__name__
     items: Any = reply
     if _is_parsed(kind):
         value = getattr(items, kind.value_field)
@@ -153,6 +155,12 @@ def _type_name(reply: object) -> str | None:
     if kind is tuple and items:
         return f"tuple[{', '.join(_type_name(item) or type(item).__name__ for item in items)}]"
     return name
+
+
+@functools.lru_cache
+def _is_named_by_content(kind: type[Any]) -> bool:
+    """Whether the values of a type may have different names."""
+    return kind in _SCALARS or issubclass(kind, (dict, tuple, *_LISTS)) or _is_parsed(kind)
 
 
 def _union(values: Collection[object]) -> str:
