@@ -241,7 +241,7 @@ class Audio(Resource):
             options: See ``TranscriptionOptions``.
 
         Returns:
-            The transcription: ``text``, ``usage``, ``meta``.
+            The transcription, with ``text``, ``usage``, ``meta``.
 
         Raises:
             ValueError: An invalid value, with its path (nothing was sent), or a file that changed while being sent.
@@ -258,7 +258,7 @@ class Audio(Resource):
             options: See ``TranscriptionOptions``.
 
         Returns:
-            The stream: use it with ``async with`` or ``async for``, or await its ``result()``. Opening it
+            The stream. Use it with ``async with`` or ``async for``, or await its ``result()``. Opening it
             raises the same errors as ``transcribe``.
         """
         return self._stream({"model": model}, file, options)

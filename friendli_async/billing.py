@@ -203,7 +203,7 @@ class TeamCost(Resource):
             options: See ``CostOptions``.
 
         Returns:
-            The buckets: ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
+            The buckets. ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
         """
         return _COST.of(self._engine, {"start_time": start_time, "end_time": end_time}, options)
 
@@ -228,6 +228,6 @@ class TeamUsage(Resource):
             options: See ``UsageOptions``.
 
         Returns:
-            The buckets: ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
+            The buckets. ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
         """
         return _USAGE.of(self._engine, {"start_time": start_time, "end_time": end_time}, options)

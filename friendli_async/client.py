@@ -86,7 +86,7 @@ class Serverless(Hinted):
             server_url: Base URL; None is the client's.
 
         Returns:
-            A call: ``async for`` and ``async with`` yield ``ChatChunk`` and ``ToolStatus`` events; ``await`` returns
+            A call. ``async for`` and ``async with`` yield ``ChatChunk`` and ``ToolStatus`` events; ``await`` returns
             the open stream, or the ``ChatCompletion`` if the body contains ``stream: False``.
 
         Raises:

@@ -330,7 +330,7 @@ class Completions(Resource):
             options: See ``CompletionsOptions``.
 
         Returns:
-            The completion: ``text``, ``choices``, ``usage``, ``meta``.
+            The completion, with ``text``, ``choices``, ``usage``, ``meta``.
 
         Raises:
             TypeError: An unknown keyword, or not exactly one of ``prompt`` and ``tokens``.
@@ -355,7 +355,7 @@ class Completions(Resource):
             options: See ``CompletionsOptions``.
 
         Returns:
-            The stream: use it with ``async with`` or ``async for``, or await its ``result()``.
+            The stream. Use it with ``async with`` or ``async for``, or await its ``result()``.
 
         Raises:
             TypeError: An unknown keyword, or not exactly one of ``prompt`` and ``tokens``.

@@ -201,7 +201,7 @@ class Images(Resource):
             options: See ``GenerationOptions``.
 
         Returns:
-            The images: ``data[i].url``, or ``data[i].content()``; and ``meta``.
+            The images, with ``data[i].url``, or ``data[i].content()``; and ``meta``.
         """
         required = {"model": model, "prompt": prompt}
         arguments = await _arguments(_GENERATE_PARAMETERS, "generate", required, options)
@@ -219,7 +219,7 @@ class Images(Resource):
             options: See ``EditOptions``.
 
         Returns:
-            The images: ``data[i].url``, or ``data[i].content()``; and ``meta``.
+            The images, with ``data[i].url``, or ``data[i].content()``; and ``meta``.
         """
         required = {"model": model, "image": image, "prompt": prompt}
         return await self._engine.call(_EDIT, await _arguments(_EDIT_PARAMETERS, "edit", required, options))
@@ -246,7 +246,7 @@ class ContainerImages(Resource):
             options: See ``ContainerGenerationOptions``.
 
         Returns:
-            The image: ``content()``, ``meta``.
+            The image, with ``content()``, ``meta``.
         """
         required = {**without_none(model=model), "prompt": prompt}
         arguments = await _arguments(_CONTAINER_GENERATE_PARAMETERS, "generate", required, options)
@@ -269,7 +269,7 @@ class ContainerImages(Resource):
             options: See ``ContainerEditOptions``.
 
         Returns:
-            The image: ``content()``, ``meta``.
+            The image, with ``content()``, ``meta``.
         """
         required = {**without_none(model=model), "image": image, "prompt": prompt}
         arguments = await _arguments(_CONTAINER_EDIT_PARAMETERS, "edit", required, options)

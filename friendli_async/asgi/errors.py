@@ -58,7 +58,7 @@ def error_body(error: FriendliError) -> dict[str, Any]:
         error: The error that the call raised.
 
     Returns:
-        ``{"error": {"message": ..., "type": ..., "param": None, "code": ...}}``.
+        A dict with the key ``error``, of a dict with ``message``, ``type``, ``param`` (None) and ``code``.
     """
     _, message, kind, code = _answer_to(error)
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}

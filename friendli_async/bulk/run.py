@@ -123,7 +123,7 @@ def run_all(
             connection. None: never.
 
     Returns:
-        The run, which starts when it is first iterated: use ``async for``, best inside ``async with``.
+        The run, which starts when it is first iterated. Use ``async for``, best inside ``async with``.
 
     Raises:
         TypeError: ``rows`` is not iterable, ``call`` is not callable, ``key`` or ``on_progress`` is not a plain

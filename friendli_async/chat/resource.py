@@ -108,7 +108,7 @@ class Parsing(Resource):
             options: See ``ParseStreamOptions``. There is no ``reask``: streamed output cannot be taken back.
 
         Returns:
-            The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
+            The stream, with ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
         """
         from friendli_async.chat.structured import parse_stream
 
@@ -182,7 +182,7 @@ class Chat(Parsing):
             options: See ``ChatOptions``.
 
         Returns:
-            The completion: ``text``, ``reasoning``, ``choices``, ``usage``, ``meta``.
+            The completion, with ``text``, ``reasoning``, ``choices``, ``usage``, ``meta``.
         """
         arguments = PARAMETERS.encode("complete", {"model": model, "messages": messages}, options)
         return await self._engine.call(COMPLETE, arguments)
@@ -196,7 +196,7 @@ class Chat(Parsing):
             options: See ``ChatOptions``.
 
         Returns:
-            The stream: use it with ``async with`` or ``async for``, or await its ``result()``.
+            The stream. Use it with ``async with`` or ``async for``, or await its ``result()``.
         """
         return self._stream({"model": model, "messages": messages}, options)
 
@@ -212,7 +212,7 @@ class Chat(Parsing):
             options: See ``RunOptions``.
 
         Returns:
-            The run: use it with ``async with`` or ``async for``, or await its ``result()``. Nothing is sent before.
+            The run. Use it with ``async with`` or ``async for``, or await its ``result()``. Nothing is sent before.
 
         Raises:
             TypeError: An item of ``tools`` is not a tool, or a ``ToolDefinitionError``.

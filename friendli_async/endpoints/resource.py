@@ -158,7 +158,7 @@ class Endpoints(Resource):
             options: See ``EndpointListOptions``.
 
         Returns:
-            The endpoints: ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
+            The endpoints. ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
         """
         return _LIST.of(self._engine, {}, options)
 
@@ -172,7 +172,7 @@ class Endpoints(Resource):
             options: See ``EndpointVersionOptions``.
 
         Returns:
-            The versions: ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
+            The versions. ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
         """
         return _VERSIONS.of(self._engine, {}, options, endpoint_id=endpoint_id)
 

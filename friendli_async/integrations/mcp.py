@@ -97,7 +97,7 @@ async def mcp_tools(session: MCPSession, *, prefix: str = "") -> list[MCPTool]:
         prefix: Prepended to each name, to distinguish the tools of several servers.
 
     Returns:
-        The tools. Characters that the API does not allow in a name become ``_``; a duplicate gets a suffix: ``_2``,
+        The tools. Characters that the API does not allow in a name become ``_``; a duplicate gets a suffix, ``_2``,
         ``_3``, ...
 
     Raises:

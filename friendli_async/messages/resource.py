@@ -59,7 +59,7 @@ class Messages(Resource):
             options: See ``MessagesOptions``.
 
         Returns:
-            The message: ``text``, ``reasoning``, ``content``, ``stop_reason``, ``usage``, ``meta``.
+            The message, with ``text``, ``reasoning``, ``content``, ``stop_reason``, ``usage``, ``meta``.
         """
         arguments = PARAMETERS.encode("create", {"model": model, "messages": messages}, options)
         return await self._engine.call(_CREATE, arguments)
@@ -73,7 +73,7 @@ class Messages(Resource):
             options: See ``MessagesOptions``.
 
         Returns:
-            The stream of ``MessageEvent``: use it with ``async with`` or ``async for``, or await its ``result()``.
+            The stream of ``MessageEvent``. Use it with ``async with`` or ``async for``, or await its ``result()``.
         """
         return self._stream({"model": model, "messages": messages}, options)
 

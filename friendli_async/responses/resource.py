@@ -100,7 +100,7 @@ class ResponseParsing(Resource):
             options: See ``ParseStreamOptions``. There is no ``reask``: chunks cannot be taken back once delivered.
 
         Returns:
-            The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
+            The stream, with ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
         """
         from friendli_async.responses.structured import parse_stream
 
@@ -168,7 +168,7 @@ class Responses(ResponseParsing):
             options: See ``ResponsesOptions``.
 
         Returns:
-            The response: ``text``, ``reasoning``, ``tool_calls``, ``output``, ``status``, ``usage``, ``meta``.
+            The response, with ``text``, ``reasoning``, ``tool_calls``, ``output``, ``status``, ``usage``, ``meta``.
 
         Raises:
             APIStatusError: The server returned an error; or the response failed, and ``partial`` has its output so far.
@@ -185,7 +185,7 @@ class Responses(ResponseParsing):
             options: See ``ResponsesOptions``.
 
         Returns:
-            The stream: use it with ``async with`` or ``async for``, or await its ``result()``.
+            The stream. Use it with ``async with`` or ``async for``, or await its ``result()``.
         """
         return self._stream({"model": model, "input": input}, options)
 

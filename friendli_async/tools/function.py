@@ -160,7 +160,7 @@ class FunctionTool(Generic[F_co]):
             arguments: A JSON object as text; "" means an empty one.
 
         Returns:
-            The result: a str unchanged, anything else as JSON.
+            The result, a str unchanged, anything else as JSON.
 
         Raises:
             ToolError: The arguments are invalid (``kind`` is "arguments"), or the result is not JSON ("result").
