@@ -41,7 +41,7 @@ TimeoutLimit = Literal["connect", "pool", "first_event", "idle", "total"]
 
 ToolProblem = Literal["unknown", "arguments", "refused", "timeout", "failed", "result"]
 """Why a tool call failed: the tool does not exist; the arguments are invalid; ``before_tool`` rejected it; it took
-longer than ``tool_timeout``; it raised an exception; its result cannot be serialized to JSON, or is longer than
+longer than its timeout; it raised an exception; its result cannot be serialized to JSON, or is longer than
 ``max_tool_result``."""
 
 

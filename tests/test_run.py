@@ -635,6 +635,59 @@ async def test_tool_error_is_fed_to_the_model_and_the_run_continues(
     assert (await run.result()).reply.text == "Sorry"
 
 
+class ToolWithTimeout:
+    """A tool of the user's own class."""
+
+    name = "own"
+    description = None
+    parameters: Mapping[str, Any] = {"type": "object", "properties": {}}
+    timeout = 0.05
+
+    async def run(self, arguments: str) -> str:
+        return await never_ends()
+
+
+class Slow:
+    @tool(timeout=0.05)
+    async def wait(self) -> str:
+        return await never_ends()
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    "used",
+    [
+        tool(never_ends.__wrapped__, timeout=0.05),
+        tool(tool(never_ends.__wrapped__, timeout=0.05), name="renamed"),
+        Slow().wait,
+        ToolWithTimeout(),
+    ],
+    ids=["function", "tool of a tool", "method", "own class"],
+)
+async def test_timeout_of_a_tool_replaces_that_of_the_run(
+    client: AsyncFriendli, server: FriendliServer, used: Any
+) -> None:
+    server.enqueue(tool_calls((used.name, {})), text("Sorry"))
+    result = await with_timeout(start_run(client, used, tool_timeout=None).result())
+    assert tool_results(server)[0][1] == "Error: the tool did not finish within 0.05 s; it may have taken effect"
+    assert result.reply.text == "Sorry"
+
+
+@pytest.mark.parametrize("timeout", [None, 1])
+async def test_tool_may_take_longer_than_the_run_allows_others(
+    client: AsyncFriendli, server: FriendliServer, clock: Clock, timeout: float | None
+) -> None:
+    @tool(timeout=timeout)
+    async def slow() -> str:
+        clock.advance(0.1)
+        await run_loop_iterations()
+        return "done"
+
+    server.enqueue(tool_calls(("slow", {})), text("Fine"))
+    await with_timeout(start_run(client, slow, tool_timeout=0.05).result())
+    assert tool_results(server)[0][1] == "done"
+
+
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     ("name", "arguments", "kind", "message"), TOOL_ERRORS, ids=[f"{row[0]}-{row[2]}" for row in TOOL_ERRORS]

@@ -395,6 +395,16 @@ def test_invalid_parameter_type_is_rejected_when_schema_is_built(fn: Any, reason
         _ = tool_.parameters
 
 
+async def local_time() -> str:
+    return "14:05"
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, True, "30"])
+def test_timeout_of_a_tool_must_be_a_positive_number(timeout: Any) -> None:
+    with pytest.raises(ValueError, match="timeout: Expected a number of seconds above 0, or None, got"):
+        tool(local_time, timeout=timeout)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 65, "a.b"])
 def test_invalid_tool_name_is_rejected(name: str) -> None:
     with pytest.raises(ToolDefinitionError, match="cannot be a tool's name"):

@@ -133,7 +133,10 @@ class Tool(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
 
 
 class LocalTool(Protocol):
-    """A tool that ``chat.run`` can call: a function decorated with ``tool``, an MCP server's tool or your own class."""
+    """A tool that ``chat.run`` can call: a function decorated with ``tool``, an MCP server's tool or your own class.
+
+    If it has an attribute ``timeout``, in seconds, that replaces the ``tool_timeout`` of the run. None is no limit.
+    """
 
     @property
     def name(self) -> str:
@@ -318,7 +321,8 @@ class TurnOptions(GenerationOptions, total=False):
     concurrency: int
     """Maximum number of tools running at a time, 4 by default."""
     tool_timeout: float | None
-    """Timeout of one tool call in seconds, 30 by default; None means no limit. It does not limit the run."""
+    """Timeout of one tool call in seconds, 30 by default; None means no limit. It does not limit the run, nor the calls
+    of a tool that has a ``timeout`` of its own."""
     max_tool_result: int | None
     """Maximum length of a tool's result in characters, 1,000,000 by default; None means no limit. A call with a longer
     result has failed, because a part of it might be taken for the whole. An error message that is longer, and has more

@@ -432,7 +432,9 @@ class ToolRunner:
         raise TypeError(f'before_tool must return True, False or "defer", not {answer!r}')
 
     async def _run_with_timeout(self, tool: LocalTool, arguments: str) -> str:
-        limit = TimeLimit(self._settings.tool_timeout)
+        own: float | msgspec.UnsetType | None = getattr(tool, "timeout", msgspec.UNSET)
+        timeout = self._settings.tool_timeout if own is msgspec.UNSET else own
+        limit = TimeLimit(timeout)
         task = asyncio.current_task()
         try:
             with limit:
@@ -444,7 +446,6 @@ class ToolRunner:
             if isinstance(error, ToolError) or not _is_failure(error, task):
                 raise
             if isinstance(error, TimeoutError) and limit.expired:
-                timeout = self._settings.tool_timeout
                 _log.warning("the tool %r did not finish within %g s", tool.name, timeout)
                 message = f"the tool did not finish within {timeout:g} s; it may have taken effect"
                 raise ToolError(message, kind="timeout") from error

@@ -33,7 +33,8 @@ from friendli_async._pydantic import stand_in
 from friendli_async.chat.faults import describe_faults, faults_of
 from friendli_async.chat.inputs import LocalTool
 from friendli_async.chat.schema import SchemaBuilder, pydantic_adapter, schema_name
-from friendli_async.errors import ToolError
+from friendli_async.errors import ArgumentError, ToolError
+from friendli_async.options import is_number, plain_number
 from friendli_async.tools.docstring import parse_docstring
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class FunctionTool(Generic[F_co]):
     Attributes:
         name: The name that the model sees.
         description: The description that the model sees.
+        timeout: Seconds that a call may take; None is no limit, and UNSET the ``tool_timeout`` of the run.
     """
 
     __wrapped__: F_co
@@ -89,6 +91,7 @@ class FunctionTool(Generic[F_co]):
         fn: Callable[P, R],
         name: str | None = None,
         description: str | None = None,
+        timeout: float | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> None:
         given: dict[str, Any] = getattr(fn, "__dict__", {})
         own = ("__wrapped__", "__signature__")  # those of a function are not those of its bound method
@@ -99,6 +102,7 @@ class FunctionTool(Generic[F_co]):
         self._cached: list[_Parameters] = []  # empty, or one item
         self._cached_of_bound: list[_Parameters] = []  # the same for the bound method, shared by all instances
         self.name: str = _tool_name(name, fn)
+        self.timeout: float | msgspec.UnsetType | None = _tool_timeout(timeout, fn)
         text, self._descriptions = parse_docstring(_docstring(fn))
         self.description: str | None = text or None if description is None else description
         _keyword_parameters(self.name, fn, skip_first=_is_unbound_method(fn))
@@ -121,7 +125,9 @@ class FunctionTool(Generic[F_co]):
             return self
         if instance is owner:  # a class method of Python before 3.13; later ones create this method themselves
             return cast("FunctionTool[Any]", types.MethodType(cast("Callable[..., Any]", self), instance))
-        bound: FunctionTool[Any] = FunctionTool(bind(self._fn, instance, owner), self.name, self.description)
+        bound: FunctionTool[Any] = FunctionTool(
+            bind(self._fn, instance, owner), self.name, self.description, self.timeout
+        )
         bound._cached = self._cached_of_bound
         return bound
 
@@ -224,13 +230,28 @@ def _thread_limiter() -> CapacityLimiter:
 
 @overload
 def tool(
-    fn: Callable[P, R], /, *, name: str | None = None, description: str | None = None
+    fn: Callable[P, R],
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> FunctionTool[Callable[P, R]]: ...
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> Callable[[Callable[P, R]], FunctionTool[Callable[P, R]]]: ...
-def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, description: str | None = None) -> Any:
+def tool(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | msgspec.UnsetType | None = msgspec.UNSET,
+) -> Any:
     """Makes a function a tool, as a decorator (``@tool``, ``@tool(name=...)``) or as a call (``tool(fn)``).
 
     The model sees the docstring up to its first section, and the parameters with their types, their defaults and their
@@ -244,6 +265,7 @@ def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, de
         fn: The function. Each parameter needs a type (``Any`` accepts any JSON) and must accept its name as keyword.
         name: The name that the model sees; the function's name by default.
         description: The description that the model sees; the docstring's by default.
+        timeout: Seconds that a call may take; by default, the ``tool_timeout`` of the run. None is no limit.
 
     Returns:
         The tool, which can still be called like the function.
@@ -251,10 +273,11 @@ def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, de
     Raises:
         ToolDefinitionError: The function cannot be a tool: it has ``*args``, ``**kwargs``, positional-only parameters
             or a name that the API does not accept, or it is a generator.
+        ValueError: ``timeout`` is not a number above 0.
     """
     if fn is None:
-        return functools.partial(FunctionTool[Any], name=name, description=description)
-    return FunctionTool(fn, name, description)
+        return functools.partial(FunctionTool[Any], name=name, description=description, timeout=timeout)
+    return FunctionTool(fn, name, description, timeout)
 
 
 # --- inspecting a function -------------------------------------------------------------------------------------------
@@ -283,6 +306,15 @@ def _is_async(fn: Callable[..., Any]) -> bool:
 def _dunder_call(callable_object: object) -> object:
     """Returns the ``__call__`` that an object's class defines."""
     return inspect.getattr_static(type(callable_object), "__call__", None)
+
+
+def _tool_timeout(given: float | msgspec.UnsetType | None, fn: object) -> float | msgspec.UnsetType | None:
+    if given is msgspec.UNSET:
+        return fn.timeout if isinstance(fn, FunctionTool) else given
+    seconds: object = plain_number(given)
+    if seconds is None or (is_number(seconds) and seconds > 0):
+        return seconds
+    raise ArgumentError(f"Expected a number of seconds above 0, or None, got {given!r}", "timeout")
 
 
 def _tool_name(name: str | None, fn: Callable[..., Any]) -> str:
