@@ -674,6 +674,18 @@ class Named(NamedTuple):
     content: str = "Hi"
 
 
+class NotGiven:
+    """As in openai and anthropic."""
+
+
+class Omit:
+    """As in openai and anthropic."""
+
+
+class Unset(pydantic.BaseModel):
+    """As in mistralai and Friendli's SDK."""
+
+
 ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
     ({"messages": [Pydantic()]}, r"messages\[0\]: .*; pass its model_dump\(\)"),
     ({"messages": [Plain()]}, r"messages\[0\]: .*; pass dataclasses.asdict\(...\)"),
@@ -685,6 +697,11 @@ ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
     ({"seed": np.array([1, 2])}, r"seed: .*ndarray`; pass list\(...\)"),
     ({"extra_body": {"x": Pydantic()}}, r"x: Pydantic is not JSON serializable; pass its model_dump\(\)"),
     ({"extra_body": {"x": Plain()}}, r"x: Plain is not JSON serializable; pass dataclasses.asdict\(...\)"),
+    ({"temperature": NotGiven()}, "temperature: Expected `float | null`, got `NotGiven`; leave it out$"),
+    ({"tools": Omit()}, "tools: Expected `array | null`, got `Omit`; leave it out$"),
+    ({"seed": Unset()}, "seed: .*`Unset`; leave it out$"),
+    ({"stop": msgspec.UNSET}, "stop: .*UnsetType.*; leave it out$"),
+    ({"extra_body": {"x": NotGiven()}}, "x: NotGiven is not JSON serializable; leave it out$"),
     ({"extra_body": {"x": decimal.Decimal("0.1")}}, "x: Decimal is not JSON serializable$"),
     ({"extra_body": {"x": np.longdouble(1)}}, "x: longdouble is not JSON serializable$"),
     ({"extra_body": {"x": np.datetime64("2026-01-01")}}, "x: datetime64 is not JSON serializable$"),

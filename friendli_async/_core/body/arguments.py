@@ -303,6 +303,8 @@ def _conversion_hint(value: object, where: str = "") -> str:
     """Returns how to convert a value to JSON, as the end of an error message."""
     if callable(value):  # a type or a function
         return _CALLABLES.get(where.partition("[")[0], "")
+    if type(value).__name__ in _ABSENT:
+        return "; leave it out"
     how = next((how for mark, how in _CONVERSIONS.items() if hasattr(type(value), mark)), None)
     if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
         how = "list(...)"
@@ -331,6 +333,8 @@ _CONVERSIONS: Final = {
     "__attrs_attrs__": "attrs.asdict(...)",
     "_asdict": "its _asdict()",
 }
+# The classes of the values that mean "not given" to openai, anthropic, mistralai, Friendli's SDK and msgspec.
+_ABSENT: Final = frozenset({"NotGiven", "Omit", "Unset", "UnsetType"})
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
 _BUILTINS: Final = _SCALARS | {list, dict, float}
 
