@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["Hinted", "field_hint", "option_hint", "parameter_hint", "setting_hint"]
+__all__ = ["Hinted", "error_hint", "field_hint", "option_hint", "parameter_hint", "setting_hint"]
 
 # These tables map our name, or a hint, to the names used by openai, anthropic, mistral, litellm, Friendli's SDK
 # and frameworks for agents.
@@ -170,6 +170,15 @@ _CLIENT_HINTS: Final = {
     " chat_complete complete completion generate",
     "use serverless.token.tokenize": "tokenizer",
 }
+# Attributes that the errors of other clients have.
+_ERRORS: Final = {
+    "use status_code, body (a text) and meta.headers": "response raw_response",
+    "use meta.headers": "headers",
+    "use str(error); only an APIStatusError has a message of the server": "message",
+    "only an APIStatusError has it": "body code request_id retry_after status_code",
+    "use status_code": "http_status status",
+    "use json.loads(error.body)": "error json param",
+}
 
 
 class Hinted:
@@ -218,6 +227,11 @@ def _attribute_hint(owner: object, name: str) -> str:
     if is_client and _lookup(plain, _SETTINGS):
         return "; settings cannot be read back; with_options(...) returns a copy with different ones"
     return _suggest_nearest(plain, names) or f"; it has {', '.join(names)}"
+
+
+def error_hint(name: str) -> str:
+    """Returns a hint for an unknown attribute of an error, to append to an error message."""
+    return f"; {hint}" if (hint := _lookup(name, _ERRORS)) else ""
 
 
 def field_hint(name: str, known: Collection[str]) -> str:

@@ -24,8 +24,9 @@ which are not in this tree: they are bugs in the calling code, or in its data.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 
+from friendli_async._hints import error_hint
 from friendli_async.replies import Meta, Partial, Reply, ToolCall, Usage
 
 __all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "ArgumentError"]
@@ -106,6 +107,12 @@ class FriendliError(Exception):
         super().__init__(message)
         self.meta = meta
         self.partial = partial
+
+    if not TYPE_CHECKING:  # to type checkers an unknown name is an error
+
+        def __getattr__(self, name: str) -> Any:
+            message = f"{type(self).__name__!r} object has no attribute {name!r}{error_hint(name)}"
+            raise AttributeError(message, name=name, obj=self)
 
 
 class ConfigurationError(FriendliError, ValueError):

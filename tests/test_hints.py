@@ -17,10 +17,13 @@ import pytest
 from support.sockets import client_of
 
 from friendli_async import (
+    APIConnectionError,
     ArgumentError,
     AsyncFriendli,
     ConfigurationError,
+    FriendliError,
     Limits,
+    RateLimitError,
     RetryPolicy,
     Timeouts,
 )
@@ -327,6 +330,29 @@ def test_client_cannot_be_pickled_or_copied_and_bare_one_has_no_attributes() -> 
     bare = AsyncFriendli.__new__(AsyncFriendli)
     assert not hasattr(bare, "serverless")
     assert not hasattr(bare, "_settings")
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "hint"),
+    [
+        (RateLimitError("busy"), "response", "; use status_code, body (a text) and meta.headers"),
+        (RateLimitError("busy"), "headers", "; use meta.headers"),
+        (RateLimitError("busy"), "param", "; use json.loads(error.body)"),
+        (
+            APIConnectionError("broke"),
+            "message",
+            "; use str(error); only an APIStatusError has a message of the server",
+        ),
+        (APIConnectionError("broke"), "status_code", "; only an APIStatusError has it"),
+        (APIConnectionError("broke"), "zzz", ""),
+    ],
+)
+def test_unknown_attribute_of_an_error_suggests_a_name(error: FriendliError, name: str, hint: str) -> None:
+    with pytest.raises(AttributeError) as raised:
+        getattr(error, name)
+    assert str(raised.value) == f"{type(error).__name__!r} object has no attribute {name!r}{hint}"
+    assert (raised.value.name, raised.value.obj) == (name, error)
+    assert not hasattr(copy.deepcopy(pickle.loads(pickle.dumps(error))), name)
 
 
 def test_existing_attributes_are_not_looked_up_in_hints(monkeypatch: pytest.MonkeyPatch) -> None:
