@@ -131,6 +131,7 @@ _ATTRIBUTES: Final = {
     "aclose": "close",
     "complete": "generate",
     "complete stream": "completions",
+    "completions": "fim",
     "complete create": "parse",
     "complete generate transcribe tokenize classify render stream upload": "create",
     "download": "content",

@@ -52,6 +52,7 @@ def get_attribute(path: str) -> Any:
         ("beta", "use serverless.chat or dedicated.chat or container.chat"),
         ("files", "use file"),
         ("close", "use aclose"),
+        ("fim", "use serverless.completions or dedicated.completions or container.completions"),
         ("servrless", "did you mean 'serverless'?"),
         ("zzz", "it has aclose, "),
         ("serverless.models", "use model"),
