@@ -454,6 +454,7 @@ async def test_successive_holds_are_capped_by_max_retry_after() -> None:
     error = await client.call_expecting(RateLimitError)
     assert 50.0 <= now() <= 60.0
     assert error.meta.timing.queued == pytest.approx(now())
+    assert f"s more, after {now():.1f} s of waiting, longer than max_retry_after allows" in str(error)
     assert client.sent_at == []
     refreshing.cancel()
 

@@ -391,14 +391,14 @@ class Call(Generic[T]):
             return
         while (hold := pace.active_hold(self._limit_scope, self.clock.now())) is not None:
             began, left = self.clock.now(), self.clock.time_left()
-            wait = hold.wait(began)
-            limit = "max_retry_after" if wait + self.stopwatch.queued > settings.retry.max_retry_after else None
+            wait, waited = hold.wait(began), self.stopwatch.queued
+            limit = "max_retry_after" if wait + waited > settings.retry.max_retry_after else None
             if limit is None and left is not None and wait >= left:
                 limit = "total"
             if limit is not None:
                 message = "%s: rate limit: not sent, %.2f s after another call's %d is longer than %s"
                 _logger.info(message, self._label, wait, hold.status, limit)
-                raise hold.to_error(wait, limit, self.meta())
+                raise hold.to_error(wait, waited, limit, self.meta())
             extra = jitter(settings.retry)
             wait += extra if left is None else min(extra, (left - wait) / 2)
             self._report_hold(hold, wait)

@@ -64,10 +64,18 @@ class Hold(NamedTuple):
         """Returns what is left of the ``Retry-After``: a call that waits at all waits for so long."""
         return self.remaining(now) + self.retry_after - self.seconds
 
-    def to_error(self, wait: float, bound: str, meta: Meta) -> APIStatusError:
-        """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call."""
+    def to_error(self, wait: float, waited: float, bound: str, meta: Meta) -> APIStatusError:
+        """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call.
+
+        Args:
+            wait: The seconds that the call would have to wait.
+            waited: The seconds that earlier holds have made it wait.
+            bound: The name of the limit that is exceeded.
+            meta: The metadata of the call.
+        """
+        after = f", after {waited:.1f} s of waiting" if waited else ""
         error = status_class(self.status)(
-            f"not sent: a rate limit asks to wait for {wait:.1f} s more, longer than {bound} allows "
+            f"not sent: a rate limit asks to wait for {wait:.1f} s more{after}, longer than {bound} allows "
             f"(response to an earlier call: {self.message})",
             status_code=self.status,
             retry_after=wait,
