@@ -209,9 +209,10 @@ class Pacing(msgspec.Struct, frozen=True):
     """Rate-limit holds and retry budget, shared by the calls of a client and its copies; ``Pacing(None)`` has neither.
 
     A call paused by a hold waits within its ``total``, and its ``timing.queued`` includes the wait. If the wait exceeds
-    ``total`` or the call's ``RetryPolicy.max_retry_after``, the call raises at once the error of the call that caused
-    the hold: ``RateLimitError`` (or ``InternalServerError``), with the remaining time in ``retry_after``. A hold ends
-    after ``max_retry_after``, even if the server named a longer time: the next call then asks the server again.
+    ``total`` or the call's ``RetryPolicy.max_retry_after``, or several waits together exceed ``max_attempts`` times
+    that, the call raises at once the error of the call that caused the hold: ``RateLimitError`` (or
+    ``InternalServerError``), with the remaining time in ``retry_after``. A hold ends after ``max_retry_after``, even if
+    the server named a longer time: the next call then asks the server again.
     """
 
     obey: Literal["retry-after"] | None = "retry-after"

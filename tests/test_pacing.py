@@ -439,8 +439,8 @@ async def test_call_that_cannot_wait_raises_the_servers_error_immediately(
 
 
 @in_virtual_time
-async def test_successive_holds_are_capped_by_max_retry_after() -> None:
-    client = PacedClient(retry=RetryPolicy(initial=0.0, max_retry_after=60))
+async def test_successive_holds_last_as_long_as_all_attempts_could_wait() -> None:
+    client = PacedClient(retry=RetryPolicy(max_attempts=2, initial=0.0, max_retry_after=30))
     await client.make_rejected_call()
     (scope,) = client.runtime.pace.holds
 
@@ -454,7 +454,7 @@ async def test_successive_holds_are_capped_by_max_retry_after() -> None:
     error = await client.call_expecting(RateLimitError)
     assert 50.0 <= now() <= 60.0
     assert error.meta.timing.queued == pytest.approx(now())
-    assert f"s more, after {now():.1f} s of waiting, longer than max_retry_after allows" in str(error)
+    assert f"after {now():.1f} s of waiting, longer than max_attempts times max_retry_after allows" in str(error)
     assert client.sent_at == []
     refreshing.cancel()
 

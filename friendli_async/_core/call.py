@@ -30,7 +30,14 @@ from friendli_async._core.observers import (
     Connected,
     FirstEvent,
 )
-from friendli_async._core.pacing import Hold, LimitScope, is_rejected_by_load, jitter, report_rejection
+from friendli_async._core.pacing import (
+    Hold,
+    LimitScope,
+    exceeded_by_hold,
+    is_rejected_by_load,
+    jitter,
+    report_rejection,
+)
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.reporting import CallReporter, RunReporter, finish_reasons_of, parameters_of, reason_of
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
@@ -392,7 +399,7 @@ class Call(Generic[T]):
         while (hold := pace.active_hold(self._limit_scope, self.clock.now())) is not None:
             began, left = self.clock.now(), self.clock.time_left()
             wait, waited = hold.wait(began), self.stopwatch.queued
-            limit = "max_retry_after" if wait + waited > settings.retry.max_retry_after else None
+            limit = exceeded_by_hold(settings.retry, wait, waited)
             if limit is None and left is not None and wait >= left:
                 limit = "total"
             if limit is not None:

@@ -140,6 +140,23 @@ class Pace:
         self.spent = max(0, self.spent - 1)
 
 
+def exceeded_by_hold(policy: RetryPolicy, wait: float, waited: float) -> str | None:
+    """Returns the limit that a call would exceed by a hold, or None.
+
+    Before it is sent, a call waits for no longer than one that is sent and rejected in each of its attempts.
+
+    Args:
+        policy: The policy of the call.
+        wait: The seconds that it would have to wait.
+        waited: The seconds that earlier holds have made it wait.
+    """
+    if wait > policy.max_retry_after:
+        return "max_retry_after"
+    if wait + waited > policy.max_attempts * policy.max_retry_after:
+        return "max_attempts times max_retry_after"
+    return None
+
+
 def jitter(policy: RetryPolicy) -> float:
     """Returns a random delay to add to a Retry-After, so that the calls that wait for it do not all resume at once.
 
