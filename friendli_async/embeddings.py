@@ -5,6 +5,9 @@ Wire: ``POST /dedicated/v1/embeddings``; dedicated endpoints only.
 
 from __future__ import annotations
 
+import sys
+from array import array
+from base64 import b64decode
 from collections.abc import Sequence
 from typing import Final, Literal, Unpack
 
@@ -32,10 +35,24 @@ class Embedding(Value, frozen=True, kw_only=True):
     """The vector of one text."""
 
     embedding: tuple[float, ...] | str
-    """The numbers, or the server's base64 text if ``encoding_format`` requests it."""
+    """The numbers, or the server's base64 text if ``encoding_format`` requests it; see ``vector``."""
     index: int = always_encoded(0)
     """Index of the text in the input."""
     object: str | None = None
+
+    @property
+    def vector(self) -> Sequence[float]:
+        """The numbers in either case; of base64, as an ``array`` of 32-bit floats, decoded at each access.
+
+        Raises:
+            ValueError: The text is not base64 of 32-bit floats.
+        """
+        if not isinstance(self.embedding, str):
+            return self.embedding
+        numbers = array("f", b64decode(self.embedding, validate=True))
+        if sys.byteorder == "big":  # servers encode them as they are in memory
+            numbers.byteswap()
+        return numbers
 
 
 class EmbeddingList(Reply, frozen=True, kw_only=True):

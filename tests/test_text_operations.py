@@ -283,10 +283,17 @@ async def test_embeddings_are_decoded_from_numbers_or_base64(client: AsyncFriend
         model="m",
         usage=Usage(2, 0, 2),
     )
+    assert [list(each.vector) for each in reply.data] == [[0.5, -1.0, 0.002], [0.5]]
     assert reencode(reply) == {**head, "data": data, "usage": counts}
     server.enqueue(json_body({"data": [{"index": 0}]}))
     with pytest.raises(ResponseDecodeError):
         await client.dedicated.embeddings.create(model="m", tokens=[1])
+
+
+@pytest.mark.parametrize("text", ["not base64", "AAAA"])
+def test_vector_of_an_invalid_text_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"base64|multiple"):
+        _ = Embedding(embedding=text).vector
 
 
 async def test_embeddings_of_the_embedded_server(client: AsyncFriendli) -> None:
