@@ -44,7 +44,9 @@ from friendli_async._core.events.sse import SSEDecoder
 from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status
 from friendli_async.asgi.disconnect import run_until_disconnect
 from friendli_async.asgi.events import WholeEvents
+from friendli_async.bulk import CheckpointError
 from friendli_async.chat import ParsedChatStream
+from friendli_async.streams import BranchOverrunError
 from friendli_async.testing import (
     FriendliServer,
     Step,
@@ -1553,7 +1555,9 @@ async def test_errors_leave_no_reference_cycle(server: FriendliServer, client: A
         (TurnLimitError("flp_secret"), 500),
         (ConfigurationError("draining flp_secret, in the text only"), 500),
         (ConfigurationError("no token flp_secret"), 500),
-        (FriendliError("flp_secret"), 502),
+        (FriendliError("flp_secret"), 500),
+        (CheckpointError("flp_secret cannot be written"), 500),
+        (BranchOverrunError("flp_secret"), 500),
     ],
 )
 def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, code: int) -> None:
@@ -1576,6 +1580,7 @@ def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, 
         (OutputCutOffError("t"), "the model's answer was cut off", "output_cut_off"),
         (OutputInvalidError("t"), "the model's answer does not have the required form", "output_invalid"),
         (ResponseDecodeError("t"), "the model's server sent an invalid response", None),
+        (CheckpointError("t"), "the service failed", None),
         (APIConnectionError("t", meta=Meta()), "the model's server could not be reached", "connection_error"),
         (
             APIConnectionError("t", meta=Meta(status=200)),
@@ -1583,7 +1588,7 @@ def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, 
             "reply_interrupted",
         ),
     ],
-    ids=["connect", "pool", "first_event", "cut off", "invalid", "decode", "no reply", "half a reply"],
+    ids=["connect", "pool", "first_event", "cut off", "invalid", "decode", "checkpoint", "no reply", "half a reply"],
 )
 def test_message_for_a_browser_names_what_failed(error: FriendliError, message: str, code: str | None) -> None:
     body = error_body(error)["error"]

@@ -17,6 +17,7 @@ from friendli_async.errors import (
     FriendliError,
     OutputCutOffError,
     OutputError,
+    ResponseDecodeError,
     StreamInterruptedError,
     ToolError,
     TurnLimitError,
@@ -42,8 +43,9 @@ def error_status(error: FriendliError) -> int:
 
     Returns:
         Upstream's status if it is 400, 404, 409, 413, 422, 429 or 503; 504 for a timeout and for upstream's 408 and
-        504; 503 if the client was drained or closed; 500 if the client is misconfigured, and for a failed tool and
-        the turn limit of a run; 502 for anything else, including a token that upstream rejected (401, 403).
+        504; 503 if the client was drained or closed; 502 for any other status, including a token that upstream rejected
+        (401, 403), for a connection that failed or broke, and for an invalid reply. 500 for what is not upstream's
+        fault: the client is misconfigured, a tool failed, a run reached its turn limit, a checkpoint cannot be written.
     """
     return _answer_to(error)[0]
 
@@ -94,8 +96,10 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
             return 502, "the model's answer was cut off", "upstream_error", "output_cut_off"
         case OutputError():
             return 502, "the model's answer does not have the required form", "upstream_error", "output_invalid"
-        case _:
+        case ResponseDecodeError():
             return 502, "the model's server sent an invalid response", "upstream_error", None
+        case _:  # a checkpoint, a slow branch of a stream, a class of the user's own: not the server's fault
+            return 500, "the service failed", "server_error", None
 
 
 def _error_type(status: int) -> str:
