@@ -740,6 +740,23 @@ async def test_doctor_verifies_the_certificate(run: Run, tmp_path: Path) -> None
     assert "by tls" in checks(trusted)["stream"]  # the server's reply, which is not a stream
 
 
+async def test_doctor_advises_another_authority_only_if_that_is_the_reason(run: Run, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    expired = authority.issue(begin="20200101000000Z", end="20200102000000Z")
+    async with TalkativeTLSServer(authority.server(*expired)) as secure:
+        trust = {"SSL_CERT_FILE": str(authority.certificate)}
+        done = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url, **trust)
+    assert checks(done)["TLS"] == "FAIL: handshake failed: certificate has expired"
+
+
+def test_doctor_says_what_it_waited_for_if_the_server_does_not_answer(
+    server: FriendliServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_SECONDS", 0.2)
+    server.enqueue(script(stall()))
+    assert checks(run("doctor", "-m", "m"))["stream"] == "FAIL: no reply within 0.6 s (first_event)"
+
+
 def test_doctor_does_not_blame_the_certificate_if_the_server_does_not_use_tls(run: Run, server: FriendliServer) -> None:
     lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=server.url.replace("http:", "https:")))
     assert lines["TLS"] == "FAIL: handshake failed: WRONG_VERSION_NUMBER"

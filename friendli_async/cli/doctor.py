@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from friendli_async._core.net.failures import why_untrusted
 from friendli_async._core.net.proxies import environment_proxies, proxy_finder
 from friendli_async._core.settings import API_URL, CONTAINER_URL, strip_quotes
 from friendli_async._version import __version__
@@ -35,7 +36,7 @@ from friendli_async.options import Timeouts
 __all__ = ["add_arguments", "run"]
 
 _SECONDS: Final = 10.0
-"""Timeout of each check; the stream has three times as long."""
+"""Timeout of each check; the first event of the stream may take three times as long."""
 _URLS: Final = {
     "container": ("FRIENDLI_CONTAINER_URL", CONTAINER_URL),
     "server": ("FRIENDLI_SERVER_URL", API_URL),
@@ -101,7 +102,7 @@ async def _diagnose(arguments: argparse.Namespace) -> int:
 
 async def _run_check(name: str, check: Callable[[], Awaitable[str]]) -> _Finding:
     began = time.monotonic()
-    limit = _SECONDS * (3 if name == "stream" else 1)
+    limit = _SECONDS * (4 if name == "stream" else 1)  # its own timeouts are shorter, and say what was waited for
     try:
         async with asyncio.timeout(limit):
             text = await check()
@@ -186,7 +187,7 @@ class _Server:
 
     async def stream(self) -> str:
         """Streams an answer of one token, through all layers."""
-        async with AsyncFriendli(timeout=Timeouts(total=3 * _SECONDS), retry=None) as client:
+        async with AsyncFriendli(timeout=Timeouts(first_event=3 * _SECONDS, idle=_SECONDS), retry=None) as client:
             chat: Any = getattr(client, self._arguments.deployment).chat
             message = {"role": "user", "content": "Say OK."}
             try:
@@ -232,7 +233,7 @@ async def _connect(host: str, port: int, tls: ssl.SSLContext | None = None) -> a
     except ssl.SSLError as error:
         reason = error.reason or error  # the check of the stream explains it
         if isinstance(error, ssl.CertificateError):
-            reason = f"{error.verify_message}; to trust another CA, set SSL_CERT_FILE"
+            reason = why_untrusted(error, "set SSL_CERT_FILE")
         raise _CheckFailedError(f"handshake failed: {reason}") from None
     except OSError as error:
         raise _CheckFailedError(f"could not connect to {host}:{port}: {_words_of(error)}") from None

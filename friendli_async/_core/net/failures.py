@@ -154,15 +154,19 @@ def _certificate_reason(error: Exception, dial: DialContext) -> str | None:
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
         why = "its fingerprint does not match"
     elif cause is not None:
-        message = str(getattr(cause, "verify_message", "") or describe(cause)).rstrip(".")
-        trust = getattr(cause, "verify_code", 0) in _UNTRUSTED_CODES
-        more = "; to trust another CA, pass ssl= or set SSL_CERT_FILE" if trust else ""
-        why = f"{message}{more}{_ca_path_hint()}"
+        why = why_untrusted(cause, "pass ssl= or set SSL_CERT_FILE")
     else:
         return None
     address = _address(error, dial)
     peer = f"the proxy {address} [its" if _is_proxy(address, dial) else f"{address} [the server's"
     return f"{peer} certificate was rejected: {why}]"
+
+
+def why_untrusted(error: Exception, advice: str) -> str:
+    """Returns why a certificate was rejected, with the advice for another authority only if that is the reason."""
+    message = str(getattr(error, "verify_message", "") or describe(error)).rstrip(".")
+    more = f"; to trust another CA, {advice}" if getattr(error, "verify_code", 0) in _UNTRUSTED_CODES else ""
+    return f"{message}{more}{_ca_path_hint()}"
 
 
 def _ca_path_hint() -> str:
