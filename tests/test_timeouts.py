@@ -88,6 +88,34 @@ async def test_timeout_while_connecting_names_the_proxy() -> None:
             assert str(caught.value).endswith(f"(connect: connecting to the proxy 127.0.0.1:{port})")
 
 
+@pytest.mark.parametrize(
+    ("through_proxy", "answer", "waits_for"),
+    [
+        (False, b"", "TLS handshake with {}"),
+        (True, b"", "waiting for the proxy {}"),
+        (True, b"HTTP/1.1 200 OK\r\n\r\n", "TLS handshake with api.invalid:443"),
+    ],
+    ids=["TLS", "proxy", "TLS through the proxy"],
+)
+async def test_timeout_after_the_tcp_connect_says_what_it_waited_for(
+    through_proxy: bool, answer: bytes, waits_for: str
+) -> None:
+    async def be_silent(conversation: Conversation) -> None:
+        if answer:
+            await conversation.request()
+            await conversation.send(answer)
+        await asyncio.Event().wait()
+
+    async with RawServer(be_silent) as silent:
+        address = silent.url.removeprefix("http://")
+        url, proxy = ("https://api.invalid", silent.url) if through_proxy else (f"https://{address}", None)
+        async with client_of(url, timeout=Timeouts(connect=0.5), proxy=proxy, retry=None) as client:
+            with pytest.raises(APITimeoutError) as caught:
+                await with_timeout(complete(client))
+    assert limits_of(caught.value) == ("connect", 0.5, False)
+    assert str(caught.value).endswith(f"(connect: {waits_for.format(address)})")
+
+
 async def test_total_that_expires_while_connecting_says_so() -> None:
     with unresponsive_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=0.1) as client:
@@ -183,10 +211,13 @@ def test_timeout_after_every_finish_reason_ends_stream_as_done(limit: str, finis
 # --- first_event -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("silence", [stall(), script(head(), stall()), script(raw(b"data: {"), stall())])
+@pytest.mark.parametrize(
+    ("silence", "has_status"),
+    [(stall(), False), (script(head(), stall()), True), (script(raw(b"data: {"), stall()), True)],
+)
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_first_event_timeout_regardless_of_headers_and_partial_data(
-    server: FriendliServer, clock: Clock, silence: Any, streamed: bool
+    server: FriendliServer, clock: Clock, silence: Any, has_status: bool, streamed: bool
 ) -> None:
     server.enqueue(silence)
     async with client_of(server.url, timeout=Timeouts(first_event=20, idle=2)) as client:
@@ -200,6 +231,8 @@ async def test_first_event_timeout_regardless_of_headers_and_partial_data(
         with pytest.raises(APITimeoutError) as caught:
             await call
         assert limits_of(caught.value) == ("first_event", 20, True)
+        missing = f": the status has arrived, but {'no event' if streamed else 'not the whole reply'}"
+        assert str(caught.value) == f"no reply within 20 s (first_event{missing if has_status else ''})"
         await assert_no_leaks(client, server)
 
 

@@ -236,7 +236,8 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     Provides the connection before anything is sent over it: the phase ``first_event`` begins there, and ``warm_up``
     ends there. ``TraceConfig`` does not expose connections.
 ``TCPConnector._factory`` (set)
-    The protocol class. The connector takes a socket factory, but no protocol factory.
+    Creates the protocols. The connector takes a socket factory, but no protocol factory. It is called once a TCP
+    connection is open, so it also shows when a handshake begins, for the message of a timeout.
 ``ClientRequest`` and ``ClientResponse`` (created in ``net.posting``; their constructors are not documented)
     ``net.posting`` also calls ``ClientResponse.start``, ``TCPConnector.connect`` and
     ``ResponseHandler.set_response_params``. A session checks for redirects, which ``AiohttpTransport.send`` follows

@@ -515,6 +515,7 @@ class Call(Generic[T]):
     async def read_reply(self, exchange: Exchange) -> T:
         """Reads and decodes a plain reply."""
         self._reply_started = True
+        self.clock.describe("the status has arrived, but not the whole reply")
         data = await exchange.read_all(self._engine.settings.limits.reply)
         self.stopwatch.read(len(data), 1)
         reply = decode_reply(data, self._operation.decoder, exchange.status, exchange.headers)
@@ -537,11 +538,11 @@ class Call(Generic[T]):
         is_part = exchange.status == 206  # which nobody asked for
         is_known = length.isdecimal() and not is_part and "content-encoding" not in exchange.headers
         await sink.begin(int(length) if is_known else None)
-        self.clock.phase("idle")
+        self.clock.phase("idle", "no data of the download")
         while data := await exchange.read():
             self.stopwatch.read(len(data), 0)
             await sink.write(data)
-            self.clock.phase("idle")
+            self.clock.phase("idle", "no data of the download")
         exchange.finish()
 
     async def read_first_event(
@@ -549,6 +550,7 @@ class Call(Generic[T]):
     ) -> tuple[Exchange, EventReader[E], Collector[E, R, U], bytes | bytearray | None]:
         """Reads a stream up to its first event; also returns the bytes so far, for ``raw()`` and ``stop_when()``."""
         decoder, limits = self._operation.decoder, self._engine.settings.limits
+        self.clock.describe("the status has arrived, but no event")
         try:
             reader, head = await read_first_event(exchange, collector, decoder, limits, self.stopwatch)
         except APIConnectionError as error:

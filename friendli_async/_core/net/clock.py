@@ -183,6 +183,10 @@ class CallClock(_TaskLimit):
         if self.interruption is None:
             self.reschedule(when)
 
+    def describe(self, detail: str) -> None:
+        """Changes the ``detail`` of the current phase: the same limit now covers something else."""
+        self._detail = detail
+
     def suspend(self) -> float | None:
         """Lifts the limit of the phase. Returns the seconds that it had left, or None if there is none."""
         when = self.when

@@ -54,6 +54,8 @@ class DialContext(msgspec.Struct, eq=False):
     """Host and port of the proxy, if there is one."""
     tunnelled: bool = False
     """Whether the proxy, if there is one, cannot read or answer the request: the URL is https."""
+    at_proxy: bool = False
+    """Whether there is a TCP connection to the proxy."""
     tls: ssl_module.SSLObject | None = None
     """The TLS side of the connection that was opened last, unless ``reused``."""
     upload: FormUpload | None = None
@@ -64,12 +66,20 @@ class DialContext(msgspec.Struct, eq=False):
     def begin(self, address: str, proxy: str | None, *, tunnelled: bool) -> None:
         """Resets the context for the first send or another one: over a new connection, or to a redirect's target."""
         self.address, self.proxy, self.tunnelled, self.protocol = address, proxy, tunnelled, None
-        self.connected = self.reused = False
+        self.connected = self.reused = self.at_proxy = False
 
     @property
     def progress(self) -> str:
         """What the request waits for before there is a connection, for the message of a timeout."""
         return f"connecting to {self.address if self.proxy is None else f'the proxy {self.proxy}'}"
+
+    def begin_handshake(self) -> None:
+        """Tells the clock that a TCP connection is open, through the proxy if there already was one to that."""
+        if not self.tunnelled:
+            return
+        self.at_proxy, through = self.proxy is not None, self.at_proxy
+        is_proxy = self.at_proxy and not through
+        self.clock.describe(f"waiting for the proxy {self.proxy}" if is_proxy else f"TLS handshake with {self.address}")
 
     @property
     def source_error(self) -> BaseException | None:
@@ -193,6 +203,12 @@ class PooledProtocol(ResponseHandler):
             drained.exception()  # or asyncio logs that it was never retrieved, if the upload was cancelled
         if self.exchange is not None:
             self.exchange.notify_readable()
+
+
+def pooled_protocol(loop: Any, connections: set[PooledProtocol]) -> PooledProtocol:
+    """Returns the protocol of a connection of the running request. aiohttp asks for it once it is open, before TLS."""
+    current_dial.get().begin_handshake()
+    return PooledProtocol(loop, connections)
 
 
 class Connector(aiohttp.TCPConnector):

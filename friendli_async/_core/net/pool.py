@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 
 from friendli_async._core.loops import wait_done
-from friendli_async._core.net.dialing import Connector, PooledProtocol, keepalive_socket
+from friendli_async._core.net.dialing import Connector, PooledProtocol, keepalive_socket, pooled_protocol
 from friendli_async._core.net.posting import CAN_POST, NO_TIMEOUT, Poster
 from friendli_async._core.net.slots import Slots
 from friendli_async.errors import StreamInterruptedError
@@ -52,7 +52,7 @@ class Pool:
     def _own_session(self) -> aiohttp.ClientSession:
         # No limit in aiohttp: our slots are first come, first served, and have a timeout of their own.
         connector = Connector(limit=0, socket_factory=keepalive_socket)
-        factory: Any = partial(PooledProtocol, self.loop, self.connections)
+        factory: Any = partial(pooled_protocol, self.loop, self.connections)
         connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # no public API
         # aiohttp does not decompress: ``compression`` does so in steps, so that our size limits hold.
         session = aiohttp.ClientSession(
