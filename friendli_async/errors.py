@@ -177,12 +177,25 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 
 
 class StreamInterruptedError(APIConnectionError):
-    """A stream ended before it was complete; ``partial`` holds what had been received."""
+    """A stream ended before it was complete; ``partial`` holds what had been received.
+
+    Attributes:
+        excerpt: The text that the server sent in place of the rest, truncated; the message ends with it. "" if none.
+    """
+
+    excerpt: str = ""
 
     def __init__(
-        self, message: str = "", *, sent: bool = True, draining: bool = False, **context: Unpack[_Context]
+        self,
+        message: str = "",
+        *,
+        sent: bool = True,
+        draining: bool = False,
+        excerpt: str = "",
+        **context: Unpack[_Context],
     ) -> None:
         super().__init__(message, sent=sent, draining=draining, **context)
+        self.excerpt = excerpt
 
 
 class APIStatusError(FriendliError):

@@ -360,6 +360,17 @@ async def test_opened_stream_ends_exactly_once(
     assert seen.reported == [*OPENED, expected]
 
 
+async def test_interrupted_opening_is_logged_with_its_reason_but_not_with_words_of_the_server(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.enqueue(script(raw(b"<p>private: words</p>")), script(head(), cut()), text("a"))
+    with caplog.at_level("INFO", "friendli_async"):
+        await read(open_stream(client.with_options(retry=RetryPolicy(initial=0))))
+    silent, broken = (message.partition("StreamInterruptedError: ")[2] for message in caplog.messages)
+    assert silent == "the stream ended before any content came"
+    assert broken.startswith("the connection broke while the reply was being read: the server closed the connection")
+
+
 async def test_stream_ended_by_total_timeout(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder, clock: Clock
 ) -> None:

@@ -293,10 +293,17 @@ async def test_call_that_never_connects_is_one_span(seen: InMemoryTelemetry) -> 
     [
         (script(stall()), "APITimeoutError: no reply within 0.05 s (first_event)"),
         (status(400, message="private words"), "BadRequestError"),
-        (script(raw(b"private words"), cut()), "StreamInterruptedError"),
+        (
+            script(raw(b"private words"), cut()),
+            (
+                "StreamInterruptedError: the connection broke while the reply was being read: "
+                "the server closed the connection before the end of the body"
+            ),
+        ),
+        (script(raw(b"<p>private: words</p>")), "StreamInterruptedError: the stream ended before any content came"),
         (script(chunk("a"), raw(b"data: {private words\n\n")), "ResponseDecodeError"),
     ],
-    ids=["timeout", "status", "cut", "undecodable"],
+    ids=["timeout", "status", "cut", "text", "undecodable"],
 )
 async def test_description_has_the_messages_that_cannot_quote_the_server(
     client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry, answer: Any, description: str

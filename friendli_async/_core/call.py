@@ -574,8 +574,9 @@ def _may_have_been_accepted(error: FriendliError) -> bool:
 
 
 def _logged(error: FriendliError) -> str:
-    """Returns the class of an error, and its message if that cannot quote the server."""
-    return type(error).__name__ if reason_of(error) is None else _cause(error)
+    """Returns the class of an error, and the part of its message that does not quote the server, if there is one."""
+    reason = reason_of(error)
+    return type(error).__name__ if reason is None else f"{type(error).__name__}: {reason}"
 
 
 def _reason(error: FriendliError) -> str:

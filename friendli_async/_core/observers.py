@@ -111,8 +111,8 @@ class CallEnded(CallEvent, frozen=True, kw_only=True):
     error: str | None = None
     """Class name of the error that ended it; None if there was none."""
     reason: str | None = None
-    """Its message, if it is about the connection: which timeout expired, or why there was no reply. Others may quote
-    the server."""
+    """Its message, if it is about the connection: which timeout expired, why there was no reply, or how a stream was
+    interrupted. Others may quote the server."""
     status: int | None = None
     """HTTP status of the last response, or the status that an error in a stream names; None if there was neither."""
     request_id: str | None = None

@@ -73,9 +73,11 @@ def finish_reasons_of(reply: object) -> tuple[str, ...]:
 
 
 def reason_of(error: BaseException | None) -> str | None:
-    """Returns the message of an error of the connection; None for others, which may quote the server."""
-    is_own = isinstance(error, APIConnectionError) and not isinstance(error, StreamInterruptedError)
-    return str(error) if is_own else None
+    """Returns the message of an error of the connection, without what it quotes; None for others, which may quote."""
+    if not isinstance(error, APIConnectionError):
+        return None
+    quotes = isinstance(error, StreamInterruptedError) and error.excerpt
+    return str(error).partition(": ")[0] if quotes else str(error)
 
 
 class CallReporter:

@@ -327,7 +327,7 @@ class EventReader(Generic[E]):
         if collector.begun and explicit:
             return  # the sentinel vouches for an answer without a finish reason
         reason = f"the stream ended before {'it was complete' if collector.begun else 'any content came'}"
-        self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason))
+        self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason, excerpt=message))
 
     def _fail(self, error: FriendliError) -> None:
         if isinstance(error, APIStatusError) and error.request_id is None:
