@@ -903,6 +903,21 @@ async def test_short_write_is_completed(path: Path, monkeypatch: pytest.MonkeyPa
     assert [line["key"] for line in lines(path)] == [row["id"] for row in ROWS]
 
 
+async def test_error_of_a_full_disk_is_raised_once_and_keeps_its_cause(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def job() -> None:
+        async with run_all(ROWS, Caller(), checkpoint=path, key=lambda row: str(row["id"])) as outcomes:
+            async for _ in outcomes:
+                pass
+
+    monkeypatch.setattr(journal.os, "write", Disk(250))
+    with pytest.raises(CheckpointError) as caught:
+        await job()
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__context__ is caught.value.__cause__, "the release of the checkpoint raised it again"
+
+
 async def test_full_disk_ends_run_after_yielding_every_paid_outcome(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from friendli_async._core.loops import call_in_loop, running_loop, wait_done, wa
 from friendli_async._core.runtime import Scope
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
-from friendli_async.bulk.errors import CheckpointInUseError, RejectedError, is_overload, is_rejection
+from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, RejectedError, is_overload, is_rejection
 from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress
 from friendli_async.bulk.reply_codec import ReplyCodec
@@ -228,7 +228,7 @@ async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
             else:
                 await job.wait()
         if job.failure is not None:
-            raise job.failure.take()
+            raise job.take_failure()
     except GeneratorExit:
         is_left = True
         raise
@@ -263,6 +263,7 @@ class Job(Generic[Row, R]):
     ) -> None:
         self.ready: deque[Outcome[Row, R]] = deque()
         self.failure: Held[BaseException] | None = None
+        self._raised = ""  # the message of the failure that was raised
         self._gate = Gate(_check_concurrency(concurrency))
         self._rows: AsyncIterator[Row] = rows_of(rows)
         self._max_rejections = _check_max_rejections(max_rejections)
@@ -497,6 +498,12 @@ class Job(Generic[Row, R]):
         if self._row_taker is not None:
             self._row_taker.cancel()
 
+    def take_failure(self) -> BaseException:
+        """Returns the failure, to raise it."""
+        assert self.failure is not None
+        self._raised = str(self.failure.error)
+        return self.failure.take()
+
     def abandon(self) -> None:
         """Notes that the run will be closed soon, so that another run with its checkpoint waits for it."""
         is_over = self._loop is None or (self._shutdown is not None and self._shutdown.done())
@@ -522,7 +529,11 @@ class Job(Generic[Row, R]):
         if shutdown is None or self._scope.is_current():
             return  # a call or the rows close their own run: each would wait for the other
         await wait_ended((shutdown,))
-        shutdown.result()
+        try:
+            shutdown.result()
+        except CheckpointError as error:
+            if str(error) != self._raised:  # a ledger that cannot be written fails again when it is closed
+                raise
 
     def close_soon(self) -> None:
         """Closes the run in its loop, as far as that still runs. Nobody waits for it."""
