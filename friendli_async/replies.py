@@ -139,6 +139,16 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from the call to its outcome, including waits; for a stream, to its first event."""
     timing: Timing = Timing()
     """Time measurements; for an open stream, up to its first event (``stream.timing`` is current)."""
+    call_id: int = 0
+    """Number of the call in this process, as in the log and in the events of observers."""
+    operation: str = ""
+    """The group on the client and the method, such as ``chat.stream``."""
+    deployment: str = ""
+    """``serverless``, ``dedicated`` or ``container``; "" for operations of no deployment."""
+    server: str = ""
+    """Host and port of the last attempt's request; "" if none was sent."""
+    model: str | None = None
+    """The requested model, if the call names one."""
 
     @property
     def request_id(self) -> str | None:

@@ -35,6 +35,7 @@ from friendli_async import (
     OutputInvalidError,
     RateLimitError,
     ResponseDecodeError,
+    RetryPolicy,
     StreamInterruptedError,
     Timeouts,
     ToolError,
@@ -608,6 +609,20 @@ async def test_error_after_the_first_byte_is_logged(
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("/chat%0Aforged%3F: after the first byte, StreamInterruptedError: the conn")
     assert "secret" not in record.getMessage()
+
+
+async def test_logged_error_says_which_call_failed_and_after_how_many_attempts(
+    server: FriendliServer, client: AsyncFriendli, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.enqueue(status(503), script(chunk("a"), cut()))
+    retrying = client.with_options(retry=RetryPolicy(initial=0))
+    forged = retrying.serverless.chat.stream(model="m\nWARNING forged", messages=[{"role": "user", "content": "Hi"}])
+    await SSEResponse(forged)(HTTP, Server().receive, Server().send)
+    [record] = [record for record in caplog.records if record.name == "friendli_async"]
+    which = f"serverless chat.stream of m WARNING forged at {server.url.removeprefix('http://')}"
+    call_id = vars(record)["friendli_call_id"]
+    expected = rf"{re.escape(f' [{which}, 2 attempts in ')}\d+\.\d\d s, request id req-000002, call {call_id}\]"
+    assert re.search(f"{expected}$", record.getMessage())
 
 
 async def test_complete_stream_and_disconnected_browser_are_not_logged(

@@ -459,6 +459,28 @@ async def test_events_of_one_call_share_a_unique_call_id(
         assert len({event.operation for event in events}) == 1
 
 
+async def test_log_and_metadata_have_the_call_of_the_events(
+    client: AsyncFriendli, server: FriendliServer, seen: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.enqueue(status(503), status(400))
+    caplog.set_level("DEBUG", "friendli_async")
+    with pytest.raises(BadRequestError) as caught:
+        await read(open_stream(client.with_options(retry=RetryPolicy(initial=0))))
+    await complete(client.with_options(observers=[]))
+    meta, address = caught.value.meta, server.url.removeprefix("http://")
+    assert meta is not None
+    assert (meta.call_id, meta.operation, meta.deployment) == (seen.end.call_id, "chat.stream", "serverless")
+    assert (meta.server, meta.model) == (address, "m")
+    records = [vars(record) for record in caplog.records if record.name == "friendli_async"]
+    failed = {"call_id": meta.call_id, "operation": "chat.stream", "deployment": "serverless", "server": address}
+    for record, number in zip(records[:3], (1, 1, 2), strict=True):  # attempt, retry, attempt
+        assert {name: record[f"friendli_{name}"] for name in failed} == failed
+        assert (record["friendli_attempt"], record["friendli_model"]) == (number, "m")
+        assert record["funcName"] != "_log"
+    assert records[2]["friendli_request_id"] == meta.request_id
+    assert records[3]["friendli_call_id"] != meta.call_id  # also of a call without observers
+
+
 CALLS: Final[
     dict[str, tuple[Callable[[AsyncFriendli], Awaitable[object]], tuple[str, str, str | None, str | None]]]
 ] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property, partial
@@ -39,7 +40,16 @@ from friendli_async._core.pacing import (
     report_rejection,
 )
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
-from friendli_async._core.reporting import CallReporter, RunReporter, finish_reasons_of, parameters_of, reason_of
+from friendli_async._core.reporting import (
+    CallReporter,
+    RunReporter,
+    cause_of,
+    finish_reasons_of,
+    log_fields,
+    logged_name,
+    logged_reason,
+    parameters_of,
+)
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.secret import mask_token, token_of, without_token
@@ -62,6 +72,7 @@ U = TypeVar("U")
 
 _logger: Final = logging.getLogger("friendli_async")
 _NO_HEADERS: Final = Headers()
+_call_ids: Final = itertools.count(1)
 
 
 Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
@@ -126,6 +137,8 @@ class Call(Generic[T]):
     ) -> None:
         self.reporter: CallReporter | None = None
         self._run = run
+        self._id = next(_call_ids)
+        self._server = ""
         self.held = False
         self._engine = engine
         self._operation = operation
@@ -227,6 +240,11 @@ class Call(Generic[T]):
             attempts=tuple(self._attempts),
             elapsed=self._elapsed,
             timing=self.stopwatch.timing(None),
+            call_id=self._id,
+            operation=self._name,
+            deployment=self._engine.deployment.name,
+            server=self._server,
+            model=self._arguments.model,
         )
 
     # --- steps of the loop ---------------------------------------------------------------------------------------
@@ -237,12 +255,12 @@ class Call(Generic[T]):
         self.clock = CallClock(engine.settings.timeout, self.loop)
         self.stopwatch = Stopwatch(self.clock.now)
         if engine.settings.observers is not None:
-            group = self._operation.name.rpartition(".")[0]
             body = self._arguments.body
             self.reporter = CallReporter(
                 engine.settings.observers,
                 body if isinstance(body, bytes) else None,
-                operation=f"{group}.stream" if self._stream else self._operation.name,
+                self._id,
+                operation=self._name,
                 deployment=engine.deployment.name,
                 model=self._arguments.model,
                 team=engine.billed_team(self._operation),
@@ -296,6 +314,7 @@ class Call(Generic[T]):
 
     def _record_connection(self, dial: DialContext) -> None:
         self._replaced = dial.force_new
+        self._server = dial.address
         self.stopwatch.queued += dial.queued
         self.stopwatch.connecting += dial.connecting
         dial.on_connect = None
@@ -337,15 +356,15 @@ class Call(Generic[T]):
             number=len(self._attempts) + 1,
             status=self._status,
             error=None if error is None else type(error).__name__,
-            cause=None if error is None else _cause(error),
+            cause=None if error is None else cause_of(error),
             elapsed=elapsed,
         )
         self._attempts.append(attempt)
         if error is None:
             self._report_attempt_ended(None)
         if _logger.isEnabledFor(logging.DEBUG):
-            outcome = self._status if error is None else f"{self._status or 'no reply'}, {_logged(error)}"
-            _logger.debug("%s: %s in %.3f s", self._label, outcome, elapsed)
+            outcome = self._status if error is None else f"{self._status or 'no reply'}, {logged_name(error)}"
+            self._log(logging.DEBUG, "%s: %s in %.3f s", outcome, elapsed)
 
     def _amend_attempt(self, **changes: object) -> Attempt:
         """Changes fields of the last recorded attempt."""
@@ -362,8 +381,14 @@ class Call(Generic[T]):
         reporter.report("attempt_ended", AttemptEnded, status=self._status, error=name, wait=wait)
 
     @property
-    def _label(self) -> str:
-        return f"{self._operation.method} {self._engine.deployment.prefix}{self._operation.path}"
+    def _name(self) -> str:
+        name = self._operation.name
+        return f"{name.rpartition('.')[0]}.stream" if self._stream else name
+
+    def _log(self, level: int, message: str, *arguments: object) -> None:
+        """Logs a message, whose first placeholder is the method and path."""
+        label = f"{self._operation.method} {self._engine.deployment.prefix}{self._operation.path}"
+        _logger.log(level, message, label, *arguments, extra=log_fields(self.meta()), stacklevel=2)
 
     def _can_go_on(self) -> bool:
         """Whether another attempt is possible, whatever the error was."""
@@ -387,7 +412,7 @@ class Call(Generic[T]):
         if wait is None or pace.take_retry(settings.pacing):
             return wait
         self._amend_attempt(cause=f"{self._attempts[-1].cause}; the retry budget is exhausted")
-        _logger.info("%s: not retried after %s: the retry budget is exhausted", self._label, _reason(failed.error))
+        self._log(logging.INFO, "%s: not retried after %s: the retry budget is exhausted", logged_reason(failed.error))
         failed.error.meta = self.meta()
         return None
 
@@ -404,7 +429,7 @@ class Call(Generic[T]):
                 limit = "total"
             if limit is not None:
                 message = "%s: rate limit: not sent, %.2f s after another call's %d is longer than %s"
-                _logger.info(message, self._label, wait, hold.status, limit)
+                self._log(logging.INFO, message, wait, hold.status, limit)
                 raise hold.to_error(wait, waited, limit, self.meta())
             extra = jitter(settings.retry)
             wait += extra if left is None else min(extra, (left - wait) / 2)
@@ -418,7 +443,7 @@ class Call(Generic[T]):
 
     def _report_hold(self, hold: Hold, seconds: float) -> None:
         if not self.stopwatch.queued:  # logged once per call, even if the server extends the hold
-            _logger.info("%s: rate limit: waiting %.2f s after another call's %d", self._label, seconds, hold.status)
+            self._log(logging.INFO, "%s: rate limit: waiting %.2f s after another call's %d", seconds, hold.status)
         if self.reporter is not None:
             self.reporter.report("call_held", CallHeld, seconds=seconds, status=hold.status)
 
@@ -453,7 +478,7 @@ class Call(Generic[T]):
 
     def _report_retry(self, failed: Held[FriendliError], seconds: float) -> None:
         attempt = self._amend_attempt(wait=seconds)
-        _logger.info("%s: retrying in %.2f s after %s", self._label, seconds, _reason(failed.error))
+        self._log(logging.INFO, "%s: retrying in %.2f s after %s", seconds, logged_reason(failed.error))
         on_retry = self._engine.settings.retry.on_retry
         if on_retry is not None:
             try:
@@ -571,22 +596,3 @@ def _may_have_been_accepted(error: FriendliError) -> bool:
     if isinstance(error, APIStatusError):
         return error.status_code not in UNPROCESSED_STATUSES
     return isinstance(error, APIConnectionError) and error.sent
-
-
-def _logged(error: FriendliError) -> str:
-    """Returns the class of an error, and the part of its message that does not quote the server, if there is one."""
-    reason = reason_of(error)
-    return type(error).__name__ if reason is None else f"{type(error).__name__}: {reason}"
-
-
-def _reason(error: FriendliError) -> str:
-    """Returns why an attempt failed, for the log: the status, which an event has its own of, or the error."""
-    return str(error.status_code) if isinstance(error, APIStatusError) else _logged(error)
-
-
-def _cause(error: FriendliError) -> str:
-    """Returns ``ErrorClass: message``, without the request id, which would make every cause unique."""
-    message = str(error)
-    if isinstance(error, APIStatusError):
-        message = message.removesuffix(f" (request id {error.request_id})")
-    return f"{type(error).__name__}: {message}"

@@ -1,4 +1,4 @@
-"""Reports calls and runs to the observers of a client, as the events of ``observers``."""
+"""Reports calls and runs to the observers of a client, as the events of ``observers``, and to the log."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ from friendli_async._core.observers import (
     ToolCallStarted,
 )
 from friendli_async._json import decode_json
-from friendli_async.errors import APIConnectionError, StreamInterruptedError, ToolProblem
+from friendli_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    FriendliError,
+    StreamInterruptedError,
+    ToolProblem,
+)
 from friendli_async.replies import Meta, ToolCall, Usage
 
-__all__ = ["MAX_NAME", "PARAMETERS", "CallReporter", "RunReporter", "finish_reasons_of", "parameters_of", "reason_of"]
+__all__ = ["MAX_NAME", "PARAMETERS", "CallReporter", "RunReporter", "cause_of", "finish_reasons_of", "log_fields"]
+__all__ += ["logged_name", "logged_reason", "parameters_of", "reason_of"]
 
-_call_ids: Final = itertools.count(1)
 _run_ids: Final = itertools.count(1)
 MAX_NAME: Final = 64
 """Characters of a tool's name. A model may write anything."""
@@ -80,6 +86,39 @@ def reason_of(error: BaseException | None) -> str | None:
     return str(error).partition(": ")[0] if quotes else str(error)
 
 
+def cause_of(error: FriendliError) -> str:
+    """Returns ``ErrorClass: message``, without the request id, which would make every cause unique."""
+    message = str(error)
+    if isinstance(error, APIStatusError):
+        message = message.removesuffix(f" (request id {error.request_id})")
+    return f"{type(error).__name__}: {message}"
+
+
+def logged_name(error: FriendliError) -> str:
+    """Returns the class of an error, and the part of its message that does not quote the server, if there is one."""
+    reason = reason_of(error)
+    return type(error).__name__ if reason is None else f"{type(error).__name__}: {reason}"
+
+
+def logged_reason(error: FriendliError) -> str:
+    """Returns why an attempt failed, for the log: the status, which an event has its own of, or the error."""
+    return str(error.status_code) if isinstance(error, APIStatusError) else logged_name(error)
+
+
+def log_fields(meta: Meta) -> dict[str, object]:
+    """Returns the attributes that a record of the log has of a call, so that its records can be told from others'."""
+    fields = {
+        "call_id": meta.call_id,
+        "operation": meta.operation,
+        "deployment": meta.deployment,
+        "server": meta.server,
+        "model": meta.model,
+        "attempt": len(meta.attempts),
+        "request_id": meta.request_id,
+    }
+    return {f"friendli_{name}": value for name, value in fields.items()}
+
+
 class CallReporter:
     """Reports the events of one call to a client's observers; those of a turn, as part of its ``run``.
 
@@ -87,14 +126,19 @@ class CallReporter:
     """
 
     def __init__(
-        self, observers: Observers, request: bytes | None, run: RunReporter | None = None, **fields: str | None
+        self,
+        observers: Observers,
+        request: bytes | None,
+        call_id: int,
+        run: RunReporter | None = None,
+        **fields: str | None,
     ) -> None:
         self._observers = observers
         self._run = run
         self.wants_content: bool = observers.wants("call_content")
         self._request = request if self.wants_content else None
         self._fields: dict[str, Any] = {
-            "call_id": next(_call_ids),
+            "call_id": call_id,
             "run_id": None if run is None else run.run_id,
             **fields,
         }
@@ -102,7 +146,7 @@ class CallReporter:
         self.attempting = False
         self.ended = False
         if run is not None:
-            run.start_call(self._fields["call_id"])
+            run.start_call(call_id)
 
     def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
         """Passes one event to the observers that have the method; ``fields`` are those that not every event has."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
+from friendli_async._core.reporting import log_fields
 from friendli_async._json import replace_surrogates
 from friendli_async.errors import (
     APIConnectionError,
@@ -22,10 +23,12 @@ from friendli_async.errors import (
     ToolError,
     TurnLimitError,
 )
+from friendli_async.replies import Meta
 
 __all__ = ["error_body", "error_status"]
 
 _logger: Final = logging.getLogger("friendli_async")
+_MAX_MODEL: Final = 100
 _PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
 """Statuses that mean the same to the browser as to this service."""
 _TIMEOUTS: Final = {
@@ -119,10 +122,25 @@ def logged_path(scope: Mapping[str, Any]) -> str:
 
 
 def log_error(level: int, scope: Mapping[str, Any], answer: str, error: Exception) -> None:
-    """Logs an error, and how the request was answered.
+    """Logs an error with its call, and how the request was answered.
 
     The message is logged as text, since log handlers keep their arguments, and the error's traceback holds the stream.
-    A server may have chosen it: it is in one line, so that it forges none.
+    A server may have chosen it, and a browser the model: it is in one line, so that it forges none.
     """
-    message = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", replace_surrogates(str(error)))
-    _logger.log(level, "%s: %s, %s: %s", logged_path(scope), answer, type(error).__name__, message)
+    text, meta = str(error), error.meta if isinstance(error, FriendliError) else None
+    if meta is not None and meta.operation:
+        text += _about(meta, text)
+    message = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", replace_surrogates(text))
+    extra = None if meta is None else log_fields(meta)
+    _logger.log(level, "%s: %s, %s: %s", logged_path(scope), answer, type(error).__name__, message, extra=extra)
+
+
+def _about(meta: Meta, text: str) -> str:
+    """Returns which call failed, for a line of the log that has no traceback."""
+    model = meta.model and f"of {meta.model[:_MAX_MODEL]}"
+    parts = [" ".join(filter(None, (meta.deployment, meta.operation, model, meta.server and f"at {meta.server}")))]
+    if number := len(meta.attempts):
+        parts.append(f"{number} attempt{'s' * (number > 1)} in {meta.timing.total:.2f} s")
+    if meta.request_id is not None and meta.request_id not in text:
+        parts.append(f"request id {meta.request_id}")
+    return f" [{', '.join((*parts, f'call {meta.call_id}'))}]"

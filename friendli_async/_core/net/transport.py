@@ -193,7 +193,7 @@ class AiohttpTransport:
         body, poster = request.body, pool.poster
         proxy = self._proxy_for(url.scheme, url.raw_host or "", url.port or 0)
         proxy_address = None if proxy.url is None else _parse_url(proxy.url).authority
-        dial.begin(url.authority, proxy_address, tunnelled=url.scheme == "https")
+        dial.begin(url.authority.rpartition("@")[2], proxy_address, tunnelled=url.scheme == "https")
         token = current_dial.set(dial)
         try:
             if poster is not None and poster.can_send(body) and proxy.url is None:
