@@ -116,6 +116,17 @@ async def test_timeout_after_the_tcp_connect_says_what_it_waited_for(
     assert str(caught.value).endswith(f"(connect: {waits_for.format(address)})")
 
 
+async def test_timeout_while_the_name_is_resolved_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*arguments: object, **options: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hang)
+    async with client_of("https://api.invalid", timeout=Timeouts(connect=0.1), retry=None) as client:
+        with pytest.raises(APITimeoutError) as caught:
+            await with_timeout(complete(client))
+    assert str(caught.value).endswith("(connect: resolving the name of api.invalid:443)")
+
+
 async def test_total_that_expires_while_connecting_says_so() -> None:
     with unresponsive_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=0.1) as client:

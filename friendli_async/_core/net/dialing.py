@@ -69,9 +69,14 @@ class DialContext(msgspec.Struct, eq=False):
         self.connected = self.reused = self.at_proxy = False
 
     @property
+    def peer(self) -> str:
+        """What the TCP connection is to, for messages."""
+        return self.address if self.proxy is None else f"the proxy {self.proxy}"
+
+    @property
     def progress(self) -> str:
         """What the request waits for before there is a connection, for the message of a timeout."""
-        return f"connecting to {self.address if self.proxy is None else f'the proxy {self.proxy}'}"
+        return f"connecting to {self.peer}"
 
     def begin_handshake(self) -> None:
         """Tells the clock that a TCP connection is open, through the proxy if there already was one to that."""
@@ -246,7 +251,7 @@ class Connector(aiohttp.TCPConnector):
         connection = None if dial.force_new else await self._get_quiet(key, traces)
         dial.reused = connection is not None
         if connection is None:
-            dial.clock.phase("connect", dial.progress)
+            dial.clock.phase("connect", f"resolving the name of {dial.peer}")
         return connection
 
     async def _get_quiet(self, key: Any, traces: Any) -> Any:
@@ -298,7 +303,12 @@ def _has_pending_data(connection: Any) -> bool:
 
 
 def keepalive_socket(address: Any) -> socket.socket:
-    """Returns a socket with TCP keep-alive, to notice a peer lost silently (NAT tables drop idle connections)."""
+    """Returns a socket with TCP keep-alive, to notice a peer lost silently (NAT tables drop idle connections).
+
+    It is for the running request, and shows that the name of its server, or proxy, has been resolved.
+    """
+    dial = current_dial.get()
+    dial.clock.describe(dial.progress)
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
