@@ -193,6 +193,32 @@ async def test_total_that_expires_after_the_token_was_fetched_does_not_blame_it(
     assert str(caught.value) == "the call did not finish within 0.3 s (total)"
 
 
+@pytest.mark.parametrize(
+    ("limit", "answer", "rest"),
+    [
+        ("first_event", stall(), ""),
+        ("first_event", script(head(), stall()), "the status has arrived, but no event"),
+        ("idle", script(chunk("a"), stall()), ""),
+    ],
+    ids=["no status", "status", "open stream"],
+)
+@pytest.mark.parametrize(("late", "blocked"), [(0.1, ""), (10.0, "the event loop was blocked meanwhile")])
+async def test_timeout_says_if_the_loop_was_blocked(
+    server: FriendliServer, clock: Clock, limit: str, answer: Any, rest: str, late: float, blocked: str
+) -> None:
+    server.enqueue(answer)
+    timeouts = Timeouts(**{"first_event": None, "idle": None, limit: 20.0})
+    async with client_of(server.url, timeout=timeouts, retry=None) as client:
+        call = asyncio.create_task(_text(open_stream(client)))
+        await server.wait_for_requests(1)
+        await run_loop_iterations(100)
+        clock.advance(20 + late)  # the timer fires late
+        with pytest.raises(APITimeoutError) as caught:
+            await call
+    details = "; ".join(filter(None, (rest, blocked)))
+    assert str(caught.value).endswith(f"within 20 s ({limit}{details and f': {details}'})")
+
+
 # --- after every finish reason ----------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,11 @@ blocked the loop, they may still be in the socket: one turn reads them, and the 
 tasks that pass the bytes on. They cost microseconds."""
 
 
+_BLOCKED_SECONDS: Final = 0.5
+_BLOCKED: Final = "the event loop was blocked meanwhile"
+"""What an error says if its timer fired so late: the program had no chance to connect, or to read what had arrived."""
+
+
 def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = "") -> APITimeoutError:
     """Returns the error for an expired limit."""
     return APITimeoutError(
@@ -48,6 +53,7 @@ class _Deadline:
         self._handle: asyncio.Handle | None = None
         self._timer_at = 0.0
         self._turns = 0
+        self._was_blocked = False
 
     def reschedule(self, when: float | None) -> None:
         """Moves the deadline. An earlier timer is kept: when it fires, it finds that the deadline has not passed."""
@@ -73,6 +79,8 @@ class _Deadline:
         if self.now() < self.when:
             self._arm(self.when)
         elif self._turns < TURNS_TO_READ:
+            if not self._turns:
+                self._was_blocked = self.now() - self.when > _BLOCKED_SECONDS
             self._turns += 1
             self._timer_at = self.when
             self._handle = self.loop.call_soon(self._check)
@@ -81,6 +89,12 @@ class _Deadline:
 
     def _expire(self) -> None:
         raise NotImplementedError
+
+    def _timeout_error(
+        self, timeouts: Timeouts, limit: TimeoutLimit, *, sent: bool, detail: str = ""
+    ) -> APITimeoutError:
+        detail = "; ".join(filter(None, (detail, _BLOCKED if self._was_blocked else "")))
+        return timeout_error(limit, getattr(timeouts, limit), sent=sent, detail=detail)
 
 
 class _TaskLimit(_Deadline):
@@ -209,8 +223,7 @@ class CallClock(_TaskLimit):
     def _error(self) -> Exception:
         if self.interruption is not None:
             return copy.copy(self.interruption)
-        seconds = getattr(self.timeouts, self._limit)
-        return timeout_error(self._limit, seconds, sent=self.sent, detail=self._detail)
+        return self._timeout_error(self.timeouts, self._limit, sent=self.sent, detail=self._detail)
 
 
 class ReadClock(_Deadline):
@@ -275,4 +288,4 @@ class ReadClock(_Deadline):
     def _expire(self) -> None:
         total = self._total_at is not None and self.now() >= self._total_at
         limit: TimeoutLimit = "total" if total else "idle"
-        self._on_timeout(timeout_error(limit, getattr(self._timeouts, limit), sent=True))
+        self._on_timeout(self._timeout_error(self._timeouts, limit, sent=True))
