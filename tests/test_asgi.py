@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import Clock, run_loop_iterations
-from support.sockets import client_of, open_stream, reply, serve_bytes
+from support.sockets import client_of, complete, open_stream, reply, serve_bytes
 
 from friendli_async import (
     APIConnectionError,
@@ -33,6 +33,7 @@ from friendli_async import (
     Meta,
     OutputCutOffError,
     OutputInvalidError,
+    Pacing,
     RateLimitError,
     ResponseDecodeError,
     RetryPolicy,
@@ -44,6 +45,7 @@ from friendli_async import (
 from friendli_async._core.events.sse import SSEDecoder
 from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status
 from friendli_async.asgi.disconnect import run_until_disconnect
+from friendli_async.asgi.errors import log_error
 from friendli_async.asgi.events import WholeEvents
 from friendli_async.bulk import CheckpointError
 from friendli_async.chat import ParsedChatStream
@@ -609,6 +611,17 @@ async def test_error_after_the_first_byte_is_logged(
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("/chat%0Aforged%3F: after the first byte, StreamInterruptedError: the conn")
     assert "secret" not in record.getMessage()
+
+
+async def test_logged_error_says_that_the_retry_budget_is_exhausted(
+    server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.enqueue(status(500), status(500))
+    async with client_of(server.url, retry=RetryPolicy(initial=0), pacing=Pacing(retry_budget=1)) as client:
+        with pytest.raises(InternalServerError) as caught:
+            await complete(client)
+    log_error(logging.WARNING, HTTP, "502", caught.value)
+    assert re.search(r"2 attempts in \d\.\d\d s, the retry budget is exhausted, call \d+\]$", caplog.messages[-1])
 
 
 async def test_logged_error_says_which_call_failed_and_after_how_many_attempts(

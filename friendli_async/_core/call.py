@@ -41,6 +41,7 @@ from friendli_async._core.pacing import (
 )
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.reporting import (
+    OUT_OF_BUDGET,
     CallReporter,
     RunReporter,
     cause_of,
@@ -411,8 +412,8 @@ class Call(Generic[T]):
                 wait = None
         if wait is None or pace.take_retry(settings.pacing):
             return wait
-        self._amend_attempt(cause=f"{self._attempts[-1].cause}; the retry budget is exhausted")
-        self._log(logging.INFO, "%s: not retried after %s: the retry budget is exhausted", logged_reason(failed.error))
+        self._amend_attempt(cause=f"{self._attempts[-1].cause}; {OUT_OF_BUDGET}")
+        self._log(logging.INFO, "%s: not retried after %s: %s", logged_reason(failed.error), OUT_OF_BUDGET)
         failed.error.meta = self.meta()
         return None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from friendli_async._core.reporting import log_fields
+from friendli_async._core.reporting import OUT_OF_BUDGET, log_fields
 from friendli_async._json import replace_surrogates
 from friendli_async.errors import (
     APIConnectionError,
@@ -141,6 +141,8 @@ def _about(meta: Meta, text: str) -> str:
     parts = [" ".join(filter(None, (meta.deployment, meta.operation, model, meta.server and f"at {meta.server}")))]
     if number := len(meta.attempts):
         parts.append(f"{number} attempt{'s' * (number > 1)} in {meta.timing.total:.2f} s")
+    if meta.attempts and (meta.attempts[-1].cause or "").endswith(OUT_OF_BUDGET):
+        parts.append(OUT_OF_BUDGET)
     if meta.request_id is not None and meta.request_id not in text:
         parts.append(f"request id {meta.request_id}")
     return f" [{', '.join((*parts, f'call {meta.call_id}'))}]"
