@@ -738,6 +738,8 @@ async def test_exception_of_a_tool_is_kept_by_its_event_and_logged(
     assert record.levelno == logging.WARNING
     assert record.exc_info is not None
     assert record.exc_info[1] is exception
+    assert vars(record)["friendli_tool_call_id"] == finished.call.id
+    assert vars(record)["friendli_run_id"] is None, "nobody observes the run"
 
 
 @pytest.mark.usefixtures("clock")

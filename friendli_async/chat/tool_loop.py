@@ -442,17 +442,25 @@ class ToolRunner:
             return self._check_content(tool, content)
         except BaseException as error:
             if isinstance(error, ToolError) and error.kind == "result":  # the tool's fault, not the model's
-                _log.warning("the tool %r failed: %s", tool.name, str(error))
+                self._warn("the tool %r failed: %s", tool.name, str(error))
             if isinstance(error, ToolError) or not _is_failure(error, task):
                 raise
             if isinstance(error, TimeoutError) and limit.expired:
-                _log.warning("the tool %r did not finish within %g s", tool.name, timeout)
+                self._warn("the tool %r did not finish within %g s", tool.name, timeout)
                 message = f"the tool did not finish within {timeout:g} s; it may have taken effect"
                 raise ToolError(message, kind="timeout") from error
             _strip_library_frames(error)
             # The arguments are not logged: they may be confidential.
-            _log.warning("the tool %r raised %s", tool.name, type(error).__name__, exc_info=error)
+            self._warn("the tool %r raised %s", tool.name, type(error).__name__, cause=error)
             raise ToolError(_error_message(error)) from error
+
+    def _warn(self, message: str, *arguments: object, cause: BaseException | None = None) -> None:
+        """Logs a warning about the running call; the record has what identifies the call in the events of the run."""
+        extra = {
+            "friendli_tool_call_id": _current_call.get().id,
+            "friendli_run_id": None if self._reporter is None else self._reporter.run_id,
+        }
+        _log.warning(message, *arguments, exc_info=cause, extra=extra, stacklevel=2)
 
     def _check_content(self, tool: LocalTool, content: object) -> str:
         if not isinstance(content, str):
