@@ -39,6 +39,7 @@ from friendli_async.testing import (
     tool_calls,
     usage,
 )
+from friendli_async.testing import drop as connection_drop
 from friendli_async.tools import Run, ToolFinished, ToolStarted, tool
 
 pytest.importorskip("opentelemetry.sdk", reason="the OpenTelemetry SDK is not installed")
@@ -251,6 +252,15 @@ async def test_retries_are_span_events(client: AsyncFriendli, server: FriendliSe
         ("friendli.retry", 429, "RateLimitError"),
     ]
     assert attributes(seen.span)["http.request.resend_count"] == 2
+
+
+async def test_event_of_a_retry_says_why_the_connection_failed(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    server.enqueue(connection_drop(), status(503, message="private words"), text("a"))
+    await complete(client)
+    reasons = [dict(event.attributes or {}).get("friendli.reason") for event in seen.span.events]
+    assert reasons == ["no reply: the server closed the connection", None]
 
 
 async def test_subclass_can_leave_out_calls(

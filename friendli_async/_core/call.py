@@ -50,6 +50,7 @@ from friendli_async._core.reporting import (
     logged_name,
     logged_reason,
     parameters_of,
+    reason_of,
 )
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
@@ -379,7 +380,8 @@ class Call(Generic[T]):
             return
         reporter.attempting = False
         name = self._attempts[-1].error if len(self._attempts) == reporter.attempt else type(error).__name__
-        reporter.report("attempt_ended", AttemptEnded, status=self._status, error=name, wait=wait)
+        why = reason_of(error)
+        reporter.report("attempt_ended", AttemptEnded, status=self._status, error=name, reason=why, wait=wait)
 
     @property
     def _name(self) -> str:

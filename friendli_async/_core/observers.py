@@ -88,6 +88,8 @@ class AttemptEnded(CallEvent, frozen=True, kw_only=True):
     """HTTP status of the response; None if there was none."""
     error: str | None = None
     """Class name of its error; None if it succeeded."""
+    reason: str | None = None
+    """The message of that error, as in ``CallEnded``."""
     wait: float | None = None
     """Seconds until the next attempt; None if there is none."""
 

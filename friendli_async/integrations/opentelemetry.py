@@ -195,6 +195,8 @@ class Telemetry(Observer):
             retried: _Attributes = {"error.type": event.error or "", "friendli.attempt": event.attempt}
             if event.status is not None:
                 retried["http.response.status_code"] = event.status
+            if event.reason is not None:
+                retried["friendli.reason"] = event.reason
             call.span.add_event("friendli.retry", {**retried, "friendli.wait": event.wait})
 
     def first_event(self, event: FirstEvent) -> None:
