@@ -31,14 +31,7 @@ from friendli_async._core.observers import (
     Connected,
     FirstEvent,
 )
-from friendli_async._core.pacing import (
-    Hold,
-    LimitScope,
-    exceeded_by_hold,
-    is_rejected_by_load,
-    jitter,
-    report_rejection,
-)
+from friendli_async._core.pacing import Hold, LimitScope, is_rejected_by_load, jitter, report_rejection
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.reporting import (
     OUT_OF_BUDGET,
@@ -427,7 +420,7 @@ class Call(Generic[T]):
         while (hold := pace.active_hold(self._limit_scope, self.clock.now())) is not None:
             began, left = self.clock.now(), self.clock.time_left()
             wait, waited = hold.wait(began), self.stopwatch.queued
-            limit = exceeded_by_hold(settings.retry, wait, waited)
+            limit = hold.exceeded_limit(settings.retry, began, waited)
             if limit is None and left is not None and wait >= left:
                 limit = "total"
             if limit is not None:

@@ -64,6 +64,23 @@ class Hold(NamedTuple):
         """Returns what is left of the ``Retry-After``: a call that waits at all waits for so long."""
         return self.remaining(now) + self.retry_after - self.seconds
 
+    def exceeded_limit(self, policy: RetryPolicy, now: float, waited: float) -> str | None:
+        """Returns the limit that a call would exceed by waiting, or None.
+
+        Before it is sent, a call waits for no longer than one that is sent and rejected in each of its attempts.
+
+        Args:
+            policy: The policy of the call.
+            now: The time of the call's loop.
+            waited: The seconds that earlier holds have made it wait.
+        """
+        wait = self.wait(now)
+        if wait > policy.max_retry_after:
+            return "max_retry_after"
+        if wait + waited > policy.max_attempts * policy.max_retry_after:
+            return "max_attempts times max_retry_after"
+        return None
+
     def to_error(self, wait: float, waited: float, bound: str, meta: Meta) -> APIStatusError:
         """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call.
 
@@ -138,23 +155,6 @@ class Pace:
     def record_success(self) -> None:
         """Returns a tenth of a retry to the budget."""
         self.spent = max(0, self.spent - 1)
-
-
-def exceeded_by_hold(policy: RetryPolicy, wait: float, waited: float) -> str | None:
-    """Returns the limit that a call would exceed by a hold, or None.
-
-    Before it is sent, a call waits for no longer than one that is sent and rejected in each of its attempts.
-
-    Args:
-        policy: The policy of the call.
-        wait: The seconds that it would have to wait.
-        waited: The seconds that earlier holds have made it wait.
-    """
-    if wait > policy.max_retry_after:
-        return "max_retry_after"
-    if wait + waited > policy.max_attempts * policy.max_retry_after:
-        return "max_attempts times max_retry_after"
-    return None
 
 
 def jitter(policy: RetryPolicy) -> float:
