@@ -83,6 +83,7 @@ _PARAMETERS: Final = {
     "max_turns": "max_iter max_iterations max_rounds max_steps",
     "reask max_turns": "output_retries reask",
     "before_tool": "needs_approval requires_approval",
+    "between_turns": "call_model_input_filter history_processors message_processors",
     "decisions": "approvals deferred_tool_results",
     "extra_query": "default_query",
     "tool_choice": "function_call",
@@ -103,7 +104,7 @@ _OF_METHODS: Final = {
     "to limit the cost of a run, leave it at a TurnEnded at which run.usage is too high": "usage_limits",
     "it is a parameter of parse(), parse_stream() and parse_run()": "strict",
     "it is a parameter of chat.run()": (
-        "before_tool concurrency decisions max_tool_result max_turns on_tool_error tool_timeout"
+        "before_tool between_turns concurrency decisions max_tool_result max_turns on_tool_error tool_timeout"
     ),
 }
 # Fields of Timeouts, RetryPolicy and Limits.

@@ -253,6 +253,7 @@ async def test_suggestion_is_the_same_in_every_method_of_chat(method: str, name:
         ("output_retries", "use 'max_turns'"),
         ("message_history", "use 'messages'"),
         ("needs_approval", "use 'before_tool'"),
+        ("history_processors", "use 'between_turns'"),
         ("deferred_tool_results", "use 'decisions'"),
         ("handoffs", "use 'tools'"),
         ("result_type", "the type of the answer, the first argument, determines its format"),

@@ -1479,6 +1479,7 @@ async def test_base_exception_in_a_tool_ends_the_run(
         ({"max_tool_result": 0}, ValueError, "max_tool_result"),
         ({"on_tool_error": "ignore"}, ValueError, "on_tool_error"),
         ({"before_tool": True}, ValueError, "before_tool"),
+        ({"between_turns": [1]}, ValueError, "between_turns"),
         ({"max_turn": 3}, TypeError, r"unexpected keyword argument 'max_turn'; did you mean 'max_turns'"),
         ({"max_steps": 3}, TypeError, r"unexpected keyword argument 'max_steps'; use 'max_turns'"),
         ({"stream": True}, TypeError, r"run\(\) does not accept 'stream'"),

@@ -15,7 +15,7 @@ from friendli_async.options import plain_number
 from friendli_async.replies import ToolCall
 
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
-__all__ += ["AnyContent", "BeforeTool", "Decision"]
+__all__ += ["AnyContent", "BeforeTool", "BetweenTurns", "Decision"]
 __all__ += ["AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
 __all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "ParseRunOptions"]
 __all__ += ["ParseStreamOptions", "RunOptions", "TurnOptions"]
@@ -173,6 +173,9 @@ Decision = bool | Literal["defer"]
 
 BeforeTool = Callable[[ToolCall], Decision | Awaitable[Decision]]
 """Decides on a tool call; called before each one that can run."""
+
+BetweenTurns = Callable[[list[dict[str, Any]]], Messages | Awaitable[Messages]]
+"""Returns the messages that the next turn of a run sends; called with a copy of the conversation so far, as dicts."""
 
 
 class _NoTool(msgspec.Struct, tag_field="type", tag=""):
@@ -334,6 +337,10 @@ class TurnOptions(GenerationOptions, total=False):
     ``ToolError(reason, kind="refused")`` refuses with a reason; other exceptions, and other values, end the run.
     "defer" does not run the call: once the other calls of the turn have finished, the run ends, with the deferred calls
     in ``RunResult.deferred``."""
+    between_turns: BetweenTurns | None
+    """Called before each turn but the first with a copy of the conversation so far; returns the messages that this turn
+    sends instead, for example fewer. May be async. The ``messages`` of the run and its result stay whole. An exception
+    ends the run."""
     decisions: Mapping[str, bool | str] | None
     """The decisions on calls that an earlier run has deferred, by the ids of the calls: True runs a call; False or a
     text refuses it, and the model is told the text. There must be one for each call without a result at the end of

@@ -370,9 +370,15 @@ class Run:
         elif self._transcript.pending:
             self._run_pending()
         else:
-            self._begin_turn(self._transcript.next_turn())
+            await self._begin_next_turn()
         if self._state == "closed":  # closed by another task meanwhile
             raise self._copy_error()
+
+    async def _begin_next_turn(self) -> None:
+        turn = self._transcript.next_turn()
+        stream = await (self._runner.finish(turn) if self._transcript.between_turns is not None else turn)
+        if stream is not None:  # not stopped meanwhile
+            self._begin_turn(stream)
 
     def _begin_turn(self, stream: ChatStream) -> None:
         self._work.is_between_calls = False

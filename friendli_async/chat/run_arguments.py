@@ -83,7 +83,7 @@ def create_run(
     later = without_required_call(sent)
     if answer is not None:
         later = {**_REQUIRED, **later}
-    transcript = Transcript(open_turn, messages, later, settings.max_turns, settings.decisions)
+    transcript = Transcript(open_turn, messages, later, settings)
     if settings.decisions is not None:
         first = open_turn(transcript.messages, sent)  # the results may have been in another order
     return (Run if answer is None else ParsedRun[Any])(first, transcript, calls, reporter, begin_work, answer)
@@ -100,8 +100,10 @@ def _settings_of(options: Mapping[str, object]) -> RunSettings:
     settings = RunSettings(**given)
     if settings.tool_timeout is not None and not is_number(settings.tool_timeout):  # msgspec accepts a Decimal
         raise ArgumentError(f"Expected `float | null`, got {settings.tool_timeout!r}", "tool_timeout")
-    if settings.before_tool is not None and not callable(settings.before_tool):
-        raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
+    for name in ("before_tool", "between_turns"):
+        function = getattr(settings, name)
+        if function is not None and not callable(function):
+            raise ArgumentError(f"Expected a function, got {type(function).__name__}", name)
     return settings
 
 

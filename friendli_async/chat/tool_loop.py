@@ -12,11 +12,11 @@ import inspect
 import logging
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextvars import ContextVar
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast
 
 import msgspec
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from friendli_async.chat.inputs import BeforeTool, Decision, LocalTool
 
 __all__ = ["RunEvent", "ToolFinished", "ToolStarted", "TurnEnded", "current_call"]
+
+T = TypeVar("T")
 
 _log: Final = logging.getLogger("friendli_async")
 _LIBRARIES: Final = frozenset({"friendli_async", "anyio", "asyncio"})
@@ -127,6 +129,7 @@ class RunSettings(msgspec.Struct):
     max_tool_result: Annotated[int, msgspec.Meta(ge=1)] | None = 1_000_000
     on_tool_error: Literal["feed", "raise"] = "feed"
     before_tool: Any = None
+    between_turns: Any = None
     decisions: dict[str, bool | str] | None = None
 
 
@@ -217,6 +220,19 @@ class ToolRunner:
         task.add_done_callback(self._forget)
         return task
 
+    async def finish(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
+        """Runs code of the user between two turns as if it was a call; returns None if the run is stopped meanwhile."""
+        task: asyncio.Task[T] = self.spawn(coroutine)
+        self._calls.add(task)
+        if self._interruption is not None:
+            self.fail(copy.copy(self._interruption))
+        try:
+            while not task.done():
+                await self.wait()
+            return None if self._is_stopped else task.result()
+        finally:
+            del task  # avoid a reference cycle: it holds the error, whose traceback holds this frame
+
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._calls.discard(task)
@@ -259,7 +275,7 @@ class ToolRunner:
     def interrupt(self, error: FriendliError) -> None:
         """Cancels the calls and ends the run with the error; if no call is unfinished, not before the next one."""
         self._interruption = error
-        if self.has_running:
+        if self.has_running or self._calls:
             self.fail(copy.copy(error))
 
     async def stop(self, *, wait: bool) -> None:

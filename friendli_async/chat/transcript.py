@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from friendli_async._core.body.arguments import check_values, to_builtins
@@ -17,8 +19,9 @@ from friendli_async.replies import FunctionCall, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat.collector import ChatStream
+    from friendli_async.chat.inputs import BetweenTurns
     from friendli_async.chat.replies import ChatCompletion
-    from friendli_async.chat.tool_loop import ToolRunner
+    from friendli_async.chat.tool_loop import RunSettings, ToolRunner
 
 OpenTurn = Callable[[Messages, Mapping[str, object]], "ChatStream"]
 """Creates the stream of a turn from the conversation so far and the options, without opening it."""
@@ -31,14 +34,15 @@ class Transcript:
         open_turn: Creates the streams of the turns.
         messages: The given conversation.
         options: The options of each turn but the first.
-        limit: The largest number of turns.
-        decisions: The decisions on the calls at the end of the conversation; None if the model is to answer it.
+        settings: The settings of the run. Its decisions are on the calls at the end of the conversation; None if the
+            model is to answer it.
 
     Attributes:
         messages: The conversation so far as plain dicts.
         pending: The calls at the end of the given conversation that have to be run, or refused, before the first turn.
         usage: The usage of all turns.
         turns: Number of finished turns.
+        between_turns: The option of the run.
 
     Raises:
         ArgumentError: The decisions are not those on the calls that have no result.
@@ -49,8 +53,7 @@ class Transcript:
         open_turn: OpenTurn,
         messages: Messages,
         options: dict[str, object],
-        limit: int,
-        decisions: Mapping[str, bool | str] | None,
+        settings: RunSettings,
     ) -> None:
         plain = _plain(messages)
         self.messages: Conversation = plain
@@ -59,18 +62,20 @@ class Transcript:
         self.turns: int = 0
         self._open = open_turn
         self._options = options
-        self._limit = limit
+        self._limit = settings.max_turns
+        self.between_turns: BetweenTurns | None = settings.between_turns
         self._call_ids: set[str] = {call["id"] for message in plain for call in _calls_of(message)}
-        if decisions is not None:
+        if settings.decisions is not None:
             self.messages = _with_results_in_order(plain)
             self.pending = _calls_without_result(plain)
-            _check_decisions(decisions, self.pending)
+            _check_decisions(settings.decisions, self.pending)
 
-    def next_turn(self) -> ChatStream:
+    async def next_turn(self) -> ChatStream:
         """Returns the stream of the next turn, which is not the first, or follows the calls of an earlier run.
 
         Raises:
             TurnLimitError: The limit of turns has been reached.
+            Exception: What ``between_turns`` raises.
         """
         if self.has_reached_limit:
             raise TurnLimitError(
@@ -79,7 +84,11 @@ class Transcript:
                 usage=self.usage,
                 turns=self.turns,
             )
-        return self._open(self.messages, self._options)
+        messages: Messages = self.messages
+        if self.between_turns is not None:
+            found = self.between_turns(copy.deepcopy(cast("list[dict[str, Any]]", self.messages)))
+            messages = await found if inspect.isawaitable(found) else found
+        return self._open(messages, self._options)
 
     @property
     def has_reached_limit(self) -> bool:

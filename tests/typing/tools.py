@@ -144,6 +144,20 @@ async def approval(client: AsyncFriendli, messages: Conversation) -> None:
     chat.run(model="m", messages=messages, tools=[weather], before_tool=len)  # type: ignore[arg-type]  # rejected
 
 
+async def shortened_conversations(client: AsyncFriendli, messages: Conversation) -> None:
+    def shorten(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**each, "content": "(removed)"} if each["role"] == "tool" else each for each in messages]
+
+    async def summarize(messages: list[dict[str, Any]]) -> Conversation:
+        return [{"role": "user", "content": (await chat.complete(model="m", messages=messages)).text}]
+
+    chat = client.serverless.chat
+    chat.run(model="m", messages=messages, tools=[weather], between_turns=shorten)
+    chat.run(model="m", messages=messages, tools=[weather], between_turns=summarize)
+    chat.run(model="m", messages=messages, tools=[weather], between_turns=lambda messages: messages[-9:])
+    chat.run(model="m", messages=messages, tools=[weather], between_turns=len)  # type: ignore[arg-type]  # rejected
+
+
 async def views(client: AsyncFriendli, messages: Conversation) -> None:
     calls = client.serverless.chat.stream(model="m", messages=messages).tool_calls()
     assert_type(calls, ToolCallView)
