@@ -616,7 +616,7 @@ async def test_duplicate_key_is_rejected(path: Path) -> None:
     assert len(caller.rows) == 3
 
 
-@pytest.mark.parametrize("key", [1.5, True, None, b"a", ("a",), 1 << 64])
+@pytest.mark.parametrize("key", [1.5, True, None, b"a", ("a",), 1 << 64, -(1 << 63) - 1])
 async def test_invalid_key_is_rejected_before_sending(path: Path, key: Any) -> None:
     caller = Caller()
     with pytest.raises(RowsError, match="key"):
@@ -671,9 +671,12 @@ def test_digest_of_a_row_with_number_keys_and_sets_is_the_same_in_each_process()
 
 
 async def test_unserializable_row_is_rejected_before_sending(path: Path) -> None:
+    cyclic: list[object] = []
+    cyclic.append(cyclic)
     caller = Caller()
-    with pytest.raises(RowsError, match=r"row 1 cannot be compared .* object is not JSON .* Rows are JSON values"):
-        await run(["fine", object()], caller, path, key=None)
+    for row, reason in ((object(), "object is not JSON"), (cyclic, "recursion")):
+        with pytest.raises(RowsError, match=f"row 1 cannot be compared .* {reason}.* Rows are JSON values"):
+            await run(["fine", row], caller, path, key=None)
     assert caller.rows == ["fine"]
 
 

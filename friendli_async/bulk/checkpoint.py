@@ -1,10 +1,10 @@
 """The checkpoint of ``run_all``: a file that records finished rows.
 
 A line is ``{"key": ..., "hash": ..., "attempts": ..., "type": ..., "reply": ...}``, or has an ``error`` instead of the
-last two (for ``type`` see ``reply_codec``). Of several lines with one key, the last counts. ``hash`` is a digest of the
-row: if the content has changed, the row is sent again. A retryable error (see ``errors.is_final``) is recorded for
-information only; the next run sends its row again. Memory holds the key and offset of each line; a reply is read from
-the file when its row is reached.
+last two (for ``type`` see ``reply_codec``). A retryable error (see ``errors.is_final``) is recorded for information
+only; the next run sends its row again. Of several other lines with one key, the last counts. ``hash`` is a digest of
+the row: if the content has changed, the row is sent again. Memory holds the key and offset of each line; a reply is
+read from the file when its row is reached.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class _Error(msgspec.Struct, omit_defaults=True):
     """An error in the file."""
 
     type: str
-    message: str | None
+    message: str
     final: bool
-    status: int | None = None
+    status: int = 0
     code: str | None = None
     kind: str | None = None
     request_id: str | None = None
-    body: str | None = None
+    body: str = ""
 
 
 class _Head(msgspec.Struct):
@@ -149,9 +149,7 @@ class Checkpoint(Generic[Row, R]):
         head = self._lines.head(line)
         if head is None:
             return False
-        if head.may_pass:
-            self._offsets.pop(head.key, None)
-        else:
+        if not head.may_pass:
             self._offsets[head.key] = offset
         return True
 
@@ -213,7 +211,7 @@ def row_hash(key: str | int, row: object) -> str:
         except TypeError:  # in sorted dicts, msgspec accepts no keys but text
             plain = msgspec.to_builtins(row, enc_hook=json_hook, order=_row_encoder.order, str_keys=True)
             data = encode_json(plain, _row_encoder)
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RowsError(
             f"row {key!r} cannot be compared with the checkpoint: {error}. Rows are JSON values, or structs, "
             "dataclasses or pydantic models of them"
@@ -231,12 +229,11 @@ def _error_record(error: Exception) -> _Error:
 
 def _restore_error(record: _Error) -> Exception:
     """Restores a recorded error; always a status error, since only those are final."""
-    status = record.status or 0
-    return status_class(status)(
-        record.message or "",
-        status_code=status,
+    return status_class(record.status)(
+        record.message,
+        status_code=record.status,
         code=record.code,
         type=record.kind,
-        body=record.body or "",
+        body=record.body,
         request_id=record.request_id,
     )

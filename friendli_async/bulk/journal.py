@@ -23,7 +23,6 @@ from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
-from friendli_async._core.error_json import json_or_none
 from friendli_async._json import decode_json
 from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError
 
@@ -115,7 +114,7 @@ class Journal:
             raise CheckpointError(
                 f"{self.path} ends with a line that is not in the expected format; nothing was changed"
             )
-        if written == tail and json_or_none(tail) is not None and load_line(self._size, tail):
+        if load_line(self._size, tail):
             self._size += len(tail)
             self.append(b"\n")
         else:
