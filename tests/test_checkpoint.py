@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer, field_validator
 from support.clock import wait_until
 from support.sockets import client_of, complete
 
@@ -279,7 +279,7 @@ async def test_value_that_cannot_be_written_is_restored_from_the_text(
 
     server.always(text('{"name": "Rome"}'))
 
-    async def call(row: Any) -> ParsedCompletion[Unwritable]:
+    async def call(row: Any) -> ParsedCompletion[Unwritable] | None:
         return await client.serverless.chat.parse(Unwritable, model="m", messages=[{"role": "user", "content": "Hi"}])
 
     for resumed in (False, True):
@@ -311,8 +311,13 @@ async def test_parsed_replies_are_restored_inside_of_other_types(
 
 
 class Answer(BaseModel):
-    text: str
+    model_config = ConfigDict(extra="forbid")
+    text: str = Field(alias="answer")
     at: dt.date = dt.date(2026, 1, 2)
+
+    @computed_field
+    def length(self) -> int:
+        return len(self.text)
 
 
 ANNOTATED: Final[list[tuple[Any, Any]]] = [
@@ -320,8 +325,8 @@ ANNOTATED: Final[list[tuple[Any, Any]]] = [
     ("Invoice", Invoice("7")),
     (Invoice | None, None),
     (Invoice | None, Invoice("7")),
-    (Answer, Answer(text="a")),
-    (dict[str, Answer], {"a": Answer(text="a")}),
+    (Answer, Answer(answer="a")),
+    (dict[str, Answer], {"a": Answer(answer="a")}),
     (tuple[str, Invoice], ("a", Invoice("7"))),
     (dict[int, str], {1: "a"}),
     (Place, Place("Rome")),
@@ -451,10 +456,16 @@ async def test_json_with_typed_parts_is_not_restored_as_plain_json(path: Path) -
     assert len(call.rows) == 1
 
 
-async def test_unwritable_reply_ends_the_run_at_the_first_one(path: Path) -> None:
+@pytest.mark.parametrize("annotation", [Any, list[Any], Caller], ids=str)
+async def test_unwritable_reply_ends_the_run_at_the_first_one(path: Path, annotation: Any) -> None:
     caller, seen = Caller(lambda row: object()), list[Outcome[Any, Any]]()
+
+    async def call(row: Any) -> Any:
+        return await caller(row)
+
+    call.__annotations__["return"] = annotation
     with pytest.raises(CheckpointError, match=r"cannot be written: .*Let `call` return JSON"):
-        await run(ROWS, caller, path, seen=seen, concurrency=64)
+        await run(ROWS, call, path, seen=seen, concurrency=64)
     assert (len(caller.rows), len(seen)) == (1, 1)
 
 
@@ -709,6 +720,27 @@ async def test_checkpoint_is_locked_by_its_run(path: Path) -> None:
         _, stderr = await other.communicate()
         assert b"CheckpointInUseError" in stderr
     assert len(await run(ROWS, Caller(), path, key=None)) == len(ROWS)
+
+
+async def test_file_system_without_locks_is_used_with_a_warning(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert len(await run(ROWS, Caller(), path)) == len(ROWS)
+    assert "file system without file locks" in caplog.text
+
+
+async def test_run_leaves_no_file_open(path: Path) -> None:
+    await run(ROWS[:1], Caller(), path)
+    opened = os.listdir("/dev/fd")
+    await run(ROWS, Caller(), path)
+    path.write_text("a novel\n")
+    with pytest.raises(CheckpointError, match="not in the expected format"):
+        await run(ROWS, Caller(), path)
+    assert os.listdir("/dev/fd") == opened
 
 
 async def test_checkpoint_is_released_if_the_cleanup_of_the_rows_fails(

@@ -346,6 +346,16 @@ def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Fil
     assert files.by_id()["b"]["response"]["status_code"] == 200
 
 
+def test_error_with_status_200_is_no_answer(files: Files) -> None:
+    files.write(request("a"))
+    files.server.always(json_body({"error": {"message": "expired"}}))
+    assert files.run()[0] == 1
+    assert files.by_id()["a"]["response"]["status_code"] == 200
+    files.server.always(GOOD)
+    code, stderr = files.run("--retry-failed")
+    assert (code, len(files.server.requests)) == (0, 2), stderr
+
+
 @pytest.mark.parametrize("code", [401, 403, 404])
 def test_rejected_rows_end_the_run_and_are_sent_again_by_the_same_command(files: Files, code: int) -> None:
     files.write(*[request(f"{number}") for number in range(100)])

@@ -95,7 +95,7 @@ class BatchRow(msgspec.Struct, frozen=True):
         known = method.signature | method.options.__annotations__.keys() - {"extra_body", "extra_query"}
         given = {name: value for name, value in self.body.items() if name in known}
         extra = {name: value for name, value in self.body.items() if name not in known}
-        return {**given, "extra_body": extra} if extra else given
+        return {**given, "extra_body": extra}
 
     async def send(self, client: AsyncFriendli, deployment: DeploymentName) -> Reply:
         """Sends the request."""
@@ -376,10 +376,10 @@ class BatchOutput:
             error = _Error(type(outcome.error).__name__, str(outcome.error), sent=not is_unsent(outcome.error))
             if isinstance(outcome.error, APIStatusError):
                 failed = outcome.error
-                response = _Response(failed.status_code, failed.request_id or None, _error_body(failed))
+                response = _Response(failed.status_code, failed.request_id, _error_body(failed))
         else:
             reply = outcome.result()
-            response = _Response(reply.meta.status or 200, reply.meta.request_id or None, _reply_body(reply))
+            response = _Response(reply.meta.status or 200, reply.meta.request_id, _reply_body(reply))
         line = _Line(row.id, row.custom_id, response, error)
         try:
             self._journal.append(encode_json(line) + b"\n")
@@ -398,7 +398,7 @@ def _reply_body(reply: Reply) -> msgspec.Raw:
     assert data is not None, "the calls of a batch are no streams"
     try:
         msgspec.json.decode(data.decode(), type=msgspec.Raw)
-        is_readable = b"\n" not in data and b"\r" not in data
+        is_readable = b"\n" not in data
     except ValueError:  # another charset, a byte order mark, or NaN
         is_readable = False
     return msgspec.Raw(data if is_readable else encode_json(reply.raw))

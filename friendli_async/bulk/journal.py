@@ -85,13 +85,11 @@ class Journal:
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        existed = self.path.exists()
         self._file = os.open(self.path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise CheckpointError(f"{self.path} is not a regular file, so no run could resume from it")
         _lock(self._file, self.path)
-        if not existed:
-            _sync_folder(self.path.parent)
+        _sync_folder(self.path.parent)
         self._reader = self.path.open("rb", buffering=_BUFFER_SIZE)
 
     def _read_through(self, load_line: Callable[[int, bytes], bool]) -> None:

@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
-from types import NoneType, SimpleNamespace, UnionType
+from types import SimpleNamespace, UnionType
 from typing import Any, Final, Generic, TypeGuard, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -196,7 +196,7 @@ def _decoder(kind: Any) -> _Decode:
     members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for member in members:
         if _is_parsed(get_origin(member)):
-            return _parsed_decoder(member, is_optional=NoneType in members)
+            return _parsed_decoder(member)
     adapter = pydantic_adapter(kind)
     if adapter is not None:
         return cast("_Decode", adapter.validate_json)
@@ -210,7 +210,7 @@ def _json_decoder(kind: Any) -> _Decode:
     return functools.partial(decode_json, decoder=msgspec.json.Decoder(kind))
 
 
-def _parsed_decoder(kind: Any, *, is_optional: bool) -> _Decode:
+def _parsed_decoder(kind: Any) -> _Decode:
     """Returns the decoder of a parsed reply or a run's result, whose value is parsed again from the model's answer.
 
     What the value was written as may be another one: pydantic masks secrets, and validates a second time.
@@ -225,7 +225,7 @@ def _parsed_decoder(kind: Any, *, is_optional: bool) -> _Decode:
     field: str = origin.value_field
 
     def decode_parsed(data: bytes) -> Any:
-        if is_optional and data == b"null":
+        if data == b"null":
             return None
         reply = decode(data)
         if output is None or getattr(reply, field) is UNSET:
@@ -267,7 +267,7 @@ def _is_parsed(kind: object) -> TypeGuard[type[HasValue]]:
 
 def _spelled(kind: Any) -> str:
     """Returns a type as it is written in code."""
-    if isinstance(kind, type) and not get_args(kind):
+    if isinstance(kind, type):
         return kind.__name__
     return re.sub(r"[\w.<>]+\.(?=\w)", "", repr(kind))
 
