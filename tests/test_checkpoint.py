@@ -18,7 +18,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import pytest
@@ -203,6 +203,7 @@ PARSED: Final[list[tuple[Any, str]]] = [
     (frozenset[str], '{"value": ["Rome"]}'),
     (dict[str, int], '{"Rome": 1}'),
     (str, '{"value": "Rome"}'),
+    (Any, '{"a": 1}'),
 ]
 
 
@@ -467,6 +468,14 @@ async def test_unwritable_reply_ends_the_run_at_the_first_one(path: Path, annota
     with pytest.raises(CheckpointError, match=r"cannot be written: .*Let `call` return JSON"):
         await run(ROWS, call, path, seen=seen, concurrency=64)
     assert (len(caller.rows), len(seen)) == (1, 1)
+
+
+async def test_first_of_several_failures_is_raised(path: Path) -> None:
+    async def call(row: Any) -> Invoice:
+        return cast("Invoice", object())
+
+    with pytest.raises(CheckpointError, match="'row 0' cannot be written"):
+        await run(ROWS, call, path)
 
 
 async def test_outcome_is_delivered_whatever_its_reply_raises_when_it_is_written(path: Path) -> None:

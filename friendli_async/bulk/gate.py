@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
 
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.errors import ConfigurationError
@@ -31,7 +30,7 @@ class Gate:
     def __init__(self, limit: int | Adaptive) -> None:
         # A fixed limit is an Adaptive that is never adjusted.
         self._is_fixed = not isinstance(limit, Adaptive)
-        self._limit = limit if isinstance(limit, Adaptive) else Adaptive(limit, limit, guard=None)
+        self._limit = limit if isinstance(limit, Adaptive) else Adaptive(limit, limit)
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._admitted = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -63,11 +62,7 @@ class Gate:
         except asyncio.CancelledError:
             if not waiter.cancelled() and waiter.exception() is None:
                 self.release()  # it was admitted and cancelled in the same turn of the loop
-            else:
-                with suppress(ValueError):  # removed already
-                    self._waiters.remove(waiter)
-                self._admit()
-            raise
+            raise  # `_admit` removes it otherwise
 
     def release(self) -> None:
         """Returns a permit."""
@@ -75,7 +70,7 @@ class Gate:
         self._admitted -= 1
         self._admit()
 
-    def succeeded(self, tokens: int | None, seconds: float) -> None:
+    def succeeded(self, tokens: int, seconds: float) -> None:
         """Reports a reply, before ``release``; see ``Adaptive.succeeded``."""
         if not self._is_fixed:
             self._limit.succeeded(tokens, seconds, asyncio.get_running_loop().time())

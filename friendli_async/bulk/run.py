@@ -293,8 +293,6 @@ class Job(Generic[Row, R]):
 
     def start(self) -> None:
         """Starts taking rows."""
-        if self._state.closed or self._state.stopped:
-            return
         self._loop = running_loop()
         self._started_at = self._loop.time()
         self._is_taking = True
@@ -303,7 +301,7 @@ class Job(Generic[Row, R]):
 
     def is_finished(self) -> bool:
         """Whether no outcome is available, and none will be."""
-        return self._state.closed or not (self.ready or self._calls or self._is_taking)
+        return not (self.ready or self._calls or self._is_taking)
 
     async def wait(self) -> None:
         """Waits for an outcome or the end."""
@@ -451,10 +449,7 @@ class Job(Generic[Row, R]):
 
     def _judge(self, error: Exception | None) -> None:
         """Ends the run after too many rejections in a row, and the probing after a reply."""
-        if error is None:
-            self._probes = self._rejections = 0
-            return
-        self._probes = max(0, self._probes - 1)
+        self._probes = 0 if error is None else max(0, self._probes - 1)
         self._rejections = self._rejections + 1 if is_rejection(error) or is_overload(error) else 0
         if self._rejections == self._max_rejections and not self._state.stopped:  # stopped rows do not wait
             failure = RejectedError(

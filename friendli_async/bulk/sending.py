@@ -152,7 +152,7 @@ class RowSender(Generic[Row, R]):
         seconds = None
         if meta is not None and meta.attempts:
             seconds = meta.attempts[-1].elapsed + _seconds_after_first_event(meta)
-        self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - started_at)
+        self._gate.succeeded(tokens, seconds or asyncio.get_running_loop().time() - started_at)
         return reply, None
 
     def _report_rejection(self, reported: _Reported, error: APIStatusError, wait: float | None) -> float | None:
@@ -161,10 +161,10 @@ class RowSender(Generic[Row, R]):
         Returns the seconds until the next attempt: the gate may ask for more. If it asks for many, there is none here:
         the row gives its permit back.
         """
-        if error.meta is not None and error.meta.attempts:
-            attempt = error.meta.attempts[-1]
-            reported.add((attempt.number, attempt.elapsed))
-            self._refuse(error, attempt.elapsed)
+        assert error.meta is not None
+        attempt = error.meta.attempts[-1]
+        reported.add((attempt.number, attempt.elapsed))
+        self._refuse(error, attempt.elapsed)
         if wait is None:
             return None
         delay = self._gate.retry_delay()
