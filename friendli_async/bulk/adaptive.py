@@ -174,8 +174,6 @@ class Adaptive:
         if self._rejections is not None:
             if sent >= self._rejections.last_at:
                 self._resume(self._rejections, now)
-            elif self._rejections.repeated:
-                return  # sent before the server began to reject
         elif sent >= self._accepted_since:
             self._accepted = max(self._accepted, self._starts.in_flight_at(sent, 0))
         self._starts.grow(now, self._credit >= 1.0)
