@@ -327,6 +327,7 @@ def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Fil
     assert code == 1
     assert "r: UnprocessableEntityError: 422 no such parameter" in stderr
     assert "1 of 3 rows succeeded, 2 failed" in stderr
+    assert "1 row rejected as invalid" in stderr
     line = files.by_id()["r"]
     assert line["response"]["status_code"] == 422
     assert line["response"]["body"]["error"]["message"] == "no such parameter"
@@ -382,6 +383,8 @@ def test_keep_going_sends_every_row_whatever_is_rejected(files: Files) -> None:
     code, stderr = files.run("--keep-going")
     assert (code, len(files.server.requests)) == (1, 30)
     assert "the same command sends the 30 rows again" in stderr
+    assert stderr.count("no such model") == 10
+    assert "... further rows that have failed are not listed" in stderr
 
 
 def test_connection_failure_is_an_error_without_response(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
