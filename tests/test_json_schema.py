@@ -500,6 +500,7 @@ def test_dict_with_keys_that_text_can_hold_is_accepted(key: Any) -> None:
     [
         (complex, "complex cannot be decoded from JSON"),
         (dict[str, list[complex]], "complex has no JSON representation"),
+        (dict[complex, int], "complex has no JSON representation"),
         (object, "object"),
         (Inner | Tree, "must be tagged"),
         (Unknown, "Unknown cannot be decoded from JSON: NameError: name 'Nowhere' is not defined; the types"),

@@ -435,6 +435,10 @@ async def test_exhausted_reasks_report_total_usage(client: AsyncFriendli, server
     assert failed.value.partial is not None
     assert failed.value.partial.usage is not None
     assert failed.value.partial.usage.total_tokens == 13
+    server.enqueue(status(500))
+    with pytest.raises(InternalServerError) as failed:
+        await impatient.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=1)
+    assert failed.value.partial is None
 
 
 async def test_drain_lets_an_invalid_answer_be_sent_back(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -599,6 +603,7 @@ async def test_field_with_the_name_of_the_wrapper_is_not_taken_for_the_value(
     assert (await stream.result()).value == Series("kg", 1.5, [1, 2])
     stream = chat.parse_stream(Series | None, model="m", messages=ASK)
     assert [item async for item in stream.items("points")] == [1, 2]
+    assert last_body(server)["response_format"]["json_schema"]["name"] == "Output"
 
 
 @pytest.mark.parametrize("bad", ["nope", '{"number": 1, "lines": [], "total": 1}'])
@@ -799,6 +804,13 @@ async def test_views_deliver_what_result_has_read(client: AsyncFriendli, server:
         assert (await stream.result()).value == VALUE
 
 
+async def test_parsed_stream_can_be_relayed_and_then_validated(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(scripted(INVOICE))
+    stream = client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK)
+    assert b"[DONE]" in b"".join([piece async for piece in stream.raw()])
+    assert (await stream.result()).value == VALUE
+
+
 async def test_items_of_nested_lists_root_lists_and_pydantic_models(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
@@ -808,12 +820,15 @@ async def test_items_of_nested_lists_root_lists_and_pydantic_models(
     server.enqueue(
         scripted(f'{{"inner": {INVOICE}}}'), scripted('{"value": [1, 2, 3]}'), scripted('{"sizes":[1],"name":""}')
     )
+    server.enqueue(scripted('{"a": [4]}'))
     chat = client.serverless.chat
     stream = chat.parse_stream(Outer, model="m", messages=ASK)
     assert [line async for line in stream.items("inner.lines", of=Line)] == VALUE.lines
     assert [n async for n in chat.parse_stream(list[int], model="m", messages=ASK).items("", of=int)] == [1, 2, 3]
     sizes = chat.parse_stream(Model, model="m", messages=ASK).items("sizes", of=int)
     assert [size async for size in sizes] == [1]
+    by_name = chat.parse_stream(dict[str, list[int]], model="m", messages=ASK)
+    assert [n async for n in by_name.items("a", of=int)] == [4]
 
 
 class Price(msgspec.Struct):

@@ -134,7 +134,7 @@ class JSONReader:
             JSONError: The input is not JSON.
             JSONIncompleteError: The value is incomplete.
         """
-        self.feed("" if self._decoder is None else self._decode(b"", final=True))
+        self.feed(self._decode(b"", final=True))
         if self._state is JSONReader._in_number:
             self._end_number(0)
         if not self.complete:

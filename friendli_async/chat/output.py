@@ -158,7 +158,7 @@ class Output(Generic[T]):
             )
             return self.convert(value[_ROOT] if has_wrapper else value)
         except JSONError as error:
-            if not faults or (self.is_wrapped and not faults[0][1]):  # msgspec may have looked for the wrapper only
+            if not faults or not faults[0][1]:  # msgspec may have looked for the wrapper only
                 faults = [(f"invalid JSON: {error}", "")]
         except MismatchError as mismatch:
             if not faults or not isinstance(value, dict):  # of an object without the wrapper, that is what is wrong

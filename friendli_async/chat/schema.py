@@ -111,7 +111,7 @@ def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
         TypeError: pydantic does not support the type, or a constraint in it would be ignored.
     """
     parts = list(_parts_of(kind, _PYDANTIC_MARKS, set()))
-    has_model = any(isinstance(part, type) and hasattr(part, "model_json_schema") for part in parts)
+    has_model = any(hasattr(part, "model_json_schema") for part in parts)
     if _has_ignored_constraint(kind, parts):
         where = "on a msgspec Struct or attrs class, and in its fields; use msgspec.Meta, or a dataclass"
         raise _undecodable(kind, f"a type or constraint of pydantic has no effect {where}")
@@ -432,8 +432,6 @@ class _Rewriter:
             return self._ref(schema)
         if "oneOf" in schema:
             schema["anyOf"] = schema.pop("oneOf")
-        if "prefixItems" in schema and schema.get("items") is False:
-            del schema["items"]
         if schema.get("format") == "duration":
             schema = {**schema, "pattern": _DURATION}
             del schema["format"]
