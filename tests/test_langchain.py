@@ -435,6 +435,42 @@ async def test_structured_output_of_a_recursive_model(
     assert schema["required"] == ["name", "children"]
 
 
+LOOK: Final = {"name": "look", "description": "", "parameters": {"type": "object", "properties": {}}}
+NAMED: Final = {"type": "function", "function": {"name": "look"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [("any", "required"), (True, "required"), ("none", "none"), ("look", NAMED), (NAMED, NAMED), (None, None)],
+)
+async def test_tool_choice_is_sent_in_the_format_of_the_api(
+    server: FriendliServer, model: ChatFriendli, choice: Any, sent: Any
+) -> None:
+    body = await sent_body(server, model.bind_tools([LOOK], tool_choice=choice), HumanMessage("Hi"))
+    assert body.get("tool_choice") == sent
+
+
+async def test_function_calling_makes_the_model_call_the_function(server: FriendliServer, model: ChatFriendli) -> None:
+    server.always(tool_calls(("Node", {"name": "a"})))
+    structured = model.with_structured_output(Node, method="function_calling", strict=True)
+    assert await structured.ainvoke("Hi") == Node(name="a")
+    body = server.requests[-1].json_object
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "Node"}}
+    assert body["tools"][0]["function"]["strict"] is True
+
+
+async def test_strict_is_sent_and_decides_on_the_schema(server: FriendliServer, model: ChatFriendli) -> None:
+    server.always(lambda request: speak(request, Turn(tokenize('{"name": "a"}'))))
+    assert await model.with_structured_output(Node, strict=False).ainvoke("Hi") == Node(name="a")
+    form = server.requests[-1].json_object["response_format"]["json_schema"]
+    assert (form["strict"], "additionalProperties" in form["schema"]) == (False, False)
+
+
+async def test_json_mode_needs_no_schema(server: FriendliServer, model: ChatFriendli) -> None:
+    server.always(lambda request: speak(request, Turn(tokenize('{"a": 1}'))))
+    assert await model.with_structured_output(method="json_mode").ainvoke("Hi") == {"a": 1}
+
+
 async def test_include_raw_returns_message_and_parsing_error(server: FriendliServer, model: ChatFriendli) -> None:
     server.always(lambda request: speak(request, Turn(tokenize('{"name": 1}'))))
     output = await model.with_structured_output(Node, include_raw=True).ainvoke("Hi")
@@ -600,6 +636,8 @@ async def test_given_client_stays_open_and_own_client_is_closed(server: Friendli
     assert (await given.ainvoke("Hi")).content == "You said: Hi"
     own = ChatFriendli(model="m", api_key="test-token", base_url=server.url)
     await own.ainvoke("Hi")
+    await own.ainvoke("Hi")
+    assert server.connections == 2  # of the given client, and of the own one
     own_client = own._own
     await own.aclose()
     assert "closed" in repr(own_client)
@@ -649,7 +687,8 @@ async def test_retries_and_timeout_of_the_model_keep_the_rest_of_the_clients_pol
 
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
 async def test_deployment_selects_the_path(server: FriendliServer, deployment: Any) -> None:
-    model = ChatFriendli(model="m", api_key="test-token", base_url=server.url, deployment=deployment)
+    key: Any = {} if deployment == "container" else {"api_key": "test-token"}
+    model = ChatFriendli(model="m", base_url=server.url, deployment=deployment, **key)
     await model.ainvoke("Hi")
     prefix = "" if deployment == "container" else f"/{deployment}"
     assert server.requests[-1].path == f"{prefix}/v1/chat/completions"

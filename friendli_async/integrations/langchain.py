@@ -310,13 +310,13 @@ def _response_format(schema: _Schema, strict: bool | None) -> dict[str, Any]:
 
 
 def _parser(schema: _Schema | None) -> BaseOutputParser[Any]:
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
+    if is_basemodel_subclass(cast("Any", schema)):
         return PydanticOutputParser[Any](pydantic_object=cast("type[BaseModel]", schema))
     return JsonOutputParser()
 
 
 def _call_parser(schema: _Schema, name: str) -> BaseOutputParser[Any]:
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
+    if is_basemodel_subclass(cast("Any", schema)):
         return PydanticToolsParser(tools=[cast("type[BaseModel]", schema)], first_tool_only=True)
     return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
 
