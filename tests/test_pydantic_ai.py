@@ -34,7 +34,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
     VideoUrl,
 )
-from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.models import ModelRequestParameters, override_allow_model_requests
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.settings import ModelSettings, ToolOrOutput
 from support.sockets import client_of
@@ -146,6 +146,16 @@ async def test_typed_output(server: FriendliServer, model: FriendliModel, stream
 def plain_reply(content: str) -> Any:
     choices = [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]
     return json_body({"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
+
+
+async def test_prompted_output_with_tools_restricts_no_format(server: FriendliServer, model: FriendliModel) -> None:
+    def look() -> str:
+        return "nothing"
+
+    server.always(text('{"name": "Rome", "people": 3}'))
+    result = await Agent(model, output_type=PromptedOutput(City), tools=[look]).run("Hi")
+    assert result.output == City(name="Rome", people=3)
+    assert "response_format" not in server.requests[0].json_object
 
 
 @BOTH
@@ -606,6 +616,15 @@ async def test_fallback_model_answers_after_a_failure(
     both = FallbackModel(FriendliModel("one", client=client), FriendliModel("other", client=client))
     result = await run(Agent(both), "Hi", streamed)
     assert result.messages[-1].model_name == "other"
+
+
+@BOTH
+async def test_nothing_is_sent_if_requests_to_models_are_not_allowed(
+    server: FriendliServer, model: FriendliModel, streamed: bool
+) -> None:
+    with override_allow_model_requests(False), pytest.raises(RuntimeError, match="not allowed"):
+        await run(Agent(model), "Hi", streamed)
+    assert server.requests == []
 
 
 @BOTH
