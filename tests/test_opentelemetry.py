@@ -133,7 +133,7 @@ async def test_non_streamed_call_is_one_span_following_the_conventions(
 ) -> None:
     server.enqueue(text("Hel", "lo"))
     reply = await client.serverless.chat.complete(
-        model="m", messages=MESSAGES, temperature=0, max_tokens=7, stop=["."], seed=3, n=1
+        model="m", messages=MESSAGES, temperature=0, top_p=0.5, max_tokens=7, stop=["."], seed=3, n=1
     )
     assert_chat_span(seen.span, request_model="m")
     assert (seen.span.name, seen.span.kind, seen.span.status.status_code) == (
@@ -146,6 +146,7 @@ async def test_non_streamed_call_is_one_span_following_the_conventions(
         "server.address": "127.0.0.1",
         "server.port": int(server.url.rpartition(":")[2]),
         "gen_ai.request.temperature": 0.0,
+        "gen_ai.request.top_p": 0.5,
         "gen_ai.request.max_tokens": 7,
         "gen_ai.request.stop_sequences": (".",),
         "gen_ai.request.seed": 3,
@@ -171,6 +172,7 @@ async def test_team_is_an_attribute_of_the_span_and_of_the_metrics(
     recorded = seen.metrics()
     for name in ("gen_ai.client.inference.duration", "gen_ai.client.inference.usage.input_tokens"):
         assert [point.attributes["friendli.team"] for point in recorded[name]] == ["acme"]
+    assert "gen_ai.client.inference.time_to_first_chunk" not in recorded  # no stream
 
 
 async def leave(stream: ChatStream) -> None:
