@@ -22,8 +22,7 @@ _TEXT_TYPES = frozenset({"text", "input_text", "output_text", "refusal"})
 
 def system_instructions(body: Mapping[str, Any]) -> list[_Json]:
     """Returns the instructions outside the conversation (``system`` of messages, ``instructions`` of responses)."""
-    instructions = body.get("system") or body.get("instructions")
-    return _parts(instructions) if instructions else []
+    return _parts(body.get("system") or body.get("instructions") or None)
 
 
 def input_messages(body: Mapping[str, Any]) -> list[_Json]:
