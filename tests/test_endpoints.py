@@ -375,6 +375,7 @@ async def test_wait_timeout_reports_last_status(client: AsyncFriendli, server: F
         await waiting
     assert (raised.value.limit, raised.value.seconds, raised.value.sent) == ("total", 20, True)
     assert isinstance(raised.value, TimeoutError)
+    assert raised.value.meta is not None
     assert len(server.requests) == 1
 
 

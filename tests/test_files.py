@@ -305,8 +305,11 @@ async def test_interrupted_download_is_restarted(server: FriendliServer, client:
     uploaded = await client.file.upload(DATA, project_id="proj")
     length = {"Content-Length": str(len(DATA))}
     server.enqueue(script(raw(b"x" * 100_000), cut(), headers=length), path=f"/downloads/{uploaded.id}")
-    await with_timeout(client.file.download(uploaded.id, tmp_path / "here"))
-    assert (tmp_path / "here").read_bytes() == DATA
+    seen: list[tuple[int, int | None]] = []
+    target = tmp_path / "here"
+    await with_timeout(client.file.download(uploaded.id, target, progress=lambda *counts: seen.append(counts)))
+    assert target.read_bytes() == DATA
+    assert (seen.count((0, len(DATA))), seen[-1]) == (2, (len(DATA), len(DATA)))
 
 
 @pytest.mark.parametrize("failure", ["break", "status", "progress"])

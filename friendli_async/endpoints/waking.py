@@ -37,9 +37,9 @@ class Waker:
         Raises:
             FriendliError: The endpoint could not be woken.
         """
-        endpoint_id = (arguments.model or "").partition(":")[0]  # ENDPOINT_ID:ADAPTER_ROUTE names an adapter
-        if not endpoint_id or error.status_code not in _MAYBE_ASLEEP:
+        if error.status_code not in _MAYBE_ASLEEP:
             return False
+        endpoint_id = (arguments.model or "").partition(":")[0]  # ENDPOINT_ID:ADAPTER_ROUTE names an adapter
         endpoints = self._endpoints()
         try:
             state = (await endpoints.get_status(endpoint_id)).status
