@@ -133,8 +133,6 @@ def _windows(headers: Mapping[str, str]) -> _Windows:
     windows: _Windows = {}
     for header, value in headers.items():
         name = header.lower()
-        if "limit" not in name:
-            continue
         if name in {"ratelimit", "ratelimit-policy"}:
             _parse_list(value, windows)
         elif found := re.fullmatch(_NAME, name):

@@ -110,10 +110,10 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
             "x-ratelimit-limit-requests-minute": "10",
             "x-ratelimit-remaining-requests-minute": "9",
             "x-ratelimit-limit-requests-day": "1000",
-            "x-ratelimit-remaining-requests-day": "1",
+            "x-ratelimit-remaining-requests-day": "20",  # a smaller share
             "x-ratelimit-limit-tokens-minute": "7",
         },
-        {"limit_requests": 1000, "remaining_requests": 1, "limit_tokens": 7},
+        {"limit_requests": 1000, "remaining_requests": 20, "limit_tokens": 7},
     ),
     "input and output tokens": (
         {
