@@ -261,6 +261,20 @@ async def test_long_wait_for_a_connection_is_logged_once_while_it_lasts(
         assert caplog.messages == [expected]
 
 
+async def test_call_that_soon_gets_its_connection_is_not_logged(
+    server: FriendliServer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=1, timeout=None) as client:
+        async with open_stream(client):
+            waiting = asyncio.ensure_future(complete(client))
+            await wait_until(lambda: client.gauges().waiting == 1)
+        await waiting
+        clock.advance(5)
+        await run_loop_iterations()
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize(("seconds", "logged"), [(59.0, 1), (61.0, 2)])
 async def test_long_waits_are_logged_at_most_once_a_minute(
     server: FriendliServer, clock: Clock, caplog: pytest.LogCaptureFixture, seconds: float, logged: int
