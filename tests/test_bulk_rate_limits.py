@@ -128,6 +128,22 @@ async def test_overloads_inside_streams_shrink_the_limit_also_if_a_retry_resolve
     assert (run.progress.refused, adaptive.limit) == (1, 5)
 
 
+@pytest.mark.parametrize(("retried_at", "limit"), [(0.0, 5), (2.0, 3)])
+@in_virtual_time
+async def test_limit_shrinks_once_for_requests_from_before_a_rejection(
+    monkeypatch: pytest.MonkeyPatch, retried_at: float, limit: int
+) -> None:
+    async def call(row: int) -> None:
+        await asyncio.sleep(1.0 + 2.0 * row)
+        elapsed = now() - retried_at * row
+        raise limited(None, meta=Meta(attempts=(Attempt(number=1, status=429, elapsed=elapsed),)))
+
+    monkeypatch.setattr(sending, "_MAX_RESENDS", 0)
+    adaptive = Adaptive(start=8)
+    assert len(await collect(run_all([0, 1], call, concurrency=adaptive))) == 2
+    assert adaptive.limit == limit
+
+
 @pytest.mark.parametrize("pacing", [Pacing(), None])
 async def test_limit_shrinks_at_a_rejection_before_the_call_is_retried(pacing: Pacing | None) -> None:
     adaptive = Adaptive(start=8)
