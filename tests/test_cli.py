@@ -703,6 +703,8 @@ def test_doctor_reports_the_proxy_that_the_client_uses(run: Run, rule: str, expe
         ({"FRIENDLI_SERVER_URL": "http://localhost:port"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
         ({"FRIENDLI_SERVER_URL": "http://localhost:65536"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
         ({"FRIENDLI_SERVER_URL": "http://[::1"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
+        ({"FRIENDLI_SERVER_URL": "http://"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
+        ({"FRIENDLI_SERVER_URL": "ftp://localhost"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
         ({"FRIENDLI_SERVER_URL": "localhost:8000"}, "TLS", "FRIENDLI_SERVER_URL is not a valid"),
         ({"HTTP_PROXY": "http://user:secret@proxy:port"}, "proxy", "the proxy from the environment is not an"),
     ],
