@@ -344,6 +344,17 @@ def test_ctrl_c_keeps_text_already_printed(server: FriendliServer, environment: 
         assert (process.stdout.read(), process.stderr.read()) == ("\n", "")
 
 
+def test_ctrl_c_ends_the_wait_for_a_whole_answer(server: FriendliServer, environment: dict[str, str]) -> None:
+    server.enqueue(script(chunk("Once"), stall()))
+    with subprocess.Popen(
+        command("-m", "m", "--no-stream", "Hi"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        asyncio.run(server.wait_for_requests(1))
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == (b"", b"")
+        assert process.returncode == 130
+
+
 def wait_until_it_reads(process: subprocess.Popen[bytes]) -> None:
     """Waits until a process has read what its pipe holds, and is blocked in the next read."""
     assert process.stdin is not None
@@ -410,10 +421,13 @@ def test_ctrl_c_before_the_request_is_quiet(server: FriendliServer, environment:
 # --- chat, on a terminal ---------------------------------------------------------------------------------------------
 
 
-def test_conversation_keeps_its_history(server: FriendliServer, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--no-stream"]])
+def test_conversation_keeps_its_history(
+    server: FriendliServer, environment: dict[str, str], options: list[str]
+) -> None:
     server.enqueue(text("Blue."), text("Red."))
     code, shown = run_on_terminal(
-        command("-m", "m", "-s", "Be brief."),
+        command("-m", "m", "-s", "Be brief.", *options),
         environment,
         answers={"> ": "Why?\n", "Blue.\r\n> ": "And at dusk?\n", "Red.\r\n> ": "\x04"},
     )
