@@ -147,9 +147,11 @@ def test_description_beside_a_reference_inlines_the_referenced_schema() -> None:
     class Holder(msgspec.Struct):
         first: Annotated[Inner, msgspec.Meta(description="the first")]
         second: Inner
+        third: Annotated[Inner, msgspec.Meta(description="the third")]
 
     properties = json_schema(Holder)["properties"]
     assert properties["first"] == {**INNER, "description": "the first"}
+    assert properties["third"] == {**INNER, "description": "the third"}
     assert properties["second"] == {"$ref": "#/$defs/Inner"}
 
 

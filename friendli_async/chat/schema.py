@@ -174,7 +174,7 @@ def _parts_of(kind: Any, marks: Sequence[str], seen: set[Any]) -> Iterator[Any]:
     """
     yield kind
     origin = get_origin(kind)
-    inner = [*get_args(kind), *_field_types(origin or kind, marks, seen)]
+    inner = [*get_args(kind), *_field_types(kind, marks, seen)]
     if origin is not None:
         inner.append(origin)
     if hasattr(kind, "__value__") and hasattr(kind, "__type_params__") and kind not in seen:  # of a type statement
@@ -203,7 +203,7 @@ def _field_types(cls: Any, marks: Sequence[str], seen: set[Any]) -> list[Any]:
 
 def _type_name(kind: Any) -> str:
     """Returns the name of a type for messages."""
-    return kind.__qualname__ if isinstance(kind, type) and not get_args(kind) else repr(kind)
+    return kind.__qualname__ if isinstance(kind, type) else repr(kind)
 
 
 def schema_name(kind: Any) -> str:
