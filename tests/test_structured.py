@@ -804,6 +804,14 @@ async def test_views_deliver_what_result_has_read(client: AsyncFriendli, server:
         assert (await stream.result()).value == VALUE
 
 
+async def test_answer_of_a_stopped_stream_is_cut_off(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(chunk('{"number":'), stall()))
+    stream = await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK)
+    await stream.stop()
+    with pytest.raises(OutputCutOffError, match="the stream was stopped"):
+        await stream.result()
+
+
 async def test_parsed_stream_can_be_relayed_and_then_validated(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(scripted(INVOICE))
     stream = client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK)
