@@ -235,9 +235,9 @@ else:
 
     def _sync_folder(folder: Path) -> None:
         """Makes the directory entry of a new file durable."""
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some network file systems reject it
+        with contextlib.suppress(OSError):  # it may be unreadable, and some network file systems reject this
+            opened = os.open(folder, os.O_RDONLY)
+            try:
                 os.fsync(opened)
-        finally:
-            os.close(opened)
+            finally:
+                os.close(opened)
