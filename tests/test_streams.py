@@ -209,12 +209,12 @@ async def test_surrogate_pair_split_over_two_chunks_is_joined_and_a_half_at_the_
 ) -> None:
     pieces = b"".join(
         b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % piece
-        for piece in (b"a\\ud83d", b"\\ude00b", b"c\\ud83d")
+        for piece in (b"a\\ud83d", b"\\ude00b", b"\\ud83d", b"\\ude00", b"c\\ud83d")
     )
     server.enqueue(script(raw(pieces), finish(), done()))
     stream = open_stream(client)
-    assert [piece async for piece in stream.text()] == ["a", "😀b", "c", "\ud83d"]
-    assert (await stream.result()).text == "a😀bc\ud83d"
+    assert [piece async for piece in stream.text()] == ["a", "😀b", "😀", "c", "\ud83d"]
+    assert (await stream.result()).text == "a😀b😀c\ud83d"
 
 
 async def test_second_task_cannot_read_stream_concurrently(server: FriendliServer, client: AsyncFriendli) -> None:
