@@ -432,6 +432,8 @@ class _Rewriter:
             return self._ref(schema)
         if "oneOf" in schema:
             schema["anyOf"] = schema.pop("oneOf")
+        if "prefixItems" in schema and schema.get("items") is False:  # msgspec 0.21; llama.cpp rejects it
+            del schema["items"]
         if schema.get("format") == "duration":
             schema = {**schema, "pattern": _DURATION}
             del schema["format"]
