@@ -7,7 +7,19 @@ import enum
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NotRequired, Required, TypedDict, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    Optional,
+    Required,
+    TypedDict,
+    TypeVar,
+)
 
 import annotated_types
 import attrs
@@ -18,6 +30,7 @@ import typing_extensions
 
 from friendli_async.chat import json_schema
 from friendli_async.chat.output import output_of
+from friendli_async.chat.schema import schema_name
 
 pytestmark = pytest.mark.compatibility
 
@@ -128,6 +141,20 @@ INNER = {"description": "A nested struct.", **object_schema(x=INT, y={"anyOf": [
 )  # fmt: skip
 def test_schema_of_type(kind: Any, schema: dict[str, Any]) -> None:
     assert json_schema(kind) == schema
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (Inner, "Inner"),
+        (list[Inner], "list"),
+        (Annotated[Inner, msgspec.Meta(title="no")], "Inner"),
+        (Inner | None, "Output"),
+        (Optional[Inner], "Output"),  # noqa: UP045  # has another name in some versions of Python
+    ],
+)
+def test_name_of_a_schema_is_that_of_the_type_unless_it_is_a_union(kind: Any, name: str) -> None:
+    assert schema_name(kind) == name
 
 
 def test_recursive_type_has_inlined_root_and_references() -> None:

@@ -14,7 +14,8 @@ import enum
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, cast, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Final, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -208,8 +209,9 @@ def _type_name(kind: Any) -> str:
 
 def schema_name(kind: Any) -> str:
     """Returns a type's name as a valid schema name: letters, digits, ``_`` and ``-``, at most 64 characters."""
-    name = getattr(getattr(kind, "__origin__", kind), "__name__", "") or "Output"
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
+    is_union = get_origin(kind) in (Union, UnionType)  # from Python 3.14 on, it has a name
+    name = "" if is_union else getattr(getattr(kind, "__origin__", kind), "__name__", "")
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name or "Output")[:64]
 
 
 def description_of(kind: Any) -> str | None:
