@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -117,6 +120,31 @@ async def test_invalid_messages_of_between_turns_end_the_run(
     with pytest.raises(ValueError, match=message):
         await with_timeout(start_run(client, now, between_turns=lambda _: returned).result())
     assert len(server.requests) == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+async def test_run_is_freed_after_an_exception_of_between_turns_with_eager_tasks(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        pytest.skip("uvloop has no eager tasks")
+
+    def refuse(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        raise LookupError("too expensive")
+
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # mypy checks 3.11
+    server.enqueue(tool_calls(("now", {})))
+    gc.disable()
+    try:
+        run = start_run(client, now, between_turns=refuse)
+        with pytest.raises(LookupError):
+            await run.result()
+        seen = weakref.ref(run)
+        del run
+        await run_loop_iterations()
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 async def test_between_turns_is_not_called_beyond_the_limit_of_turns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
 import json
@@ -75,8 +76,12 @@ class Transcript:
 
         Raises:
             TurnLimitError: The limit of turns has been reached.
+            ArgumentError: What ``between_turns`` returns cannot be sent.
             Exception: What ``between_turns`` raises.
         """
+        if self.between_turns is not None:
+            # An eager task has begun inside the frames of the reader, which an exception would keep.
+            await asyncio.sleep(0)
         if self.has_reached_limit:
             raise TurnLimitError(
                 f"the model still called tools in turn {self.turns}, the last one that max_turns allows",
