@@ -111,7 +111,9 @@ async def test_exception_of_between_turns_ends_the_run_before_anything_is_sent(
 
 
 @pytest.mark.parametrize(
-    ("returned", "message"), [(None, "messages"), ([{"role": "nobody"}], r"messages\[0\]")], ids=["nothing", "invalid"]
+    ("returned", "message"),
+    [(None, r"^between_turns\(\): "), ([{"role": "nobody"}], r"^between_turns\(\)\[0\]\.role: ")],
+    ids=["nothing", "invalid"],
 )
 async def test_invalid_messages_of_between_turns_end_the_run(
     client: AsyncFriendli, server: FriendliServer, returned: Any, message: str

@@ -89,11 +89,15 @@ class Transcript:
                 usage=self.usage,
                 turns=self.turns,
             )
-        messages: Messages = self.messages
-        if self.between_turns is not None:
-            found = self.between_turns(copy.deepcopy(cast("list[dict[str, Any]]", self.messages)))
-            messages = await found if inspect.isawaitable(found) else found
-        return self._open(messages, self._options)
+        if self.between_turns is None:
+            return self._open(self.messages, self._options)
+        found = self.between_turns(copy.deepcopy(cast("list[dict[str, Any]]", self.messages)))
+        messages = await found if inspect.isawaitable(found) else found
+        try:
+            return self._open(messages, self._options)
+        except ArgumentError as error:
+            error.path = error.path.replace("messages", "between_turns()", 1)  # not the argument of the run
+            raise
 
     @property
     def has_reached_limit(self) -> bool:
