@@ -15,6 +15,7 @@ import traceback
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 import anyio
@@ -641,7 +642,7 @@ class ToolWithTimeout:
     name = "own"
     description = None
     parameters: Mapping[str, Any] = {"type": "object", "properties": {}}
-    timeout = 0.05
+    timeout: Any = 0.05
 
     async def run(self, arguments: str) -> str:
         return await never_ends()
@@ -671,6 +672,14 @@ async def test_timeout_of_a_tool_replaces_that_of_the_run(
     result = await with_timeout(start_run(client, used, tool_timeout=None).result())
     assert tool_results(server)[0][1] == "Error: the tool did not finish within 0.05 s; it may have taken effect"
     assert result.reply.text == "Sorry"
+
+
+@pytest.mark.parametrize("timeout", [timedelta(seconds=1), "30", True, 0, print])
+def test_timeout_of_an_own_tool_is_checked_before_anything_is_sent(client: AsyncFriendli, timeout: Any) -> None:
+    used = ToolWithTimeout()
+    used.timeout = timeout
+    with pytest.raises(ValueError, match=r"^tools\[1\]\.timeout: Expected a number of seconds above 0, or None, got"):
+        start_run(client, weather, used)
 
 
 @pytest.mark.parametrize("timeout", [None, 1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import msgspec
+
 from friendli_async._core.body.arguments import check_keywords, check_values, is_list, to_builtins
 from friendli_async._core.reporting import RunReporter
 from friendli_async._core.runtime import Work
@@ -132,4 +134,9 @@ def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
                 f"duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)", f"tools[{number}]"
             )
         found[tool.name] = tool
+        seconds = plain_number(getattr(tool, "timeout", msgspec.UNSET))
+        if not (seconds is None or seconds is msgspec.UNSET or (is_number(seconds) and seconds > 0)):
+            raise ArgumentError(
+                f"Expected a number of seconds above 0, or None, got {seconds!r}", f"tools[{number}].timeout"
+            )
     return found
