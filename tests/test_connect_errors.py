@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from contextlib import AsyncExitStack, suppress
@@ -119,6 +120,19 @@ async def test_ipv6_address_is_bracketed(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
     assert await connect_error("http://[::1]:7") == "could not connect: [::1]:7 [Network is unreachable]"
+
+
+async def test_ipv6_address_is_bracketed_in_timeouts_and_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sock_connect(sock: socket.socket, address: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
+    for proxy, peer in ((None, "[::1]:7"), ("http://u:p@[::2]:8", "the proxy [::2]:8")):
+        async with client_of("https://[::1]:7", proxy=proxy, retry=None, timeout=Timeouts(connect=0.05)) as client:
+            with pytest.raises(APITimeoutError, match=re.escape(f"(connect: connecting to {peer})")) as caught:
+                await complete(client)
+        assert caught.value.meta is not None
+        assert caught.value.meta.server == "[::1]:7"
 
 
 @pytest.mark.compatibility

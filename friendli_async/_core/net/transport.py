@@ -192,8 +192,8 @@ class AiohttpTransport:
             clock.phase("first_event")
         body, poster = request.body, pool.poster
         proxy = self._proxy_for(url.scheme, url.raw_host or "", url.port or 0)
-        proxy_address = None if proxy.url is None else _parse_url(proxy.url).authority
-        dial.begin(url.authority.rpartition("@")[2], proxy_address, tunnelled=url.scheme == "https")
+        proxy_address = None if proxy.url is None else _address(_parse_url(proxy.url))
+        dial.begin(_address(url), proxy_address, tunnelled=url.scheme == "https")
         token = current_dial.set(dial)
         try:
             if poster is not None and poster.can_send(body) and proxy.url is None:
@@ -299,6 +299,12 @@ def _close_all(pools: _Pools) -> None:
 def _parse_url(text: str) -> URL:
     """Returns a URL for text that is already encoded."""
     return URL(text, encoded=True)
+
+
+def _address(url: URL) -> str:
+    """Returns host and port. ``authority`` has no brackets around an IPv6 address."""
+    host = url.host or ""
+    return f"[{host}]:{url.port}" if ":" in host else f"{host}:{url.port}"
 
 
 def _redirect_target(response: aiohttp.ClientResponse, url: URL) -> URL | None:
