@@ -146,7 +146,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str = ""
     """``serverless``, ``dedicated`` or ``container``; "" for operations of no deployment."""
     server: str = ""
-    """Host and port of the last attempt's request; "" if none was sent."""
+    """Host and port of the server in the last attempt; "" if that ended before it could connect."""
     model: str | None = None
     """The requested model, if the call names one."""
 

@@ -753,3 +753,8 @@ async def test_timeout_in_user_connector_is_marked_not_sent(limit: str) -> None:
         with pytest.raises(APITimeoutError) as raised:
             await with_timeout(complete(client))
     assert (raised.value.limit, raised.value.sent) == (limit, False)
+
+
+def test_header_that_cannot_be_parsed_is_not_quoted() -> None:
+    error = aiohttp.ClientPayloadError("Invalid HTTP header: b'Set-Cookie: secret'")  # of the pure-Python parser
+    assert describe(error) == "ClientPayloadError: Invalid HTTP header"

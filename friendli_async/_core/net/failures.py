@@ -301,7 +301,7 @@ def describe(error: BaseException, peer: str = "the server") -> str:
         return f"{peer} closed the connection"
     if (tls := re.search(_TLS_ERROR, str(error))) is not None:  # of the records of an open connection
         return f"TLS: {tls[2].strip()}"
-    text = re.sub(_NOISE, "", str(error)).strip()
+    text = re.sub(_QUOTED, "", re.sub(_NOISE, "", str(error))).strip()
     if text == _NOT_WRITTEN:
         return f"{peer} closed the connection while the request was being sent"
     if isinstance(error, aiohttp.ClientPayloadError) and (inner := re.search(_WRAPPED, text)) is not None:
