@@ -176,8 +176,9 @@ _CLIENT_HINTS: Final = {
 _ERRORS: Final = {
     "use status_code, body (a text) and meta.headers": "response raw_response",
     "use meta.headers": "headers",
+    "use meta.request_id": "request_id",
     "use str(error); only an APIStatusError has a message of the server": "message",
-    "only an APIStatusError has it": "body code request_id retry_after status_code",
+    "only an APIStatusError has it": "body code retry_after status_code",
     "use status_code": "http_status status",
     "use json.loads(error.body)": "error json param",
 }

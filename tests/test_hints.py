@@ -346,6 +346,7 @@ def test_client_cannot_be_pickled_or_copied_and_bare_one_has_no_attributes() -> 
             "; use str(error); only an APIStatusError has a message of the server",
         ),
         (APIConnectionError("broke"), "status_code", "; only an APIStatusError has it"),
+        (APIConnectionError("broke"), "request_id", "; use meta.request_id"),
         (APIConnectionError("broke"), "zzz", ""),
     ],
 )
