@@ -232,9 +232,9 @@ def _attribute_hint(owner: object, name: str) -> str:
     return _suggest_nearest(plain, names) or f"; it has {', '.join(names)}"
 
 
-def error_hint(name: str) -> str:
-    """Returns a hint for an unknown attribute of an error, to append to an error message."""
-    return f"; {hint}" if (hint := _lookup(name, _ERRORS)) else ""
+def error_hint(name: str) -> str | None:
+    """Returns a hint for an unknown attribute of an error; None if there is none."""
+    return _lookup(name, _ERRORS)
 
 
 def field_hint(name: str, known: Collection[str]) -> str:

@@ -111,7 +111,10 @@ class FriendliError(Exception):
     if not TYPE_CHECKING:  # to type checkers an unknown name is an error
 
         def __getattr__(self, name: str) -> Any:
-            message = f"{type(self).__name__!r} object has no attribute {name!r}{error_hint(name)}"
+            hint = error_hint(name)
+            if not hint:
+                return super().__getattribute__(name)  # raises again: a property of a subclass may have failed
+            message = f"{type(self).__name__!r} object has no attribute {name!r}; {hint}"
             raise AttributeError(message, name=name, obj=self)
 
 

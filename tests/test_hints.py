@@ -358,6 +358,17 @@ def test_unknown_attribute_of_an_error_suggests_a_name(error: FriendliError, nam
     assert not hasattr(copy.deepcopy(pickle.loads(pickle.dumps(error))), name)
 
 
+class UserError(FriendliError):
+    @property
+    def reason(self) -> str:
+        return self.resaon  # type: ignore[attr-defined, no-any-return]  # a mistake
+
+
+def test_error_in_a_property_of_an_error_is_not_taken_for_an_unknown_attribute() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'resaon'"):
+        _ = UserError("broke").reason
+
+
 def test_existing_attributes_are_not_looked_up_in_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("friendli_async._hints._attribute_hint", lambda *_: pytest.fail("looked up"))
     assert CLIENT.serverless.chat.complete
