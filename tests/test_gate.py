@@ -157,6 +157,19 @@ async def test_adaptive_limit_of_another_gate_is_an_error() -> None:
 
 
 @in_virtual_time
+async def test_adaptive_limit_of_another_gate_is_an_error_for_all_that_were_not_cancelled() -> None:
+    adaptive = Adaptive(start=1)
+    await Gate(adaptive).acquire()
+    gate = Gate(adaptive)
+    gate.hold(5.0)
+    waiters = [asyncio.create_task(gate.acquire()) for _ in range(3)]
+    await asyncio.sleep(1.0)
+    waiters[1].cancel()
+    refused = await asyncio.gather(*waiters, return_exceptions=True)
+    assert [type(each) for each in refused] == [ConfigurationError, asyncio.CancelledError, ConfigurationError]
+
+
+@in_virtual_time
 async def test_caller_that_is_refused_a_permit_and_cancelled_in_the_same_turn_gives_none_back() -> None:
     adaptive = Adaptive(start=1)
     await Gate(adaptive).acquire()

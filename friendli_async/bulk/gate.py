@@ -104,7 +104,7 @@ class Gate:
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._waiters:
-            if self._waiters[0].done():  # cancelled, but its task has not run yet
+            if self._waiters[0].done():  # cancelled
                 self._waiters.popleft()
             elif self._limit.acquire(now):
                 self._admitted += 1
@@ -119,6 +119,8 @@ class Gate:
             self._timer = loop.call_later(pause, self._admit)
         elif self._waiters and not self._admitted:  # no caller of this gate will release a permit
             while self._waiters:
-                self._waiters.popleft().set_exception(
-                    ConfigurationError("this Adaptive is in use by another run: create one for each run")
-                )
+                waiter = self._waiters.popleft()
+                if not waiter.done():
+                    waiter.set_exception(
+                        ConfigurationError("this Adaptive is in use by another run: create one for each run")
+                    )
