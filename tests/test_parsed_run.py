@@ -494,6 +494,20 @@ async def test_value_is_restored_from_what_the_model_has_answered(
     assert again.result().value == pydantic.TypeAdapter(kind).validate_python(arguments)
 
 
+async def test_error_about_an_answer_that_no_longer_matches_says_what_is_wrong_with_it(
+    client: AsyncFriendli, server: FriendliServer, tmp_path: Path
+) -> None:
+    async def call(row: str) -> Any:
+        return await start_run(client, Trip).result()
+
+    server.enqueue(tool_calls(("final_answer", {}), ("final_answer", RAIN)))
+    call.__annotations__["return"] = ParsedRunResult[Trip]
+    [_] = [each async for each in run_all(["a"], call, checkpoint=tmp_path / "done.jsonl", key=str)]
+    call.__annotations__["return"] = ParsedRunResult[PaidTrip]
+    with pytest.raises(CheckpointError, match=r"\('Field required', 'price'\)"):
+        [each async for each in run_all(["a"], call, checkpoint=tmp_path / "done.jsonl", key=str)]
+
+
 async def test_result_without_a_value_is_restored_without_its_type(
     client: AsyncFriendli, server: FriendliServer, tmp_path: Path
 ) -> None:

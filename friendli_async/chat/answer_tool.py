@@ -88,11 +88,11 @@ def restore_answer(output: Output[T], reply: ChatCompletion) -> T:
     Raises:
         MismatchError: The reply has no answer of this type.
     """
-    for call in reply.tool_calls:
-        if call.function.name == _NAME:
-            with suppress(MismatchError):  # as the model was told then
-                return _decode(output, call.function.arguments)
-    return output.decode(reply.text)
+    given = [call.function.arguments for call in reply.tool_calls if call.function.name == _NAME]
+    for arguments in given[:-1]:
+        with suppress(MismatchError):  # as the model was told then
+            return _decode(output, arguments)
+    return _decode(output, given[-1]) if given else output.decode(reply.text)  # the error is about what was given
 
 
 def _decode(output: Output[T], arguments: str) -> T:
