@@ -407,7 +407,7 @@ async def test_call_that_a_hold_keeps_from_being_sent_is_logged(caplog: pytest.L
         await client.call_expecting(RateLimitError)
         await client.call_expecting(RateLimitError, retry=RetryPolicy(max_retry_after=600), timeout=5)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("INFO", f"POST /serverless/x: rate limit: not sent, 120.00 s after another call's 429 is longer than {limit}")
+        ("INFO", f"POST /serverless/x: rate limit: not sent, 120.00 s more after another call's 429 exceed {limit}")
         for limit in ("max_retry_after", "total")
     ]
 

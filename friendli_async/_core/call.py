@@ -424,7 +424,7 @@ class Call(Generic[T]):
             if limit is None and left is not None and wait >= left:
                 limit = "total"
             if limit is not None:
-                message = "%s: rate limit: not sent, %.2f s after another call's %d is longer than %s"
+                message = "%s: rate limit: not sent, %.2f s more after another call's %d exceed %s"
                 self._log(logging.INFO, message, wait, hold.status, limit)
                 raise hold.to_error(wait, waited, limit, self.meta())
             extra = jitter(settings.retry)
