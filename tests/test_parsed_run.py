@@ -504,7 +504,7 @@ async def test_error_about_an_answer_that_no_longer_matches_says_what_is_wrong_w
     call.__annotations__["return"] = ParsedRunResult[Trip]
     [_] = [each async for each in run_all(["a"], call, checkpoint=tmp_path / "done.jsonl", key=str)]
     call.__annotations__["return"] = ParsedRunResult[PaidTrip]
-    with pytest.raises(CheckpointError, match=r"\('Field required', 'price'\)"):
+    with pytest.raises(CheckpointError, match=r"Result\[PaidTrip\]: Field required \(at price\): pass"):
         [each async for each in run_all(["a"], call, checkpoint=tmp_path / "done.jsonl", key=str)]
 
 

@@ -106,7 +106,7 @@ class ReplyCodec(Generic[R]):
             raise CheckpointError(f"the type of the stored reply of row {key!r} is not known{advice}")
         kind = name if name in failures else next(iter(failures))
         error = failures[kind]
-        reason = error.args[0] if error.args else error
+        reason = error.args[0] if error.args and isinstance(error.args[0], str) else error
         hint = _hint(name) if name not in (None, kind) else ""
         raise CheckpointError(f"the stored reply of row {key!r} is not a valid {kind}: {reason}{hint}") from error
 

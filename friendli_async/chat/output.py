@@ -38,6 +38,9 @@ class MismatchError(ValueError):
         super().__init__(faults)
         self.faults = faults
 
+    def __str__(self) -> str:
+        return describe_faults(self.faults)
+
 
 class _Wrapper(msgspec.Struct):
     value: msgspec.Raw
