@@ -376,7 +376,7 @@ class Run:
 
     async def _begin_next_turn(self) -> None:
         turn = self._transcript.next_turn()
-        stream = await (self._runner.finish(turn) if self._transcript.between_turns is not None else turn)
+        stream = await (self._runner.run_as_call(turn) if self._transcript.between_turns is not None else turn)
         if stream is not None:  # not stopped meanwhile
             self._begin_turn(stream)
 

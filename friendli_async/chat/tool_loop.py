@@ -220,7 +220,7 @@ class ToolRunner:
         task.add_done_callback(self._forget)
         return task
 
-    async def finish(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
+    async def run_as_call(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
         """Runs code of the user between two turns as if it was a call; returns None if the run is stopped meanwhile."""
         task: asyncio.Task[T] = self.spawn(coroutine)
         self._calls.add(task)
