@@ -451,6 +451,27 @@ def find(city: str) -> str:
     return city
 
 
+class Unreadable:
+    """Neither a list nor a mapping, but it has items, which cannot be read."""
+
+    def __getitem__(self, name: object) -> object:
+        raise OSError(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"response_format": Unreadable()}, "response_format"),
+        ({"tool_choice": Unreadable()}, "tool_choice"),
+        ({"logit_bias": Unreadable()}, "logit_bias"),
+        ({"messages": [{"role": "user", "content": [Unreadable()]}]}, r"messages\[0\].content\[0\]"),
+    ],
+)
+async def test_object_with_unreadable_items_is_an_invalid_value(options: dict[str, Any], path: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^{path}: "):
+        await CLIENT.serverless.chat.complete(**{"model": "m", "messages": [], **options})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -271,14 +271,11 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
     try:
         try:
             msgspec.convert(values, expected)
-        except (msgspec.ValidationError, AttributeError, UnicodeEncodeError):
-            # Slow path for look-alikes of built-in types: a str enum, a deque, a numpy float. An AttributeError comes
+        except Exception:
+            # Slow path for look-alikes of built-in types: a str enum, a deque, a numpy float. Any exception may come
             # from an object that has items but is neither list nor mapping: msgspec asks it for its keys. It cannot
             # compare texts with lone surrogates, which JSON carries as escapes.
             msgspec.convert(to_builtins(values, replace_surrogates), expected)
-    except AttributeError as error:
-        kind, advice = type(error.obj).__name__, _conversion_hint(error.obj)
-        raise ArgumentError(f"{kind} is not JSON serializable{advice}", prefix or "arguments") from None
     except msgspec.ValidationError as error:
         reason, of_key, path = split_message(str(error))
         where = (prefix + path).lstrip(".") or "arguments"
@@ -287,6 +284,9 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
         raise ArgumentError(f"{'invalid key: ' if of_key else ''}{reason}{advice}", where) from None
     except RecursionError:
         raise ArgumentError("the arguments are nested too deeply, or contain a circular reference") from None
+    except Exception:  # of such an object
+        check_json(values, prefix)
+        raise
 
 
 def _value_at(values: Any, path: str) -> object:
@@ -381,7 +381,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
             if type(item) not in _SCALARS:
                 check_json(item, f"{path}[{index}]", above)
     else:
-        raise ArgumentError(f"{type(value).__name__} is not JSON serializable{_conversion_hint(value)}", where)
+        raise ArgumentError(f"{type(value).__name__} is not JSON serializable{_conversion_hint(value, where)}", where)
 
 
 def is_list(value: object) -> bool:
