@@ -70,7 +70,8 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T], headers: Mapping[str, 
     Raises:
         ResponseDecodeError: The data is not JSON, or cannot be coerced to the type.
     """
-    if not data and (decoder.type in _EMPTY_BODY_TYPES or type(None) in get_args(decoder.type)):
+    kind: Any = decoder.type
+    if not data and (kind in _EMPTY_BODY_TYPES or type(None) in get_args(kind)):
         return cast("T", None)
     if not data:
         raise ResponseDecodeError("the server's reply is empty")
