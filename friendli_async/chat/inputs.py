@@ -11,7 +11,8 @@ from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_it
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
 from friendli_async.chat.replies import AnyMessage, ChatCompletion, ChatMessage
-from friendli_async.options import plain_number
+from friendli_async.errors import ArgumentError
+from friendli_async.options import is_number, plain_number
 from friendli_async.replies import ToolCall
 
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
@@ -380,6 +381,18 @@ def to_request_message(message: object) -> object:
 def is_local_tool(tool: object) -> TypeGuard[LocalTool]:
     """Whether an object is a local tool; see ``LocalTool``."""
     return callable(getattr(tool, "run", None)) and isinstance(getattr(tool, "name", None), str)
+
+
+def check_timeout(seconds: object, path: str) -> float | msgspec.UnsetType | None:
+    """Checks the ``timeout`` of a tool, and returns it as a plain number; UNSET if the tool has none.
+
+    Raises:
+        ArgumentError: It is neither None nor a number above 0.
+    """
+    plain: float | msgspec.UnsetType | None = plain_number(seconds)
+    if plain is None or plain is msgspec.UNSET or (is_number(plain) and plain > 0):
+        return plain
+    raise ArgumentError(f"Expected a number of seconds above 0, or None, got {seconds!r}", path)
 
 
 def local_function(tool: object, schema: str = "parameters") -> dict[str, object] | None:

@@ -15,6 +15,7 @@ from friendli_async.chat.inputs import (
     Messages,
     ParseRunOptions,
     RunOptions,
+    check_timeout,
     extra_body_of,
     is_local_tool,
     requested_choices,
@@ -134,9 +135,5 @@ def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
                 f"duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)", f"tools[{number}]"
             )
         found[tool.name] = tool
-        seconds = plain_number(getattr(tool, "timeout", msgspec.UNSET))
-        if not (seconds is None or seconds is msgspec.UNSET or (is_number(seconds) and seconds > 0)):
-            raise ArgumentError(
-                f"Expected a number of seconds above 0, or None, got {seconds!r}", f"tools[{number}].timeout"
-            )
+        check_timeout(getattr(tool, "timeout", msgspec.UNSET), f"tools[{number}].timeout")
     return found

@@ -31,10 +31,9 @@ from friendli_async._core.body.choices import choices_hint
 from friendli_async._json import decode_json, encode_json, type_lock
 from friendli_async._pydantic import stand_in
 from friendli_async.chat.faults import describe_faults, faults_of
-from friendli_async.chat.inputs import LocalTool
+from friendli_async.chat.inputs import LocalTool, check_timeout
 from friendli_async.chat.schema import SchemaBuilder, pydantic_adapter, schema_name
-from friendli_async.errors import ArgumentError, ToolError
-from friendli_async.options import is_number, plain_number
+from friendli_async.errors import ToolError
 from friendli_async.tools.docstring import parse_docstring
 
 if TYPE_CHECKING:
@@ -309,12 +308,9 @@ def _dunder_call(callable_object: object) -> object:
 
 
 def _tool_timeout(given: float | msgspec.UnsetType | None, fn: object) -> float | msgspec.UnsetType | None:
-    if given is msgspec.UNSET:
-        return fn.timeout if isinstance(fn, FunctionTool) else given
-    seconds: object = plain_number(given)
-    if seconds is None or (is_number(seconds) and seconds > 0):
-        return seconds
-    raise ArgumentError(f"Expected a number of seconds above 0, or None, got {given!r}", "timeout")
+    if given is msgspec.UNSET and isinstance(fn, FunctionTool):
+        return fn.timeout
+    return check_timeout(given, "timeout")
 
 
 def _tool_name(name: str | None, fn: Callable[..., Any]) -> str:
