@@ -180,7 +180,7 @@ def _ca_path_hint() -> str:
 
 def _address(error: Exception, dial: DialContext) -> str:
     host, port = getattr(error, "host", None), getattr(error, "port", None)
-    return dial.address if host is None else f"{_bracketed(str(host))}:{port}"
+    return dial.address if host is None else f"{bracketed(str(host))}:{port}"
 
 
 def _is_proxy(address: str, dial: DialContext) -> bool:
@@ -188,7 +188,8 @@ def _is_proxy(address: str, dial: DialContext) -> bool:
     return dial.proxy in {address, address.rpartition(":")[0]}
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """Returns a host with brackets if it is an IPv6 address, for a port to follow."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -209,7 +210,7 @@ def _dial_reason(error: aiohttp.ClientConnectorError, dial: DialContext) -> str:
         why = _system_reason(cause, of_proxy=of_proxy)
     if (path := getattr(error, "path", None)) is not None:  # a Unix socket
         return f"{path} [{why}]"
-    return f"{'the proxy ' if of_proxy else ''}{_bracketed(error.host)}:{error.port} [{why}]"
+    return f"{'the proxy ' if of_proxy else ''}{bracketed(error.host)}:{error.port} [{why}]"
 
 
 def _system_reason(cause: OSError, *, of_proxy: bool = False) -> str:

@@ -18,7 +18,7 @@ from friendli_async._core.held import Held, clear_tracebacks
 from friendli_async._core.loops import call_in_loop, running_loop
 from friendli_async._core.net.dialing import DialContext, WarmedUp, current_dial
 from friendli_async._core.net.exchange import AiohttpExchange, Exchange
-from friendli_async._core.net.failures import BROKEN, failed_connecting, translate
+from friendli_async._core.net.failures import BROKEN, bracketed, failed_connecting, translate
 from friendli_async._core.net.guard import Guard, close_soon, start_guard
 from friendli_async._core.net.pool import Pool
 from friendli_async._core.net.posting import NO_TIMEOUT
@@ -303,8 +303,7 @@ def _parse_url(text: str) -> URL:
 
 def _address(url: URL) -> str:
     """Returns host and port. ``authority`` has no brackets around an IPv6 address."""
-    host = url.host or ""
-    return f"[{host}]:{url.port}" if ":" in host else f"{host}:{url.port}"
+    return f"{bracketed(url.host or '')}:{url.port}"
 
 
 def _redirect_target(response: aiohttp.ClientResponse, url: URL) -> URL | None:
