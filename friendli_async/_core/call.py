@@ -357,9 +357,8 @@ class Call(Generic[T]):
         self._attempts.append(attempt)
         if error is None:
             self._report_attempt_ended(None)
-        if _logger.isEnabledFor(logging.DEBUG):
-            outcome = self._status if error is None else f"{self._status or 'no reply'}, {logged_name(error)}"
-            self._log(logging.DEBUG, "%s: %s in %.3f s", outcome, elapsed)
+        outcome = self._status if error is None else f"{self._status or 'no reply'}, {logged_name(error)}"
+        self._log(logging.DEBUG, "%s: %s in %.3f s", outcome, elapsed)
 
     def _amend_attempt(self, **changes: object) -> Attempt:
         """Changes fields of the last recorded attempt."""
@@ -383,6 +382,8 @@ class Call(Generic[T]):
 
     def _log(self, level: int, message: str, *arguments: object) -> None:
         """Logs a message, whose first placeholder is the method and path."""
+        if not _logger.isEnabledFor(level):
+            return
         label = f"{self._operation.method} {self._engine.deployment.prefix}{self._operation.path}"
         _logger.log(level, message, label, *arguments, extra=log_fields(self.meta()), stacklevel=2)
 
