@@ -55,12 +55,14 @@ from friendli_async.errors import (
     TurnLimitError,
     UnknownArgumentError,
     UnprocessableEntityError,
+    UsageLimitError,
 )
 from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
 from friendli_async.rate_limits import RateLimit
 from friendli_async.replies import Attempt, Gauges, LoopGauges, Meta, Partial, Timing, ToolCall, UnknownEvent, Usage
 from friendli_async.streams.stream import EventStream
 from friendli_async.streams.tee import BranchOverrunError
+from friendli_async.usage_limit import UsageLimit
 
 __all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "ArgumentError", "AsyncFriendli", "Attempt"]
 __all__ += ["AttemptEnded", "AttemptStarted", "AuthenticationError", "BadRequestError", "BranchOverrunError"]
@@ -73,4 +75,4 @@ __all__ += ["Pages", "Partial", "PermissionDeniedError", "RateLimit", "RateLimit
 __all__ += ["ResponseDecodeError", "RetryPolicy", "RunEnded", "RunStarted", "SDKError", "StreamInterruptedError"]
 __all__ += ["Timeouts", "Timing", "ToolAssistedStream", "ToolCall", "ToolCallContent", "ToolCallEnded"]
 __all__ += ["ToolCallEvent", "ToolCallStarted", "ToolError", "ToolStatus", "TurnLimitError", "UnknownArgumentError"]
-__all__ += ["UnknownEvent", "UnprocessableEntityError", "Usage", "__version__"]
+__all__ += ["UnknownEvent", "UnprocessableEntityError", "Usage", "UsageLimit", "UsageLimitError", "__version__"]

@@ -31,6 +31,7 @@ from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts, check_
 from friendli_async.replies import Gauges
 from friendli_async.responses.resource import ContainerResponses, Responses
 from friendli_async.tokens import ContainerTokens, Tokens
+from friendli_async.usage_limit import UsageLimit
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -152,6 +153,7 @@ class AsyncFriendli(Hinted):
         max_connections: Maximum number of connections per event loop; further calls wait in a queue.
         headers: Headers for every request; they override the client's own, and ``Authorization`` the token.
         observers: Observers that receive the events of the calls; see ``Observer``.
+        usage_limit: What the calls may use together; None is no limit.
         proxy: Proxy URL. Default: taken from the environment now (``HTTPS_PROXY``, ``NO_PROXY``...).
         ssl: TLS context; False disables verification.
         session: An ``aiohttp.ClientSession`` to use as it is (its pool, proxy and TLS); the client never closes it. It
@@ -184,6 +186,7 @@ class AsyncFriendli(Hinted):
         max_connections: int = 1000,
         headers: Mapping[str, str | None] | None = None,
         observers: Sequence[Observer] = (),
+        usage_limit: UsageLimit | None = None,
         proxy: str | None = None,
         ssl: ssl_module.SSLContext | bool | None = None,
         session: Session | None = None,
@@ -205,6 +208,7 @@ class AsyncFriendli(Hinted):
             "limits": limits,
             "headers": headers,
             "observers": observers,
+            "usage_limit": usage_limit,
         }
         settings = Settings.from_options(given)
         self._build(_create_runtime(max_connections, proxy, ssl, session), settings, owner=True)
@@ -229,9 +233,9 @@ class AsyncFriendli(Hinted):
 
         Args:
             options: ``token``, ``team``, ``server_url``, ``container_url``, ``timeout``, ``retry``, ``pacing``,
-                ``limits`` and ``observers`` replace the client's; ``headers`` are merged with its headers, and None
-                removes one. ``wake`` makes ``dedicated`` calls wake a sleeping endpoint, and wait for it as long as
-                ``timeout`` allows.
+                ``limits``, ``observers`` and ``usage_limit`` replace the client's; ``headers`` are merged with its
+                headers, and None removes one. ``wake`` makes ``dedicated`` calls wake a sleeping endpoint, and wait for
+                it as long as ``timeout`` allows.
 
         Returns:
             The copy. Closing it does not close the pool; closing the original does, for both.

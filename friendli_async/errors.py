@@ -14,7 +14,8 @@
     │       ├── OutputCutOffError     it was truncated
     │       └── OutputInvalidError    it is not JSON or does not match; or is a refusal, or a tool call
     ├── ToolError                     a local tool failed
-    └── TurnLimitError                a run with tools was not finished after ``max_turns``
+    ├── TurnLimitError                a run with tools was not finished after ``max_turns``
+    └── UsageLimitError               the calls that share a ``UsageLimit`` have reached it; nothing was sent
 
 Errors hold plain data only: they can be pickled and copied, and never hold the token or a request header. Invalid
 arguments raise ``UnknownArgumentError`` (a ``TypeError``) or ``ArgumentError`` (an invalid value, a ``ValueError``),
@@ -35,7 +36,7 @@ __all__ += ["ConfigurationError", "ConflictError", "FriendliError", "InternalSer
 __all__ += ["OutputCutOffError", "OutputError", "OutputInvalidError"]
 __all__ += ["PermissionDeniedError", "RateLimitError", "ResponseDecodeError", "SDKError", "StreamInterruptedError"]
 __all__ += ["TimeoutLimit", "ToolError", "ToolProblem", "TurnLimitError", "UnknownArgumentError"]
-__all__ += ["UnprocessableEntityError"]
+__all__ += ["UnprocessableEntityError", "UsageLimitError"]
 
 TimeoutLimit = Literal["connect", "pool", "first_event", "idle", "total"]
 """Names of the timeouts, as in ``Timeouts``."""
@@ -362,6 +363,22 @@ class TurnLimitError(FriendliError):
         self.messages = messages or []
         self.usage = usage
         self.turns = turns
+
+
+class UsageLimitError(FriendliError):
+    """The calls that share a ``UsageLimit`` have reached it. Nothing was sent.
+
+    In a run with tools, the run itself has ``messages`` and ``usage``, and another run can continue it.
+
+    Attributes:
+        usage: What those calls have used, as far as the server has reported it.
+    """
+
+    usage: Usage | None = None
+
+    def __init__(self, message: str = "", *, usage: Usage | None = None, **context: Unpack[_Context]) -> None:
+        super().__init__(message, **context)
+        self.usage = usage
 
 
 class OutputError(ResponseDecodeError):

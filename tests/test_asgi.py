@@ -41,6 +41,7 @@ from friendli_async import (
     Timeouts,
     ToolError,
     TurnLimitError,
+    UsageLimitError,
 )
 from friendli_async._core.events.sse import SSEDecoder
 from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status
@@ -1581,6 +1582,7 @@ async def test_errors_leave_no_reference_cycle(server: FriendliServer, client: A
         (StreamInterruptedError("flp_secret", draining=True), 503),
         (ToolError("flp_secret"), 500),
         (TurnLimitError("flp_secret"), 500),
+        (UsageLimitError("flp_secret"), 500),
         (ConfigurationError("draining flp_secret, in the text only"), 500),
         (ConfigurationError("no token flp_secret"), 500),
         (FriendliError("flp_secret"), 500),

@@ -45,6 +45,7 @@ from friendli_async import (
     TurnLimitError,
     UnprocessableEntityError,
     Usage,
+    UsageLimitError,
 )
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.status_errors import status_error
@@ -75,6 +76,7 @@ PARENTS: dict[type[BaseException], tuple[type[BaseException], ...]] = {
     BranchOverrunError: (FriendliError,),
     ToolError: (FriendliError,),
     TurnLimitError: (FriendliError,),
+    UsageLimitError: (FriendliError,),
 }
 
 
@@ -154,6 +156,8 @@ def full_error(kind: type[FriendliError]) -> tuple[FriendliError, dict[str, Any]
         fields |= {"excerpt": "<html>"}
     if issubclass(kind, ToolError | TurnLimitError):
         fields |= {"messages": [{"role": "user", "content": "Hi"}], "usage": Usage(1, 2, 3)}
+    if issubclass(kind, UsageLimitError):
+        fields |= {"usage": Usage(1, 2, 3)}
     if issubclass(kind, ToolError):
         fields |= {"kind": "timeout", "call": ToolCall("a")}
     if issubclass(kind, TurnLimitError):

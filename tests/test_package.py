@@ -37,6 +37,7 @@ LAYERS: Final = (
         "options",
         "rate_limits",
         "replies",
+        "usage_limit",
     },
     {"_core"},
     {"streams"},

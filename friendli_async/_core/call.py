@@ -172,6 +172,8 @@ class Call(Generic[T]):
         try:
             self._report_start()
             runtime.begin(self)
+            if self.reporter is not None:
+                self.reporter.check_limit()
             if runtime.pace.holds:
                 await self._wait_for_hold()
             while True:
@@ -249,12 +251,15 @@ class Call(Generic[T]):
         self.loop = running_loop()
         self.clock = CallClock(engine.settings.timeout, self.loop)
         self.stopwatch = Stopwatch(self.clock.now)
-        if engine.settings.observers is not None:
+        observers = engine.settings.observers
+        limit = engine.settings.usage_limit if self._operation.billed else None
+        if observers is not None or limit is not None:
             body = self._arguments.body
             self.reporter = CallReporter(
-                engine.settings.observers,
+                observers,
                 body if isinstance(body, bytes) else None,
                 self._id,
+                limit=limit,
                 operation=self._name,
                 deployment=engine.deployment.name,
                 model=self._arguments.model,

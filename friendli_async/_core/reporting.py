@@ -30,6 +30,7 @@ from friendli_async.errors import (
     ToolProblem,
 )
 from friendli_async.replies import Meta, ToolCall, Usage
+from friendli_async.usage_limit import UsageLimit
 
 __all__ = [
     "MAX_NAME",
@@ -54,6 +55,7 @@ PARAMETERS: Final = (
     *("seed", "n", "stop", "stop_sequences", "reasoning_effort", "encoding_format", "dimensions"),
 )
 """Generation parameters of request bodies. None of these can hold content."""
+_NOBODY: Final = Observers(())
 _SCALARS: Final = (bool, int, float, str)
 _parameters_decoder: Final = msgspec.json.Decoder(
     msgspec.defstruct("Parameters", [(name, object, None) for name in PARAMETERS])
@@ -131,22 +133,24 @@ def log_fields(meta: Meta) -> dict[str, object]:
 
 
 class CallReporter:
-    """Reports the events of one call to a client's observers; those of a turn, as part of its ``run``.
+    """Reports one call to a client's observers, if any, as part of its ``run`` if it is a turn; and to a usage limit.
 
     ``fields`` are those of every event.
     """
 
     def __init__(
         self,
-        observers: Observers,
+        observers: Observers | None,
         request: bytes | None,
         call_id: int,
         run: RunReporter | None = None,
+        limit: UsageLimit | None = None,
         **fields: str | None,
     ) -> None:
-        self._observers = observers
+        self._observers = observers or _NOBODY
         self._run = run
-        self.wants_content: bool = observers.wants("call_content")
+        self._limit = limit
+        self.wants_content: bool = self._observers.wants("call_content")
         self._request = request if self.wants_content else None
         self._fields: dict[str, Any] = {
             "call_id": call_id,
@@ -163,6 +167,11 @@ class CallReporter:
         """Passes one event to the observers that have the method; ``fields`` are those that not every event has."""
         if self._observers.wants(method):
             self._observers.notify(method, kind(**self._fields, attempt=self.attempt, **fields))
+
+    def check_limit(self) -> None:
+        """Raises UsageLimitError if the limit does not allow the call, and otherwise counts it."""
+        if self._limit is not None:
+            self._limit.begin_call()
 
     def end(
         self,
@@ -183,6 +192,8 @@ class CallReporter:
         if self.ended:
             return
         self.ended = True
+        if self._limit is not None and (usage is not None or 200 <= (meta.status or 0) < 300):
+            self._limit.end_answer(usage, is_complete=outcome == "done")
         try:
             self.report("call_content", CallContent, request=self._request, reply=reply, finish_reasons=finish_reasons)
             self.report(

@@ -16,6 +16,7 @@ from friendli_async._help import document_fields
 from friendli_async._hints import option_hint
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts, plain_number
+from friendli_async.usage_limit import UsageLimit
 
 T = TypeVar("T")
 
@@ -49,6 +50,8 @@ class ClientOptions(TypedDict, total=False):
     """Headers for every request, merged with the client's; None removes one. ``Authorization`` overrides the token."""
     observers: Sequence[Observer]
     """Observers that receive the events of the calls."""
+    usage_limit: UsageLimit | None
+    """What the calls may use together; None is no limit."""
     wake: bool
     """Whether ``dedicated`` calls wake a sleeping endpoint, and wait for it as long as ``timeout`` allows."""
 
@@ -80,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     wake: bool = False
     observers: Observers | None = None
+    usage_limit: UsageLimit | None = None
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Settings:
@@ -293,6 +297,7 @@ def _merge_headers(present: Mapping[str, str], changes: Mapping[str, str | None]
     return dict(merged.values())
 
 
+_check_usage_limit: Final = _instance_of(UsageLimit, "usage_limit must be a UsageLimit or None")
 _FROM_ENVIRONMENT: Final = frozenset({"token", "team", "server_url", "container_url"})
 """Options that default to an environment variable, such as FRIENDLI_TOKEN."""
 _CONVERTERS: Final[dict[str, Callable[[Any], object]]] = {
@@ -306,5 +311,6 @@ _CONVERTERS: Final[dict[str, Callable[[Any], object]]] = {
     "limits": _instance_of(Limits, "limits must be Limits"),
     "headers": _convert_headers,
     "observers": _convert_observers,
+    "usage_limit": lambda limit: None if limit is None else _check_usage_limit(limit),
     "wake": _instance_of(bool, "wake must be True or False"),
 }

@@ -22,6 +22,7 @@ from friendli_async.errors import (
     StreamInterruptedError,
     ToolError,
     TurnLimitError,
+    UsageLimitError,
 )
 from friendli_async.replies import Meta
 
@@ -95,6 +96,8 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
             return 500, "a tool failed", "server_error", "tool_error"
         case TurnLimitError():
             return 500, "the model called tools too often", "server_error", "turn_limit"
+        case UsageLimitError():
+            return 500, "the usage limit of the service is reached", "server_error", "usage_limit"
         case OutputCutOffError():
             return 502, "the model's answer was cut off", "upstream_error", "output_cut_off"
         case OutputError():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, TypeGuard
 
 from friendli_async._core.pacing import is_rejected_by_load
-from friendli_async.errors import APIConnectionError, APIStatusError, ConfigurationError, FriendliError
+from friendli_async.errors import APIConnectionError, APIStatusError, ConfigurationError, FriendliError, UsageLimitError
 
 __all__ = ["CheckpointError", "CheckpointInUseError", "DuplicateKeyError", "RejectedError", "RowsError"]
 
@@ -59,7 +59,7 @@ def is_rejection(error: BaseException | None) -> bool:
     """Whether a call failed for a reason unrelated to its row that lasts until somebody removes it."""
     if isinstance(error, APIStatusError):
         return error.status_code in REJECTION_STATUSES
-    return isinstance(error, ConfigurationError) or is_unsent(error)
+    return isinstance(error, ConfigurationError | UsageLimitError) or is_unsent(error)
 
 
 def is_unsent(error: BaseException | None) -> TypeGuard[APIConnectionError]:

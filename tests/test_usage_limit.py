@@ -1,0 +1,281 @@
+"""``usage_limit`` of a client: what the calls that share it may use together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.sockets import MESSAGES, complete, open_stream, start_run
+
+from friendli_async import (
+    AsyncFriendli,
+    CallEnded,
+    ConfigurationError,
+    Observer,
+    OutputInvalidError,
+    RateLimitError,
+    RetryPolicy,
+    ToolError,
+    Usage,
+    UsageLimit,
+    UsageLimitError,
+)
+from friendli_async.bulk import RejectedError, run_all
+from friendli_async.testing import FriendliServer, chunk, done, finish, script, status, text, tool_calls, usage
+from friendli_async.tools import tool
+
+
+@tool
+def now() -> str:
+    """The time."""
+    return "12:00"
+
+
+def calling_tool(total: int, name: str = "now") -> Any:
+    call = {"index": 0, "id": "a", "type": "function", "function": {"name": name, "arguments": "{}"}}
+    return script(chunk(tool_calls=[call]), finish("tool_calls"), usage(total - 1, 1), done())
+
+
+def answer(total: int) -> Any:
+    return script(chunk("It is noon."), finish(), usage(total - 1, 1), done())
+
+
+async def test_run_sends_nothing_more_once_the_limit_is_reached_and_keeps_what_was_paid_for(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limit = UsageLimit(max_total_tokens=100)
+    server.enqueue(calling_tool(60), calling_tool(60), answer(60))
+    run = start_run(client.with_options(usage_limit=limit), now)
+    with pytest.raises(UsageLimitError, match="the usage limit is reached: 120 total tokens of 100") as caught:
+        await run.result()
+    assert len(server.requests) == 2
+    assert (limit.calls, limit.usage.total_tokens, limit.unreported) == (2, 120, 0)
+    assert caught.value.usage == run.usage == limit.usage
+    assert [message["role"] for message in run.messages] == ["user", "assistant", "tool", "assistant", "tool"]
+    result = await client.serverless.chat.run(model="m", messages=run.messages, tools=[now]).result()
+    assert result.reply.text == "It is noon."
+
+
+async def test_answer_that_reaches_the_limit_is_delivered_and_the_next_call_is_not_sent(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limited = client.with_options(usage_limit=UsageLimit(max_total_tokens=100))
+    server.enqueue(answer(250))
+    assert (await start_run(limited, now).result()).reply.text == "It is noon."
+    with pytest.raises(UsageLimitError):
+        await complete(limited)
+    assert len(server.requests) == 1
+
+
+async def test_agent_in_a_tool_shares_the_limit_of_the_run_that_calls_it(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limited = client.with_options(usage_limit=UsageLimit(max_total_tokens=100))
+
+    @tool
+    async def ask() -> str:
+        """Asks another agent."""
+        return (await start_run(limited, now).result()).reply.text
+
+    server.enqueue(calling_tool(30, "ask"), calling_tool(80))
+    run = start_run(limited, ask)
+    with pytest.raises(UsageLimitError, match="110 total tokens of 100"):
+        await run.result()
+    assert len(server.requests) == 2
+    assert "UsageLimitError: the usage limit is reached" in run.messages[-1]["content"]
+    assert run.usage is not None
+    assert run.usage.total_tokens == 30
+
+
+async def test_limit_in_a_tool_ends_the_run_if_errors_of_tools_do(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limited = client.with_options(usage_limit=UsageLimit(max_calls=1))
+
+    @tool
+    async def ask() -> str:
+        """Asks the model."""
+        return (await complete(limited)).text
+
+    server.enqueue(tool_calls(("ask", {})))
+    with pytest.raises(ToolError) as caught:
+        await start_run(limited, ask, on_tool_error="raise").result()
+    assert isinstance(caught.value.__cause__, UsageLimitError)
+
+
+async def test_runs_that_follow_each_other_share_the_limit(client: AsyncFriendli, server: FriendliServer) -> None:
+    limited = client.with_options(usage_limit=UsageLimit(max_total_tokens=100))
+    server.enqueue(answer(99), calling_tool(1), answer(1))
+    await start_run(limited, now).result()
+    run = start_run(limited, now)
+    with pytest.raises(UsageLimitError):
+        await run.result()
+    assert run.turns == 1
+
+
+async def test_answer_that_does_not_match_is_not_asked_for_again_beyond_the_limit(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limited = client.with_options(usage_limit=UsageLimit(max_calls=1))
+    server.enqueue(text("nothing"))
+    with pytest.raises(UsageLimitError) as caught:
+        await limited.serverless.chat.parse(dict[str, int], model="m", messages=MESSAGES, reask=1)
+    assert caught.value.partial is not None
+    assert caught.value.partial.usage == caught.value.usage
+    server.enqueue(text("nothing"))
+    with pytest.raises(OutputInvalidError):
+        await client.serverless.chat.parse(dict[str, int], model="m", messages=MESSAGES)
+
+
+CALLS: dict[str, Callable[[AsyncFriendli], Any]] = {
+    "chat": complete,
+    "chat stream": lambda client: open_stream(client).result(),
+    "tool-assisted": lambda client: client.serverless.tool_assisted_chat.complete(
+        model="m", messages=MESSAGES, tools=[{"type": "math:calculator"}]
+    ),
+    "completions": lambda client: client.serverless.completions.complete(model="m", prompt="Hi"),
+    "messages": lambda client: client.serverless.messages.create(model="m", messages=MESSAGES, max_tokens=9),
+    "messages stream": lambda client: client.serverless.messages.stream(
+        model="m", messages=MESSAGES, max_tokens=9
+    ).result(),
+    "responses": lambda client: client.serverless.responses.create(model="m", input="Hi"),
+    "responses stream": lambda client: client.serverless.responses.stream(model="m", input="Hi").result(),
+    "embeddings": lambda client: client.dedicated.embeddings.create(model="m", input="Hi"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_calls_of_each_api_count(client: AsyncFriendli, server: FriendliServer, call: Any) -> None:
+    limit = UsageLimit(max_total_tokens=1)
+    limited = client.with_options(usage_limit=limit)
+    await call(limited)
+    assert limit.calls == 1
+    assert limit.usage.total_tokens >= 1
+    assert limit.usage.total_tokens == limit.usage.prompt_tokens + limit.usage.completion_tokens
+    with pytest.raises(UsageLimitError):
+        await call(limited)
+    assert len(server.requests) == 1
+
+
+async def test_calls_that_run_no_model_are_neither_counted_nor_refused(client: AsyncFriendli) -> None:
+    limit = UsageLimit(max_calls=1)
+    limited = client.with_options(usage_limit=limit)
+    await complete(limited)
+    await limited.serverless.model.list()
+    await limited.dedicated.endpoint.list()
+    assert (limit.calls, limit.unreported) == (1, 0)
+
+
+async def test_calls_side_by_side_are_counted_when_they_start(client: AsyncFriendli, server: FriendliServer) -> None:
+    limited = client.with_options(usage_limit=UsageLimit(max_calls=3))
+    outcomes = await asyncio.gather(*(complete(limited) for _ in range(5)), return_exceptions=True)
+    assert [isinstance(outcome, UsageLimitError) for outcome in outcomes].count(True) == 2
+    assert len(server.requests) == 3
+
+
+async def test_each_maximum_limits_its_own_measure(client: AsyncFriendli, server: FriendliServer) -> None:
+    limit = UsageLimit(max_completion_tokens=10, max_total_tokens=1000)
+    limited = client.with_options(usage_limit=limit)
+    server.enqueue(
+        script(chunk("a"), finish(), usage(500, 9), done()), script(chunk("a"), finish(), usage(5, 1), done())
+    )
+    await open_stream(limited).result()
+    await open_stream(limited).result()
+    with pytest.raises(UsageLimitError, match="reached: 10 completion tokens of 10"):
+        await open_stream(limited)
+    assert repr(limit) == "<UsageLimit calls=2, total_tokens=515, max_total_tokens=1000, max_completion_tokens=10>"
+
+
+async def test_retry_is_not_another_call(client: AsyncFriendli, server: FriendliServer) -> None:
+    limit = UsageLimit(max_calls=2)
+    limited = client.with_options(usage_limit=limit, retry=RetryPolicy(initial=0.0))
+    server.enqueue(status(503), text("Hi"))
+    await complete(limited)
+    assert (len(server.requests), limit.calls, limit.unreported) == (2, 1, 0)
+
+
+async def test_rejected_call_counts_but_has_no_usage_to_report(client: AsyncFriendli, server: FriendliServer) -> None:
+    limit = UsageLimit(max_calls=2)
+    server.enqueue(status(429))
+    with pytest.raises(RateLimitError):
+        await complete(client.with_options(usage_limit=limit, retry=None))
+    assert (limit.calls, limit.unreported, limit.usage) == (1, 0, Usage())
+
+
+async def test_answer_without_usage_is_counted_as_such_and_logged_once(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = UsageLimit(max_total_tokens=10)
+    limited = client.with_options(usage_limit=limit)
+    async with open_stream(limited) as stream:
+        await anext(stream)
+    assert not caplog.records
+    for _ in range(2):
+        server.enqueue(script(chunk("a"), finish(), done()))
+        await open_stream(limited).result()
+    assert (limit.calls, limit.unreported, limit.usage) == (3, 3, Usage())
+    assert [record.getMessage() for record in caplog.records] == [
+        "the server reports no usage of an answer, so it does not count towards the usage limit"
+    ]
+
+
+async def test_refused_call_is_reported_to_observers_as_failed(client: AsyncFriendli) -> None:
+    ended: list[CallEnded] = []
+
+    class Seen(Observer):
+        def call_ended(self, event: CallEnded) -> None:
+            ended.append(event)
+
+    limited = client.with_options(usage_limit=UsageLimit(max_calls=1), observers=[Seen()])
+    await complete(limited)
+    with suppress(UsageLimitError):
+        await complete(limited)
+    assert [(event.outcome, event.error) for event in ended] == [("done", None), ("failed", "UsageLimitError")]
+
+
+async def test_copies_share_the_limit_until_it_is_replaced(client: AsyncFriendli) -> None:
+    limited = client.with_options(usage_limit=UsageLimit(max_calls=1))
+    await complete(limited)
+    with pytest.raises(UsageLimitError):
+        await complete(limited.with_options(team="other"))
+    await complete(limited.with_options(usage_limit=None))
+
+
+async def test_job_ends_once_the_limit_is_reached_and_resumes_with_another(
+    client: AsyncFriendli, server: FriendliServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "done.jsonl"
+    rows = [str(number) for number in range(30)]
+
+    async def job(used: AsyncFriendli) -> list[str]:
+        async def call(row: str) -> Any:
+            return await used.serverless.chat.complete(model="m", messages=[{"role": "user", "content": row}])
+
+        done = []
+        async for outcome in run_all(rows, call, key=str, checkpoint=path, concurrency=2):
+            done.extend([outcome.row] if outcome.error is None else [])
+        return done
+
+    with pytest.raises(RejectedError) as caught:
+        await job(client.with_options(usage_limit=UsageLimit(max_calls=10)))
+    assert isinstance(caught.value.__cause__, UsageLimitError)
+    assert len(server.requests) == 10
+    assert sorted(await job(client)) == sorted(rows)
+    assert len(server.requests) == 30
+
+
+@pytest.mark.parametrize("maximum", [0, -1, 1.5, True, "9"])
+@pytest.mark.parametrize("name", ["max_calls", "max_total_tokens", "max_completion_tokens"])
+def test_invalid_maximum_is_rejected(name: str, maximum: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"UsageLimit.{name} must be a whole number, at least 1"):
+        UsageLimit(**{name: maximum})
+
+
+def test_anything_but_a_limit_is_rejected(client: AsyncFriendli) -> None:
+    given: Any = 10_000
+    with pytest.raises(ConfigurationError, match="usage_limit must be a UsageLimit or None, not 10000"):
+        client.with_options(usage_limit=given)
