@@ -1,5 +1,6 @@
 """Runs that end with a value: the model calls tools, and gives its answer as a value of a type."""
 
+import copy
 import dataclasses
 import gc
 import json
@@ -219,6 +220,61 @@ async def test_limit_of_tool_results_does_not_apply_to_the_answer(
     run = start_run(client, max_tool_result=1, on_tool_error="raise")
     assert (await result_of(run)).value.city == "Oslo"
     assert repr(run) == "<ParsedRun done, 1 turns>"
+
+
+# --- snapshots -------------------------------------------------------------------------------------------------------
+
+
+def answer_in_pieces(*pieces: str) -> Any:
+    start = {"index": 0, "id": "a", "type": "function", "function": {"name": "final_answer", "arguments": ""}}
+    more = [{"index": 0, "function": {"arguments": piece}} for piece in pieces]
+    return script(*(chunk(tool_calls=[call]) for call in (start, *more)), finish("tool_calls"), done())
+
+
+async def snapshots_of(run: ParsedRun[Any]) -> list[Any]:
+    """Returns the different snapshots after the events of a run."""
+    seen: list[Any] = [run.snapshot]
+    async for _ in run:
+        if run.snapshot != seen[-1]:
+            seen.append(copy.deepcopy(run.snapshot))
+    return seen
+
+
+async def test_snapshot_grows_with_the_answer(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(
+        tool_calls(("weather", {"city": "Rome"})), answer_in_pieces('{"city":"Os', 'lo","take_umbrella":tr', "ue}")
+    )
+    run = start_run(client)
+    assert await snapshots_of(run) == [None, {"city": "Os"}, {"city": "Oslo"}, RAIN]
+    assert (await result_of(run)).value == Trip("Oslo", True)
+    assert run.snapshot == RAIN
+
+
+async def test_snapshot_begins_again_with_the_next_attempt(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(answer_in_pieces('{"city":1', "}"), answer(RAIN))
+    assert (await snapshots_of(start_run(client)))[:4] == [None, {}, {"city": 1}, None]
+
+
+async def test_snapshot_is_of_the_value_without_its_wrapper(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(answer_in_pieces('{"', 'value":', "[1,", "2]}"))
+    run = start_run(client, list[int])
+    assert await snapshots_of(run) == [None, [1], [1, 2]]
+    assert (await result_of(run)).value == [1, 2]
+
+
+async def test_snapshot_of_arguments_that_are_no_json_stays_as_it_was(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(answer_in_pieces('{"city":"Oslo"', ",]", ',"x":1}'), answer(RAIN))
+    run = start_run(client)
+    assert (await snapshots_of(run))[:3] == [None, {"city": "Oslo"}, None]
+
+
+async def test_snapshot_is_none_while_calls_of_an_earlier_run_are_pending(client: AsyncFriendli) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
+    messages = [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]
+    run = client.serverless.chat.parse_run(Trip, model="m", messages=messages, tools=[weather], decisions={"a": True})
+    assert run.snapshot is None
 
 
 # --- no answer -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any, Final, Self, TypeVar
 import msgspec
 
 from friendli_async.chat.faults import Faults
+from friendli_async.chat.incremental_json import JSONError, JSONReader
 from friendli_async.chat.output import MismatchError, Output, output_of
 from friendli_async.chat.replies import ChatCompletion
 from friendli_async.chat.structured import OUTPUT
@@ -41,6 +42,9 @@ class AnswerTool:
         self.parameters: dict[str, Any] = output.schema or {"type": "object"}
         self.value: Any = msgspec.UNSET
         self._mismatch: tuple[str, Faults] | None = None  # of the last call: its arguments, and what is wrong with them
+        self._pieces: list[str] = []  # of the arguments that ``snapshot`` reads
+        self._parsed = 0
+        self._reader = JSONReader()
 
     @classmethod
     def of(cls, kind: Any, strict: bool) -> Self:
@@ -61,6 +65,20 @@ class AnswerTool:
             self._mismatch = arguments, mismatch.faults
             raise ToolError(self._output.describe(mismatch.faults), kind="arguments") from None
         return "The answer was accepted."
+
+    def snapshot(self, pieces: list[str]) -> Any:
+        """Returns the answer so far, as plain JSON types; None if it has not begun.
+
+        Args:
+            pieces: The arguments so far. While the list is the same and grows, each piece is parsed once.
+        """
+        if pieces is not self._pieces:
+            self._pieces, self._parsed, self._reader = pieces, 0, JSONReader()
+        new, self._parsed = pieces[self._parsed :], len(pieces)
+        with suppress(JSONError):  # it stays as it was: the call will fail
+            self._reader.feed("".join(new))
+        value = self._output.unwrap(self._reader.value)
+        return None if value is msgspec.UNSET else value
 
     def end_turn(self, reply: ChatCompletion, called: Collection[str], *, is_last: bool) -> None:
         """Takes the answer from the text of a reply that calls no tool: not every server enforces a call.

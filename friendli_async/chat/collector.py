@@ -529,6 +529,13 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 break
             yield calls[index].result()
 
+    def arguments_of(self, name: str) -> list[str]:
+        """Returns the pieces so far of the arguments of the first call of a tool in choice 0: a list that grows."""
+        for call in self.choices[0].calls if 0 in self.choices else ():
+            if call.name == name:
+                return call.arguments
+        return []
+
     def result(self) -> ChatCompletion:
         """Returns the assembled completion."""
         return self._build_reply(ChatCompletion, "chat.completion")

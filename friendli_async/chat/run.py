@@ -149,6 +149,7 @@ class Run:
         self._read_task: asyncio.Task[ChatChunk | None] | None = None
         self._stream: ChatStream | None = None
         self._reply: ChatCompletion | None = None
+        self._delivered = ChatCollector()
         if not transcript.pending:
             self._begin_turn(first)
 
@@ -495,6 +496,17 @@ class ParsedRun(Run, Generic[T]):
     """
 
     __slots__ = ()
+
+    @property
+    def snapshot(self) -> Any:
+        """The answer so far, to be looked at after each ``ChatChunk``; None before the model has begun to give it.
+
+        It has plain JSON types, as from ``json``, and is usually a dict. It is not validated, and its last string may
+        be unfinished. While it grows, it is the same object: do not modify it, and to keep it, copy it. With the next
+        turn, it is None again.
+        """
+        assert self._answer is not None, "as created by parse_run"
+        return self._answer.snapshot(self._delivered.arguments_of(self._answer.name))
 
     async def result(self) -> ParsedRunResult[T]:
         """Runs to completion, and returns the result, with its ``value``; see ``Run.result``."""
