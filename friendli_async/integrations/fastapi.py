@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 
-from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts
+from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts, UsageLimit
 from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._pydantic import PydanticField, as_json
 from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status
@@ -185,6 +185,7 @@ class LifespanOptions(TypedDict, total=False):
     max_connections: int
     headers: Mapping[str, str | None] | None
     observers: Sequence[Observer]
+    usage_limit: UsageLimit | None
     proxy: str | None
     ssl: ssl_module.SSLContext | bool | None
     session: Session | None
