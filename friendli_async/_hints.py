@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["Hinted", "error_hint", "field_hint", "option_hint", "parameter_hint", "setting_hint"]
+__all__ = ["Hinted", "field_hint", "option_hint", "parameter_hint", "raise_for_attribute", "setting_hint"]
 
 # These tables map our name, or a hint, to the names used by openai, anthropic, mistral, litellm, Friendli's SDK
 # and frameworks for agents.
@@ -30,6 +30,7 @@ _SETTINGS: Final = {
     'headers={"Idempotency-Key": ...}': "idempotency_key",
     'headers={"User-Agent": ...}': "user_agent",
     "observers=[...]": "observers",
+    "usage_limit=UsageLimit(...)": "usage_limit usage_limits max_budget",
     "wake=True": "wake",
 }
 # Settings of the pool, which a client shares with its copies.
@@ -101,7 +102,6 @@ _PARAMETERS: Final = {
 # Keywords of single methods.
 _OF_METHODS: Final = {
     "only parse() can ask again; after a stream, send OutputError.feedback yourself": "output_retries reask",
-    "to limit the cost of a run, leave it at a TurnEnded at which run.usage is too high": "usage_limits",
     "it is a parameter of parse(), parse_stream() and parse_run()": "strict",
     "it is a parameter of chat.run()": (
         "before_tool between_turns concurrency decisions max_tool_result max_turns on_tool_error tool_timeout"
@@ -182,6 +182,18 @@ _ERRORS: Final = {
     "use status_code": "http_status status",
     "use json.loads(error.body)": "error json param",
 }
+# Attributes that the replies of other clients have.
+_REPLIES: Final = {
+    "use msgspec.to_builtins(reply)": "as_dict dict model_dump to_dict",
+    "use msgspec.json.encode(reply)": "json model_dump_json to_json",
+    "use msgspec.structs.replace(reply, ...)": "copy model_copy",
+    "the text of an answer is reply.text": "content output_text",
+    "the value that parse() returns is reply.value": "output output_parsed parsed value",
+    "use meta.request_id": "_request_id request_id",
+    "use meta.headers": "_response_headers headers response_headers",
+    "use meta.status": "status_code",
+    "use meta.timing": "_response_ms elapsed",
+}
 
 
 class Hinted:
@@ -232,9 +244,12 @@ def _attribute_hint(owner: object, name: str) -> str:
     return _suggest_nearest(plain, names) or f"; it has {', '.join(names)}"
 
 
-def error_hint(name: str) -> str | None:
-    """Returns a hint for an unknown attribute of an error; None if there is none."""
-    return _lookup(name, _ERRORS)
+def raise_for_attribute(owner: object, name: str) -> None:
+    """Raises an AttributeError with a hint for an unknown attribute of an error or a reply, if there is a hint."""
+    hint = _lookup(name, _ERRORS if isinstance(owner, Exception) else _REPLIES)
+    if hint is not None:
+        message = f"{type(owner).__name__!r} object has no attribute {name!r}; {hint}"
+        raise AttributeError(message, name=name, obj=owner)
 
 
 def field_hint(name: str, known: Collection[str]) -> str:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 
-from friendli_async._hints import error_hint
+from friendli_async._hints import raise_for_attribute
 from friendli_async.replies import Meta, Partial, Reply, ToolCall, Usage
 
 __all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "ArgumentError"]
@@ -112,11 +112,8 @@ class FriendliError(Exception):
     if not TYPE_CHECKING:  # to type checkers an unknown name is an error
 
         def __getattr__(self, name: str) -> Any:
-            hint = error_hint(name)
-            if not hint:
-                return super().__getattribute__(name)  # raises again: a property of a subclass may have failed
-            message = f"{type(self).__name__!r} object has no attribute {name!r}; {hint}"
-            raise AttributeError(message, name=name, obj=self)
+            raise_for_attribute(self, name)
+            return super().__getattribute__(name)  # raises again: a property of a subclass may have failed
 
 
 class ConfigurationError(FriendliError, ValueError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 import msgspec
 
 from friendli_async._help import document_fields
+from friendli_async._hints import raise_for_attribute
 from friendli_async._pydantic import PydanticField
 from friendli_async.rate_limits import RateLimit, rate_limit_of, split_values
 
@@ -208,6 +209,12 @@ class Reply(
         from friendli_async._json import loads_with_replacement  # unlike msgspec, it accepts NaN and lone surrogates
 
         return loads_with_replacement(data, self.meta.headers)
+
+    if not TYPE_CHECKING:  # to type checkers an unknown name is an error
+
+        def __getattr__(self, name: str) -> Any:
+            raise_for_attribute(self, name)
+            return object.__getattribute__(self, name)  # raises again: ``meta`` may have failed
 
 
 def keep_raw(reply: object, data: bytes) -> None:

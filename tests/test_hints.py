@@ -20,6 +20,7 @@ from friendli_async import (
     APIConnectionError,
     ArgumentError,
     AsyncFriendli,
+    ChatCompletion,
     ConfigurationError,
     FriendliError,
     Limits,
@@ -257,13 +258,40 @@ async def test_suggestion_is_the_same_in_every_method_of_chat(method: str, name:
         ("deferred_tool_results", "use 'decisions'"),
         ("handoffs", "use 'tools'"),
         ("result_type", "the type of the answer, the first argument, determines its format"),
-        ("usage_limits", r"to limit the cost of a run, leave it at a TurnEnded at which run\.usage is too high"),
     ],
 )
 def test_names_of_agent_frameworks_are_explained(name: str, suggestion: str) -> None:
     chat: Any = CLIENT.serverless.chat
     with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'; {suggestion}$"):
         chat.parse_run(dict, model="m", messages=[], tools=[], **{name: "x"})
+
+
+def test_limit_on_usage_is_a_setting() -> None:
+    chat: Any = CLIENT.serverless.chat
+    suggestion = r"it is a client setting; use client\.with_options\(usage_limit=UsageLimit\(\.\.\.\)\)"
+    with pytest.raises(TypeError, match=suggestion):
+        chat.run(model="m", messages=[], tools=[], usage_limits="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("model_dump", r"; use msgspec\.to_builtins\(reply\)"),
+        ("to_json", r"; use msgspec\.json\.encode\(reply\)"),
+        ("content", r"; the text of an answer is reply\.text"),
+        ("parsed", r"; the value that parse\(\) returns is reply\.value"),
+        ("_request_id", r"; use meta\.request_id"),
+        ("nothing", ""),
+    ],
+)
+def test_attribute_of_another_clients_reply_is_explained(name: str, suggestion: str) -> None:
+    reply = ChatCompletion(choices=())
+    with pytest.raises(
+        AttributeError, match=f"'ChatCompletion' object has no attribute '{name}'{suggestion}$"
+    ) as raised:
+        getattr(reply, name)
+    assert (raised.value.name, raised.value.obj) == (name, reply)
+    assert not hasattr(reply, name)
 
 
 async def test_suggestion_for_parsed_responses_is_a_parameter_of_the_signature() -> None:
