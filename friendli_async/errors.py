@@ -133,6 +133,8 @@ class ConfigurationError(FriendliError, ValueError):
 class APIConnectionError(FriendliError):
     """There was no usable response.
 
+    ``str()`` adds the server to the message, as ``meta.server`` has it.
+
     Attributes:
         sent: Whether the request may have been accepted (and billed). False if it was never sent.
         draining: Whether the call was interrupted because its client was drained or closed.
@@ -150,6 +152,11 @@ class APIConnectionError(FriendliError):
         super().__init__(message, **context)
         self.sent = sent
         self.draining = draining
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        server = "" if self.meta is None else self.meta.server
+        return message if server in message else f"{message} (server {server})"
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
@@ -181,7 +188,7 @@ class StreamInterruptedError(APIConnectionError):
     """A stream ended before it was complete; ``partial`` holds what had been received.
 
     Attributes:
-        excerpt: The text that the server sent in place of the rest, truncated; the message ends with it. "" if none.
+        excerpt: The text that the server sent in place of the rest, truncated; the message contains it. "" if none.
     """
 
     excerpt: str = ""

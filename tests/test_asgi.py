@@ -633,10 +633,14 @@ async def test_logged_error_says_which_call_failed_and_after_how_many_attempts(
     forged = retrying.serverless.chat.stream(model="m\nWARNING forged", messages=[{"role": "user", "content": "Hi"}])
     await SSEResponse(forged)(HTTP, Server().receive, Server().send)
     [record] = [record for record in caplog.records if record.name == "friendli_async"]
-    which = f"serverless chat.stream of m WARNING forged at {server.url.removeprefix('http://')}"
+    where, which = server.url.removeprefix("http://"), "serverless chat.stream of m WARNING forged"
     call_id = vars(record)["friendli_call_id"]
-    expected = rf"{re.escape(f' [{which}, 2 attempts in ')}\d+\.\d\d s, request id req-000002, call {call_id}\]"
+    text = re.escape(f" (server {where}) [{which}, 2 attempts in ")
+    expected = rf"{text}\d+\.\d\d s, request id req-000002, call {call_id}\]"
     assert re.search(f"{expected}$", record.getMessage())
+    busy = InternalServerError("busy", meta=Meta(operation="chat.stream", server=where))
+    log_error(logging.WARNING, HTTP, "503", busy)
+    assert f"InternalServerError: busy [chat.stream at {where}, " in caplog.messages[-1]
 
 
 async def test_complete_stream_and_disconnected_browser_are_not_logged(
@@ -1592,6 +1596,7 @@ async def test_errors_leave_no_reference_cycle(server: FriendliServer, client: A
 )
 def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, code: int) -> None:
     assert error_status(error) == code
+    error.meta = Meta(server="internal.flp_secret.example:8000")
     body = error_body(error)["error"]
     assert body["message"]
     assert "flp_secret" not in json.dumps(body)

@@ -770,7 +770,8 @@ def test_doctor_says_what_it_waited_for_if_the_server_does_not_answer(
 ) -> None:
     monkeypatch.setattr(doctor, "_SECONDS", 0.2)
     server.enqueue(script(stall()))
-    assert checks(run("doctor", "-m", "m"))["stream"] == "FAIL: no reply within 0.6 s (first_event)"
+    where = server.url.removeprefix("http://")
+    assert checks(run("doctor", "-m", "m"))["stream"] == f"FAIL: no reply within 0.6 s (first_event) (server {where})"
 
 
 def test_doctor_does_not_blame_the_certificate_if_the_server_does_not_use_tls(run: Run, server: FriendliServer) -> None:

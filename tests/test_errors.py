@@ -253,6 +253,17 @@ def test_status_error_str_does_not_repeat_a_status_in_the_message(message: str, 
     assert error.message == message
 
 
+@pytest.mark.parametrize("copier", COPIERS)
+@pytest.mark.parametrize("kind", [APIConnectionError, APITimeoutError, StreamInterruptedError])
+def test_connection_error_str_names_the_server_once(kind: type[APIConnectionError], copier: str) -> None:
+    error = kind("no reply", meta=Meta(server="api.example:443"))
+    assert str(COPIERS[copier](error)) == "no reply (server api.example:443)"
+    assert error.args == ("no reply",)
+    named = "could not connect: api.example:443 [Connection refused]"
+    assert str(kind(named, meta=Meta(server="api.example:443"))) == named
+    assert str(kind(named, meta=Meta())) == named
+
+
 def test_timeout_error_is_a_builtin_timeout_error_without_errno() -> None:
     error = APITimeoutError("no event for 1.5 s", limit="idle", seconds=1.5, sent=True)
     with pytest.raises(TimeoutError, match="no event") as caught:

@@ -312,7 +312,9 @@ async def test_error_of_a_broken_stream_tells_a_close_from_a_reset(
     read_first.set()
     with pytest.raises(StreamInterruptedError) as caught:
         await stream.result()
-    assert str(caught.value).endswith(f"while the reply was being read: {reason} before the end of the body")
+    where = server.url.removeprefix("http://")
+    why = f"while the reply was being read: {reason} before the end of the body (server {where})"
+    assert str(caught.value).endswith(why)
 
 
 async def test_every_requested_choice_must_finish(server: FriendliServer, client: AsyncFriendli) -> None:

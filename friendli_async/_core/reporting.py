@@ -92,11 +92,15 @@ def finish_reasons_of(reply: object) -> tuple[str, ...]:
 
 
 def reason_of(error: BaseException | None) -> str | None:
-    """Returns the message of an error of the connection, without what it quotes; None for others, which may quote."""
+    """Returns the message of an error of the connection, without what it quotes; None for others, which may quote.
+
+    The server, which ``str()`` adds, is in each event and log record anyway.
+    """
     if not isinstance(error, APIConnectionError):
         return None
+    message = Exception.__str__(error)
     quotes = isinstance(error, StreamInterruptedError) and error.excerpt
-    return str(error).partition(": ")[0] if quotes else str(error)
+    return message.partition(": ")[0] if quotes else message
 
 
 def cause_of(error: FriendliError) -> str:

@@ -141,7 +141,8 @@ def log_error(level: int, scope: Mapping[str, Any], answer: str, error: Exceptio
 def _about(meta: Meta, text: str) -> str:
     """Returns which call failed, for a line of the log that has no traceback."""
     model = meta.model and f"of {meta.model[:_MAX_MODEL]}"
-    parts = [" ".join(filter(None, (meta.deployment, meta.operation, model, meta.server and f"at {meta.server}")))]
+    server = "" if meta.server in text else f"at {meta.server}"
+    parts = [" ".join(filter(None, (meta.deployment, meta.operation, model, server)))]
     if number := len(meta.attempts):
         parts.append(f"{number} attempt{'s' * (number > 1)} in {meta.timing.total:.2f} s")
     if meta.attempts and (meta.attempts[-1].cause or "").endswith(OUT_OF_BUDGET):
