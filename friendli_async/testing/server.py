@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 
 from friendli_async._callables import check_plain
 from friendli_async._core.loops import running_loop
+from friendli_async._core.net.failures import bracketed
 from friendli_async.testing.arguments import check_seconds, check_text, check_type
 from friendli_async.testing.faults import Faults
 from friendli_async.testing.limiter import Limiter
@@ -160,7 +161,7 @@ class FriendliServer:
             await self.aclose()
             raise
         host, port = runner.addresses[0][:2]
-        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._url = f"http://{bracketed(host)}:{port}"
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
