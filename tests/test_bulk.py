@@ -542,13 +542,14 @@ async def test_generator_of_the_caller_can_be_read_further_unless_it_was_waiting
     assert [row async for row in generator] == ([] if waits_for_row else [5])
 
 
-async def test_run_stopped_or_closed_before_start_does_nothing() -> None:
-    rows = Rows(10)
-    stopped, closed = run_all(rows, double), run_all(rows, double)
+async def test_run_stopped_or_closed_before_start_does_nothing(tmp_path: Path) -> None:
+    rows, checkpoint = Rows(10), tmp_path / "done.jsonl"
+    stopped, closed = (run_all(rows, double, checkpoint=checkpoint) for _ in range(2))
     stopped.stop()
     await closed.aclose()
     assert await collect(stopped) == await collect(closed) == []
     assert rows.taken == 0
+    assert not checkpoint.exists()
 
 
 async def test_exception_from_rows_is_raised_after_preceding_outcomes() -> None:

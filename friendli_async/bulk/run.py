@@ -333,6 +333,8 @@ class Job(Generic[Row, R]):
     # --- taking rows ---
 
     async def _take_rows(self) -> None:
+        if self._state.stopped:  # before the run was iterated: the checkpoint is not created
+            return
         try:
             with self._scope.making_calls():
                 if self._ledger is not None:
