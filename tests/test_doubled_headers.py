@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 from support.sockets import (
     DONE,
+    IS_PURE_PARSER,
     LAST_CHUNK,
     chunked,
     client_of,
@@ -117,6 +118,7 @@ async def test_stream_with_two_content_types_is_read() -> None:
         assert await read(open_stream(client)) == "a"
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     ("reply", "detail"),
@@ -129,9 +131,13 @@ async def test_stream_with_two_content_types_is_read() -> None:
     ],
 )
 async def test_invalid_http_error_is_one_line_without_quoted_bytes(reply: bytes, detail: str, streamed: bool) -> None:
+    if IS_PURE_PARSER and detail == "Content-Length":  # which that parser accepts
+        await error_for(reply, streamed=streamed, kind=RateLimitError)
+        return
     error = await error_for(reply, streamed=streamed, kind=APIConnectionError)
     message = str(error)
-    assert message.startswith("no reply: invalid HTTP response: ")
+    ended = IS_PURE_PARSER and reply.startswith(b"SSH")
+    assert message.startswith("no reply: the server closed" if ended else "no reply: invalid HTTP response: ")
     assert detail in message
     assert "\n" not in message
     assert "b'" not in message

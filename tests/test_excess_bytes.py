@@ -7,6 +7,7 @@ from support.clock import run_loop_iterations
 from support.sockets import (
     DONE,
     FAST_RETRY,
+    IS_PURE_PARSER,
     LAST_CHUNK,
     STREAM_HEAD,
     Conversation,
@@ -91,6 +92,7 @@ async def test_bytes_after_a_reply_do_not_become_the_next_reply(headers: str) ->
         assert len(requests) == 3
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize("excess", [reply(completion("stray")), b"XX"], ids=["another reply", "letters"])
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_bytes_after_a_reply_in_the_read_that_ends_its_body_do_not_become_the_next_reply(
@@ -110,7 +112,8 @@ async def test_bytes_after_a_reply_in_the_read_that_ends_its_body_do_not_become_
     async with RawServer(talk) as server, client_of(server.url, retry=None) as client:
         for number in ("1", "2", "3"):
             assert await with_timeout(read(open_stream(client)) if streamed else text_of(client)) == number
-    assert connections == [1, 2, 3]
+    # aiohttp's pure-Python parser drops what may still become a line, and the connection is used again.
+    assert connections == [1, 2, 3] or (IS_PURE_PARSER and connections == [1, 1, 1])
 
 
 async def text_of(client: AsyncFriendli) -> str:

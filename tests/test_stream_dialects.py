@@ -7,11 +7,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import http_parser
 from support.clock import Clock, run_loop_iterations
 from support.sockets import (
     DONE,
     FAST_RETRY,
+    IS_PURE_PARSER,
     LAST_CHUNK,
     MESSAGES,
     STREAM_HEAD,
@@ -175,7 +175,7 @@ async def test_close_delimited_body_without_terminal_event_is_truncated() -> Non
 
 
 c_parser_only = pytest.mark.skipif(
-    http_parser.HttpResponseParser is http_parser.HttpResponseParserPy,
+    IS_PURE_PARSER,
     reason="aiohttp's pure-Python parser accepts this or waits for more data; there the idle timeout ends the stream",
 )
 

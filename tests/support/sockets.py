@@ -11,6 +11,8 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from aiohttp import http_parser
+
 from friendli_async import AsyncFriendli, ChatCompletion, ChatStream, RetryPolicy
 from friendli_async.testing import FriendliServer
 from friendli_async.tools import Run
@@ -21,6 +23,8 @@ TOKEN = "test-token"
 MESSAGES = [{"role": "user", "content": "Hi"}]
 FAST_RETRY = RetryPolicy(initial=0.0, max_wait=0.0)
 """The default policy without its waits."""
+IS_PURE_PARSER = http_parser.HttpResponseParser is http_parser.HttpResponseParserPy
+"""Whether aiohttp parses in Python: it reports less as broken, and waits longer for the end of a line."""
 
 
 def client_of(url: str, **options: Any) -> AsyncFriendli:
