@@ -234,8 +234,8 @@ class AsyncFriendli(Hinted):
         Args:
             options: ``token``, ``team``, ``server_url``, ``container_url``, ``timeout``, ``retry``, ``pacing``,
                 ``limits``, ``observers`` and ``usage_limit`` replace the client's; ``headers`` are merged with its
-                headers, and None removes one. ``wake`` makes ``dedicated`` calls wake a sleeping endpoint, and wait for
-                it as long as ``timeout`` allows.
+                headers: the value None removes one, and None instead of a mapping changes nothing. ``wake`` makes
+                ``dedicated`` calls wake a sleeping endpoint, and wait for it as long as ``timeout`` allows.
 
         Returns:
             The copy. Closing it does not close the pool; closing the original does, for both.

@@ -285,6 +285,8 @@ async def test_user_headers_take_precedence_and_merge_case_insensitively(server:
         second = server.requests[-1].headers
         assert (second["X-One"], second["X-Two"]) == ("one", "2")
         assert second["User-Agent"].startswith("friendli_async/")
+        await send(copy.with_options(headers=None))
+        assert server.requests[-1].headers == second
         await send(copy.with_options(headers={"X-ONE": None}))
         assert header(server, "X-One") is None
         assert header(server, "X-Two") == "2"

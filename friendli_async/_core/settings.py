@@ -46,8 +46,9 @@ class ClientOptions(TypedDict, total=False):
     """Rate-limit holds and retry budget, shared by the client's calls; None disables both."""
     limits: Limits
     """Size limits."""
-    headers: Mapping[str, str | None]
-    """Headers for every request, merged with the client's; None removes one. ``Authorization`` overrides the token."""
+    headers: Mapping[str, str | None] | None
+    """Headers for every request, merged with the client's: the value None removes one, and without a mapping all stay.
+    ``Authorization`` overrides the token."""
     observers: Sequence[Observer]
     """Observers that receive the events of the calls."""
     usage_limit: UsageLimit | None

@@ -127,6 +127,7 @@ async def creates_clients(session: aiohttp.ClientSession) -> None:
         assert_type(client.serverless.tool_assisted_chat, ToolAssistedChat)
         assert_type(client.with_options(token=token_callable, team=None, timeout=5, retry=None), AsyncFriendli)
         assert_type(client.with_options(headers={"X-A": None}, limits=Limits()), AsyncFriendli)
+        assert_type(client.with_options(headers=None), AsyncFriendli)
         client.with_options(model="m")  # type: ignore[call-arg]  # unknown
         client.serverless.chat = client.dedicated.chat  # type: ignore[misc]  # final
     assert_type(await client.aclose(), None)
