@@ -166,6 +166,17 @@ def test_multiline_reply_is_written_as_one_line(files: Files) -> None:
     assert len(files.server.requests) == 1
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_reply_of_several_lines_is_one_line_in_text_mode(files: Files, line_end: str) -> None:
+    reply = {"choices": [{"index": 0, "message": {"content": "a\r\nb"}, "finish_reason": "stop"}]}
+    data = json.dumps(reply, indent=1).replace("\n", line_end).encode()
+    files.server.enqueue(body(data, content_type="application/json"))
+    files.write(request("a"))
+    assert files.run()[0] == 0
+    [line] = files.target.read_text().splitlines()
+    assert json.loads(line)["response"]["body"] == reply
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "euc-kr"])
 def test_reply_in_any_encoding_is_written_so_that_the_run_resumes(files: Files, encoding: str) -> None:
     reply = {"choices": [{"index": 0, "message": {"content": "안녕"}, "finish_reason": "stop"}]}

@@ -398,7 +398,7 @@ def _reply_body(reply: Reply) -> msgspec.Raw:
     assert data is not None, "the calls of a batch are no streams"
     try:
         msgspec.json.decode(data.decode(), type=msgspec.Raw)
-        is_readable = b"\n" not in data
+        is_readable = b"\n" not in data and b"\r" not in data  # which ends a line, too, in Python's text mode
     except ValueError:  # another charset, a byte order mark, or NaN
         is_readable = False
     return msgspec.Raw(data if is_readable else encode_json(reply.raw))
