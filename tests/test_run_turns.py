@@ -13,7 +13,7 @@ import pytest
 from support.clock import run_loop_iterations, wait_until
 from support.sockets import MESSAGES, library_tasks, slots_in_use, start_run, with_timeout
 
-from friendli_async import AsyncFriendli, StreamInterruptedError, TurnLimitError
+from friendli_async import AsyncFriendli, FriendliError, StreamInterruptedError, TurnLimitError
 from friendli_async.testing import FriendliServer, text, tool_calls
 from friendli_async.tools import TurnEnded, tool
 
@@ -108,6 +108,26 @@ async def test_exception_of_between_turns_ends_the_run_before_anything_is_sent(
     assert run.usage is not None
     assert len(server.requests) == 1
     assert slots_in_use(client) == 0
+
+
+async def test_between_turns_that_is_cancelled_by_itself_fails_the_run(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    async def awaits_cancelled(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        answer: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
+        answer.cancel()
+        return await answer
+
+    def raises(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        raise asyncio.CancelledError
+
+    for between in (awaits_cancelled, raises):
+        server.enqueue(tool_calls(("now", {})))
+        run = start_run(client, now, between_turns=between)
+        for _ in range(2):
+            with pytest.raises(FriendliError, match=r"^between_turns raised CancelledError: "):
+                await with_timeout(run.result())
+        assert [message["role"] for message in run.messages] == ["user", "assistant", "tool"]
 
 
 @pytest.mark.parametrize(

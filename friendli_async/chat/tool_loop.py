@@ -221,7 +221,12 @@ class ToolRunner:
         return task
 
     async def run_as_call(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
-        """Runs code of the user between two turns as if it was a call; returns None if the run is stopped meanwhile."""
+        """Runs code of the user between two turns as if it was a call; returns None if the run is stopped meanwhile.
+
+        Raises:
+            FriendliError: It was cancelled, but not by the run. A CancelledError would look like a cancelled read.
+            BaseException: What the code raises.
+        """
         task: asyncio.Task[T] = self.spawn(coroutine)
         self._calls.add(task)
         if self._interruption is not None:
@@ -229,6 +234,8 @@ class ToolRunner:
         try:
             while not task.done():
                 await self.wait()
+            if task.cancelled() and not self._is_stopped:
+                raise FriendliError("between_turns raised CancelledError: something that it awaited was cancelled")
             return None if self._is_stopped else task.result()
         finally:
             del task  # avoid a reference cycle: it holds the error, whose traceback holds this frame
