@@ -20,7 +20,8 @@ from friendli_async.replies import Attempt
 __all__ = ["Limits", "Pacing", "RetryPolicy", "Timeouts"]
 
 _LARGEST: Final = sys.float_info.max
-_RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+_DEFAULT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+_RETRYABLE_STATUSES: Final = frozenset({408, 429, *range(500, 600)})
 
 
 def _check_number(owner: object, name: str, *, minimum: float = 0.0, above: bool = False) -> None:
@@ -179,8 +180,8 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
     """Maximum of the bound in seconds."""
     max_retry_after: float = 60.0
     """Longest ``Retry-After`` to wait for, in seconds; a longer one raises at once (see ``retry_after``)."""
-    statuses: AbstractSet[int] = _RETRYABLE_STATUSES
-    """Statuses to retry: any subset of the default."""
+    statuses: AbstractSet[int] = _DEFAULT_STATUSES
+    """Statuses to retry: any of 408, 429, and 500 to 599, such as the 520 to 524 of some proxies."""
     on_retry: Callable[[Attempt], object] | None = None
     """Called with the failed attempt before its ``wait``. Exceptions that it raises are logged and ignored."""
 
@@ -196,8 +197,8 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
         except TypeError:
             raise ConfigurationError(f"RetryPolicy.statuses must be a set of statuses, not {self.statuses!r}") from None
         if unknown:
-            most, others = sorted(_RETRYABLE_STATUSES), sorted(unknown, key=str)
-            raise ConfigurationError(f"RetryPolicy.statuses can only narrow {most}; not retryable: {others}")
+            others = sorted(unknown, key=str)
+            raise ConfigurationError(f"RetryPolicy.statuses may have 408, 429, and 500 to 599, but not {others}")
         on_retry: object = self.on_retry
         if on_retry is not None and (not callable(on_retry) or is_async(on_retry)):
             raise ConfigurationError("RetryPolicy.on_retry must be a plain callable, not a coroutine function")
