@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import AsyncGeneratorType
-from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from friendli_async._callables import check_plain
 from friendli_async._core.held import Held
@@ -29,6 +29,9 @@ from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
 from friendli_async.bulk.sending import RowSender, RunState
 from friendli_async.options import is_count, plain_number
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # of the type checkers, nothing to install
 
 __all__ = ["Run", "run_all"]
 
@@ -77,6 +80,7 @@ def run_all(
 ) -> Run[Row, R]: ...
 
 
+@overload
 def run_all(
     rows: Iterable[Row] | AsyncIterable[Row] | Path,
     call: Callable[[Row], Awaitable[R]],
@@ -86,7 +90,21 @@ def run_all(
     key: Callable[[Row], str | int] | None = None,
     ordered: bool = False,
     on_progress: Callable[[Progress], object] | None = None,
-    reply_type: type[R] | None = None,
+    reply_type: TypeForm[R],
+    max_rejections: int | None = 10,
+) -> Run[Row, R]: ...
+
+
+def run_all(
+    rows: Iterable[Row] | AsyncIterable[Row] | Path,
+    call: Callable[[Row], Awaitable[R]],
+    *,
+    concurrency: int | Adaptive | None = None,
+    checkpoint: str | Path | None = None,
+    key: Callable[[Row], str | int] | None = None,
+    ordered: bool = False,
+    on_progress: Callable[[Progress], object] | None = None,
+    reply_type: Any = None,
     max_rejections: int | None = 10,
 ) -> Run[Row, R]:
     """Calls a coroutine function with every row, many at a time, and yields each outcome as soon as it is available.

@@ -27,4 +27,10 @@ async def use(client: AsyncFriendli) -> None:
         return len(row)
 
     assert_type(run_all(Path("rows.jsonl"), length), Run[Any, int])
+
+    async def either(row: int) -> ChatCompletion | str:
+        return str(row)
+
+    assert_type(run_all([1], either, reply_type=ChatCompletion | str), Run[int, ChatCompletion | str])
+    assert_type(run_all(Path("rows.jsonl"), either, reply_type=ChatCompletion | str), Run[int, ChatCompletion | str])
     run_all([1], ask)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]  # wrong row type
