@@ -619,7 +619,7 @@ class FailingObserver(Recorder):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
-async def test_failing_observer_is_logged_once_and_still_called(
+async def test_failing_observer_is_logged_once_per_method_and_still_called(
     server: FriendliServer, seen: Recorder, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     failing = FailingObserver(error)
@@ -630,15 +630,26 @@ async def test_failing_observer_is_logged_once_and_still_called(
             assert await read(open_stream(client))
     assert failing.reported == seen.reported
     assert len(failing.reported) > 10
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == len(set(failing.methods))
     assert "no good observer" in caplog.text
 
 
-async def test_each_failing_observer_is_logged_once(server: FriendliServer, caplog: pytest.LogCaptureFixture) -> None:
-    async with client_of(server.url, observers=[FailingObserver(), FailingObserver()]) as client:
+async def test_each_observer_is_logged_once_per_class_of_exception(
+    server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Observer):
+        def call_ended(self, event: CallEnded) -> None:
+            raise KeyError if event.error is None else ValueError
+
+    async with client_of(server.url, observers=[Failing(), Failing()]) as client:
         with caplog.at_level(logging.ERROR, logger="friendli_async"):
             await complete(client)
-    assert len(caplog.records) == 2
+            for _ in range(2):
+                server.enqueue(status(400))
+                with pytest.raises(BadRequestError):
+                    await complete(client)
+    logged = [record.exc_info[0] for record in caplog.records if record.exc_info is not None]
+    assert logged == [KeyError, KeyError, ValueError, ValueError]
 
 
 class ProgramExit(BaseException):

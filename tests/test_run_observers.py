@@ -585,7 +585,7 @@ async def test_content_of_tool_calls_goes_to_an_observer_that_asks_for_it(server
     assert "hush-" not in repr(contents)
 
 
-async def test_failing_observer_is_logged_once_and_changes_nothing(
+async def test_failing_observer_is_logged_once_per_method_and_changes_nothing(
     server: FriendliServer, seen: RunRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(RunRecorder):
@@ -599,7 +599,7 @@ async def test_failing_observer_is_logged_once_and_changes_nothing(
         assert (await start_run(client, weather).result()).reply.text == "x"
     assert failing.reported == seen.reported
     assert sorted(seen.reported) == sorted(ONE_TOOL)
-    assert [record.name for record in caplog.records] == ["friendli_async"]
+    assert [record.name for record in caplog.records] == ["friendli_async"] * len(set(map(type, failing.events)))
 
 
 @pytest.mark.parametrize("method", ["run_started", "tool_call_started", "tool_call_ended", "run_ended"])

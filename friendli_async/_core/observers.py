@@ -232,7 +232,8 @@ class Observer:
     """Receives the events of a client's calls and runs: ``AsyncFriendli(observers=[...])``.
 
     Override the methods of interest. They are called synchronously, in the call's own task, or where its stream is read
-    or closed, so they must not block. Their exceptions are logged, once per observer, and do not stop later events.
+    or closed, so they must not block. Their exceptions do not stop later events. They are logged: of each method, the
+    first of each class.
     Events for which no observer has a method are not made; which methods there are is looked up when the client is
     created.
 
@@ -288,14 +289,14 @@ class Observers:
         self._receivers: dict[str, tuple[tuple[int, Observer], ...]] = {
             method: tuple(member for member in numbered if _receives(member[1], method)) for method in METHODS
         }
-        self._failed: set[int] = set()
+        self._logged: set[tuple[int, str, type[BaseException]]] = set()
 
     def wants(self, method: str) -> bool:
         """Returns whether any observer has this method; else its events need not be made."""
         return bool(self._receivers[method])
 
     def notify(self, method: str, event: CallEvent | ObservedRunEvent) -> None:
-        """Passes an event to the observers with this method; logs the first exception of each."""
+        """Passes an event to the observers with this method; logs the first exception of each class."""
         for index, observer in self._receivers[method]:
             try:
                 getattr(observer, method)(event)
@@ -307,8 +308,9 @@ class Observers:
                 # like the caller's cancellation, of a stream that is already open and that nobody would close.
                 if not isinstance(error, Exception | asyncio.CancelledError):
                     raise
-                if index not in self._failed:
-                    self._failed.add(index)
+                failure = (index, method, type(error))
+                if failure not in self._logged:
+                    self._logged.add(failure)
                     logging.getLogger("friendli_async").exception(
                         "an observer raised an exception in %s; it stays registered", method
                     )
