@@ -297,14 +297,14 @@ class Job(Generic[Row, R]):
         self._out_of_order: dict[int, Outcome[Row, R]] | None = {} if ordered else None
         self._next_index = 0  # in ordered runs, the index of the next row to deliver
         self._rows_taken = self._outcomes_taken = 0
-        self._row_taker: asyncio.Task[None] | None = None
-        self._is_taking = False
+        self._row_taker: asyncio.Task[None] | None = None  # while it takes rows
         self._calls: set[asyncio.Task[None]] = set()
         self._shutdown: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._started_at = self._seconds = 0.0
+        self._started_at = 0.0
+        self._seconds = 0.0  # how long it took, once it is closed
         self._done = self._failed = self._resumed = 0
 
     # --- for the iterator ---
@@ -313,13 +313,12 @@ class Job(Generic[Row, R]):
         """Starts taking rows."""
         self._loop = running_loop()
         self._started_at = self._loop.time()
-        self._is_taking = True
         self._row_taker = asyncio.create_task(self._take_rows())
         self._row_taker.add_done_callback(self._after_taking)
 
     def is_finished(self) -> bool:
         """Whether no outcome is available, and none will be."""
-        return not (self.ready or self._calls or self._is_taking)
+        return not (self.ready or self._calls or self._row_taker)
 
     async def wait(self) -> None:
         """Waits for an outcome or the end."""
@@ -334,8 +333,10 @@ class Job(Generic[Row, R]):
 
     def progress(self) -> Progress:
         """Returns the progress so far."""
+        seconds, paused = self._seconds, 0.0
         if self._loop is not None and not self._state.closed:
-            self._seconds = self._loop.time() - self._started_at
+            now = self._loop.time()
+            seconds, paused = now - self._started_at, self._gate.pause(now)
         return Progress(
             done=self._done,
             failed=self._failed,
@@ -343,9 +344,9 @@ class Job(Generic[Row, R]):
             in_flight=len(self._calls),
             refused=self._sender.refused,
             tokens=self._sender.tokens,
-            seconds=self._seconds,
+            seconds=seconds,
             limit=self._gate.limit,
-            paused=0.0 if self._loop is None or self._state.closed else self._gate.pause(self._loop.time()),
+            paused=paused,
         )
 
     # --- taking rows ---
@@ -440,7 +441,7 @@ class Job(Generic[Row, R]):
         self._after_task(call, self._state.closed)
 
     def _after_taking(self, taker: asyncio.Task[None]) -> None:
-        self._is_taking = False
+        self._row_taker = None
         self._after_task(taker, self._state.stopped)
 
     def _after_task(self, task: asyncio.Task[None], was_ended: bool) -> None:
@@ -457,7 +458,7 @@ class Job(Generic[Row, R]):
             else:
                 if error is not None:
                     self._fail(error)
-        if not self._calls and not self._is_taking:
+        if not self._calls and self._row_taker is None:
             self._deliver_waiting()
         if not self._calls:
             self._changed.set()
@@ -558,10 +559,10 @@ class Job(Generic[Row, R]):
     def _start_shutdown(self) -> asyncio.Task[None] | None:
         """Returns the task that closes the run; None if it was never started."""
         if not self._state.closed:
-            self.progress()
             self._state.closed = True
             self.stop()
             if self._loop is not None:
+                self._seconds = self._loop.time() - self._started_at
                 self._changed.set()
                 self.abandon()
                 self._shutdown = asyncio.create_task(self._shut_down())
@@ -571,8 +572,8 @@ class Job(Generic[Row, R]):
         for call in self._calls:
             call.cancel()
         try:
-            if self._row_taker is not None:
-                await wait_done((self._row_taker, *self._calls))
+            if tasks := [task for task in (self._row_taker, *self._calls) if task is not None]:
+                await wait_done(tasks)
             aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
             if self._owns_rows and aclose is not None:
                 with self._scope.making_calls():
