@@ -203,28 +203,30 @@ class Adaptive:
         if self._rejections is not None and self._rejections.persist(self._limit):
             self._end(self._rejections, now)
         rejections = self._rejections
-        if rejections is not None:
-            rejections.number += 1
-            is_new = sent > rejections.last_at + _TOLERANCE
-            if is_new:
-                rejections.repeated = rejections.pause > 0.0
-                rejections.pause = min(_MAX_PAUSE, 2 * rejections.pause) if rejections.pause else self._first_pause()
-                rejections.few_in_flight |= in_flight <= max(1, self._accepted / 2)
-        elif is_new := sent >= self._decreased_at:
+        if rejections is None:
+            if sent < self._decreased_at:  # a late one, of rejections that have ended
+                self._hold(_seconds_or(self._first_pause(), retry_after), now)
+                return
+            is_new = True
             ceiling = self._limit if self._ceiling == math.inf else self._ceiling
             rejections = self._rejections = _Rejections(now, ceiling, self._first_pause())
             rejections.few_in_flight = in_flight <= max(1, self._accepted)
             rejections.rate_held_back = self._starts.is_limited and in_flight < int(self._limit)
             rejections.is_limit_known = self._accepted > 0 or not self._last_was_rate
-        pause = self._first_pause() if rejections is None else rejections.pause
-        if rejections is not None and is_new:
+        else:
+            rejections.number += 1
+            if is_new := sent > rejections.last_at + _TOLERANCE:
+                rejections.repeated = rejections.pause > 0.0
+                rejections.pause = min(_MAX_PAUSE, 2 * rejections.pause) if rejections.pause else self._first_pause()
+                rejections.few_in_flight |= in_flight <= max(1, self._accepted / 2)
+        if is_new:
             rejections.last_at = now
             rejections.may_be_rate |= is_rate_limit
             rejections.are_block |= rejections.pause >= _BLOCK
             self._decrease(self._shrink, now)
             self._ceiling = in_flight if in_flight > 1 else rejections.ceiling
-        wait = _seconds_or(pause, retry_after)
-        self._hold(max(wait, pause) if rejections is not None and rejections.repeated else wait, now)
+        wait = _seconds_or(rejections.pause, retry_after)
+        self._hold(max(wait, rejections.pause) if rejections.repeated else wait, now)
 
     def hold(self, retry_after: float | None, now: float) -> None:
         """Gives no permits for ``retry_after`` seconds from now, and keeps the limit; see ``refused``."""
