@@ -122,7 +122,7 @@ class StreamOpening(Generic[E, R, U]):
         run: RunReporter | None = None,
     ) -> None:
         self._engine = engine  # keeps the client open while the stream exists
-        self._call: Call[Any] | None = Call(engine, operation, arguments, "events", run)
+        self._call: Call[Any] = Call(engine, operation, arguments, "events", run)  # until the stream is open
         self.collector = collector
 
     async def open(self) -> OpenStream[E, R, U]:
@@ -132,7 +132,6 @@ class StreamOpening(Generic[E, R, U]):
             FriendliError: No attempt received an event.
         """
         call = self._call
-        assert call is not None, "opened once"
         exchange, reader, collector, head = await call.run(
             lambda exchange: call.read_first_event(exchange, self.collector())
         )
@@ -140,7 +139,7 @@ class StreamOpening(Generic[E, R, U]):
         opened = OpenStream(
             exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head, call.request_headers
         )
-        self._call = None  # releases the request body
+        del self._call  # releases the request body
         return opened
 
     def include_in(self, work: Work) -> None:
@@ -149,16 +148,13 @@ class StreamOpening(Generic[E, R, U]):
 
     def outcome_of(self, error: BaseException) -> Outcome:
         """Returns the outcome of an ``open`` that raised this error; observers were told the same."""
-        assert self._call is not None, "kept if opening failed"
         return self._call.outcome_of(error)
 
     def meta(self) -> Meta:
         """Returns the metadata of an ``open`` that failed."""
-        assert self._call is not None, "kept if opening failed"
         return self._call.meta()
 
     def interrupt(self, error: APIConnectionError, outcome: Outcome) -> Outcome:
         """Makes an ``open`` in progress raise the error, unless it was interrupted before; returns the outcome."""
-        assert self._call is not None, "kept until it is open"
         self._call.interrupt(error, outcome)
         return self._call.outcome_of(error)
