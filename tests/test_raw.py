@@ -282,7 +282,7 @@ async def test_relayed_data_is_not_buffered(server: FriendliServer, client: Asyn
     async for data in stream.raw():
         assert data
         assert stream._open is not None
-        kept.append((len(stream._open.reader.ready), stream._open.head))
+        kept.append((len(stream._open.reader.ready), stream._open.kept_bytes))
     assert set(kept) == {(0, b"")}
     assert (await stream.result()).text == "a" * 50
 

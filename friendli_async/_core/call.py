@@ -579,7 +579,7 @@ class Call(Generic[T]):
         decoder, limits = self._operation.decoder, self._engine.settings.limits
         self.clock.describe("the status has arrived, but no event")
         try:
-            reader, head = await read_first_event(exchange, collector, decoder, limits, self.stopwatch)
+            reader, kept = await read_first_event(exchange, collector, decoder, limits, self.stopwatch)
         except APIConnectionError as error:
             if type(error) is not APIConnectionError:  # a timeout keeps its class
                 raise
@@ -591,7 +591,7 @@ class Call(Generic[T]):
         exchange.streaming = True
         if self.reporter is not None and reader.ready:
             self.reporter.report("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
-        return exchange, reader, collector, head
+        return exchange, reader, collector, kept
 
 
 def _may_have_been_accepted(error: FriendliError) -> bool:

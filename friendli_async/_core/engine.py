@@ -132,12 +132,12 @@ class StreamOpening(Generic[E, R, U]):
             FriendliError: No attempt received an event.
         """
         call = self._call
-        exchange, reader, collector, head = await call.run(
+        exchange, reader, collector, kept = await call.run(
             lambda exchange: call.read_first_event(exchange, self.collector())
         )
         clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
         opened = OpenStream(
-            exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head, call.request_headers
+            exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, kept, call.request_headers
         )
         del self._call  # releases the request body
         return opened

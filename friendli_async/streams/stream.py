@@ -272,12 +272,12 @@ class EventStream(Generic[E]):
 
     def _begin_consuming(self, opened: OpenStream[E, Any, Any]) -> None:
         """Prepares for the first event: applies stop conditions to what was read while opening, and releases it."""
-        if opened.head != b"" and self._stop_conditions:
+        if opened.kept_bytes != b"" and self._stop_conditions:
             opened.apply_stop_conditions(self._stop_conditions, self._opening.collector())
         if self._read_mode == "raw()":
             opened.reads_bytes = True
         else:
-            opened.head = b""
+            opened.kept_bytes = b""
 
     # --- raw bytes -------------------------------------------------------------------------------------------------
 
@@ -291,7 +291,7 @@ class EventStream(Generic[E]):
         Raises:
             RuntimeError: The stream is already being read, or received too much before its first event.
         """
-        if self._open is not None and self._open.head is None:
+        if self._open is not None and self._open.kept_bytes is None:
             raise RuntimeError("the data before the first event is larger than the limit (Limits.event)")
         self._set_read_mode("raw()")
         return RawView(self, self._read_bytes)
@@ -303,8 +303,8 @@ class EventStream(Generic[E]):
             opened = self._open
             if opened is None:
                 opened = await self._open_to_read()
-            if opened is not None and (opened.outcome == "open" or opened.head != b""):
-                if opened.head != b"":
+            if opened is not None and (opened.outcome == "open" or opened.kept_bytes != b""):
+                if opened.kept_bytes != b"":
                     self._begin_consuming(opened)
                 if data := await opened.read():
                     return data
@@ -345,7 +345,7 @@ class EventStream(Generic[E]):
         assert opened is not None, "the response opens it first"
         if self._read_mode not in {None, "events"}:
             raise RuntimeError(f"the stream is already being read by {self._read_mode}")
-        if opened.outcome != "open" and opened.head == b"" and not opened.reader.ready:
+        if opened.outcome != "open" and opened.kept_bytes == b"" and not opened.reader.ready:
             self._check_interruption()
             raise RuntimeError(f"the stream has ended before the response started: {_SPENT}")
         opened.on_abort = on_abort
@@ -406,7 +406,7 @@ class EventStream(Generic[E]):
         opened = self._open
         if opened is None:
             return None
-        if opened.head != b"":
+        if opened.kept_bytes != b"":
             self._begin_consuming(opened)
             opened.on_abort = None if self._fanout is None else self._fanout.interrupt
         return opened.reader.ready
@@ -447,7 +447,7 @@ class EventStream(Generic[E]):
             raise TypeError(
                 "stop_when() takes one function: either predicate (of the text so far) or event= (of an event)"
             )
-        if self._open is not None and self._open.head == b"":
+        if self._open is not None and self._open.kept_bytes == b"":
             raise RuntimeError("the stream has already been read from: call stop_when() before reading, or use stop()")
         self._stop_conditions = (*self._stop_conditions, event)
         return self
@@ -474,7 +474,7 @@ class EventStream(Generic[E]):
             if opened is not None:
                 self._begin_consuming(opened)
             while opened is not None and opened.outcome == "open":
-                opened.head = b""
+                opened.kept_bytes = b""
                 opened.reader.ready.clear()
                 await opened.fill()
             if opened is None or opened.outcome not in _SUCCESSFUL_OUTCOMES:

@@ -44,24 +44,24 @@ async def read_first_event(
     data = await exchange.read()
     if not data.startswith(_STREAM_PREFIXES):  # nearly all streams do
         data = await _read_beginning(data, exchange, decoder, limits)
-    head: bytearray | None = bytearray(data)
+    kept: bytearray | None = bytearray(data)
     reader = EventReader(collector, limits.event, exchange.status, exchange.headers)
     reader.feed(data)
     stopwatch.read(len(data), len(reader.ready))
     while not reader.ready and not reader.has_ended:
         data = await exchange.read()
-        if head is not None:
-            head += data
-            if len(head) > limits.event:
-                head = None
+        if kept is not None:
+            kept += data
+            if len(kept) > limits.event:
+                kept = None
         reader.feed(data)
         stopwatch.read(len(data), len(reader.ready))
     if reader.failure is not None and not reader.ready:
         failure, reader.failure = Held(reader.failure), None
-        if isinstance(failure.error, StreamInterruptedError) and head and head.lstrip().startswith(b"{"):
-            failure = Held(not_a_stream(bytes(head), decoder, exchange.status, exchange.headers))
+        if isinstance(failure.error, StreamInterruptedError) and kept and kept.lstrip().startswith(b"{"):
+            failure = Held(not_a_stream(bytes(kept), decoder, exchange.status, exchange.headers))
         raise failure.take()
-    return reader, head
+    return reader, kept
 
 
 async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json.Decoder[Any], limits: Limits) -> bytes:

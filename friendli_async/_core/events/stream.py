@@ -45,8 +45,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     this stream. Nor does its timer reference it, only the exchange.
 
     Attributes:
-        head: The bytes of the reads up to the one that completed the first event, until an event is consumed or the
-            stream is closed; then b"". None if they were too many to keep. Also the bytes that had arrived when the
+        kept_bytes: The bytes of the reads up to the one that completed the first event, until an event is consumed or
+            the stream is closed; then b"". None if they were too many to keep. Also the bytes that had arrived when the
             exchange was aborted, if they may still be read.
         reads_bytes: Whether the bytes are read, and the events only decoded.
         request_headers: The headers of the request, whose token errors must not quote.
@@ -65,7 +65,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     _meta: Meta
     stopwatch: Stopwatch
     reporter: CallReporter | None
-    head: bytes | bytearray | None
+    kept_bytes: bytes | bytearray | None
     request_headers: Mapping[str, str]
     outcome: Outcome = "open"
     error: FriendliError | None = None
@@ -155,12 +155,12 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         """
         reader = self.reader
         data = b""
-        if self.head != b"":
-            data, self.head = self._whole_head(), b""
+        if self.kept_bytes != b"":
+            data, self.kept_bytes = self._all_kept_bytes(), b""
         if not data and not reader.has_ended:
             data = await self.fill(once=True)
-            if not data and self.head:  # it was aborted meanwhile
-                data, self.head = self._whole_head(), b""
+            if not data and self.kept_bytes:  # it was aborted meanwhile
+                data, self.kept_bytes = self._all_kept_bytes(), b""
         elif not data and self._lacks_line_end():
             data = await self._read_line_end()
         reader.ready.clear()
@@ -210,10 +210,10 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             FriendliError: Too many bytes arrived before the first event to be kept.
             Exception: What a stop condition raises.
         """
-        head = self._whole_head()
+        kept = self._all_kept_bytes()
         reader = self.reader.from_beginning(collector, stop_conditions)
         try:
-            reader.feed(head)
+            reader.feed(kept)
         except BaseException as error:
             self._fail_read(error)
             raise
@@ -221,13 +221,13 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         if reader.has_ended and not reader.lacks_line_end:
             self._release()
 
-    def _whole_head(self) -> bytes:
-        if self.head is None:
+    def _all_kept_bytes(self) -> bytes:
+        if self.kept_bytes is None:
             self.reader.ready.clear()  # not to be delivered: the bytes or stop conditions of these were asked for
             self._break(
                 Held(ResponseDecodeError("the data before the first event is larger than the limit (Limits.event)"))
             )
-        return bytes(self.head or b"")
+        return bytes(self.kept_bytes or b"")
 
     def settle(self) -> None:
         """Releases the connection when the reader has finished, and ends the stream when its events are consumed.
@@ -282,7 +282,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         error = problem.take()
         if self.outcome == "open":
             self._end_broken(error)
-        elif self.reader.ready or self.head:
+        elif self.reader.ready or self.kept_bytes:
             return
         del error  # not raised itself: it would form a cycle with its traceback and this frame
         if self.error is not None:
@@ -297,8 +297,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         if self.on_abort is not None:
             self.on_abort()
         arrived = self._read_arrived()
-        if self.head is not None and (self.head or self.reads_bytes):
-            self.head += arrived
+        if self.kept_bytes is not None and (self.kept_bytes or self.reads_bytes):
+            self.kept_bytes += arrived
         del arrived  # an observer may raise, and the traceback must not have bytes that may quote the token
         if self.reader.has_ended:
             self._end_as_read()
@@ -330,7 +330,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             waited_for: Whether another task is waiting for an event: the error is raised there.
         """
         self.reader.ready.clear()
-        self.head = b""
+        self.kept_bytes = b""
         if self.outcome != "open":
             return
         if outcome == "stopped":
