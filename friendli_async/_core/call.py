@@ -130,26 +130,27 @@ class Call(Generic[T]):
         accept: Accept,
         run: RunReporter | None = None,
     ) -> None:
-        self.reporter: CallReporter | None = None
-        self._run = run
         self._id = next(_call_ids)
-        self._server = ""
-        self.held = False
         self._engine = engine
         self._operation = operation
         self._arguments = arguments
         self._accept: Accept = accept
-        self._stream = accept == "events"
+        self._is_stream = accept == "events"
+        self._run = run
+        self.reporter: CallReporter | None = None
+        self.held = False  # a rate-limit hold pauses it
         self._interrupted_outcome: Outcome | None = None
-        self._attempts: list[Attempt] = []
+        self._attempts: list[Attempt] = []  # those that have ended
+        self._elapsed = 0.0  # seconds from the start of the call to the end of the last one
+        self._accepted = False  # the server may have accepted one: ``sent`` of the last error
+        self._replaced = False  # a dead pooled connection has been replaced, which is done once per call
+        self._recovered = False  # the recovery has succeeded: it is not asked again
+        # Of the last attempt:
+        self._server = ""
+        self.request_headers: Mapping[str, str] = {}
         self._status: int | None = None
         self._headers = _NO_HEADERS
-        self._elapsed = 0.0
-        self.request_headers: Mapping[str, str] = {}  # of the last attempt
-        self._accepted = False  # whether the server may have accepted an attempt: ``sent`` of the last error
         self._reply_started = False  # the body of a plain reply is being read
-        self._replaced = False  # a dead pooled connection has been replaced, which is done once per call
-        self._recovered = False
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -224,7 +225,7 @@ class Call(Generic[T]):
         """
         if self.clock.interruption is not None:
             return
-        if self._stream and outcome is None:
+        if self._is_stream and outcome is None:
             error, outcome = StreamInterruptedError(str(error), draining=error.draining), "cancelled"
         self._interrupted_outcome = outcome
         self.clock.interrupt(error)
@@ -383,7 +384,7 @@ class Call(Generic[T]):
     @property
     def _name(self) -> str:
         name = self._operation.name
-        return f"{name.rpartition('.')[0]}.stream" if self._stream else name
+        return f"{name.rpartition('.')[0]}.stream" if self._is_stream else name
 
     def _log(self, level: int, message: str, *arguments: object) -> None:
         """Logs a message, whose first placeholder is the method and path."""
@@ -530,7 +531,7 @@ class Call(Generic[T]):
         pace = self._engine.runtime.pace
         if pace.spent and self._engine.settings.pacing.obey is not None:
             pace.record_success()
-        if self._stream:
+        if self._is_stream:
             return  # the call ends with its stream
         self.stopwatch.stop()
         if self.reporter is not None:

@@ -129,7 +129,7 @@ class Run:
         self,
         first: ChatStream,
         transcript: Transcript,
-        calls: ToolRunner,
+        runner: ToolRunner,
         reporter: RunReporter | None,
         begin_work: Callable[[Work], None],
         answer: AnswerTool | None,
@@ -138,9 +138,9 @@ class Run:
         self._transcript = transcript
         self._begin_work = begin_work
         self._reporter = reporter
-        self._runner = calls
-        self._events = calls.events
-        self._work = Work(calls.interrupt)
+        self._runner = runner
+        self._events = runner.events
+        self._work = Work(runner.interrupt)
         self._is_waiting = False
         self._is_iterated = False
         self._is_unraised = False  # whether no read has raised the error that closed the run

@@ -81,7 +81,7 @@ def create_run(
         _add_answer(by_name, answer)
         sent = {**_REQUIRED, **sent}
     sent["tools"] = [to_request_tool(tool) for tool in by_name.values()]
-    calls = ToolRunner(by_name, settings, reporter, answer)
+    runner = ToolRunner(by_name, settings, reporter, answer)
     first = open_turn(messages, sent)  # validates them
     later = without_required_call(sent)
     if answer is not None:
@@ -89,7 +89,7 @@ def create_run(
     transcript = Transcript(open_turn, messages, later, settings)
     if settings.decisions is not None:
         first = open_turn(transcript.messages, sent)  # the results may have been in another order
-    return (Run if answer is None else ParsedRun[Any])(first, transcript, calls, reporter, begin_work, answer)
+    return (Run if answer is None else ParsedRun[Any])(first, transcript, runner, reporter, begin_work, answer)
 
 
 def _settings_of(options: Mapping[str, object]) -> RunSettings:

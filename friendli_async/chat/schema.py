@@ -437,8 +437,8 @@ class _Rewriter:
         if "prefixItems" in schema and schema.get("items") is False:  # msgspec 0.21; llama.cpp rejects it
             del schema["items"]
         if schema.get("format") == "duration":
-            schema = {**schema, "pattern": _DURATION}
             del schema["format"]
+            schema["pattern"] = _DURATION
         if self._strict and "format" in schema:
             schema["format"] = str(schema["format"]).rstrip("0123456789")  # pydantic has uuid1 to uuid8
             if schema["format"] not in _FORMATS:

@@ -125,14 +125,14 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         if self.outcome != "open" and problem is None:  # bytes arrived in the same loop iteration as aclose()
             ready.clear()
             problem = Held(StreamInterruptedError("the stream was closed"))
-        data = data or b"" if once and problem is None else b""  # no frame of an error holds it: it may quote the token
+        data = data if once and problem is None else None  # no frame of an error holds it: it may quote the token
         if problem is not None:
             self._break(problem)  # returns if it is complete, or was stopped
         elif reader.has_ended and not once:
             self.settle()
         if self.stopwatch.first_text_at is None and self.collector.has_text:
             self.stopwatch.record_first_text()
-        return data
+        return data or b""
 
     def _fail_read(self, error: BaseException) -> None:
         if isinstance(error, Exception):
