@@ -92,7 +92,7 @@ _WORDS: Final = frozenset({"text", "thinking", "signature"})
 class _BlockParts:
     """Accumulates the deltas of one content block."""
 
-    def __init__(self, start: ContentBlock | None = None) -> None:
+    def __init__(self, start: ContentBlock | None) -> None:
         self.start = start
         self.has_ended = False
         self.text: list[str] = []

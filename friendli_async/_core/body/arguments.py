@@ -299,7 +299,7 @@ def _value_at(values: Any, path: str) -> object:
     return cast("object", values)
 
 
-def _conversion_hint(value: object, where: str = "") -> str:
+def _conversion_hint(value: object, where: str) -> str:
     """Returns how to convert a value to JSON, as the end of an error message."""
     if callable(value):  # a type or a function
         return _CALLABLES.get(where.partition("[")[0], "")

@@ -51,8 +51,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
     own = _own_fields(kind)
     if _ERROR_MARK in data or _FAIL_MARK in data or _SUCCESS_MARK in data:
         value: object = json_or_none(data, headers)
-        fields = as_object(value)
-        if declares_error(value, own) or wraps_error(fields):
+        if declares_error(value, own) or wraps_error(as_object(value)):
             raise _error_in_reply(value, data, decoder, status, headers)
     try:
         reply = decode(data, decoder, headers)
@@ -68,10 +67,9 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
             return reply
         value = json_or_none(data, headers)
         fields = as_object(value)
-        is_error = _shows_error_without_answer(fields, own) if is_certain else _is_error_reply(value, own)
-        if not is_error:
-            if is_certain:
-                return _move_answers(reply, fields, data, decoder)
+        if is_certain and not _shows_error_without_answer(fields, own):
+            return _move_answers(reply, fields, data, decoder)
+        if not is_certain and not _is_error_reply(value, own):
             _check_reply(reply, fields, data, own)
             return reply
     raise _error_in_reply(value, data, decoder, status, headers)
