@@ -113,7 +113,6 @@ class Run:
         "_error",
         "_events",
         "_is_iterated",
-        "_is_unraised",
         "_is_waiting",
         "_read_task",
         "_reply",
@@ -122,6 +121,7 @@ class Run:
         "_runner",
         "_stream",
         "_transcript",
+        "_was_interrupted",
         "_work",
     )
 
@@ -143,7 +143,7 @@ class Run:
         self._work = Work(runner.interrupt)
         self._is_waiting = False
         self._is_iterated = False
-        self._is_unraised = False  # whether no read has raised the error that closed the run
+        self._was_interrupted = False  # a cancelled read closed it, and no read has raised that yet
         self._error: FriendliError | None = None
         self._result: RunResult | None = None
         self._read_task: asyncio.Task[ChatChunk | None] | None = None
@@ -219,16 +219,16 @@ class Run:
         Idempotent; may be called from any task of the run's event loop. A task that is waiting for an event gets
         StreamInterruptedError.
         """
-        self._is_unraised = False
+        self._was_interrupted = False
         self._events.clear()
         await self._close(StreamInterruptedError("the run was closed before it was complete"), "cancelled")
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error."""
-        self._is_unraised = self._state == "open"
+        self._was_interrupted = self._state == "open"
         await self._close(error, _outcome_of(error))
         if not isinstance(error, asyncio.CancelledError):
-            self._is_unraised = False
+            self._was_interrupted = False
 
     async def _close(self, error: BaseException, outcome: Outcome) -> None:
         """Closes the stream, cancels the tools and waits for them; an open run stores and reports the error."""
@@ -281,14 +281,14 @@ class Run:
             StreamInterruptedError: A cancelled read has closed it.
         """
         if self._state != "open" and not self._events:
-            self._check_unraised()
+            self._check_interruption()
             raise RuntimeError("the run has ended before the response started: it was finished, or closed")
         work.include(self._work)
 
     def _check_complete(self) -> None:
         """Raises the error that ended the run early: iteration just ends if another task has closed it."""
         if self._state != "done":
-            raise self._copy_error()
+            raise self._final_error()
 
     # --- iterating -------------------------------------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ class Run:
         """
         await self._exclusively(self._run_to_end)
         if self._result is None:
-            raise self._copy_error()
+            raise self._final_error()
         return self._result
 
     async def _exclusively(self, wait: Callable[[], Awaitable[None]]) -> None:
@@ -341,12 +341,12 @@ class Run:
         while not self._events and self._state == "open":
             await self._advance()
         if not self._events:
-            self._check_unraised()
+            self._check_interruption()
 
-    def _check_unraised(self) -> None:
-        """Raises the error that closed the run if no read has: it must not seem to end normally."""
-        if self._is_unraised:
-            raise self._copy_error()
+    def _check_interruption(self) -> None:
+        """Raises if a cancelled read closed the run, and no read has: that must not look like a normal end."""
+        if self._was_interrupted:
+            raise self._final_error()
 
     async def _run_to_end(self) -> None:
         while self._state == "open":
@@ -354,7 +354,7 @@ class Run:
             await self._advance()
         self._events.clear()
 
-    def _copy_error(self) -> FriendliError:
+    def _final_error(self) -> FriendliError:
         assert self._error is not None, self._state
         return copy.copy(self._error)
 
@@ -373,7 +373,7 @@ class Run:
         else:
             await self._begin_next_turn()
         if self._state == "closed":  # closed by another task meanwhile
-            raise self._copy_error()
+            raise self._final_error()
 
     async def _begin_next_turn(self) -> None:
         turn = self._transcript.next_turn()
