@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast, get_args
 
 import msgspec
@@ -140,13 +140,14 @@ def _has_more(assembled: Response, final: Response) -> bool:
         return True
     if [item.type for item in assembled.output] != [item.type for item in final.output]:
         return False
-    pairs = zip(assembled.output, final.output, strict=True)
-    return any(new and not old for pair in pairs for new, old in zip(*map(_contents, pair), strict=True))
+    return any(new and not old for new, old in zip(_contents(assembled), _contents(final), strict=True))
 
 
-def _contents(item: OutputItem) -> tuple[str | None, ...]:
-    refusal = join_text(part.refusal or "" for part in item.content or ())
-    return item.text, item.reasoning, item.arguments, item.input, refusal
+def _contents(response: Response) -> Iterator[str | None]:
+    """Yields the content of each kind of each item."""
+    for item in response.output:
+        yield from (item.text, item.reasoning, item.arguments, item.input)
+        yield join_text(part.refusal or "" for part in item.content or ())
 
 
 class Wording:
