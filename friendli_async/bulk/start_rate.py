@@ -138,7 +138,7 @@ class StartRate:
         faster = self._rate * (1.0 + _GROWTH * seconds / _MINUTE * 2.0 ** (self._growing / _MINUTE))
         if self._rate < self._measured:
             self._rate = min(self._measured, self._rate * (1.0 + _CATCH_UP))
-        elif self._rate < bound and faster >= bound:
+        elif self._rate < bound <= faster:
             self._rate, self._growing = bound, 0.0
         elif self._rate != bound or may_probe:
             self._rate = faster

@@ -34,7 +34,6 @@ __all__: list[str] = []
 
 _SET_EACH_TURN: Final = frozenset({"messages", "tools"})
 _NOT_SENT: Final = frozenset({*RunSettings.__struct_fields__, "strict"})
-_REQUIRED: Final = {"tool_choice": "required"}  # the answer is a call, too
 
 
 MakeAnswer = Callable[[bool], "AnswerTool"]
@@ -76,16 +75,14 @@ def create_run(
     if answer is not None and "response_format" in extra_body_of(options):
         raise TypeError("parse_run() does not accept 'response_format': it is derived from the type")
     by_name = _index_by_name(tools)
-    sent = {name: value for name, value in options.items() if name not in _NOT_SENT}
     if answer is not None:
         _add_answer(by_name, answer)
-        sent = {**_REQUIRED, **sent}
+    forced = {} if answer is None else {"tool_choice": "required"}  # in each turn: the answer is a call, too
+    sent = {**forced, **{name: value for name, value in options.items() if name not in _NOT_SENT}}
     sent["tools"] = [to_request_tool(tool) for tool in by_name.values()]
     runner = ToolRunner(by_name, settings, reporter, answer)
     first = open_turn(messages, sent)  # validates them
-    later = without_required_call(sent)
-    if answer is not None:
-        later = {**_REQUIRED, **later}
+    later = {**forced, **without_required_call(sent)}
     transcript = Transcript(open_turn, messages, later, settings)
     if settings.decisions is not None:
         first = open_turn(transcript.messages, sent)  # the results may have been in another order
