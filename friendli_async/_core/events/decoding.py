@@ -239,7 +239,7 @@ class ChunkDialect(Dialect[E], kw_only=True):
     shape: frozenset[str] = frozenset()
     """The fields that all events of further kinds have, and chunks do not."""
 
-    def _kind(self, name: str | None, fields: Fields) -> Any:
+    def _struct_of(self, name: str | None, fields: Fields) -> Any:
         """Returns the struct of an event: that of a further kind, or the chunk."""
         if self._has_content(name, fields):
             return self.events  # whatever its name
@@ -252,19 +252,19 @@ class ChunkDialect(Dialect[E], kw_only=True):
         return bool(self.shape) and self.shape <= fields.keys()
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
-        kind = self._kind(name, fields)
-        if kind is self.events:
+        struct = self._struct_of(name, fields)
+        if struct is self.events:
             # A chunk has no message: a message means an error, as in the vendor's own client.
             message = fields.get("message")
             has_message = name is None and bool(message) and not is_success_word(message)
             is_declared = declares_error if not self._has_content(name, fields) else carries_error
             return has_message or is_declared(fields)
         # A tool's status may have an error of its own while the reply continues.
-        known = kind.__struct_encode_fields__
+        known = struct.__struct_encode_fields__
         return declares_error(fields, known) and not self._is_nonfatal_error(name, fields, known)
 
     def _shows_error_without_content(self, name: str | None, fields: Fields) -> bool:
-        return self._kind(name, fields) is self.events and shows_error_without_content(fields)
+        return self._struct_of(name, fields) is self.events and shows_error_without_content(fields)
 
     def _is_unknown(self, event: E) -> bool:
         chunk: Any = event
@@ -282,7 +282,7 @@ class ChunkDialect(Dialect[E], kw_only=True):
         return name is None
 
     def _is_recognized(self, name: str | None, fields: Fields) -> bool:
-        if self._has_content(name, fields) or self._kind(name, fields) is not self.events:
+        if self._has_content(name, fields) or self._struct_of(name, fields) is not self.events:
             return True
         return has_value(fields, self.content) and not shows_error_beside(fields)
 
@@ -292,7 +292,7 @@ class ChunkDialect(Dialect[E], kw_only=True):
     def _build_payload(self, name: str | None, fields: Fields) -> E:
         if is_blank(fields.get("error")):
             fields.pop("error", None)
-        return cast("E", convert(fields, self._kind(name, fields)))
+        return cast("E", convert(fields, self._struct_of(name, fields)))
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
         if name is None and not has_value(fields, _names_of_fields(fields) - METADATA - self.content):
