@@ -109,7 +109,7 @@ _TRANSCRIBE: Final = inference("audio.transcribe", "POST /v1/audio/transcription
 
 
 def _arguments(method: str, required: Mapping[str, object], file: object, options: Mapping[str, object]) -> Arguments:
-    given, extra, query = _PARAMETERS.take(method, required, options)
+    given, extra, query = _PARAMETERS.checked_parts(method, required, options)
     source = source_of(file, "file")
     filename = cast("str | None", given.pop("filename", None)) or source.name or f"audio{_suffix(source)}"
     content_type = cast("str | None", given.pop("content_type", None)) or content_types.by_name(filename)

@@ -156,7 +156,7 @@ async def _arguments(
     control = given.get("control_images")
     if control is not None:
         given["control_images"] = None
-    parameters.take(method, {name: value for name, value in required.items() if name != "image"}, given)
+    parameters.checked_parts(method, {name: value for name, value in required.items() if name != "image"}, given)
     if "image" in required:
         required = {**required, "image": await _encode_images(required["image"], "image")}
     if control is not None:

@@ -127,5 +127,5 @@ class Models(Resource):
         Returns:
             The models in ``data``, with ``meta``.
         """
-        _, _, query = _PARAMETERS.take("list", {}, options)
+        _, _, query = _PARAMETERS.checked_parts("list", {}, options)
         return await self._engine.call(_LIST, Arguments(query=query))

@@ -10,8 +10,8 @@ The path of a request
 =====================
 
 1. A method of an API (``chat.resource.Chat.complete``) checks and encodes its arguments: ``body.arguments``
-   (``Parameters.encode``; for a form, ``take`` checks them) gives ``Arguments``, or ``ForeignArguments`` for a URL
-   outside of the API. Invalid arguments raise ``TypeError`` or ``ValueError`` here, before any I/O.
+   (``Parameters.encode``; for a form, ``checked_parts`` checks them) gives ``Arguments``, or ``ForeignArguments`` for a
+   URL outside of the API. Invalid arguments raise ``TypeError`` or ``ValueError`` here, before any I/O.
 2. ``engine.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
    ``Engine.opening`` returns a ``StreamOpening``, whose call runs when the stream is first used.
 3. ``call.Call.run`` is the retry loop: build, attempt, evaluate, wait. Each attempt runs inside

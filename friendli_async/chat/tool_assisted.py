@@ -257,7 +257,7 @@ class ToolAssistedCall:
     def __init__(self, engine: Engine, body: Mapping[str, object]) -> None:
         check_values(body, _Body, _BODY)
         streams = to_builtins(body.get("stream")) is not False
-        sent = _PARAMETERS.prepared(body)
+        sent = _PARAMETERS.converted(body)
         # The original form accepted null for these; the latest one omits them.
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)
         self._engine = engine

@@ -303,7 +303,7 @@ def _body_arguments(
 
     ``path`` has the parameters of the operation's path.
     """
-    given, extra, query = parameters.take(method, required, options)
+    given, extra, query = parameters.checked_parts(method, required, options)
     sent = {_camel(name): value for name, value in given.items()}
     return Arguments(encode_body({**sent, **extra}), query, path_parameters(**path))
 

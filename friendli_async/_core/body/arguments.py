@@ -171,7 +171,7 @@ class Parameters:
         fields = [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
         return prepared(msgspec.defstruct("Arguments", fields))
 
-    def prepared(self, given: Mapping[str, object]) -> dict[str, object]:
+    def converted(self, given: Mapping[str, object]) -> dict[str, object]:
         """Returns the given values, converted to what is sent."""
         sent = {**given}
         for name, convert in self._sent.items():
@@ -190,7 +190,7 @@ class Parameters:
     def checked(self, method: str, required: Mapping[str, object], options: Mapping[str, object]) -> dict[str, object]:
         """Checks a method's arguments; see ``encode``. Returns them converted to what is sent."""
         check_keywords(options, self._options.__annotations__, method, required)
-        given = self.prepared({**required, **options})
+        given = self.converted({**required, **options})
         self.check(given)
         return given
 
@@ -213,11 +213,11 @@ class Parameters:
             TypeError: The method has no such keyword.
             ValueError: A value has the wrong type or is not JSON; the message has its path.
         """
-        given, extra, query = self.take(method, required, options)
+        given, extra, query = self.checked_parts(method, required, options)
         body = {**given, **fixed, **extra}
         return Arguments(encode_body(body), query, model=model_of(body))
 
-    def take(
+    def checked_parts(
         self, method: str, required: Mapping[str, object], options: Mapping[str, object]
     ) -> tuple[dict[str, object], Mapping[str, object], str]:
         """Checks a method's arguments as ``encode`` does, but does not encode the body.
