@@ -80,7 +80,7 @@ def test_gap_percentiles_are_within_two_percent(steps: list[float]) -> None:
     moments = list(accumulate([clock.now + 5, *steps]))
     for moment in moments:
         clock.now = moment
-        watch.read(10, 1)
+        watch.record_read(10, 1)
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     timing = watch.timing(None)
     assert timing.gap_max == max(gaps)
@@ -96,7 +96,7 @@ def test_stopwatch_memory_is_bounded_and_counts_every_gap() -> None:
     watch = Stopwatch(clock)
     for number in range(5000):
         clock.now += 0.5 if number % 10 else 2.0
-        watch.read(10, 1)
+        watch.record_read(10, 1)
     assert len(watch._read_times) < 600
     timing = watch.timing(None)
     assert (timing.events, timing.bytes, timing.gap_max) == (5000, 50_000, 2.0)
@@ -116,7 +116,7 @@ def test_counts_and_event_times(reads: list[tuple[float, int, int]], tokens: int
     moments: list[float] = []
     for seconds, size, events in reads:
         clock.now += seconds
-        watch.read(size, events)
+        watch.record_read(size, events)
         if events:
             moments.append(clock.now - 1000.0)
     timing = watch.timing(tokens)
@@ -138,7 +138,7 @@ def test_zero_length_gaps_are_counted() -> None:
     clock = ManualClock()
     watch = Stopwatch(clock)
     for _ in range(3):
-        watch.read(1, 1)
+        watch.record_read(1, 1)
     timing = watch.timing(5)
     assert (timing.gap_p50, timing.gap_p95, timing.gap_max) == (0.0, 0.0, 0.0)
     assert timing.tokens_per_second is None

@@ -426,7 +426,7 @@ class Call(Generic[T]):
             return
         while (hold := pace.active_hold(self._limit_scope, self.clock.now())) is not None:
             began, left = self.clock.now(), self.clock.time_left()
-            wait, waited = hold.wait(began), self.stopwatch.queued
+            wait, waited = hold.delay(began), self.stopwatch.queued
             limit = hold.exceeded_limit(settings.retry, began, waited)
             if limit is None and left is not None and wait >= left:
                 limit = "total"
@@ -545,7 +545,7 @@ class Call(Generic[T]):
         self._reply_started = True
         self.clock.describe("the status has arrived, but not the whole reply")
         data = await exchange.read_all(self._engine.settings.limits.reply)
-        self.stopwatch.read(len(data), 1)
+        self.stopwatch.record_read(len(data), 1)
         reply = decode_reply(data, self._operation.decoder, exchange.status, exchange.headers)
         if self._operation.failure_of is not None:
             failure = self._operation.failure_of(reply, exchange.status, exchange.headers)
@@ -568,7 +568,7 @@ class Call(Generic[T]):
         await sink.begin(int(length) if is_known else None)
         self.clock.phase("idle", "no data of the download")
         while data := await exchange.read():
-            self.stopwatch.read(len(data), 0)
+            self.stopwatch.record_read(len(data), 0)
             await sink.write(data)
             self.clock.phase("idle", "no data of the download")
         exchange.finish()

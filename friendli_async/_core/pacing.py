@@ -60,7 +60,7 @@ class Hold(NamedTuple):
         """Returns the seconds left; 0 once it is over."""
         return max(0.0, min(self.until - now, self.seconds))
 
-    def wait(self, now: float) -> float:
+    def delay(self, now: float) -> float:
         """Returns what is left of the ``Retry-After``: a call that waits at all waits for so long."""
         return self.remaining(now) + self.retry_after - self.seconds
 
@@ -74,10 +74,10 @@ class Hold(NamedTuple):
             now: The time of the call's loop.
             waited: The seconds that earlier holds have made it wait.
         """
-        wait = self.wait(now)
-        if wait > policy.max_retry_after:
+        delay = self.delay(now)
+        if delay > policy.max_retry_after:
             return "max_retry_after"
-        if wait + waited > policy.max_attempts * policy.max_retry_after:
+        if delay + waited > policy.max_attempts * policy.max_retry_after:
             return "max_attempts times max_retry_after"
         return None
 

@@ -50,7 +50,7 @@ class Stopwatch:
         if self._read_times:
             self.first_text_at = self._read_times[-1]
 
-    def read(self, size: int, events: int) -> None:
+    def record_read(self, size: int, events: int) -> None:
         """Records a read: its size in bytes, and the number of events that it completed."""
         self._bytes += size
         if events:

@@ -121,7 +121,7 @@ class Adaptive:
 
     def pause(self, now: float) -> float:
         """Returns the seconds until the next call may start, if the limit allows it; 0 if it may now."""
-        return max(0.0, self._paused_until - now, self._starts.wait(now))
+        return max(0.0, self._paused_until - now, self._starts.delay(now))
 
     def acquire(self, now: float) -> bool:
         """Takes a permit for one call. Returns False if the limit is reached or a pause is active.
@@ -129,7 +129,7 @@ class Adaptive:
         Args:
             now: Seconds on a monotonic clock; the same clock in all methods.
         """
-        if self._in_flight >= int(self._limit) or now < self._paused_until or self._starts.wait(now) > 0:
+        if self._in_flight >= int(self._limit) or now < self._paused_until or self._starts.delay(now) > 0:
             return False
         self._in_flight += 1
         self._starts.start(now, self._in_flight, self._spacing())

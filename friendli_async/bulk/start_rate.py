@@ -51,7 +51,7 @@ class StartRate:
         """Whether calls are started at a limited rate."""
         return self._rate < math.inf
 
-    def wait(self, now: float) -> float:
+    def delay(self, now: float) -> float:
         """Returns the seconds until the next call may start; 0 or less if it may start now."""
         return self._next - now
 

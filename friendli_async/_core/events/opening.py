@@ -47,7 +47,7 @@ async def read_first_event(
     kept: bytearray | None = bytearray(data)
     reader = EventReader(collector, limits.event, exchange.status, exchange.headers)
     reader.feed(data)
-    stopwatch.read(len(data), len(reader.ready))
+    stopwatch.record_read(len(data), len(reader.ready))
     while not reader.ready and not reader.has_ended:
         data = await exchange.read()
         if kept is not None:
@@ -55,7 +55,7 @@ async def read_first_event(
             if len(kept) > limits.event:
                 kept = None
         reader.feed(data)
-        stopwatch.read(len(data), len(reader.ready))
+        stopwatch.record_read(len(data), len(reader.ready))
     if reader.failure is not None and not reader.ready:
         failure, reader.failure = Held(reader.failure), None
         if isinstance(failure.error, StreamInterruptedError) and kept and kept.lstrip().startswith(b"{"):

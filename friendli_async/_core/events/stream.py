@@ -111,7 +111,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
                     problem = Held(error)
                     break
                 reader.feed(data)
-                self.stopwatch.read(len(data), len(ready))
+                self.stopwatch.record_read(len(data), len(ready))
                 if once:
                     clock.carry_over(rest=not ready, waited=waiting)
                     break
@@ -194,7 +194,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             reader.ready.clear()
             self.settle()
             raise
-        self.stopwatch.read(len(data), 0)
+        self.stopwatch.record_read(len(data), 0)
         return data
 
     def apply_stop_conditions(
@@ -359,7 +359,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             while not reader.has_ended and (data := self.exchange.take_arrived()):
                 queued = len(ready)
                 reader.feed(data)
-                self.stopwatch.read(len(data), len(ready) - queued)
+                self.stopwatch.record_read(len(data), len(ready) - queued)
                 pieces.append(data)
         if self.stopwatch.first_text_at is None and self.collector.has_text:
             self.stopwatch.record_first_text()
