@@ -31,7 +31,7 @@ from friendli_async._core.observers import (
     Connected,
     FirstEvent,
 )
-from friendli_async._core.pacing import Hold, LimitScope, is_rejected_by_load, jitter, report_rejection
+from friendli_async._core.pacing import Hold, LimitScope, exceeded_limit, is_rejected_by_load, jitter, report_rejection
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.reporting import (
     OUT_OF_BUDGET,
@@ -427,10 +427,7 @@ class Call(Generic[T]):
         while (hold := pace.active_hold(self._limit_scope, self.clock.now())) is not None:
             began, left = self.clock.now(), self.clock.time_left()
             wait, waited = hold.delay(began), self.stopwatch.queued
-            limit = hold.exceeded_limit(settings.retry, began, waited)
-            if limit is None and left is not None and wait >= left:
-                limit = "total"
-            if limit is not None:
+            if (limit := exceeded_limit(wait, waited, settings.retry, left)) is not None:
                 message = "%s: rate limit: not sent, %.2f s more after another call's %d exceed %s"
                 self._log(logging.INFO, message, wait, hold.status, limit)
                 raise hold.to_error(wait, waited, limit, self.meta())

@@ -64,41 +64,42 @@ class Hold(NamedTuple):
         """Returns what is left of the ``Retry-After``: a call that waits at all waits for so long."""
         return self.remaining(now) + self.retry_after - self.seconds
 
-    def exceeded_limit(self, policy: RetryPolicy, now: float, waited: float) -> str | None:
-        """Returns the limit that a call would exceed by waiting, or None.
-
-        Before it is sent, a call waits for no longer than one that is sent and rejected in each of its attempts.
-
-        Args:
-            policy: The policy of the call.
-            now: The time of the call's loop.
-            waited: The seconds that earlier holds have made it wait.
-        """
-        delay = self.delay(now)
-        if delay > policy.max_retry_after:
-            return "max_retry_after"
-        if delay + waited > policy.max_attempts * policy.max_retry_after:
-            return "max_attempts times max_retry_after"
-        return None
-
-    def to_error(self, wait: float, waited: float, bound: str, meta: Meta) -> APIStatusError:
+    def to_error(self, wait: float, waited: float, limit: str, meta: Meta) -> APIStatusError:
         """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call.
 
         Args:
             wait: The seconds that the call would have to wait.
             waited: The seconds that earlier holds have made it wait.
-            bound: The name of the limit that is exceeded.
+            limit: The name of the limit that is exceeded.
             meta: The metadata of the call.
         """
         after = f", after {waited:.1f} s of waiting" if waited else ""
         error = status_class(self.status)(
-            f"not sent: a rate limit asks to wait for {wait:.1f} s more{after}, longer than {bound} allows "
+            f"not sent: a rate limit asks to wait for {wait:.1f} s more{after}, longer than {limit} allows "
             f"(response to an earlier call: {self.message})",
             status_code=self.status,
             retry_after=wait,
         )
         error.meta = meta
         return error
+
+
+def exceeded_limit(wait: float, waited: float, policy: RetryPolicy, time_left: float | None) -> str | None:
+    """Returns the limit that a call would exceed by waiting for a hold, or None.
+
+    Before it is sent, a call waits for no longer than one that is sent and rejected in each of its attempts.
+
+    Args:
+        wait: The seconds that the call would have to wait.
+        waited: The seconds that earlier holds have made it wait.
+        policy: The policy of the call.
+        time_left: The seconds until its total timeout, or None.
+    """
+    if wait > policy.max_retry_after:
+        return "max_retry_after"
+    if wait + waited > policy.max_attempts * policy.max_retry_after:
+        return "max_attempts times max_retry_after"
+    return "total" if time_left is not None and wait >= time_left else None
 
 
 class Pace:
