@@ -45,7 +45,7 @@ class EventSender:
         self._scope: asyncio.Timeout | None = None  # of ``run``: ends its work
         self._last = 0.0  # when the last message was passed to the server
         self._is_sending = False
-        self._is_stuck = False
+        self._is_stuck = False  # the browser does not read, which ends the work
         self._ping: asyncio.Task[None] | None = None
         self._failure: Held[Exception] | None = None  # of a ping
         self._timer: asyncio.Handle | None = None

@@ -50,10 +50,10 @@ class _Deadline:
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self.now: Callable[[], float] = monotonic if own else loop.time
         self.when: float | None = None
-        self._handle: asyncio.Handle | None = None
-        self._timer_at = 0.0
-        self._turns = 0
-        self._was_blocked = False
+        self._handle: asyncio.Handle | None = None  # of the timer, or of the next grace turn
+        self._timer_at = 0.0  # when it fires: maybe before the deadline, which may have been moved
+        self._turns = 0  # of grace, since the deadline has passed
+        self._was_blocked = False  # the event loop, when the deadline passed
 
     def reschedule(self, when: float | None) -> None:
         """Moves the deadline. An earlier timer is kept: when it fires, it finds that the deadline has not passed."""

@@ -110,21 +110,21 @@ class AiohttpExchange:
         self.streaming: bool = False
         self.on_abort: Callable[[FriendliError], None] | None = None
         self.content: aiohttp.StreamReader = response.content
-        self._pool: Pool | None = pool
+        self._pool: Pool | None = pool  # until ``_detach``
         self._response = response
         self._inflate = inflater(", ".join(response.headers.getall("Content-Encoding", ())))
         self._readable = True  # data may have arrived since the last take
-        self._pending: bytes | None = None
+        self._pending: bytes | None = None  # to be taken next: not, or no longer, in aiohttp's buffer
         self._waiter: asyncio.Future[None] | None = None  # waits for data; once finished, for the body's end
         self._abort_error: FriendliError | None = None
-        self._finish_timer: asyncio.TimerHandle | None = None
+        self._finish_timer: asyncio.TimerHandle | None = None  # while it waits for the body's end
         connection = response.connection
         protocol = None if connection is None else connection.protocol
         self._protocol = protocol if isinstance(protocol, PooledProtocol) and self._inflate is None else None
         # The common plain call: the whole reply arrived in one read, so its connection is already back in the pool.
         whole = connection is None and self._inflate is None and self.content.is_eof()
         self._uses_readany = self._protocol is None and not whole
-        self._closed: asyncio.Future[None] | None = None
+        self._closed: asyncio.Future[None] | None = None  # of a connection that does not notify this
         if self._protocol is not None:
             self._protocol.exchange = self
         elif protocol is not None:
