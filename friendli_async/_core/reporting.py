@@ -140,6 +140,11 @@ class CallReporter:
     """Reports one call to a client's observers, if any, as part of its ``run`` if it is a turn; and to a usage limit.
 
     ``fields`` are those of every event.
+
+    Attributes:
+        wants_content: Whether an observer wants the request and the reply.
+        attempt: The number of the attempt; 0 before the first.
+        attempting: Whether its end is still to be reported.
     """
 
     def __init__(
@@ -163,7 +168,7 @@ class CallReporter:
         }
         self.attempt = 0
         self.attempting = False
-        self.ended = False
+        self._ended = False
         if run is not None:
             run.start_call(call_id)
 
@@ -193,9 +198,9 @@ class CallReporter:
         ``head`` is an object with the reply's ``id`` and ``model``; ``reply``, needed if ``wants_content``, is the
         reply.
         """
-        if self.ended:
+        if self._ended:
             return
-        self.ended = True
+        self._ended = True
         if self._limit is not None and (usage is not None or 200 <= (meta.status or 0) < 300):
             self._limit.end_answer(usage, is_complete=outcome == "done")
         try:
