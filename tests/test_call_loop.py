@@ -577,7 +577,7 @@ async def test_interrupt_in_any_turn_around_a_timeout_or_a_change_of_phase_ends_
         connected(dial)
         await asyncio.sleep(20.0)
         for _ in range(6):  # as for a redirect: the limit gets shorter
-            dial.clock.phase("connect")
+            dial.clock.begin_phase("connect")
             await asyncio.sleep(0)
         await asyncio.sleep(NEVER_ENDS)
         raise AssertionError("no limit")

@@ -305,9 +305,9 @@ class Call(Generic[T]):
         builder = engine.request_builder
         authorization = builder.authorization
         if authorization is None:
-            self.clock.phase("total", "waiting for the token")
+            self.clock.begin_phase("total", "waiting for the token")
             authorization = await builder.resolve_token()
-            self.clock.phase("total")
+            self.clock.begin_phase("total")
         framing = await body.headers() if isinstance(body, Form) else None
         request = builder.build(self._operation, self._arguments, self._accept, authorization, framing)
         self.request_headers = request.headers
@@ -563,11 +563,11 @@ class Call(Generic[T]):
         is_part = exchange.status == 206  # which nobody asked for
         is_known = length.isdecimal() and not is_part and "content-encoding" not in exchange.headers
         await sink.begin(int(length) if is_known else None)
-        self.clock.phase("idle", "no data of the download")
+        self.clock.begin_phase("idle", "no data of the download")
         while data := await exchange.read():
             self.stopwatch.record_read(len(data), 0)
             await sink.write(data)
-            self.clock.phase("idle", "no data of the download")
+            self.clock.begin_phase("idle", "no data of the download")
         exchange.finish()
 
     async def read_first_event(

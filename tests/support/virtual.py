@@ -224,7 +224,7 @@ def hanging(phase: Any = "first_event") -> Answer:
         if phase == "first_event":
             connected(dial)
         else:
-            dial.clock.phase(phase)
+            dial.clock.begin_phase(phase)
         await asyncio.sleep(NEVER_ENDS)
         raise AssertionError("no limit")
 
@@ -234,4 +234,4 @@ def hanging(phase: Any = "first_event") -> Answer:
 def connected(dial: DialContext) -> None:
     """Marks the attempt as connected and its request as sent."""
     dial.connected = dial.clock.sent = True
-    dial.clock.phase("first_event")
+    dial.clock.begin_phase("first_event")

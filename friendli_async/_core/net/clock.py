@@ -185,7 +185,7 @@ class CallClock(_TaskLimit):
         """Returns the seconds until the total limit, or None if there is none."""
         return None if self.total_at is None else self.total_at - self.now()
 
-    def phase(self, limit: TimeoutLimit, detail: str = "") -> None:
+    def begin_phase(self, limit: TimeoutLimit, detail: str = "") -> None:
         """Begins a phase. The error message contains ``detail`` if the limit expires."""
         seconds: float | None = getattr(self.timeouts, limit)
         when = None if seconds is None else self.now() + seconds

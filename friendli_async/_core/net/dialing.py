@@ -243,7 +243,7 @@ class Connector(aiohttp.TCPConnector):
         except BaseException:  # such as an observer's KeyboardInterrupt
             connection.release()
             raise
-        clock.phase("first_event")
+        clock.begin_phase("first_event")
         return connection
 
     async def _get(self, key: Any, traces: Any) -> Any:
@@ -251,7 +251,7 @@ class Connector(aiohttp.TCPConnector):
         connection = None if dial.force_new else await self._get_quiet(key, traces)
         dial.reused = connection is not None
         if connection is None:
-            dial.clock.phase("connect", f"resolving the name of {dial.peer}")
+            dial.clock.begin_phase("connect", f"resolving the name of {dial.peer}")
         return connection
 
     async def _get_quiet(self, key: Any, traces: Any) -> Any:

@@ -171,7 +171,7 @@ class AiohttpTransport:
             await pool.wait_for_reusable()
         if not pool.slots.take():
             slots, clock = pool.slots, dial.clock
-            clock.phase("pool", f"{slots.in_use} of {slots.limit} connections in use")
+            clock.begin_phase("pool", f"{slots.in_use} of {slots.limit} connections in use")
             began = clock.now()
             try:
                 await slots.acquire()
@@ -189,7 +189,7 @@ class AiohttpTransport:
     async def _send_once(self, pool: Pool, request: Request, url: URL, dial: DialContext) -> aiohttp.ClientResponse:
         clock = dial.clock
         if not pool.owned:  # a foreign connector reports no progress
-            clock.phase("first_event")
+            clock.begin_phase("first_event")
         body, poster = request.body, pool.poster
         proxy = self._proxy_for(url.scheme, url.raw_host or "", url.port or 0)
         proxy_address = None if proxy.url is None else _address(_parse_url(proxy.url))
@@ -221,7 +221,7 @@ class AiohttpTransport:
         body = request.body
         if isinstance(body, Form):
             # Each piece restarts the limit: the wait for the reply begins after the last one.
-            dial.upload = FormUpload(body, partial(dial.clock.phase, "first_event"))
+            dial.upload = FormUpload(body, partial(dial.clock.begin_phase, "first_event"))
         return await pool.session.request(
             request.method,
             url,
