@@ -49,4 +49,4 @@ def inference(
 ) -> Operation[T]:
     """Declares an operation that runs a model: repeatable and billed. See ``operation`` and ``Operation``."""
     declared = operation(name, request, reply, repeatable=True, billed=True)
-    return declared if failure_of is None else msgspec.structs.replace(declared, failure_of=failure_of)
+    return msgspec.structs.replace(declared, failure_of=failure_of)
