@@ -30,7 +30,7 @@ __all__: list[str] = []
 Row = TypeVar("Row")
 R = TypeVar("R")
 
-_log: Final = logging.getLogger("friendli_async")
+_logger: Final = logging.getLogger("friendli_async")
 _SEEN: Final = -1
 """The offset of a row that was taken in this run: another row with its key is a duplicate."""
 _INTEGER_KEYS: Final = range(-(1 << 63), 1 << 64)  # what msgspec encodes as an integer
@@ -169,7 +169,7 @@ class Checkpoint(Generic[Row, R]):
             done = self._lines.outcome(self._journal.line_at(offset), row, digest)
             if done is not None:
                 return done
-            _log.warning("row %r has changed since it completed; sending it again", key)
+            _logger.warning("row %r has changed since it completed; sending it again", key)
         self._hashes[key] = digest
         return None
 

@@ -30,7 +30,7 @@ __all__: list[str] = []
 
 T = TypeVar("T")
 
-_log: Final = logging.getLogger("friendli_async")
+_logger: Final = logging.getLogger("friendli_async")
 _SYNC_SECONDS: Final = 1.0
 _BUFFER_SIZE: Final = 1 << 20
 _LOCKING_UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -116,7 +116,7 @@ class Journal:
             self._size += len(tail)
             self.append(b"\n")
         else:
-            _log.info("%s: the last line is incomplete and is removed", self.path)
+            _logger.info("%s: the last line is incomplete and is removed", self.path)
             os.ftruncate(self._file, self._size)
 
     # --- writing and reading ---
@@ -211,7 +211,7 @@ def _lock(file: int, path: Path) -> None:
     except OSError as error:
         if error.errno not in _LOCKING_UNSUPPORTED:
             raise CheckpointInUseError(f"{path} is in use by another run") from error
-        _log.warning("%s is on a file system without file locks; make sure that no other run writes to it", path)
+        _logger.warning("%s is on a file system without file locks; make sure that no other run writes to it", path)
 
 
 if sys.platform == "win32":

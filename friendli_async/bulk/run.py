@@ -38,7 +38,7 @@ __all__ = ["Run", "run_all"]
 Row = TypeVar("Row")
 R = TypeVar("R")
 
-_log: Final = logging.getLogger("friendli_async")
+_logger: Final = logging.getLogger("friendli_async")
 _WINDOW_FACTOR: Final = 4
 """Up to this many times the limit of rows are taken and not delivered yet: calls in flight, and outcomes that wait for
 the consumer or, in ordered runs, for an earlier row."""
@@ -496,7 +496,7 @@ class Job(Generic[Row, R]):
             try:
                 self._on_progress(self.progress())
             except (Exception, asyncio.CancelledError):  # which cannot be genuine: nothing cancels a plain function
-                _log.exception("on_progress raised an exception")
+                _logger.exception("on_progress raised an exception")
 
     # --- ending ---
 

@@ -27,7 +27,7 @@ R = TypeVar("R")
 _Reported = set[tuple[int, float]]
 """The attempts of a call whose rejections were reported to the gate, by their number and duration."""
 
-_log: Final = logging.getLogger("friendli_async")
+_logger: Final = logging.getLogger("friendli_async")
 _MAX_RESENDS: Final = 5
 _MAX_RESEND_WAIT: Final = 3600.0
 """How often a row is sent again, and how many seconds it waits for that in all. The run does not pause for longer,
@@ -95,7 +95,7 @@ class RowSender(Generic[Row, R]):
                     break
                 resends, waited = resends + 1, waited + wait
                 reason = "no connection for" if is_unsent(error) else "a rate limit rejected"
-                _log.info("run_all: %s a row, which is sent again in %.1f s", reason, wait)
+                _logger.info("run_all: %s a row, which is sent again in %.1f s", reason, wait)
                 if self._state.stopped or not await self._wait_to_resend(wait):
                     break
             return reply, error, max(1, attempts)

@@ -39,7 +39,7 @@ __all__ = ["RunEvent", "ToolFinished", "ToolStarted", "TurnEnded", "current_call
 
 T = TypeVar("T")
 
-_log: Final = logging.getLogger("friendli_async")
+_logger: Final = logging.getLogger("friendli_async")
 _LIBRARIES: Final = frozenset({"friendli_async", "anyio", "asyncio"})
 _MAX_MESSAGE: Final = 2000  # characters
 _CANCELLED: Final = "the tool was cancelled"
@@ -412,9 +412,9 @@ class ToolRunner:
         elif isinstance(error, ToolError):
             problem, content = error.kind, self._content_of(error)
             error = error.__cause__ or error
-        if _log.isEnabledFor(logging.DEBUG):
+        if _logger.isEnabledFor(logging.DEBUG):
             shown = outcome if error is None else f"{problem or outcome}, {type(error).__name__}"
-            _log.debug("tool %r: %s in %.3f s", call.function.name[:MAX_NAME], shown, seconds)
+            _logger.debug("tool %r: %s in %.3f s", call.function.name[:MAX_NAME], shown, seconds)
         if self._reporter is not None:
             self._reporter.end_tool(call, outcome, seconds, problem=problem, error=error, result=content)
 
@@ -483,7 +483,7 @@ class ToolRunner:
             "friendli_tool_call_id": _current_call.get().id,
             "friendli_run_id": None if self._reporter is None else self._reporter.run_id,
         }
-        _log.warning(message, *arguments, exc_info=cause, extra=extra, stacklevel=2)
+        _logger.warning(message, *arguments, exc_info=cause, extra=extra, stacklevel=2)
 
     def _check_content(self, tool: LocalTool, content: object) -> str:
         if not isinstance(content, str):

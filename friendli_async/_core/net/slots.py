@@ -11,7 +11,7 @@ from friendli_async.errors import ConfigurationError
 
 _LONG_WAIT: Final = 5.0
 _SECONDS_BETWEEN_LOGS: Final = 60.0
-_log: Final = logging.getLogger("friendli_async")
+_logger: Final = logging.getLogger("friendli_async")
 
 
 class Slots:
@@ -69,7 +69,7 @@ class Slots:
             return
         self._next_log = loop.time() + _SECONDS_BETWEEN_LOGS
         message = "calls have waited %g s for a connection: %d of %d in use (max_connections), %d calls waiting"
-        _log.warning(message, _LONG_WAIT, self.in_use, self.limit, self.waiting)
+        _logger.warning(message, _LONG_WAIT, self.in_use, self.limit, self.waiting)
 
     def release(self) -> None:
         """Gives a slot back, or to the call that has waited longest."""
