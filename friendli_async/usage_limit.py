@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from threading import Lock
 
-from friendli_async.errors import UsageLimitError
+from friendli_async.errors import ConfigurationError, UsageLimitError
 from friendli_async.options import check_count, plain_number
 from friendli_async.replies import Usage, add_usage
 
@@ -21,9 +21,11 @@ class UsageLimit:
     Once a maximum is reached, a new call raises ``UsageLimitError``, and nothing is sent. Calls in flight go on. So the
     usage can end above the maximum, by the answers that were in flight when it was reached.
 
-    One limit may be shared by any number of clients, event loops and threads. A new one starts from zero.
+    One limit may be shared by any number of clients, event loops and threads. A new one starts from zero; pass what
+    has been used before, by another process, to ``end_answer``.
 
     Args:
+        within: Another limit, in which the same calls count, too: that of a tenant, for the limit of one request.
         max_calls: Maximum number of calls. A retry is not another call, but each turn of a run is one.
         max_total_tokens: Maximum number of tokens of prompts and answers.
         max_completion_tokens: Maximum number of tokens of answers, reasoning included.
@@ -35,12 +37,13 @@ class UsageLimit:
             early, and of servers that report none. The first of a complete answer is logged as a WARNING.
 
     Raises:
-        ConfigurationError: A maximum is not a whole number above 0.
+        ConfigurationError: A maximum is not a whole number above 0, or ``within`` is not a limit.
     """
 
     def __init__(
         self,
         *,
+        within: UsageLimit | None = None,
         max_calls: int | None = None,
         max_total_tokens: int | None = None,
         max_completion_tokens: int | None = None,
@@ -50,6 +53,9 @@ class UsageLimit:
             "max_total_tokens": max_total_tokens,
             "max_completion_tokens": max_completion_tokens,
         }
+        if within is not None and not isinstance(within, UsageLimit):
+            raise ConfigurationError(f"UsageLimit.within must be a UsageLimit or None, not {within!r}")
+        self._within = within
         self._maxima: dict[str, int] = {}
         for name, maximum in given.items():
             if maximum is not None:
@@ -80,6 +86,8 @@ class UsageLimit:
                 if used >= maximum:
                     message = f"the usage limit is reached: {used:,} {measure.replace('_', ' ')} of {maximum:,}"
                     raise UsageLimitError(message, usage=self.usage)
+            if self._within is not None:
+                self._within.begin_call()
             self.calls += 1
 
     def end_answer(self, usage: Usage | None, *, is_complete: bool) -> None:
@@ -88,11 +96,12 @@ class UsageLimit:
         ``is_complete`` is whether the answer was read to its end, where servers report it.
         """
         with self._lock:
-            if usage is not None:
+            if usage is None:
+                self.unreported += 1
+            else:
                 self.usage = add_usage(self.usage, usage)
-                return
-            self.unreported += 1
-            if self._has_warned or not is_complete:
-                return
+        if self._within is not None:
+            self._within.end_answer(usage, is_complete=is_complete)  # it warns: there may be many limits within it
+        elif usage is None and is_complete and not self._has_warned:
             self._has_warned = True
-        _logger.warning("the server reports no usage of an answer, so it does not count towards the usage limit")
+            _logger.warning("the server reports no usage of an answer, so it does not count towards the usage limit")

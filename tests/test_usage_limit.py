@@ -245,6 +245,36 @@ async def test_copies_share_the_limit_until_it_is_replaced(client: AsyncFriendli
     await complete(limited.with_options(usage_limit=None))
 
 
+async def test_limit_of_a_request_counts_within_that_of_a_tenant(client: AsyncFriendli, server: FriendliServer) -> None:
+    tenant = UsageLimit(max_total_tokens=100)
+    first = UsageLimit(max_calls=1, within=tenant)
+    second = UsageLimit(max_calls=5, within=tenant)
+    server.enqueue(answer(60), answer(60))
+    await open_stream(client.with_options(usage_limit=first)).result()
+    with pytest.raises(UsageLimitError, match="1 calls of 1"):
+        await complete(client.with_options(usage_limit=first))
+    await open_stream(client.with_options(usage_limit=second)).result()
+    with pytest.raises(UsageLimitError, match="120 total tokens of 100"):
+        await complete(client.with_options(usage_limit=second))
+    counts = [(limit.calls, limit.usage.total_tokens) for limit in (tenant, first, second)]
+    assert counts == [(2, 120), (1, 60), (1, 60)]  # a call that one of the limits refuses counts in none
+
+
+def test_answers_without_usage_are_logged_once_for_the_limits_within_another(caplog: pytest.LogCaptureFixture) -> None:
+    tenant = UsageLimit(max_total_tokens=100)
+    for _ in range(3):
+        UsageLimit(max_total_tokens=10, within=tenant).end_answer(None, is_complete=True)
+    assert tenant.unreported == 3
+    assert len(caplog.records) == 1
+
+
+def test_usage_of_an_earlier_process_counts() -> None:
+    limit = UsageLimit(max_total_tokens=100)
+    limit.end_answer(Usage(prompt_tokens=90, completion_tokens=10, total_tokens=100), is_complete=True)
+    with pytest.raises(UsageLimitError, match="100 total tokens of 100"):
+        limit.begin_call()
+
+
 async def test_job_ends_once_the_limit_is_reached_and_resumes_with_another(
     client: AsyncFriendli, server: FriendliServer, tmp_path: Path
 ) -> None:
@@ -279,3 +309,9 @@ def test_anything_but_a_limit_is_rejected(client: AsyncFriendli) -> None:
     given: Any = 10_000
     with pytest.raises(ConfigurationError, match="usage_limit must be a UsageLimit or None, not 10000"):
         client.with_options(usage_limit=given)
+
+
+def test_limit_is_within_another_limit_only() -> None:
+    given: Any = 10_000
+    with pytest.raises(ConfigurationError, match=r"UsageLimit\.within must be a UsageLimit or None, not 10000"):
+        UsageLimit(within=given)
