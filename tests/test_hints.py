@@ -28,6 +28,7 @@ from friendli_async import (
     RetryPolicy,
     Timeouts,
 )
+from friendli_async._core.settings import ClientOptions
 
 CLIENT = client_of("http://nowhere")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -266,11 +267,13 @@ def test_names_of_agent_frameworks_are_explained(name: str, suggestion: str) -> 
         chat.parse_run(dict, model="m", messages=[], tools=[], **{name: "x"})
 
 
-def test_limit_on_usage_is_a_setting() -> None:
-    chat: Any = CLIENT.serverless.chat
-    suggestion = r"it is a client setting; use client\.with_options\(usage_limit=UsageLimit\(\.\.\.\)\)"
-    with pytest.raises(TypeError, match=suggestion):
-        chat.run(model="m", messages=[], tools=[], usage_limits="x")
+@pytest.mark.parametrize("name", [*ClientOptions.__annotations__, "usage_limits", "max_retries"])
+@pytest.mark.parametrize("method", ["complete", "run"])
+async def test_client_setting_as_a_keyword_of_a_method_suggests_with_options(method: str, name: str) -> None:
+    call: Any = getattr(CLIENT.serverless.chat, method)
+    call = partial(call, tools=[]) if method == "run" else call
+    with pytest.raises(TypeError, match=rf"'{name}': it is a client setting; use client\.with_options\("):
+        await call(model="m", messages=[], **{name: "x"})
 
 
 @pytest.mark.parametrize(
