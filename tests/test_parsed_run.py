@@ -270,6 +270,22 @@ async def test_snapshot_of_arguments_that_are_no_json_stays_as_it_was(
     assert (await snapshots_of(run))[:3] == [None, {"city": "Oslo"}, None]
 
 
+@pytest.mark.parametrize(
+    ("kind", "reply", "last"),
+    [
+        (Trip, text('{"city":"Os', 'lo","take_umbrella":true}'), RAIN),
+        (int, text("4", "2"), 42),
+        (Trip, tool_calls(("final_answer", {"city": 1}), ("final_answer", RAIN)), RAIN),
+    ],
+    ids=["text", "number", "second call"],
+)
+async def test_snapshot_ends_with_the_accepted_answer(
+    client: AsyncFriendli, server: FriendliServer, kind: Any, reply: Any, last: Any
+) -> None:
+    server.enqueue(reply)
+    assert (await snapshots_of(start_run(client, kind)))[-1] == last
+
+
 async def test_snapshot_is_none_while_calls_of_an_earlier_run_are_pending(client: AsyncFriendli) -> None:
     call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
     messages = [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]

@@ -503,7 +503,7 @@ class ParsedRun(Run, Generic[T]):
 
         It has plain JSON types, as from ``json``, and is usually a dict. It is not validated, and its last string may
         be unfinished. While it grows, it is the same object: do not modify it, and to keep it, copy it. With the next
-        turn, it is None again.
+        turn, it is None again. After the last event, it is the whole answer, also if the model gave it as text.
         """
         assert self._answer is not None, "as created by parse_run"
         return self._answer.snapshot(self._delivered.arguments_of(self._answer.name))
