@@ -22,7 +22,7 @@ class UsageLimit:
     usage can end above the maximum, by the answers that were in flight when it was reached.
 
     One limit may be shared by any number of clients, event loops and threads. A new one starts from zero; pass what
-    has been used before, by another process, to ``end_answer``.
+    has been used before, by another process, to ``add``.
 
     Args:
         within: Another limit, in which the same calls count, too: that of a tenant, for the limit of one request.
@@ -72,9 +72,7 @@ class UsageLimit:
         return f"<UsageLimit calls={self.calls}, total_tokens={self.usage.total_tokens}{maxima}>"
 
     def begin_call(self) -> None:
-        """Counts a call that starts now. The client does this itself, and ``end_answer``, too.
-
-        Both are public for calls by other means, such as another library.
+        """Counts a call that starts now. The client does this itself.
 
         Raises:
             UsageLimitError: A maximum is reached.
@@ -90,10 +88,12 @@ class UsageLimit:
                 self._within.begin_call()
             self.calls += 1
 
-    def end_answer(self, usage: Usage | None, *, is_complete: bool) -> None:
-        """Counts the usage of an answer; None if the server has not reported it.
+    def add(self, usage: Usage | None, *, is_complete: bool = True) -> None:
+        """Counts the usage of an answer. The client does this itself for its calls.
 
-        ``is_complete`` is whether the answer was read to its end, where servers report it.
+        Args:
+            usage: The usage; None if the server has not reported it.
+            is_complete: Whether the answer was read to its end, where servers report it.
         """
         with self._lock:
             if usage is None:
@@ -101,7 +101,7 @@ class UsageLimit:
             else:
                 self.usage = add_usage(self.usage, usage)
         if self._within is not None:
-            self._within.end_answer(usage, is_complete=is_complete)  # it warns: there may be many limits within it
+            self._within.add(usage, is_complete=is_complete)  # it warns: there may be many limits within it
         elif usage is None and is_complete and not self._has_warned:
             self._has_warned = True
             _logger.warning("the server reports no usage of an answer, so it does not count towards the usage limit")

@@ -263,14 +263,14 @@ async def test_limit_of_a_request_counts_within_that_of_a_tenant(client: AsyncFr
 def test_answers_without_usage_are_logged_once_for_the_limits_within_another(caplog: pytest.LogCaptureFixture) -> None:
     tenant = UsageLimit(max_total_tokens=100)
     for _ in range(3):
-        UsageLimit(max_total_tokens=10, within=tenant).end_answer(None, is_complete=True)
+        UsageLimit(max_total_tokens=10, within=tenant).add(None)
     assert tenant.unreported == 3
     assert len(caplog.records) == 1
 
 
 def test_usage_of_an_earlier_process_counts() -> None:
     limit = UsageLimit(max_total_tokens=100)
-    limit.end_answer(Usage(prompt_tokens=90, completion_tokens=10, total_tokens=100), is_complete=True)
+    limit.add(Usage(prompt_tokens=90, completion_tokens=10, total_tokens=100))
     with pytest.raises(UsageLimitError, match="100 total tokens of 100"):
         limit.begin_call()
 
