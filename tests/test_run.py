@@ -199,6 +199,12 @@ async def assert_idle(client: AsyncFriendli, server: FriendliServer) -> None:
 # --- successful runs -------------------------------------------------------------------------------------------------
 
 
+async def test_awaiting_a_run_says_how_to_get_its_result(client: AsyncFriendli) -> None:
+    run: Any = start_run(client)
+    with pytest.raises(TypeError, match=r"^a run cannot be awaited: use `await run\.result\(\)`"):
+        await run
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_tool_starts_after_the_chunks_that_complete_its_call(
     client: AsyncFriendli, server: FriendliServer, at_once: bool

@@ -290,6 +290,11 @@ class Run:
         if self._state != "done":
             raise self._final_error()
 
+    if not TYPE_CHECKING:  # to type checkers a run is not awaitable
+
+        def __await__(self) -> NoReturn:
+            raise TypeError("a run cannot be awaited: use `await run.result()`, or `async for event in run`")
+
     # --- iterating -------------------------------------------------------------------------------------------------
 
     def __aiter__(self) -> Self:
