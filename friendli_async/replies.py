@@ -384,6 +384,8 @@ class Partial(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """Reasoning text of choice 0."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Tool calls of choice 0; the last one's arguments may be truncated."""
+    texts: tuple[str, ...] = ()
+    """Text of each choice, if several were requested."""
     usage: Usage | None = None
     """The usage, if received: servers send it with the last events."""
 

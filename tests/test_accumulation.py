@@ -750,4 +750,4 @@ def test_text_of_a_chunk_has_all_its_deltas_of_choice_0() -> None:
     event = decoded(chunk(entries))
     assert event is not None
     assert (event.text, event.reasoning) == ("ab", "ab")
-    assert collected(chunk(entries), n=2).partial() == Partial(text="ab", reasoning="ab")
+    assert collected(chunk(entries), n=2).partial() == Partial(text="ab", reasoning="ab", texts=("ab", "x"))

@@ -336,6 +336,15 @@ def test_partial_answer_is_that_of_choice_0() -> None:
     assert collector.partial().text == "a"
 
 
+def test_partial_answer_has_the_texts_of_several_choices() -> None:
+    collector, _ = read(delta(1, content="b"), delta(1, content="c"), n=3)
+    assert collector.partial().texts == ("", "bc", "")
+    collector, _ = read(delta(1, content="b"), delta(0, content="a"), finish(0), n=2)
+    assert (collector.partial().text, collector.partial().texts) == ("a", ("a", "b"))
+    collector, _ = read(delta(0, content="a"))
+    assert collector.partial().texts == ()
+
+
 def test_head_is_that_of_the_first_chunk_with_a_choice() -> None:
     chunks = [{**chunk(), "id": "x"}, {**delta(1, content="b"), "id": "a"}, {**delta(0, content="a"), "id": "b"}]
     assert read(*chunks, n=2)[0].result().id == "a"

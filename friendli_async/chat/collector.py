@@ -213,8 +213,12 @@ class ChoicesCollector(Generic[C, P]):
         return len(events)
 
     def partial(self) -> Partial:
-        """Returns what has arrived of choice 0."""
-        return partial_of(self.result()) if 0 in self.choices else Partial(usage=self.usage)
+        """Returns what has arrived of choice 0, and the texts of all if there are several."""
+        partial = partial_of(self.result()) if 0 in self.choices else Partial(usage=self.usage)
+        if self._n == 1:
+            return partial
+        texts = [join_text(self.choices[index].text) if index in self.choices else "" for index in range(self._n)]
+        return msgspec.structs.replace(partial, texts=tuple(texts))
 
     def result(self) -> Any:
         """Returns the assembled completion."""
