@@ -2312,6 +2312,26 @@ async def test_breaking_out_of_the_loop_cancels_tools_and_stream(
     assert waiter.log in ([], ["w started", "w cancelled"])
 
 
+async def test_dropped_run_that_its_tool_refers_to_is_closed_when_it_is_collected(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    async def read_one() -> None:
+        @tool
+        async def give_up() -> None:
+            await run.aclose()
+
+        run = start_run(client, give_up)
+        async for _ in run:
+            break
+
+    server.enqueue(script(chunk("a"), stall()))
+    await read_one()
+    assert client.gauges().open_streams == 1
+    gc.collect()
+    await assert_idle(client, server)
+    assert await with_timeout(client.drain()) == 0
+
+
 async def test_event_loop_shutdown_emits_no_warning(remote: FriendliServer) -> None:
     async def main() -> Run:
         remote.enqueue(script(call_delta(0, "never_ends", arguments="{}"), call_delta(1, "now"), stall()))

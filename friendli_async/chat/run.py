@@ -7,6 +7,7 @@ import copy
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, cast
+from weakref import WeakMethod
 
 import msgspec
 
@@ -140,7 +141,8 @@ class Run:
         self._reporter = reporter
         self._runner = runner
         self._events = runner.events
-        self._work = Work(runner.interrupt)
+        # Weakly, because the client holds the work, and a tool may refer to the run.
+        self._work = Work(_weak(runner.interrupt))
         self._is_waiting = False
         self._is_iterated = False
         self._was_interrupted = False  # a cancelled read closed it, and no read has raised that yet
@@ -523,6 +525,18 @@ def _outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, StreamInterruptedError):
         return "cancelled" if error.draining else "truncated"
     return "failed" if isinstance(error, Exception) else "cancelled"
+
+
+def _weak(interrupt: Callable[[FriendliError], None]) -> Callable[[FriendliError], None]:
+    """Returns a function that calls the method as long as its object exists."""
+    reference = WeakMethod(interrupt)
+
+    def call(error: FriendliError) -> None:
+        method = reference()
+        if method is not None:
+            method(error)
+
+    return call
 
 
 async def _read_one(stream: ChatStream) -> ChatChunk | None:
