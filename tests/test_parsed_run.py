@@ -506,6 +506,18 @@ async def test_failed_run_is_in_no_reference_cycle(client: AsyncFriendli, server
         gc.enable()
 
 
+async def test_run_dropped_before_its_error_was_raised_ends(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(text("Take an umbrella."))
+    gc.disable()
+    try:
+        async for found in start_run(client, max_turns=1):
+            if isinstance(found, TurnEnded):
+                break
+        assert await with_timeout(client.drain()) == 0
+    finally:
+        gc.enable()
+
+
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 

@@ -444,6 +444,7 @@ class Run:
             if error.feedback and not transcript.has_reached_limit:
                 transcript.ask_again(f"This cannot be used: {error}. Give the answer by calling {answer.name}.")
             else:
+                error.__traceback__ = None  # it has this frame: until a read raises it, the run would hold itself
                 self._runner.fail(error)
         return answer.value is not msgspec.UNSET
 
