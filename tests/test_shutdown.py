@@ -12,11 +12,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import anyio
 import pytest
 from support.clock import Clock, run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.sockets import (
     DONE,
+    MESSAGES,
     TOKEN,
     Conversation,
     RawServer,
@@ -476,6 +478,27 @@ async def test_warm_up_obeys_the_connect_timeout() -> None:
                 await with_timeout(client.warm_up(2))
             assert (raised.value.limit, raised.value.sent) == ("connect", False)
             assert counts(client.gauges()) == (0, 0, 0, 0)
+
+
+async def test_warm_up_ends_with_the_cancel_scope_around_it(server: FriendliServer) -> None:
+    async def warm_up() -> None:
+        with scope:
+            await client.warm_up(2)
+
+    scope = anyio.CancelScope()
+    with unresponsive_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        async with client_of(url, container_url=server.url, max_connections=2) as client:
+            await client.container.chat.complete(messages=MESSAGES)
+            await wait_until(lambda: client.gauges().idle == 1)
+            warming = asyncio.create_task(warm_up())
+            await run_loop_iterations(10)  # the second connection would be one too many, so only the first is pending
+            assert counts(client.gauges()) == (1, 1, 0, 0)
+            scope.cancel()
+            await with_timeout(asyncio.wait([warming]))
+            assert not warming.cancelled()
+            assert scope.cancelled_caught
+            assert counts(client.gauges()) == (0, 1, 0, 0)
 
 
 @pytest.mark.parametrize("number", [0, -1, 3, 1.0, True, None, "2"])

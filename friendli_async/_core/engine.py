@@ -11,13 +11,13 @@ from friendli_async._core.call import Call, Caller, Recovery, Sink
 from friendli_async._core.events.reader import Collector
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import Held
-from friendli_async._core.loops import running_loop
+from friendli_async._core.loops import running_loop, wait_done, wait_ended
 from friendli_async._core.net.clock import CallClock, ReadClock
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Operation
 from friendli_async._core.reporting import RunReporter
 from friendli_async._core.runtime import Work
-from friendli_async.errors import APIConnectionError, ConfigurationError
+from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
 from friendli_async.options import is_count, plain_number
 from friendli_async.replies import Meta, attach_meta
 
@@ -92,18 +92,28 @@ class Engine(Caller):
         if not is_count(connections) or connections > most:
             raise ConfigurationError(f"warm_up() opens 1 to {most} connections (max_connections), not {connections!r}")
         running_loop()  # without one nothing begins
-        opening = (self._open_connection() for _ in range(connections))
-        outcomes = await asyncio.gather(*opening, return_exceptions=True)
-        failures = [Held(outcome) for outcome in outcomes if outcome is not None]
-        del outcomes  # it holds the error that is raised below
+        tasks = [asyncio.create_task(self._open_connection()) for _ in range(connections)]
+        try:
+            await wait_done(tasks)  # not ``gather``, after whose CancelledError a cancel scope of anyio may not end
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            await wait_ended(tasks)
+            raise
+        failures = [failure for task in tasks if (failure := task.result()) is not None]
         if failures:
             raise failures[0].take()
 
-    async def _open_connection(self) -> None:
-        self.runtime.check()
-        with CallClock(self.settings.timeout, asyncio.get_running_loop()) as clock:
-            dial = DialContext(clock, force_new=True, warming=True)
-            await self.runtime.transport.warm(self.request_builder.base, dial)
+    async def _open_connection(self) -> Held[FriendliError] | None:
+        """Opens a connection, or returns the error."""
+        try:
+            self.runtime.check()
+            with CallClock(self.settings.timeout, asyncio.get_running_loop()) as clock:
+                dial = DialContext(clock, force_new=True, warming=True)
+                await self.runtime.transport.warm(self.request_builder.base, dial)
+        except FriendliError as error:
+            return Held(error)
+        return None
 
 
 class StreamOpening(Generic[E, R, U]):
