@@ -15,15 +15,17 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer, field_validator
-from support.clock import wait_until
+from support.clock import run_loop_iterations, wait_until
 from support.sockets import client_of, complete
 
 from friendli_async import (
@@ -877,6 +879,23 @@ async def test_run_does_not_wait_forever_for_an_abandoned_one(path: Path, monkey
             await run(ROWS, Caller(), path)
     may_end.set()
     assert len(await run(ROWS, Caller(), path)) == len(ROWS)
+
+
+async def test_checkpoint_is_released_although_all_tasks_are_cancelled_before_it_is_closed(path: Path) -> None:
+    loop, busy = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    outcomes = run_all(ROWS, Caller(), checkpoint=path, concurrency=1, key=lambda row: str(row["id"]))
+    await anext(outcomes)
+    blocked = loop.run_in_executor(None, busy.wait)
+    closing = asyncio.ensure_future(outcomes.aclose())
+    await run_loop_iterations(10)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as `asyncio.run` does at its end
+        task.cancel()
+    await asyncio.wait([closing])
+    busy.set()
+    await blocked
+    first, *_ = await run(ROWS, Caller(), path)
+    assert first.resumed
 
 
 def test_run_of_a_closed_loop_releases_its_checkpoint_to_the_next_one(path: Path) -> None:

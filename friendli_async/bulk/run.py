@@ -537,7 +537,7 @@ class Job(Generic[Row, R]):
                 await wait_done((shutdown,), timeout=_ENDING_SECONDS)
         elif self._loop is not None and self._loop.is_closed() and self._ledger is not None:
             _ending.discard(self)
-            await asyncio.to_thread(self._ledger.close)  # its tasks will never run again
+            await _close(self._ledger)  # its tasks will never run again
 
     async def close(self) -> None:
         """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
@@ -581,9 +581,17 @@ class Job(Generic[Row, R]):
         finally:
             try:
                 if self._ledger is not None:
-                    await asyncio.to_thread(self._ledger.close)
+                    await _close(self._ledger)
             finally:
                 _ending.discard(self)
+
+
+async def _close(ledger: Ledger[Any, Any]) -> None:
+    try:
+        await asyncio.to_thread(ledger.close)
+    except asyncio.CancelledError:  # by code that cancels all tasks, as `asyncio.run` does; maybe before it began
+        ledger.close()
+        raise
 
 
 def _check_max_rejections(number: int | None) -> int | None:
