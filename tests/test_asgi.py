@@ -1,6 +1,7 @@
 """SSEResponse as an ASGI app, called with a fake receive and send."""
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import json
@@ -9,6 +10,7 @@ import pickle
 import re
 import signal
 import sys
+import weakref
 from collections.abc import AsyncGenerator, Callable, MutableMapping
 from typing import Any, Final
 
@@ -48,6 +50,7 @@ from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, erro
 from friendli_async.asgi.disconnect import run_until_disconnect
 from friendli_async.asgi.errors import log_error
 from friendli_async.asgi.events import WholeEvents
+from friendli_async.asgi.sender import EventSender
 from friendli_async.bulk import CheckpointError
 from friendli_async.chat import ParsedChatStream
 from friendli_async.streams import BranchOverrunError
@@ -1247,6 +1250,37 @@ async def test_cancellation_is_raised_once_the_work_has_ended(cancel: str) -> No
     assert serving.cancelled() is (cancel == "asyncio")
     assert scope.cancelled_caught is (cancel == "anyio")
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_failed_ping_makes_no_reference_cycle_if_the_response_is_cancelled_meanwhile(turns: int) -> None:
+    failed = asyncio.Event()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            failed.set()
+            raise OSError("the connection is broken")
+
+    async def work(sender: EventSender) -> None:
+        await sender.answer({"type": "http.response.start"})
+        await asyncio.Event().wait()
+
+    sender = EventSender(send, heartbeat=1e-6, send_timeout=None)
+    serving = asyncio.create_task(sender.run(work(sender), b""))
+    await failed.wait()
+    await run_loop_iterations(turns)
+    serving.cancel()
+    await asyncio.wait([serving])
+    with contextlib.suppress(asyncio.CancelledError, OSError):
+        serving.result()
+    del serving
+    gc.disable()
+    try:
+        seen = weakref.ref(sender)
+        del sender
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 async def test_exception_of_the_work_after_a_disconnect_is_raised() -> None:

@@ -86,7 +86,10 @@ class EventSender:
         self._stop_timer()
         if self._ping is not None:
             self._ping.cancel()
-            await self._finish_ping(self._ping)
+            try:
+                await self._finish_ping(self._ping)
+            finally:
+                self._failure = None  # if that was cancelled, nobody raises it, and its traceback refers to this object
 
     # --- messages ------------------------------------------------------------------------------------------------
 
