@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar, cast
+import asyncio
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -89,4 +90,13 @@ class Ledger(Protocol[Row, R]):
         """
 
     def close(self) -> None:
-        """Makes written outcomes durable. Waits for ``open`` if it is still running."""
+        """Makes written outcomes durable. Waits for ``open`` if it is still running. May be called twice."""
+
+
+async def close_in_thread(ledger: Ledger[Any, Any]) -> None:
+    """Closes a ledger, also if this is cancelled."""
+    try:
+        await asyncio.to_thread(ledger.close)
+    except asyncio.CancelledError:  # by code that cancels all tasks, as `asyncio.run` does; maybe before it began
+        ledger.close()
+        raise

@@ -24,7 +24,7 @@ from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
 from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, RejectedError, is_overload, is_rejection
 from friendli_async.bulk.gate import Gate
-from friendli_async.bulk.outcomes import Ledger, Outcome, Progress
+from friendli_async.bulk.outcomes import Ledger, Outcome, Progress, close_in_thread
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
 from friendli_async.bulk.sending import RowSender, RunState
@@ -137,8 +137,8 @@ def run_all(
             values, replies of this library (restored without ``meta``), or of the type that ``call`` is annotated to
             return. A parsed reply needs its whole type: ``ParsedCompletion[City]``.
         max_rejections: End the run when this many rows in a row failed for a reason that no row can change: with 401,
-            402, 403, 404 or 407, a ``ConfigurationError``, or, after all repetitions, still with 429, 503 or no
-            connection. None: never.
+            402, 403, 404 or 407, a ``ConfigurationError``, a ``UsageLimitError``, or, after all repetitions, still with
+            429, 503 or no connection. None: never.
 
     Returns:
         The run, which starts when it is first iterated. Use ``async for``, best inside ``async with``.
@@ -537,7 +537,7 @@ class Job(Generic[Row, R]):
                 await wait_done((shutdown,), timeout=_ENDING_SECONDS)
         elif self._loop is not None and self._loop.is_closed() and self._ledger is not None:
             _ending.discard(self)
-            await _close(self._ledger)  # its tasks will never run again
+            await close_in_thread(self._ledger)  # its tasks will never run again
 
     async def close(self) -> None:
         """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
@@ -581,17 +581,9 @@ class Job(Generic[Row, R]):
         finally:
             try:
                 if self._ledger is not None:
-                    await _close(self._ledger)
+                    await close_in_thread(self._ledger)
             finally:
                 _ending.discard(self)
-
-
-async def _close(ledger: Ledger[Any, Any]) -> None:
-    try:
-        await asyncio.to_thread(ledger.close)
-    except asyncio.CancelledError:  # by code that cancels all tasks, as `asyncio.run` does; maybe before it began
-        ledger.close()
-        raise
 
 
 def _check_max_rejections(number: int | None) -> int | None:
