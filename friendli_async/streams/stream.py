@@ -487,9 +487,8 @@ class EventStream(Generic[E]):
     def _final_error(self) -> FriendliError:
         """Returns a copy of the error that ended the stream, to be raised again."""
         error = self._error if self._open is None else self._open.error
-        if error is not None:
-            return copy.copy(error)
-        return StreamInterruptedError("the stream was closed before it was opened")
+        assert error is not None, "the stream has not ended successfully"
+        return copy.copy(error)
 
 
 class AssembledStream(EventStream[E], Generic[E, R, U]):
