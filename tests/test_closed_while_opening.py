@@ -120,6 +120,7 @@ def test_read_after_a_cancelled_opening_says_so_and_knows_the_attempts_before() 
         with pytest.raises(StreamInterruptedError, match=r"^the opening of the stream was cancelled$") as raised:
             await anext(stream)
         assert raised.value.meta == stream.meta
+        assert await anext(stream, None) is None  # raised once
         return raised.value
 
     error = run_in_virtual_time(main())

@@ -1041,6 +1041,20 @@ def test_use_in_trio_or_without_an_event_loop_says_what_is_missing(beginning: st
         begun.send(None)
 
 
+async def test_stream_that_was_first_read_without_an_event_loop_can_be_read_later(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    stream = open_stream(client)
+    loop = asyncio.get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            stream.__anext__().send(None)
+    finally:
+        asyncio._set_running_loop(loop)
+    assert [chunk.text async for chunk in stream]
+
+
 async def test_drain_without_an_event_loop_leaves_the_client_usable(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from support.sockets import (
+    DONE,
+    LAST_CHUNK,
     STREAM_HEAD,
     chunked,
     client_of,
@@ -15,6 +17,7 @@ from support.sockets import (
     read,
     read_into,
     serve_bytes,
+    slots_in_use,
     with_timeout,
 )
 
@@ -482,6 +485,32 @@ async def test_cancelled_result_is_reported_by_the_next_read(server: FriendliSer
     with pytest.raises(StreamInterruptedError, match="cancelled"):
         await anext(stream)
     assert [chunk async for chunk in stream] == []
+
+
+@pytest.mark.parametrize("opened", [True, False])
+async def test_stream_that_is_closed_after_a_cancelled_read_just_ends(
+    server: FriendliServer, client: AsyncFriendli, opened: bool
+) -> None:
+    server.enqueue(script(chunk("a"), stall()) if opened else script(stall()))
+    stream = open_stream(client)
+    if opened:
+        await anext(stream)
+    task = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await stream.aclose()
+    assert [chunk async for chunk in stream] == []
+
+
+async def test_stream_that_has_arrived_whole_frees_its_connection_before_it_is_read() -> None:
+    whole = STREAM_HEAD + chunked(delta("a", "stop") + DONE) + LAST_CHUNK
+    async with serve_bytes(whole, hang=True) as server, client_of(server.url) as client:
+        stream = open_stream(client)
+        await with_timeout(stream)
+        assert slots_in_use(client) == 0
+        assert await read(stream) == "a"
 
 
 async def test_tool_calls_are_available_after_result(server: FriendliServer, client: AsyncFriendli) -> None:
