@@ -608,6 +608,21 @@ async def test_closing_a_branch_is_no_cancellation_of_its_waiting_reader_nor_pre
     assert waiting.cancelling() == int(cancelled)
 
 
+async def test_branch_that_is_closed_after_a_cancelled_read_just_ends(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    branch, _other = open_stream(client).tee(2)
+    assert (await anext(branch)).text == "a"
+    waiting = asyncio.ensure_future(anext(branch))
+    await run_loop_iterations()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await branch.aclose()
+    assert await events_of(branch) == []
+
+
 async def test_branch_that_lagged_too_far_behind_can_be_closed_before_it_notices(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
@@ -629,6 +644,19 @@ async def test_stream_that_is_stopped_while_a_slow_branch_gets_its_turn_ends_the
     await asyncio.sleep(0)
     await stream.stop()
     assert await waiting is None
+
+
+async def test_stream_that_is_stopped_while_a_branch_waits_for_a_slow_one_ends_it(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(raw(b"".join(map(delta, "abcd"))), stall()))
+    stream = open_stream(client)
+    fast, _slow = stream.tee(2, buffer=1)
+    assert (await anext(fast)).text == "a"
+    waiting = asyncio.ensure_future(anext(fast, None))
+    await run_loop_iterations()
+    await stream.stop()
+    assert await with_timeout(waiting) is None
 
 
 async def test_closing_branch_from_another_loop_is_rejected(server: FriendliServer, client: AsyncFriendli) -> None:
