@@ -286,8 +286,10 @@ async def test_branch_that_yields_to_loop_keeps_up_with_burst(
     assert await with_timeout(asyncio.gather(text_of(fast), count_events())) == ["a" * 500, 501]
 
 
-async def test_timeout_is_raised_in_blocked_branches(server: FriendliServer, clock: Clock) -> None:
-    server.enqueue(script(*map(raw, [delta("a")] * 8), stall()))
+async def test_timeout_is_raised_in_blocked_branches_after_all_that_was_read(
+    server: FriendliServer, clock: Clock
+) -> None:
+    server.enqueue(script(raw(delta("a") * 8), stall()))
     async with client_of(server.url, timeout=Timeouts(total=5)) as client:
         fast, lagging = open_stream(client).tee(2, buffer=2)
         seen: list[str] = []
@@ -301,7 +303,7 @@ async def test_timeout_is_raised_in_blocked_branches(server: FriendliServer, clo
         late: list[str] = []
         with pytest.raises(APITimeoutError):
             await texts_into(late, lagging)
-        assert seen == late
+        assert seen == late == ["a"] * 8
         await assert_no_leaks(client, server)
 
 
@@ -378,7 +380,8 @@ async def test_token_callable_exception_is_raised_with_eager_tasks(server: Frien
             await with_timeout(events_of(branch))
 
 
-async def test_token_callable_exception_is_not_kept_for_dropped_branches(server: FriendliServer) -> None:
+@pytest.mark.parametrize("dropped", ["before", "after"])
+async def test_token_callable_exception_is_not_kept_for_dropped_branches(server: FriendliServer, dropped: str) -> None:
     vault = asyncio.Event()
 
     async def token() -> str:
@@ -388,11 +391,12 @@ async def test_token_callable_exception_is_not_kept_for_dropped_branches(server:
     async with client_of(server.url) as client:
         stream = client.with_options(token=token).serverless.chat.stream(model="m", messages=[])
         gone = weakref.ref(stream)
-        branches = stream.tee(2)
+        branches = list(stream.tee(2))
         del stream
         reader = asyncio.create_task(events_of(branches[0]))
         await run_loop_iterations()
-        del branches
+        if dropped == "before":
+            branches.clear()
         gc.disable()
         try:
             vault.set()
@@ -401,6 +405,7 @@ async def test_token_callable_exception_is_not_kept_for_dropped_branches(server:
                 await reader
             del reader
             await run_loop_iterations()
+            branches.clear()
             assert gone() is None
         finally:
             gc.enable()
@@ -538,6 +543,20 @@ async def test_cancelling_a_reader_during_open_keeps_the_others(server: Friendli
     assert len(server.requests) == 1
 
 
+def test_opening_that_ends_with_its_loop_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    async def token() -> str:
+        return await asyncio.get_running_loop().create_future()
+
+    async def main() -> asyncio.Task[Any]:
+        branch, _other = open_stream(client_of("http://nowhere").with_options(token=token)).tee(2)
+        reader = asyncio.create_task(events_of(branch))
+        await run_loop_iterations()
+        return reader
+
+    assert asyncio.run(main()).cancelled()
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("opened", [False, True])
 async def test_cancelling_all_readers_cancels_stream(
     server: FriendliServer, client: AsyncFriendli, opened: bool, gc_disabled: None
@@ -580,12 +599,15 @@ async def test_dropping_last_branch_cancels_stream(
         assert stream.outcome == "cancelled"
 
 
+@pytest.mark.parametrize("closed", [True, False])
 async def test_dropping_one_unread_branch_of_an_open_stream_leaves_it_to_the_other(
-    server: FriendliServer, client: AsyncFriendli, gc_disabled: None
+    server: FriendliServer, client: AsyncFriendli, gc_disabled: None, closed: bool
 ) -> None:
     server.enqueue(script(*text_steps("a", "b")))
     branches = list((await open_stream(client)).tee(2))
-    del branches[0]
+    if closed:
+        await branches[1].aclose()
+    del branches[1]
     assert await text_of(branches[0]) == "ab"
 
 
@@ -659,7 +681,7 @@ async def test_stream_that_is_stopped_while_a_branch_waits_for_a_slow_one_ends_i
     assert await with_timeout(waiting) is None
 
 
-async def test_closing_branch_from_another_loop_is_rejected(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_use_of_a_branch_in_another_loop_is_rejected(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
     left, right = open_stream(client).tee(2)
     assert (await anext(left)).text == "a"
@@ -667,6 +689,8 @@ async def test_closing_branch_from_another_loop_is_rejected(server: FriendliServ
     await run_loop_iterations()
     with pytest.raises(RuntimeError, match="another event loop"):
         await asyncio.to_thread(asyncio.run, right.aclose())
+    with pytest.raises(RuntimeError, match="another event loop"):
+        await asyncio.to_thread(asyncio.run, with_timeout(anext(left)))
     assert not reader.done()
     await left.aclose()
     await right.aclose()
