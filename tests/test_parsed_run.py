@@ -376,8 +376,9 @@ async def test_truncated_answer_is_not_asked_for_again(
     assert run.turns == len(server.requests) == 1
 
 
-async def test_truncated_number_is_no_answer(client: AsyncFriendli, server: FriendliServer) -> None:
-    call = {"index": 0, "id": "1", "function": {"name": "final_answer", "arguments": "12"}}
+@pytest.mark.parametrize("number", ["12", "-12"])
+async def test_truncated_number_is_no_answer(client: AsyncFriendli, server: FriendliServer, number: str) -> None:
+    call = {"index": 0, "id": "1", "function": {"name": "final_answer", "arguments": number}}
     server.enqueue(script(chunk(tool_calls=[call]), finish("length"), usage(1, 5), done()))
     with pytest.raises(OutputCutOffError, match="the token limit was reached"):
         await result_of(start_run(client, int))

@@ -293,11 +293,13 @@ async def test_transcript_can_be_passed_to_the_next_call(client: AsyncFriendli, 
 
 
 async def test_the_first_request_offers_the_tools(client: AsyncFriendli, server: FriendliServer) -> None:
-    await start_run(client, weather, temperature=0.5, extra_body={"top_k": 3}).result()
+    more = {"top_k": 3, "response_format": {"type": "text"}}
+    await start_run(client, weather, temperature=0.5, extra_body=more).result()
     [request] = server.requests
     function = {"name": "weather", "description": "Weather of a city.", "parameters": weather.parameters}
     assert request.json_object["tools"] == [{"type": "function", "function": function}]
     assert (request.json_object["temperature"], request.json_object["top_k"]) == (0.5, 3)
+    assert request.json_object["response_format"] == {"type": "text"}
     assert request.json_object["stream_options"] == {"include_usage": True}
 
 

@@ -220,6 +220,22 @@ async def test_run_can_be_ended_while_between_turns_waits(
     await wait_until(lambda: library_tasks() == [])
 
 
+async def test_between_turns_is_not_called_once_a_drain_has_timed_out(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    called: list[object] = []
+    server.enqueue(tool_calls(("now", {})))
+    run = start_run(client, now, between_turns=called.append)
+    async with asyncio.timeout(30):
+        async for event in run:
+            if isinstance(event, TurnEnded):
+                break
+    assert await with_timeout(client.drain(0.01)) == 1
+    with pytest.raises(StreamInterruptedError, match="drained"):
+        await with_timeout(run.result())
+    assert (called, len(server.requests)) == ([], 1)
+
+
 async def test_tools_and_turns_after_between_turns_run_as_before(client: AsyncFriendli, server: FriendliServer) -> None:
     chosen = Chosen()
     server.enqueue(tool_calls(("now", {})), text("It is noon."))

@@ -174,6 +174,13 @@ async def test_calls_of_other_choices_are_ignored(client: AsyncFriendli, server:
     assert [call async for call in open_stream(client, n=2).tool_calls()] == []
 
 
+async def test_end_of_another_choice_completes_no_call(client: AsyncFriendli, server: FriendliServer) -> None:
+    begun, rest = piece(0, "{}", name="x", id="1"), piece(0, "}")
+    server.enqueue(script(begun, finish("tool_calls", index=1), rest, finish("tool_calls"), done()))
+    calls = [call async for call in open_stream(client, n=2).tool_calls()]
+    assert [call.function.arguments for call in calls] == ["{}}"]
+
+
 async def test_tool_assisted_streams_have_the_view(client: AsyncFriendli, server: FriendliServer) -> None:
     call = piece(0, "{}", name="x", id="1")
     server.enqueue(script(chunk("Let me see"), tool_status("STARTED"), call, finish("tool_calls"), done()))

@@ -308,7 +308,7 @@ class RunReporter:
 
         The finish reasons are those of the last answer.
         """
-        if self._ended or self._began is None:
+        if self._ended:
             return
         self._ended = True
         status = getattr(error, "status_code", None)

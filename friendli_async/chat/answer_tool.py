@@ -112,7 +112,7 @@ def restore_answer(output: Output[T], reply: ChatCompletion) -> T:
         MismatchError: The reply has no answer of this type.
     """
     given = [call.function.arguments for call in reply.tool_calls if call.function.name == _NAME]
-    for arguments in given[:-1]:
+    for arguments in given:
         with suppress(MismatchError):  # as the model was told then
             return _decode(output, arguments)
     return _decode(output, given[-1]) if given else output.decode(reply.text)  # the error is about what was given
