@@ -66,6 +66,35 @@ async def test_messages_column_is_sent_unchanged(server: FriendliServer) -> None
     await stage._client.aclose()
 
 
+@pytest.mark.parametrize(("rows", "seconds", "sizes"), [(3, 60, [3, 3, 1]), (60, 0, [1] * 7)])
+async def test_rows_are_returned_in_blocks_of_a_size_or_an_age(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch, rows: int, seconds: float, sizes: list[int]
+) -> None:
+    monkeypatch.setattr("friendli_async.integrations.ray._BLOCK_ROWS", rows)
+    monkeypatch.setattr("friendli_async.integrations.ray._BLOCK_SECONDS", seconds)
+    stage = stage_of(server)
+    assert [len(block["text"]) async for block in stage(batch_of(7))] == sizes
+    await stage._client.aclose()
+
+
+async def test_container_needs_no_model_and_a_stage_without_checkpoint_no_key(server: FriendliServer) -> None:
+    client = {"container_url": server.url, "retry": None}
+    stage = stage_of(server, model=None, deployment="container", client=client)
+    [block] = [block async for block in stage({"prompt": np.array(["a", "b"], dtype=object)})]
+    assert sorted(block["text"]) == ["You said: a", "You said: b"]
+    assert "model" not in server.requests[0].json_object
+    await stage._client.aclose()
+
+
+async def test_what_a_reply_lacks_is_none(server: FriendliServer) -> None:
+    server.enqueue(json_body({"choices": [{"index": 0, "message": {"content": "a"}}]}))
+    stage = stage_of(server)
+    [row] = await rows_of(stage, batch_of(1))
+    assert row["text"] == "a"
+    assert [row[name] for name in ("finish_reason", "prompt_tokens", "completion_tokens", "error")] == [None] * 4
+    await stage._client.aclose()
+
+
 async def test_lone_surrogates_are_replaced_because_columns_are_utf8(server: FriendliServer) -> None:
     server.enqueue(text("half \ud83d"), status(400, message="no \ud83d"))
     stage = stage_of(server, concurrency=1)
@@ -103,6 +132,30 @@ async def test_rows_in_the_checkpoint_are_not_sent_again_by_another_actor(
         await stage._client.aclose()
 
 
+async def test_rows_are_found_as_the_file_of_another_actor_grows(server: FriendliServer, tmp_path: Path) -> None:
+    writer, reader = (stage_of(server, checkpoint=tmp_path) for _ in range(2))
+    for count in (3, 6, 9):
+        await rows_of(writer, batch_of(count))
+        rows = await rows_of(reader, batch_of(count))
+        assert [row["text"] for row in rows] == [f"You said: row {n}" for n in range(count)]
+        assert len(server.requests) == count
+    for stage in (writer, reader):
+        await stage._client.aclose()
+
+
+async def test_row_whose_line_another_actor_has_not_finished_is_sent(server: FriendliServer, tmp_path: Path) -> None:
+    writer = stage_of(server, checkpoint=tmp_path / "a")
+    await rows_of(writer, batch_of(3))
+    [file] = (tmp_path / "a").iterdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / file.name).write_bytes(file.read_bytes()[:-5])
+    reader = stage_of(server, checkpoint=tmp_path / "b")
+    assert len(await rows_of(reader, batch_of(3))) == 3
+    assert len(server.requests) == 4
+    for stage in (writer, reader):
+        await stage._client.aclose()
+
+
 async def test_relative_checkpoint_is_not_affected_by_a_change_of_the_working_directory(
     server: FriendliServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,10 +185,14 @@ async def test_concurrency_limit_is_shared_by_all_batches_of_an_actor(server: Fr
     await stage._client.aclose()
 
 
-async def test_missing_key_column_and_unusable_checkpoint_are_rejected(server: FriendliServer, tmp_path: Path) -> None:
+async def test_missing_or_invalid_keys_and_unusable_checkpoint_are_rejected(
+    server: FriendliServer, tmp_path: Path
+) -> None:
     stage = stage_of(server, checkpoint=tmp_path / "done", key="number")
     with pytest.raises(RowsError, match="no column 'number'; available: 'id', 'prompt'"):
         await rows_of(stage, batch_of(1))
+    with pytest.raises(RowsError, match=r"a key must be a str or a 64-bit int, not 0\.5"):
+        await rows_of(stage, batch_of(1, number=np.array([0.5])))
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be used"):
         stage_of(server, checkpoint=tmp_path / "file")

@@ -26,7 +26,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from friendli_async._json import replace_surrogates
-from friendli_async.bulk.checkpoint import Lines, check_key, row_hash
+from friendli_async.bulk.checkpoint import Lines, row_hash
 from friendli_async.bulk.errors import CheckpointError, RowsError
 from friendli_async.bulk.journal import Journal
 from friendli_async.bulk.outcomes import Outcome
@@ -124,8 +124,6 @@ class CompleteStage:
         keys = (
             [_plain(key) for key in columns[self._key]] if self._checkpoint is not None else list(range(len(requests)))
         )
-        for key in keys:
-            check_key(key)
         rows = list(zip(keys, requests, range(len(requests)), strict=True))
         ready: list[tuple[int, _Answer]] = []
         since = time.monotonic()
@@ -147,12 +145,11 @@ class CompleteStage:
     async def _complete(self, row: _Row) -> _Answer:
         request = row[1]
         async with self._slots:
-            model = {} if request.model is None else {"model": request.model}
-            reply = await self._chat.complete(**model, messages=request.messages, **request.options)
+            reply = await self._chat.complete(model=request.model, messages=request.messages, **request.options)
         usage = usage_of(reply)
         return {
             self._output: replace_surrogates(reply.text),  # a column of Arrow is UTF-8
-            "finish_reason": reply.choices[0].finish_reason if reply.choices else None,
+            "finish_reason": reply.choices[0].finish_reason,
             "prompt_tokens": usage.prompt_tokens if usage is not None else None,
             "completion_tokens": usage.completion_tokens if usage is not None else None,
         }
