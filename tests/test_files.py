@@ -128,6 +128,8 @@ async def test_existing_content_is_not_uploaded_again(server: FriendliServer, cl
     assert first.id != again.id
     assert [request.path for request in server.requests[3:]] == ["/beta/file", f"/beta/file/{again.id}"]
     assert seen == [(len(DATA), len(DATA))]
+    await client.file.upload(DATA, project_id="proj")
+    assert len(server.requests) == 3 + 2 + 2
 
 
 async def test_progress_is_reported_from_zero_for_each_attempt(server: FriendliServer, client: AsyncFriendli) -> None:
@@ -247,15 +249,21 @@ async def test_temporary_copy_is_removed_after_success_and_failure(
     assert list_folder(tmp_path) == []
 
 
+async def _unread() -> AsyncIterator[bytes]:
+    pytest.fail("the content was read")
+    yield b""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"content": _unread(), "project_id": None}, "project_id: Expected `str`"),
         ({"content": "report.txt", "project_id": "p"}, r"content: .*pathlib\.Path"),
         ({"content": b"x", "project_id": None}, "project_id: Expected `str`"),
         ({"content": b"x", "project_id": "p", "name": 5}, "name: Expected `str`"),
         ({"content": io.StringIO("x"), "project_id": "p"}, "binary mode"),
     ],
-    ids=["str", "no project", "number as name", "text file"],
+    ids=["content that is read later", "str", "no project", "number as name", "text file"],
 )
 async def test_invalid_argument_is_rejected_before_sending(
     server: FriendliServer, client: AsyncFriendli, arguments: Any, message: str
@@ -508,7 +516,7 @@ async def test_cancelled_download_leaves_no_file_and_closes_handles(
 
 async def test_download_that_is_not_the_whole_file_is_detected(tmp_path: Path) -> None:
     whole = b"the whole content"
-    content = {"cut": whole[:9], "changed": whole[::-1], "whole": whole}
+    content = {"cut": whole[:9], "changed": whole[::-1], "whole": whole, "undescribed": whole}
     of_known_length = {
         "part": http_reply(whole[:9], status="206 Partial Content"),
         "nothing": http_reply(b""),
@@ -522,7 +530,8 @@ async def test_download_that_is_not_the_whole_file_is_detected(tmp_path: Path) -
                 await conversation.send(http_reply(json.dumps({"downloadUrl": f"{origin.url}/{name}"}).encode()))
             elif "/file/" in path:
                 digest = f"sha256:{hashlib.sha256(whole).hexdigest()}"
-                info = {"id": name, "status": "UPLOADED", "size": len(whole), "digest": digest}
+                known = {} if name == "undescribed" else {"size": len(whole), "digest": digest}
+                info = {"id": name, "status": "UPLOADED", **known}
                 await conversation.send(http_reply(json.dumps(info).encode()))
             elif name in of_known_length:
                 await conversation.send(of_known_length[name])
@@ -540,7 +549,8 @@ async def test_download_that_is_not_the_whole_file_is_detected(tmp_path: Path) -
             with pytest.raises(APIConnectionError, match=message):
                 await with_timeout(client.file.download(name, tmp_path / "place"))
             assert list_folder(tmp_path) == []
-        assert (await with_timeout(client.file.download("whole", tmp_path / "place"))).read_bytes() == whole
+        for name in ("whole", "undescribed"):
+            assert (await with_timeout(client.file.download(name, tmp_path / "place"))).read_bytes() == whole
 
 
 @pytest.mark.parametrize("path", ["/proc/self/status", "/dev/zero"])

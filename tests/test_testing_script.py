@@ -153,6 +153,8 @@ WRONG_TYPES: list[Callable[..., object]] = [
     lambda: untyped.text("a", finish_reason=None),
     lambda: untyped.body("text"),
     lambda: untyped.json_body(untyped.text("a")),
+    lambda: untyped.json_body(untyped.status(503)),
+    lambda: untyped.json_body(untyped.done()),
     lambda: untyped.pace(untyped.text("a"), 1.0),
     lambda: untyped.pace(untyped.script(), "fast"),
     lambda: untyped.tool_calls("weather"),
