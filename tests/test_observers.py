@@ -664,7 +664,10 @@ class ProgramExit(BaseException):
 def test_base_exception_in_observer_leaves_nothing_open(
     remote: FriendliServer, method: str, streamed: bool, kind: type[BaseException]
 ) -> None:
+    told: list[str] = []
+
     def end(event: CallEvent) -> None:
+        told.append(method)
         raise kind
 
     observer: Any = type("Observer", (), {method: staticmethod(end)})()
@@ -675,6 +678,7 @@ def test_base_exception_in_observer_leaves_nothing_open(
         if streamed or method != "first_event":
             with pytest.raises(kind):
                 runner.run(with_timeout(read(open_stream(observed)) if streamed else complete(observed)))
+        assert told.count("call_ended") == (method == "call_ended")
         remote.always(text("next"))
 
         async def call_again() -> None:
