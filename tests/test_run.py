@@ -722,6 +722,7 @@ async def test_tool_error_ends_the_run_if_on_tool_error_is_raise(
     assert error.kind == kind
     assert error.call is not None
     assert name in (error.call.function.name, "never_ends")  # `wait` times out as well
+    assert error.__cause__ is not None
     assert [message["role"] for message in error.messages] == ["user", *["assistant", "tool"] * 2, "tool"]
     assert error.usage is not None
     assert waiter.running == 0
@@ -990,16 +991,28 @@ async def test_result_of_a_tool_longer_than_the_limit_is_a_failure(
     async def explain() -> str:
         raise ToolError("y" * 3000)
 
-    server.enqueue(tool_calls(("repeat", {"count": 10}), ("repeat", {"count": 11}), ("explain", {})), text("x"))
-    events = await events_of(start_run(client, repeat, explain, max_tool_result=limit))
+    @tool
+    async def fail() -> str:
+        raise ValueError("z" * 3000)
+
+    @tool
+    async def fail_twice() -> str:
+        raise ExceptionGroup("both", [ValueError("z" * 1500)] * 2)
+
+    repeats = [("repeat", {"count": count}) for count in (10, 11)]
+    server.enqueue(tool_calls(*repeats, ("explain", {}), ("fail", {}), ("fail_twice", {})), text("x"))
+    events = await events_of(start_run(client, repeat, explain, fail, fail_twice, max_tool_result=limit))
     finished = {found.call.id: found for found in events if isinstance(found, ToolFinished)}
     results = tool_results(server)
+    most = None if limit is None else 2000
     assert [(finished[call_id].error, finished[call_id].content) for call_id, _ in results] == [
         (None, "x" * 10),
         (None, "x" * 11)
         if limit is None
         else ("result", "Error: the tool's result is too long: 11 characters; at most 10 are allowed"),
-        ("failed", ("Error: " + "y" * 3000)[: None if limit is None else 2000]),
+        ("failed", ("Error: " + "y" * 3000)[:most]),
+        ("failed", ("Error: ValueError: " + "z" * 2000)[:most]),
+        ("failed", ("Error: " + f"ValueError: {'z' * 1500}; ValueError: {'z' * 1500}"[:2000])[:most]),
     ]
     assert [content for _, content in results] == [finished[call_id].content for call_id, _ in results]
 

@@ -69,8 +69,9 @@ async def test_calls_are_yielded_complete_and_in_order(client: AsyncFriendli, se
 
 async def test_call_is_yielded_when_next_one_starts(client: AsyncFriendli, server: FriendliServer) -> None:
     release = asyncio.Event()
-    steps = [piece(0, '{"a":', name="x", id="1"), piece(0, "1}"), piece(1, name="y", id="2"), gate(release)]
-    server.enqueue(script(*steps, piece(1, "{}"), finish("tool_calls"), done()))
+    first = [piece(0, '{"a":', name="x", id="1"), chunk(tool_calls=[{"index": 0}]), piece(0, "1}")]
+    second = [piece(1, name="y", id="2"), gate(release), piece(1, "{}")]
+    server.enqueue(script(*first, *second, finish("tool_calls"), done()))
     calls = open_stream(client).tool_calls()
     assert await with_timeout(anext(calls)) == ToolCall("1", "function", FunctionCall("x", '{"a":1}'))
     release.set()
