@@ -756,6 +756,8 @@ async def test_exception_of_a_tool_is_kept_by_its_event_and_logged(
     assert record.levelno == logging.WARNING
     assert record.exc_info is not None
     assert record.exc_info[1] is exception
+    assert record.exc_info[2] is not None
+    assert record.exc_info[2].tb_frame.f_code.co_filename == __file__
     assert vars(record)["friendli_tool_call_id"] == finished.call.id
     assert vars(record)["friendli_run_id"] is None, "nobody observes the run"
 
@@ -773,13 +775,17 @@ async def test_exception_of_a_tool_is_kept_by_its_event_and_logged(
         ("fails_in_a_group", {}, ExceptionGroup),
     ],
 )
-async def test_event_has_the_exception_that_the_tool_raised(
+async def test_event_has_the_exception_that_the_tool_raised_with_the_traceback_from_the_tool_on(
     client: AsyncFriendli, server: FriendliServer, name: str, arguments: dict[str, str], kind: type
 ) -> None:
     server.enqueue(tool_calls((name, arguments)))
     run = start_run(client, *ALL_TOOLS, tool_timeout=0.05 if name == "never_ends" else 30)
     [finished] = [event for event in await events_of(run) if isinstance(event, ToolFinished)]
-    assert type(finished.exception) is kind
+    exception = finished.exception
+    assert type(exception) is kind
+    for each in (exception, exception and exception.__context__):
+        begin = None if each is None else each.__traceback__
+        assert begin is None or begin.tb_frame.f_code.co_filename == __file__
 
 
 async def test_failure_chosen_by_the_tool_is_not_logged(
