@@ -282,7 +282,7 @@ class ToolRunner:
     def interrupt(self, error: FriendliError) -> None:
         """Cancels the calls and ends the run with the error; if no call is unfinished, not before the next one."""
         self._interruption = error
-        if self.has_running or self._calls:
+        if self._calls:
             self.fail(copy.copy(error))
 
     async def stop(self, *, wait: bool) -> None:
