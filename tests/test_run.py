@@ -1327,6 +1327,22 @@ async def test_exit_raised_by_a_token_callable_ends_the_run(server: FriendliServ
         assert repr(run) == "<Run closed, 0 turns>"
 
 
+async def test_no_other_approval_is_asked_for_once_one_has_failed(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    asked: list[str] = []
+
+    async def approve(call: ToolCall) -> bool:
+        asked.append(call.function.name)
+        await run_loop_iterations(50)  # the next call waits for its approval now
+        raise LookupError("nobody is there")
+
+    server.enqueue(tool_calls(("now", {}), ("weather", {"city": "Rome"})))
+    with pytest.raises(LookupError):
+        await start_run(client, now, weather, before_tool=approve).result()
+    assert asked == ["now"]
+
+
 async def test_approval_gives_the_model_a_reason_by_raising_tool_error(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
