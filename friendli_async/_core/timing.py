@@ -92,8 +92,6 @@ class Stopwatch:
         times = self._read_times
         if self._first_event is None and times:
             self._first_event = times[0]
-        if len(times) < 2:
-            return
         gaps = self._gaps
         for earlier, later in pairwise(times):
             gap = later - earlier

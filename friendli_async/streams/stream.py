@@ -394,10 +394,7 @@ class EventStream(Generic[E]):
         assert opened is not None, "the branches open it first"
         self._begin_waiting()
         try:
-            if opened.reader.has_ended:
-                opened.settle()
-            else:
-                await opened.fill(shared=True)
+            await opened.fill(shared=True)
         finally:
             self._waiting = False
 
