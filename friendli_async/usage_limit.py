@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from threading import Lock
+import os
+from threading import RLock
+from typing import Final, NoReturn
 
 from friendli_async.errors import ConfigurationError, UsageLimitError
 from friendli_async.options import check_count, plain_number
@@ -11,7 +13,12 @@ from friendli_async.replies import Usage, add_usage
 
 __all__ = ["UsageLimit"]
 
-_logger = logging.getLogger("friendli_async")
+_logger: Final = logging.getLogger("friendli_async")
+_lock: Final = RLock()
+"""Held by all limits while they count. It is reentrant, and one for all, because the garbage collector may run while it
+is held, and close a stream, which counts in its own limit."""
+if hasattr(os, "register_at_fork"):  # the child would inherit a lock that nobody releases
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class UsageLimit:
@@ -21,8 +28,8 @@ class UsageLimit:
     Once a maximum is reached, a new call raises ``UsageLimitError``, and nothing is sent. Calls in flight go on. So the
     usage can end above the maximum, by the answers that were in flight when it was reached.
 
-    One limit may be shared by any number of clients, event loops and threads. A new one starts from zero; pass what
-    has been used before, by another process, to ``add``.
+    One limit may be shared by any number of clients, event loops and threads, but not by processes: a forked one counts
+    on its own. A new one starts from zero; pass what has been used before, by another process, to ``add``.
 
     Args:
         within: Another limit, in which the same calls count, too: that of a tenant, for the limit of one request.
@@ -64,12 +71,14 @@ class UsageLimit:
         self.calls: int = 0
         self.usage: Usage = Usage()
         self.unreported: int = 0
-        self._lock = Lock()
         self._has_warned = False
 
     def __repr__(self) -> str:
         maxima = "".join(f", {name}={maximum}" for name, maximum in self._maxima.items())
         return f"<UsageLimit calls={self.calls}, total_tokens={self.usage.total_tokens}{maxima}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a UsageLimit cannot be copied or pickled: the copy would not count the same calls")
 
     def begin_call(self) -> None:
         """Counts a call that starts now. The client does this itself.
@@ -77,7 +86,7 @@ class UsageLimit:
         Raises:
             UsageLimitError: A maximum is reached.
         """
-        with self._lock:
+        with _lock:
             for name, maximum in self._maxima.items():
                 measure = name.removeprefix("max_")
                 used: int = self.calls if measure == "calls" else getattr(self.usage, measure)
@@ -95,11 +104,15 @@ class UsageLimit:
             usage: The usage; None if the server has not reported it.
             is_complete: Whether the answer was read to its end, where servers report it.
         """
-        with self._lock:
+        with _lock:
             if usage is None:
                 self.unreported += 1
             else:
-                self.usage = add_usage(self.usage, usage)
+                before, total = None, self.usage
+                while self.usage is not before:  # the garbage collector has closed a stream meanwhile, which counts
+                    before = self.usage
+                    total = add_usage(before, usage)
+                self.usage = total
         if self._within is not None:
             self._within.add(usage, is_complete=is_complete)  # it warns: there may be many limits within it
         elif usage is None and is_complete and not self._has_warned:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import gc
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,9 +26,10 @@ from friendli_async import (
     Usage,
     UsageLimit,
     UsageLimitError,
+    usage_limit,
 )
 from friendli_async.bulk import RejectedError, run_all
-from friendli_async.testing import FriendliServer, chunk, done, finish, script, status, text, tool_calls, usage
+from friendli_async.testing import FriendliServer, chunk, done, finish, script, stall, status, text, tool_calls, usage
 from friendli_async.tools import tool
 
 
@@ -273,6 +277,35 @@ def test_usage_of_an_earlier_process_counts() -> None:
     limit.add(Usage(prompt_tokens=90, completion_tokens=10, total_tokens=100))
     with pytest.raises(UsageLimitError, match="100 total tokens of 100"):
         limit.begin_call()
+
+
+async def test_stream_that_the_garbage_collector_closes_while_a_limit_counts_is_counted_too(
+    client: AsyncFriendli, server: FriendliServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = UsageLimit(max_total_tokens=100)
+    server.enqueue(script(chunk("a"), usage(1, 1), stall()))
+    stream = open_stream(client.with_options(usage_limit=limit))
+    while stream.usage is None:
+        await anext(stream)
+    cycle: list[object] = [stream]
+    cycle.append(cycle)
+    del stream, cycle
+
+    def add_slowly(one: Usage, other: Usage) -> Usage:
+        total = one + other
+        gc.collect()
+        return total
+
+    monkeypatch.setattr(usage_limit, "add_usage", add_slowly)
+    limit.add(Usage(prompt_tokens=20))
+    assert limit.usage.total_tokens == 22
+
+
+def test_limit_is_not_copied() -> None:
+    limit = UsageLimit(max_calls=1)
+    for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="a UsageLimit cannot be copied or pickled"):
+            duplicate(limit)
 
 
 async def test_job_ends_once_the_limit_is_reached_and_resumes_with_another(
