@@ -370,7 +370,7 @@ class TurnLimitError(FriendliError):
 
 
 class UsageLimitError(FriendliError):
-    """The calls that share a ``UsageLimit`` have reached it. Nothing was sent.
+    """The calls that share a ``UsageLimit`` have reached it. Nothing was sent, or nothing again: see ``meta.attempts``.
 
     In a run with tools, the run itself has ``messages`` and ``usage``, and another run can continue it.
 

@@ -25,7 +25,8 @@ class UsageLimit:
     """Limits what the calls of a client use together: ``client.with_options(usage_limit=UsageLimit(...))``.
 
     It counts the calls that run a model, of any API, and their usage, which a server reports at the end of an answer.
-    Once a maximum is reached, a new call raises ``UsageLimitError``, and nothing is sent. Calls in flight go on. So the
+    Once a maximum is reached, nothing more is sent: a new call raises ``UsageLimitError``, and so does one that waits
+    for a connection, a rate limit or its retry, if the maximum is one of tokens. Answers in flight are not cut. So the
     usage can end above the maximum, by the answers that were in flight when it was reached.
 
     One limit may be shared by any number of clients, event loops and threads, but not by processes: a forked one counts
@@ -55,26 +56,22 @@ class UsageLimit:
         max_total_tokens: int | None = None,
         max_completion_tokens: int | None = None,
     ) -> None:
-        given = {
-            "max_calls": max_calls,
-            "max_total_tokens": max_total_tokens,
-            "max_completion_tokens": max_completion_tokens,
-        }
         if within is not None and not isinstance(within, UsageLimit):
             raise ConfigurationError(f"UsageLimit.within must be a UsageLimit or None, not {within!r}")
-        self._within = within
+        self._chain: tuple[UsageLimit, ...] = (self,) if within is None else (self, *within._chain)
         self._maxima: dict[str, int] = {}
-        for name, maximum in given.items():
+        given = {"calls": max_calls, "total_tokens": max_total_tokens, "completion_tokens": max_completion_tokens}
+        for measure, maximum in given.items():
             if maximum is not None:
-                self._maxima[name] = plain_number(maximum)
-                check_count(f"UsageLimit.{name}", self._maxima[name])
+                self._maxima[measure] = plain_number(maximum)
+                check_count(f"UsageLimit.max_{measure}", self._maxima[measure])
         self.calls: int = 0
         self.usage: Usage = Usage()
         self.unreported: int = 0
         self._has_warned = False
 
     def __repr__(self) -> str:
-        maxima = "".join(f", {name}={maximum}" for name, maximum in self._maxima.items())
+        maxima = "".join(f", max_{measure}={maximum}" for measure, maximum in self._maxima.items())
         return f"<UsageLimit calls={self.calls}, total_tokens={self.usage.total_tokens}{maxima}>"
 
     def __reduce__(self) -> NoReturn:
@@ -87,15 +84,27 @@ class UsageLimit:
             UsageLimitError: A maximum is reached.
         """
         with _lock:
-            for name, maximum in self._maxima.items():
-                measure = name.removeprefix("max_")
-                used: int = self.calls if measure == "calls" else getattr(self.usage, measure)
-                if used >= maximum:
-                    message = f"the usage limit is reached: {used:,} {measure.replace('_', ' ')} of {maximum:,}"
-                    raise UsageLimitError(message, usage=self.usage)
-            if self._within is not None:
-                self._within.begin_call()
-            self.calls += 1
+            self.check_usage()
+            for limit in self._chain:
+                limit._check("calls", limit.calls)
+            for limit in self._chain:
+                limit.calls += 1
+
+    def check_usage(self) -> None:
+        """Checks the maxima of tokens. The client does this itself before it sends anything, as calls may wait.
+
+        Raises:
+            UsageLimitError: One of them is reached.
+        """
+        for limit in self._chain:
+            limit._check("total_tokens", limit.usage.total_tokens)
+            limit._check("completion_tokens", limit.usage.completion_tokens)
+
+    def _check(self, measure: str, used: int) -> None:
+        maximum = self._maxima.get(measure)
+        if maximum is not None and used >= maximum:
+            message = f"the usage limit is reached: {used:,} {measure.replace('_', ' ')} of {maximum:,}"
+            raise UsageLimitError(message, usage=self.usage)
 
     def add(self, usage: Usage | None, *, is_complete: bool = True) -> None:
         """Counts the usage of an answer. The client does this itself for its calls.
@@ -105,16 +114,20 @@ class UsageLimit:
             is_complete: Whether the answer was read to its end, where servers report it.
         """
         with _lock:
-            if usage is None:
-                self.unreported += 1
-            else:
-                before, total = None, self.usage
-                while self.usage is not before:  # the garbage collector has closed a stream meanwhile, which counts
-                    before = self.usage
-                    total = add_usage(before, usage)
-                self.usage = total
-        if self._within is not None:
-            self._within.add(usage, is_complete=is_complete)  # it warns: there may be many limits within it
-        elif usage is None and is_complete and not self._has_warned:
-            self._has_warned = True
-            _logger.warning("the server reports no usage of an answer, so it does not count towards the usage limit")
+            for limit in self._chain:
+                limit._add(usage)
+            outermost = self._chain[-1]  # there may be many limits within it
+            is_to_warn = usage is None and is_complete and not outermost._has_warned
+            outermost._has_warned |= is_to_warn
+        if is_to_warn:
+            _logger.warning("the server reports no usage of an answer: its tokens do not count towards the usage limit")
+
+    def _add(self, usage: Usage | None) -> None:
+        if usage is None:
+            self.unreported += 1
+            return
+        before, total = None, self.usage
+        while self.usage is not before:  # the garbage collector has closed a stream meanwhile, which counts
+            before = self.usage
+            total = add_usage(before, usage)
+        self.usage = total

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sockets import MESSAGES, complete, open_stream, start_run
+from support.sockets import MESSAGES, client_of, complete, open_stream, slots_in_use, start_run
 
 from friendli_async import (
     AsyncFriendli,
+    Attempt,
     CallEnded,
     ConfigurationError,
     Observer,
@@ -194,6 +195,40 @@ async def test_each_maximum_limits_its_own_measure(client: AsyncFriendli, server
     assert repr(limit) == "<UsageLimit calls=2, total_tokens=515, max_total_tokens=1000, max_completion_tokens=10>"
 
 
+async def test_call_that_waits_for_a_connection_is_not_sent_once_the_tokens_are_used(server: FriendliServer) -> None:
+    limit = UsageLimit(max_total_tokens=1)
+    async with client_of(server.url, max_connections=1, usage_limit=limit) as client:
+        outcomes = await asyncio.gather(*(complete(client) for _ in range(5)), return_exceptions=True)
+        assert slots_in_use(client) == 0
+    assert len(server.requests) == 1
+    refused = [outcome for outcome in outcomes if isinstance(outcome, UsageLimitError)]
+    assert len(refused) == 4
+    for error in refused:
+        assert error.meta is not None  # it has waited
+        assert (error.meta.attempts, error.meta.timing.queued > 0) == ((), True)
+
+
+async def test_call_is_not_retried_once_the_tokens_are_used(client: AsyncFriendli, server: FriendliServer) -> None:
+    limit = UsageLimit(max_total_tokens=9)
+
+    def use_up(attempt: Attempt) -> None:
+        limit.add(Usage(total_tokens=9))
+
+    server.enqueue(status(503))
+    retry = RetryPolicy(initial=0.0, on_retry=use_up)
+    with pytest.raises(UsageLimitError) as caught:
+        await complete(client.with_options(usage_limit=limit, retry=retry))
+    assert len(server.requests) == 1
+    assert caught.value.meta is not None
+    assert [attempt.status for attempt in caught.value.meta.attempts] == [503]
+
+
+async def test_last_call_that_is_allowed_may_be_retried(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(status(503), text("Hi"))
+    limited = client.with_options(usage_limit=UsageLimit(max_calls=1), retry=RetryPolicy(initial=0.0))
+    assert (await complete(limited)).text == "Hi"
+
+
 async def test_retry_is_not_another_call(client: AsyncFriendli, server: FriendliServer) -> None:
     limit = UsageLimit(max_calls=2)
     limited = client.with_options(usage_limit=limit, retry=RetryPolicy(initial=0.0))
@@ -223,7 +258,7 @@ async def test_answer_without_usage_is_counted_as_such_and_logged_once(
         await open_stream(limited).result()
     assert (limit.calls, limit.unreported, limit.usage) == (3, 3, Usage())
     assert [record.getMessage() for record in caplog.records] == [
-        "the server reports no usage of an answer, so it does not count towards the usage limit"
+        "the server reports no usage of an answer: its tokens do not count towards the usage limit"
     ]
 
 

@@ -57,6 +57,7 @@ from friendli_async.errors import (
     ConfigurationError,
     FriendliError,
     StreamInterruptedError,
+    UsageLimitError,
 )
 from friendli_async.replies import Attempt, Headers, Meta, keep_raw, usage_of
 
@@ -68,7 +69,6 @@ U = TypeVar("U")
 _logger: Final = logging.getLogger("friendli_async")
 _NO_HEADERS: Final = Headers()
 _call_ids: Final = itertools.count(1)
-
 
 Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
 """Tries to fix what caused an error response; returns whether another attempt is worthwhile."""
@@ -174,7 +174,7 @@ class Call(Generic[T]):
             self._report_start()
             runtime.begin(self)
             if self.reporter is not None:
-                self.reporter.check_limit()
+                self.reporter.begin_call()
             if runtime.pace.holds:
                 await self._wait_for_hold()
             while True:
@@ -285,6 +285,7 @@ class Call(Generic[T]):
             reporter.attempt += 1
             reporter.attempting = True
             reporter.report("attempt_started", AttemptStarted)
+            dial.on_slot = reporter.check_usage
             dial.on_connect = lambda: reporter.report(
                 "connected",
                 Connected,
@@ -318,7 +319,7 @@ class Call(Generic[T]):
         self._server = dial.address
         self.stopwatch.queued += dial.queued
         self.stopwatch.connecting += dial.connecting
-        dial.on_connect = None
+        dial.on_slot = dial.on_connect = None
 
     async def _error_response(self, exchange: Exchange, dial: DialContext) -> APIStatusError:
         """Returns the error for a status other than 2XX."""
@@ -336,11 +337,12 @@ class Call(Generic[T]):
         if self.clock.interruption is not None:  # which error it causes depends on timing
             error = copy.copy(self.clock.interruption)
             error.sent = self.clock.sent
+        is_unsent = isinstance(error, ConfigurationError) and not self._accepted  # nothing can have been accepted
+        if is_unsent or isinstance(error, UsageLimitError):
+            # None if the call failed before it could wait (``queued``) or send, as ``FriendliError.meta`` says.
+            error.meta = self.meta() if self._attempts or self.stopwatch.queued else None
+            return error
         if isinstance(error, ConfigurationError):
-            if not self._accepted:  # nothing can have been accepted
-                # None if the call failed before it could wait (``queued``) or send, as ``FriendliError.meta`` says.
-                error.meta = self.meta() if self._attempts or self.stopwatch.queued else None
-                return error
             error = APIConnectionError(str(error), sent=True, draining=error.draining)
             error.permanent = True  # like the ConfigurationError that it stands for
         self._accepted = self._accepted or _may_have_been_accepted(error)

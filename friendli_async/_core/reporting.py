@@ -177,10 +177,15 @@ class CallReporter:
         if self._observers.wants(method):
             self._observers.notify(method, kind(**self._fields, attempt=self.attempt, **fields))
 
-    def check_limit(self) -> None:
+    def begin_call(self) -> None:
         """Raises UsageLimitError if the limit does not allow the call, and otherwise counts it."""
         if self._limit is not None:
             self._limit.begin_call()
+
+    def check_usage(self) -> None:
+        """Raises UsageLimitError if other calls have reached the limit while this one waited."""
+        if self._limit is not None:
+            self._limit.check_usage()
 
     def end(
         self,

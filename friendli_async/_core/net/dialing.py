@@ -60,6 +60,8 @@ class DialContext(msgspec.Struct, eq=False):
     """The TLS side of the connection that was opened last, unless ``reused``."""
     upload: FormUpload | None = None
     """The body, if it is a form."""
+    on_slot: Callable[[], None] | None = None
+    """Called once there is a connection slot. What it raises ends the attempt."""
     on_connect: Callable[[], None] | None = None
     """Called once there is a connection, before anything is sent."""
 
