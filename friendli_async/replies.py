@@ -331,8 +331,10 @@ def as_chat_usage(usage: Any) -> Usage | None:
     # A message's ``input_tokens`` are without those read from a cache or written to one; the other APIs count them in.
     read, written = getattr(usage, "cache_read_input_tokens", None), getattr(usage, "cache_creation_input_tokens", None)
     cached = read if prompt is None else prompt.cached_tokens
+    own = getattr(usage, "input_tokens", None)
+    prompt_tokens = getattr(usage, "prompt_tokens", 0) if own is None else own  # a classification has the former
     return Usage(
-        prompt_tokens=getattr(usage, "input_tokens", 0) + (read or 0) + (written or 0),
+        prompt_tokens=prompt_tokens + (read or 0) + (written or 0),
         completion_tokens=getattr(usage, "output_tokens", 0),
         total_tokens=getattr(usage, "total_tokens", 0),
         prompt_tokens_details=None if cached is None else PromptTokensDetails(cached),

@@ -149,6 +149,8 @@ CALLS: dict[str, Callable[[AsyncFriendli], Any]] = {
     ).result(),
     "responses": lambda client: client.serverless.responses.create(model="m", input="Hi"),
     "responses stream": lambda client: client.serverless.responses.stream(model="m", input="Hi").result(),
+    "classification": lambda client: client.container.text_classification.classify(input="Hi"),
+    "transcription": lambda client: client.serverless.audio.transcribe(model="m", file=b"RIFF"),
     "embeddings": lambda client: client.dedicated.embeddings.create(model="m", input="Hi"),
 }
 
