@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from threading import RLock
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
-from friendli_async.errors import ConfigurationError, UsageLimitError
+from friendli_async.errors import ArgumentError, ConfigurationError, UsageLimitError
 from friendli_async.options import check_count, plain_number
-from friendli_async.replies import Usage, add_usage
+from friendli_async.replies import Usage, Value, add_usage, as_chat_usage
 
 __all__ = ["UsageLimit"]
 
@@ -106,18 +106,24 @@ class UsageLimit:
             message = f"the usage limit is reached: {used:,} {measure.replace('_', ' ')} of {maximum:,}"
             raise UsageLimitError(message, usage=self.usage)
 
-    def add(self, usage: Usage | None, *, is_complete: bool = True) -> None:
+    def add(self, usage: Value | None, *, is_complete: bool = True) -> None:
         """Counts the usage of an answer. The client does this itself for its calls.
 
         Args:
-            usage: The usage; None if the server has not reported it.
+            usage: The ``usage`` of a reply of any API; None if the server has not reported it.
             is_complete: Whether the answer was read to its end, where servers report it.
+
+        Raises:
+            ArgumentError: It is no usage.
         """
+        if usage is not None and not isinstance(cast("object", usage), Value):
+            raise ArgumentError(f"Expected a usage, got {usage!r}", "usage")
+        used = as_chat_usage(usage)
         with _lock:
             for limit in self._chain:
-                limit._add(usage)
+                limit._add(used)
             outermost = self._chain[-1]  # there may be many limits within it
-            is_to_warn = usage is None and is_complete and not outermost._has_warned
+            is_to_warn = used is None and is_complete and not outermost._has_warned
             outermost._has_warned |= is_to_warn
         if is_to_warn:
             _logger.warning("the server reports no usage of an answer: its tokens do not count towards the usage limit")

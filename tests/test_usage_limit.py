@@ -15,6 +15,7 @@ import pytest
 from support.sockets import MESSAGES, client_of, complete, open_stream, slots_in_use, start_run
 
 from friendli_async import (
+    ArgumentError,
     AsyncFriendli,
     Attempt,
     CallEnded,
@@ -336,6 +337,24 @@ async def test_stream_that_the_garbage_collector_closes_while_a_limit_counts_is_
     monkeypatch.setattr(usage_limit, "add_usage", add_slowly)
     limit.add(Usage(prompt_tokens=20))
     assert limit.usage.total_tokens == 22
+
+
+async def test_usage_of_a_reply_of_any_api_can_be_added(client: AsyncFriendli) -> None:
+    limit = UsageLimit()
+    message = await client.serverless.messages.create(model="m", messages=MESSAGES, max_tokens=9)
+    response = await client.serverless.responses.create(model="m", input="Hi")
+    assert message.usage is not None
+    assert response.usage is not None
+    limit.add(message.usage)
+    assert limit.usage.prompt_tokens == message.usage.input_tokens
+    limit.add(response.usage)
+    assert limit.usage.completion_tokens == message.usage.output_tokens + response.usage.output_tokens
+
+
+def test_anything_but_a_usage_is_not_added() -> None:
+    given: Any = {"total_tokens": 9}
+    with pytest.raises(ArgumentError, match="usage: Expected a usage, got"):
+        UsageLimit().add(given)
 
 
 def test_limit_is_not_copied() -> None:
