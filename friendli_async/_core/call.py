@@ -269,7 +269,7 @@ class Call(Generic[T]):
             )
 
     def _report_start(self) -> None:
-        if self.reporter is not None:
+        if self.reporter is not None and self.reporter.wants("call_started"):  # its parameters are parsed
             address, port = self._engine.request_builder.address
             asked = parameters_of(self._arguments.body)
             self.reporter.report(

@@ -172,6 +172,10 @@ class CallReporter:
         if run is not None:
             run.start_call(call_id)
 
+    def wants(self, method: str) -> bool:
+        """Returns whether any observer has this method."""
+        return self._observers.wants(method)
+
     def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
         """Passes one event to the observers that have the method; ``fields`` are those that not every event has."""
         if self._observers.wants(method):
