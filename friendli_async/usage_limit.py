@@ -42,7 +42,8 @@ class UsageLimit:
         calls: Number of calls so far, including those in flight.
         usage: The usage so far, as far as the server has reported it.
         unreported: Number of answers without a reported usage, which is missing in ``usage``: of streams that were left
-            early, and of servers that report none. The first of a complete answer is logged as a WARNING.
+            early, and of servers that report none. The first of a complete answer is logged as a WARNING. A call that
+            timed out or was cancelled before its answer began is not among them, but a server may bill it.
 
     Raises:
         ConfigurationError: A maximum is not a whole number above 0, or ``within`` is not a limit.

@@ -15,15 +15,17 @@ The path of a request
 2. ``engine.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
    ``Engine.opening`` returns a ``StreamOpening``, whose call runs when the stream is first used.
 3. ``call.Call.run`` is the retry loop: build, attempt, evaluate, wait. Each attempt runs inside
-   ``net.clock.CallClock``. Before the first one, the call waits for a rate-limit hold of ``pacing.Pace``, or fails.
+   ``net.clock.CallClock``. Before the first one, a usage limit counts or refuses the call, and the call waits for a
+   rate-limit hold of ``pacing.Pace``, or fails.
 
    a. Build: the call gets the token and a form's headers; ``protocol.RequestBuilder.build`` returns a ``Request``.
-   b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), calls aiohttp,
-      follows a 307 or 308 to the same origin, translates aiohttp's exceptions (``net.failures``), and returns a
-      ``net.exchange.AiohttpExchange``. It replaces a pooled connection that dies under a request once per call, if the
-      operation is ``repeatable`` and the body can be sent again. Requests with a JSON body of up to 64 KiB are sent
-      directly over the connector of aiohttp's session (``net.posting``), unless there is a proxy, the session was
-      passed in, or somebody observes it ("Private parts of aiohttp" below); the rest goes through the session.
+   b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), asks a usage limit
+      again (``DialContext.on_slot``), because the call may have waited, calls aiohttp, follows a 307 or 308 to the same
+      origin, translates aiohttp's exceptions (``net.failures``), and returns a ``net.exchange.AiohttpExchange``. It
+      replaces a pooled connection that dies under a request once per call, if the operation is ``repeatable`` and the
+      body can be sent again. Requests with a JSON body of up to 64 KiB are sent directly over the connector of
+      aiohttp's session (``net.posting``), unless there is a proxy, the session was passed in, or somebody observes it
+      ("Private parts of aiohttp" below); the rest goes through the session.
    c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
       ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` (``events.opening``) reads
       the reply. A plain one is decoded there by ``events.plain_reply.decode_reply``, which also detects an error sent
@@ -47,8 +49,8 @@ The path of a request
 
 ``runtime.Runtime`` is what a client and its ``with_options`` copies share: the transport, the calls in flight, and what
 they learn from each other (``pacing.Pace``).
-``timing.Stopwatch`` accompanies each call. With observers, so does ``reporting.CallReporter``, and
-``reporting.RunReporter`` accompanies each run (``chat.run``).
+``timing.Stopwatch`` accompanies each call. With observers or a usage limit, so does
+``reporting.CallReporter``; with observers, ``reporting.RunReporter`` accompanies each run (``chat.run``).
 
 
 From a byte to an event
