@@ -7,6 +7,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable
+from traceback import extract_tb
 from typing import Any
 
 import pytest
@@ -124,9 +125,12 @@ async def test_between_turns_that_is_cancelled_by_itself_fails_the_run(
     for between in (awaits_cancelled, raises):
         server.enqueue(tool_calls(("now", {})))
         run = start_run(client, now, between_turns=between)
-        for _ in range(2):
-            with pytest.raises(FriendliError, match=r"^between_turns raised CancelledError: "):
-                await with_timeout(run.result())
+        with pytest.raises(FriendliError, match=r"^between_turns raised CancelledError: ") as caught:
+            await with_timeout(run.result())
+        assert caught.value.__cause__ is not None
+        assert between.__name__ in [frame.name for frame in extract_tb(caught.value.__cause__.__traceback__)]
+        with pytest.raises(FriendliError, match=r"^between_turns raised CancelledError: "):
+            await with_timeout(run.result())
         assert [message["role"] for message in run.messages] == ["user", "assistant", "tool"]
 
 

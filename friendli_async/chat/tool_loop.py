@@ -234,9 +234,14 @@ class ToolRunner:
         try:
             while not task.done():
                 await self.wait()
-            if task.cancelled() and not self._is_stopped:
-                raise FriendliError("between_turns raised CancelledError: something that it awaited was cancelled")
-            return None if self._is_stopped else task.result()
+            if self._is_stopped:
+                return None
+            try:
+                return task.result()
+            except asyncio.CancelledError as error:
+                _strip_library_frames(error)
+                message = "between_turns raised CancelledError: something that it awaited was cancelled"
+                raise FriendliError(message) from error
         finally:
             del task  # avoid a reference cycle: it holds the error, whose traceback holds this frame
 
