@@ -569,6 +569,9 @@ async def test_truncated_stream_raises_connection_error_with_partial(
     assert isinstance(cause, StreamInterruptedError)
     assert cause.partial is not None
     assert cause.partial.text == "Hel"
+    address = server.url.removeprefix("http://")
+    assert address in str(cause)
+    assert address not in str(caught.value)  # UI adapters send it to browsers
 
 
 @BOTH

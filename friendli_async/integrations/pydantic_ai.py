@@ -359,11 +359,16 @@ def _their_errors(model: str) -> Generator[None]:
     except APIStatusError as error:
         raise _status_error(error, model) from error
     except APITimeoutError as error:
-        raise theirs.ModelTimeoutError(model, str(error), phase=_PHASES.get(error.limit)) from error
+        raise theirs.ModelTimeoutError(model, _message(error), phase=_PHASES.get(error.limit)) from error
     except APIConnectionError as error:
-        raise theirs.ModelConnectionError(model, str(error), phase="read" if error.sent else "connect") from error
+        raise theirs.ModelConnectionError(model, _message(error), phase="read" if error.sent else "connect") from error
     except ResponseDecodeError as error:
         raise theirs.UnexpectedModelBehavior(str(error), error.excerpt) from error
+
+
+def _message(error: APIConnectionError) -> str:
+    """Returns the message without the server, which ``str()`` adds: Pydantic AI's UI adapters send it to browsers."""
+    return Exception.__str__(error)
 
 
 def _status_error(error: APIStatusError, model: str) -> theirs.ModelAPIError:
