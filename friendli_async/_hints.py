@@ -30,7 +30,7 @@ _SETTINGS: Final = {
     'headers={"Idempotency-Key": ...}': "idempotency_key",
     'headers={"User-Agent": ...}': "user_agent",
     "observers=[...]": "observers",
-    "usage_limit=UsageLimit(...)": "usage_limit usage_limits max_budget",
+    "usage_limit=UsageLimit(...)": "usage_limit usage_limits",
     "wake=True": "wake",
 }
 # Settings of the pool, which a client shares with its copies.
