@@ -63,6 +63,15 @@ async def test_empty_object_as_content_is_rejected(
         await call(client)
 
 
+async def test_undecodable_answer_in_field_of_another_api_is_rejected(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(json_body({"choices": [{"index": 0, "delta": {"content": "hi", "tool_calls": "none"}}]}))
+    with pytest.raises(ResponseDecodeError, match="could not be decoded") as raised:
+        await complete(client)
+    assert "delta" in str(raised.value.excerpt)
+
+
 @pytest.mark.parametrize(
     "body",
     [{"text": "x"}, {"id": "x"}, {"response": {"text": "x"}}, {"statusCode": 200, "body": "x"}, {"status": "fine"}],

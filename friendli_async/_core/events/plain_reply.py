@@ -174,7 +174,7 @@ def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.D
     """Moves the answers of a reply without text to where this API has them, from where another API or a stream does.
 
     Raises:
-        ResponseDecodeError: A choice has no answer in any of these places.
+        ResponseDecodeError: A choice has no answer in any of these places, or one that cannot be decoded.
     """
     own_choices: Any = getattr(reply, "choices", ())
     if not own_choices:
@@ -186,7 +186,13 @@ def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.D
     unanswered = [choice for choice in lacking if _lacks(choice, wanted)]
     if not choices or any(wanted not in choice or not choice.get("finish_reason") for choice in unanswered):
         raise ResponseDecodeError("a choice in the server's reply contains no answer", excerpt=excerpt(data))
-    return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
+    if not moved:
+        return reply
+    try:
+        return cast("T", convert({**fields, "choices": choices}, decoder.type))
+    except NOT_DECODED as error:
+        reason = str(error)
+    raise ResponseDecodeError(f"the server's reply could not be decoded: {reason}", excerpt=excerpt(data))
 
 
 _ANSWER_FIELDS: Final = (
