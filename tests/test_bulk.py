@@ -874,6 +874,25 @@ async def test_progress_is_reported_per_row_and_callback_errors_are_logged(
     assert "on_progress" in caplog.text
 
 
+async def test_progress_has_its_duration_while_the_run_is_being_closed() -> None:
+    durations: list[float] = []
+
+    class Next(asyncio.Future[None]):
+        def cancel(self, msg: Any = None) -> bool:
+            durations.append(run.progress.seconds)
+            return super().cancel(msg)
+
+    async def rows() -> AsyncIterator[int]:
+        yield 0
+        await Next()
+
+    run = run_all(rows(), double)
+    await anext(run)
+    await run.aclose()
+    assert durations
+    assert all(durations)
+
+
 def test_progress_is_available_in_other_threads_and_after_the_event_loop() -> None:
     run = run_all(range(10), double, concurrency=1)
 

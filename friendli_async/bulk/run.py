@@ -559,10 +559,11 @@ class Job(Generic[Row, R]):
     def _start_shutdown(self) -> asyncio.Task[None] | None:
         """Returns the task that closes the run; None if it was never started."""
         if not self._state.closed:
+            if self._loop is not None:  # first: another thread may read the progress
+                self._seconds = self._loop.time() - self._started_at
             self._state.closed = True
             self.stop()
             if self._loop is not None:
-                self._seconds = self._loop.time() - self._started_at
                 self._changed.set()
                 self.abandon()
                 self._shutdown = asyncio.create_task(self._shut_down())
