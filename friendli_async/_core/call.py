@@ -141,7 +141,7 @@ class Call(Generic[T]):
         self.held = False  # a rate-limit hold pauses it
         self._interrupted_outcome: Outcome | None = None
         self._attempts: list[Attempt] = []  # those that have ended
-        self._elapsed = 0.0  # seconds from the start of the call to the end of the last one
+        self._elapsed = 0.0  # seconds from the start of the call to the end of the last one, or of the call
         self._accepted = False  # the server may have accepted one: ``sent`` of the last error
         self._replaced = False  # a dead pooled connection has been replaced, which is done once per call
         self._recovered = False  # the recovery has succeeded: it is not asked again

@@ -204,7 +204,7 @@ class Adaptive:
             self._end(self._rejections, now)
         rejections = self._rejections
         if rejections is None:
-            if sent < self._decreased_at:  # a late one, of rejections that have ended
+            if sent < self._decreased_at:  # sent before the last decrease: it causes no other
                 self._hold(_seconds_or(self._first_pause(), retry_after), now)
                 return
             is_new = True

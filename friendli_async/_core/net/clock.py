@@ -50,7 +50,7 @@ class _Deadline:
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self.now: Callable[[], float] = monotonic if own else loop.time
         self.when: float | None = None
-        self._handle: asyncio.Handle | None = None  # of the timer, or of the next grace turn
+        self._handle: asyncio.Handle | None = None  # of the timer, the next grace turn, or an interruption
         self._timer_at = 0.0  # when it fires: maybe before the deadline, which may have been moved
         self._turns = 0  # of grace, since the deadline has passed
         self._was_blocked = False  # the event loop, when the deadline passed

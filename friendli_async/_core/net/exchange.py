@@ -117,7 +117,7 @@ class AiohttpExchange:
         self._pending: bytes | None = None  # to be taken next: not, or no longer, in aiohttp's buffer
         self._waiter: asyncio.Future[None] | None = None  # waits for data; once finished, for the body's end
         self._abort_error: FriendliError | None = None
-        self._finish_timer: asyncio.TimerHandle | None = None  # while it waits for the body's end
+        self._finish_timer: asyncio.TimerHandle | None = None  # since ``finish``, unless the body had ended
         connection = response.connection
         protocol = None if connection is None else connection.protocol
         self._protocol = protocol if isinstance(protocol, PooledProtocol) and self._inflate is None else None
