@@ -7,6 +7,7 @@ from collections import deque
 
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.errors import ConfigurationError
+from friendli_async.options import is_count, plain_number
 
 __all__ = ["Gate"]
 
@@ -24,13 +25,21 @@ class Gate:
     the next waiter.
 
     Args:
-        limit: A fixed or an adaptive limit. A rejection with a ``Retry-After`` pauses either.
+        limit: A fixed or an adaptive limit; None is an ``Adaptive()``. A ``Retry-After`` pauses either.
+
+    Raises:
+        ValueError: The limit is not a positive integer.
     """
 
-    def __init__(self, limit: int | Adaptive) -> None:
-        # A fixed limit is an Adaptive that is never adjusted.
-        self._is_fixed = not isinstance(limit, Adaptive)
-        self._limit = limit if isinstance(limit, Adaptive) else Adaptive(limit, limit)
+    def __init__(self, limit: int | Adaptive | None) -> None:
+        given: object = Adaptive() if limit is None else plain_number(limit)
+        if isinstance(given, Adaptive):
+            self._limit = given
+        elif is_count(given):
+            self._limit = Adaptive(given, given)
+        else:
+            raise ValueError(f"concurrency must be a whole number above 0, or an Adaptive, not {limit!r}")
+        self._is_fixed = self._limit is not given  # an Adaptive that is never adjusted
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._admitted = 0
         self._timer: asyncio.TimerHandle | None = None

@@ -282,7 +282,7 @@ class Job(Generic[Row, R]):
         self.ready: deque[Outcome[Row, R]] = deque()
         self.failure: Held[BaseException] | None = None
         self._raised = ""  # the message of the failure that was raised
-        self._gate = Gate(_check_concurrency(concurrency))
+        self._gate = Gate(concurrency)
         self._rows: AsyncIterator[Row] = rows_of(rows)
         self._max_rejections = _check_max_rejections(max_rejections)
         self._rejections = 0  # calls in a row
@@ -592,10 +592,3 @@ def _check_max_rejections(number: int | None) -> int | None:
     if given is None or is_count(given):
         return given
     raise ValueError(f"max_rejections must be a whole number above 0, or None, not {number!r}")
-
-
-def _check_concurrency(concurrency: int | Adaptive | None) -> int | Adaptive:
-    limit: object = Adaptive() if concurrency is None else plain_number(concurrency)
-    if isinstance(limit, Adaptive) or is_count(limit):
-        return limit
-    raise ValueError(f"concurrency must be a whole number above 0, or an Adaptive, not {concurrency!r}")

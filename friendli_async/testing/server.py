@@ -36,7 +36,7 @@ _MAX_BODY: Final = 256 * 1024 * 1024
 _BACKLOG: Final = 4096  # a thousand streams may be opened at once
 _MAX_ITERATIONS: Final = 1000
 
-_logger = logging.getLogger(__name__)
+_logger: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
