@@ -539,3 +539,20 @@ async def test_dropping_a_stream_with_a_predicate_cancels_the_request(
         await assert_no_leaks(client, server)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("how", ["predicate", "event"])
+async def test_dropped_stream_that_its_stop_condition_refers_to_is_closed_when_it_is_collected(
+    server: FriendliServer, client: AsyncFriendli, how: str
+) -> None:
+    async def read_one() -> None:
+        stream = open_stream(client)
+        async for _ in stream.stop_when(**{how: lambda _: stream.timing.total > 3600}):
+            break
+
+    server.enqueue(script(chunk("a"), stall()))
+    await read_one()
+    assert client.gauges().open_streams == 1
+    gc.collect()
+    assert await server.requests[0].disconnected()
+    await assert_no_leaks(client, server)

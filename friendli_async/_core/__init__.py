@@ -198,7 +198,8 @@ Garbage collector
     not be part of a cycle that the client is in, or aiohttp's session, finalized with it, warns "Unclosed client
     session". So whatever is in flight must not reference its user: ``OpenStream`` does not reference the
     ``EventStream``, ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and the transport does
-    not reference the runtime.
+    not reference the runtime. Functions of the user may reference anything, so the client and its connections hold
+    what calls them by ``held.weak_method``.
 
 
 Reference cycles

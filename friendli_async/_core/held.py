@@ -1,9 +1,13 @@
-"""Keeping, re-raising and discarding errors without reference cycles."""
+"""Keeping, re-raising and discarding errors, and calling methods, without reference cycles."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, ParamSpec, TypeVar
+from weakref import WeakMethod
 
+P = ParamSpec("P")
+T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
 
@@ -28,6 +32,21 @@ class Held(Generic[E]):
         """Returns the error, and releases it."""
         error, self._error = self.error, None
         return error
+
+
+def weak_method(method: Callable[P, T]) -> Callable[P, T | None]:
+    """Returns a function that calls a method as long as its object exists, without a reference to it.
+
+    For what the client or its connections hold: through the object, they may reach functions of the user, which may
+    refer to the stream or run that is to be closed once nobody refers to it.
+    """
+    reference = WeakMethod(method)
+
+    def call(*arguments: P.args, **named: P.kwargs) -> T | None:
+        bound = reference()
+        return None if bound is None else bound(*arguments, **named)
+
+    return call
 
 
 def clear_tracebacks(error: BaseException) -> None:

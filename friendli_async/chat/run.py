@@ -7,12 +7,11 @@ import copy
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, cast
-from weakref import WeakMethod
 
 import msgspec
 
 from friendli_async._core.events.stream import Outcome
-from friendli_async._core.held import reject_stop_iteration
+from friendli_async._core.held import reject_stop_iteration, weak_method
 from friendli_async._core.loops import is_current, running_loop
 from friendli_async._core.reporting import RunReporter, finish_reasons_of
 from friendli_async._core.runtime import Work
@@ -141,8 +140,7 @@ class Run:
         self._reporter = reporter
         self._runner = runner
         self._events = runner.events
-        # Weakly, because the client holds the work, and a tool may refer to the run.
-        self._work = Work(_weak(runner.interrupt))
+        self._work = Work(weak_method(runner.interrupt))  # the client holds it, and a tool may refer to the run
         self._is_waiting = False
         self._is_iterated = False
         self._was_interrupted = False  # a cancelled read closed it, and no read has raised that yet
@@ -526,18 +524,6 @@ def _outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, StreamInterruptedError):
         return "cancelled" if error.draining else "truncated"
     return "failed" if isinstance(error, Exception) else "cancelled"
-
-
-def _weak(interrupt: Callable[[FriendliError], None]) -> Callable[[FriendliError], None]:
-    """Returns a function that calls the method as long as its object exists."""
-    reference = WeakMethod(interrupt)
-
-    def call(error: FriendliError) -> None:
-        method = reference()
-        if method is not None:
-            method(error)
-
-    return call
 
 
 async def _read_one(stream: ChatStream) -> ChatChunk | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from friendli_async._core.held import Held, reject_stop_iteration
+from friendli_async._core.held import Held, reject_stop_iteration, weak_method
 from friendli_async._core.loops import call_in_loop
 from friendli_async._core.secret import mask_token, token_of, without_token
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
@@ -38,7 +38,7 @@ time or size limit, an error in the stream or an undecodable event. ``cancelled`
 early, by anyone, or that a read of it was cancelled."""
 
 
-class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
+class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True):
     """The resources of an open stream: its connection, reader, limits and outcome.
 
     It does not reference the ``EventStream`` that wraps it: that is freed with the user's last reference, and then ends
@@ -76,7 +76,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     _line_end_read: bool = False
 
     def __post_init__(self) -> None:
-        self.exchange.on_abort = self._end_aborted  # until ``_detach``: it is a reference cycle
+        # The pool holds the exchange, and a stop condition may refer to the ``EventStream``.
+        self.exchange.on_abort = weak_method(self._end_aborted)
 
     def __repr__(self) -> str:  # its fields would include the received bytes
         return f"<OpenStream {self.outcome}>"
