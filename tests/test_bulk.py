@@ -369,6 +369,21 @@ def without_asyncgen_hooks() -> Iterator[None]:
         sys.set_asyncgen_hooks(*hooks)
 
 
+async def test_connections_that_were_opened_for_a_run_do_not_keep_its_function(server: FriendliServer) -> None:
+    async with client_of(server.url) as client:
+
+        async def call(_: int) -> None:
+            await complete(client)
+
+        async with run_all(range(3), call, concurrency=LIMIT) as run:
+            assert [outcome.error async for outcome in run] == [None] * 3
+        assert client.gauges().idle
+        seen = weakref.ref(call)
+        del call, run
+        gc.collect()
+        assert seen() is None
+
+
 async def test_dropped_run_ends_in_silence_in_a_loop_without_asyncgen_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     gated = GatedCalls()
     reports: list[object] = []

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Generic, TypeVar
 
+from friendli_async._core.held import weak_method
 from friendli_async._core.pacing import is_rejected_by_load, on_rejection
 from friendli_async.bulk.errors import is_overload, is_unsent
 from friendli_async.bulk.gate import Gate
@@ -133,7 +134,8 @@ class RowSender(Generic[Row, R]):
         """Makes the call. Apart from ``send``, whose frame would be in the error's traceback and hold the error."""
         started_at = asyncio.get_running_loop().time()
         reported: _Reported = set()
-        on_rejection.set(partial(self._report_rejection, reported))
+        # A connection that is opened meanwhile keeps the context, and would keep the user's function with it.
+        on_rejection.set(partial(weak_method(self._report_rejection), reported))
         try:
             reply = await self._call(row)
         except Exception as error:
