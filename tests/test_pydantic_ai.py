@@ -37,9 +37,10 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import ModelRequestParameters, override_allow_model_requests
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.settings import ModelSettings, ToolOrOutput
-from support.sockets import client_of
+from support.sockets import client_of, unresponsive_port
 
 from friendli_async import (
+    APITimeoutError,
     AsyncFriendli,
     Attempt,
     FriendliError,
@@ -409,8 +410,10 @@ async def test_retries_and_timeout_of_the_settings_keep_the_rest_of_the_clients_
         assert [attempt.status for attempt in retried] == [429, 429]
         server.enqueue(script(stall()))
         impatient = client.with_options(timeout=Timeouts(first_event=0.05))
-        with pytest.raises(exceptions.ModelTimeoutError, match="first_event"):
+        with pytest.raises(exceptions.ModelTimeoutError) as caught:
             await Agent(FriendliModel("m", client=impatient)).run("Hi", model_settings={"timeout": 60})
+        assert isinstance(caught.value.__cause__, APITimeoutError)
+        assert caught.value.__cause__.limit == "first_event"
 
 
 async def test_settings_map_to_api_parameters(server: FriendliServer, model: FriendliModel) -> None:
@@ -569,9 +572,6 @@ async def test_truncated_stream_raises_connection_error_with_partial(
     assert isinstance(cause, StreamInterruptedError)
     assert cause.partial is not None
     assert cause.partial.text == "Hel"
-    address = server.url.removeprefix("http://")
-    assert address in str(cause)
-    assert address not in str(caught.value)  # UI adapters send it to browsers
 
 
 @BOTH
@@ -589,6 +589,20 @@ async def test_failed_connection_raises_connection_error(streamed: bool) -> None
         with pytest.raises(exceptions.ModelConnectionError) as caught:
             await run(Agent(FriendliModel("m", client=client)), "Hi", streamed)
     assert caught.value.phase == "connect"
+
+
+@pytest.mark.parametrize("failure", ["refused", "connect timeout", "reset"])
+async def test_message_of_a_connection_error_names_no_server(server: FriendliServer, failure: str) -> None:
+    server.always(script(chunk("Hel"), reset()))
+    with unresponsive_port() as port:
+        silent, refusing = f"127.0.0.1:{port}", "127.0.0.1:1"
+        address = {"refused": refusing, "connect timeout": silent}.get(failure, server.url.removeprefix("http://"))
+        url = f"https://{address}" if failure == "connect timeout" else f"http://{address}"
+        async with client_of(url, timeout=Timeouts(connect=0.05)) as client:
+            with pytest.raises(exceptions.ModelAPIError) as caught:
+                await run(Agent(FriendliModel("m", client=client)), "Hi", streamed=True)
+    assert address in str(caught.value.__cause__)
+    assert address not in str(caught.value)  # UI adapters send it to browsers
 
 
 async def test_invalid_reply_raises_unexpected_model_behavior(server: FriendliServer, model: FriendliModel) -> None:

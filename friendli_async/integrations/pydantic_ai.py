@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Final, Literal, cast
 from friendli_async import AsyncFriendli
 from friendli_async._core.error_json import json_or_none
 from friendli_async._core.events.decoding import is_finish_reason
+from friendli_async.asgi import error_body
 from friendli_async.chat import Chat, ChatChunk, ChatStream
 from friendli_async.client import DeploymentName
 from friendli_async.errors import (
@@ -367,8 +368,9 @@ def _their_errors(model: str) -> Generator[None]:
 
 
 def _message(error: APIConnectionError) -> str:
-    """Returns the message without the server, which ``str()`` adds: Pydantic AI's UI adapters send it to browsers."""
-    return Exception.__str__(error)
+    """Returns a message that names no server or proxy: Pydantic AI's UI adapters send it to browsers."""
+    message: str = error_body(error)["error"]["message"]
+    return message
 
 
 def _status_error(error: APIStatusError, model: str) -> theirs.ModelAPIError:
