@@ -34,6 +34,11 @@ def test_decoding_tolerates_unknown_fields_nulls_nan_and_lone_surrogates() -> No
     assert reply.choices[0].index == 0
 
 
+def test_half_a_character_in_place_of_a_number_is_repaired() -> None:
+    reply = decode(b'{"created":"\\ud83d","choices":[{"index":"\\ud83d","message":{"content":"t"}}]}', COMPLETION)
+    assert (reply.text, reply.choices[0].index, reply.created) == ("t", 0, None)
+
+
 BROKEN = [
     b"",
     b"<html>",

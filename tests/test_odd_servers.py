@@ -367,3 +367,15 @@ async def test_reasoning_details_accumulate_and_are_sent_back(server: FriendliSe
     assert reply.message.as_input()["reasoning_details"] == MERGED_DETAILS
     await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}, reply.message])
     assert server.requests[-1].json["messages"][1]["reasoning_details"] == list(MERGED_DETAILS)
+
+
+async def test_half_a_character_in_place_of_a_number_does_not_end_a_stream(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(event({"news": "x", "created": "\ud83d"}), done()))
+    chunk = await anext(open_stream(client))
+    assert chunk.message == {"news": "x", "created": "\ud83d"}
+    refusal = {"type": "response.refusal.delta", "delta": "No", "output_index": "\ud83d"}
+    server.enqueue(script(event(refusal), stall()))
+    async with client.serverless.responses.stream(model="m", input="Hi") as stream:
+        assert isinstance(await anext(stream), UnknownEvent)

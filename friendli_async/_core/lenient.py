@@ -109,7 +109,7 @@ def convert(value: object, kind: Any) -> Any:
     _prepared(kind)
     try:
         converted = msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # not only msgspec's own: half a character in place of a number is a UnicodeEncodeError
         reason = str(error)
         try:
             converted = msgspec.convert(_repair(value, kind, root=True), kind)
@@ -183,7 +183,7 @@ def _has_number(count: object) -> bool:
 def _fits(value: object, kind: Any) -> bool:
     try:
         msgspec.convert(value, kind)
-    except msgspec.ValidationError:
+    except ValueError:
         return False
     return True
 

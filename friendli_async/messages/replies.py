@@ -87,7 +87,7 @@ def as_block(value: object) -> ContentBlock:
         return cast("dict[str, Any]", block)
     try:  # by itself: after it, the lenient conversion looks for a usage, which blocks do not have
         known: KnownBlock = msgspec.convert(block, KnownBlock)
-    except msgspec.ValidationError:
+    except ValueError:
         known = convert(block, KnownBlock)
     return known
 
