@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import sys
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import anyio
 import pytest
+from support.clock import wait_until
 from support.sockets import FAST_RETRY, client_of, complete, library_tasks, with_timeout
 
 from friendli_async import (
@@ -150,6 +152,30 @@ async def test_invalid_line_ends_run_after_preceding_outcomes(tmp_path: Path) ->
     with pytest.raises(RowsError, match=r"rows\.jsonl line 4 is not JSON"):
         await read_into(seen, run_all(path, double, concurrency=1))
     assert [outcome.reply for outcome in seen] == [2, 4]
+
+
+async def test_file_of_rows_that_opens_after_the_run_was_closed_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("1\n")
+    opened: list[Any] = []
+    opening, may_open = threading.Event(), threading.Event()
+
+    def open_slowly(path: Path) -> Any:
+        opening.set()
+        may_open.wait()
+        opened.append(path.open("rb"))
+        return opened[0]
+
+    monkeypatch.setattr("friendli_async.bulk.rows._open", open_slowly)
+    run = run_all(path, double)
+    reading = asyncio.ensure_future(anext(run))
+    await wait_until(opening.is_set)
+    reading.cancel()
+    await asyncio.wait([reading])
+    may_open.set()
+    await wait_until(lambda: bool(opened) and opened[0].closed)
 
 
 async def test_path_of_something_else_than_a_regular_file_is_rejected(tmp_path: Path) -> None:

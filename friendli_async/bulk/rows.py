@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
-from anyio import to_thread
-
+from friendli_async._core.body.sources import in_thread, open_in_thread
 from friendli_async._json import decode_json
 from friendli_async.bulk.errors import RowsError
 
@@ -53,10 +53,10 @@ async def read_lines(path: Path) -> AsyncIterator[tuple[int, bytes]]:
         RowsError: It is not a regular file. Reading a pipe may block, and a run could then not be closed.
         OSError: The file cannot be read.
     """
-    file = await to_thread.run_sync(_open, path)
+    file = await open_in_thread(partial(_open, path), lambda file: file.close())
     try:
         number = 0
-        while lines := await to_thread.run_sync(file.readlines, _READ_SIZE):
+        while lines := await in_thread(file.readlines, _READ_SIZE):
             for line in lines:
                 number += 1
                 if not line.isspace():
