@@ -49,7 +49,8 @@ def error_status(error: FriendliError) -> int:
         Upstream's status if it is 400, 404, 409, 413, 422, 429 or 503; 504 for a timeout and for upstream's 408 and
         504; 503 if the client was drained or closed; 502 for any other status, including a token that upstream rejected
         (401, 403), for a connection that failed or broke, and for an invalid reply. 500 for what is not upstream's
-        fault: the client is misconfigured, a tool failed, a run reached its turn limit, a checkpoint cannot be written.
+        fault: the client is misconfigured, a tool failed, a limit on turns or usage is reached, a checkpoint cannot be
+        written.
     """
     return _answer_to(error)[0]
 
