@@ -192,7 +192,7 @@ async def test_missing_or_invalid_keys_and_unusable_checkpoint_are_rejected(
     with pytest.raises(RowsError, match="no column 'number'; available: 'id', 'prompt'"):
         await rows_of(stage, batch_of(1))
     with pytest.raises(RowsError, match=r"a key must be a str or a 64-bit int, not 0\.5"):
-        await rows_of(stage, batch_of(1, number=np.array([0.5])))
+        await rows_of(stage, batch_of(2, number=np.array([1, 0.5], dtype=object)))
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be used"):
         stage_of(server, checkpoint=tmp_path / "file")

@@ -26,7 +26,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from friendli_async._json import replace_surrogates
-from friendli_async.bulk.checkpoint import Lines, row_hash
+from friendli_async.bulk.checkpoint import Lines, check_key, row_hash
 from friendli_async.bulk.errors import CheckpointError, RowsError
 from friendli_async.bulk.journal import Journal
 from friendli_async.bulk.outcomes import Outcome
@@ -110,7 +110,7 @@ class CompleteStage:
         """Completes a batch, and yields its rows in blocks as they finish.
 
         Raises:
-            RowsError: A column is missing, or would be overwritten.
+            RowsError: A column is missing, or would be overwritten, or a key is invalid. Nothing was sent.
         """
         columns = {name: batch[name] for name in batch}
         for name in (self._prompt, *((self._key,) if self._checkpoint is not None else ())):
@@ -124,6 +124,8 @@ class CompleteStage:
         keys = (
             [_plain(key) for key in columns[self._key]] if self._checkpoint is not None else list(range(len(requests)))
         )
+        for key in keys:
+            check_key(key)  # all of them before the first request: no row of the batch is yielded after an invalid one
         rows = list(zip(keys, requests, range(len(requests)), strict=True))
         ready: list[tuple[int, _Answer]] = []
         since = time.monotonic()
