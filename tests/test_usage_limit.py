@@ -211,6 +211,21 @@ async def test_call_that_waits_for_a_connection_is_not_sent_once_the_tokens_are_
         assert (error.meta.attempts, error.meta.timing.queued > 0) == ((), True)
 
 
+async def test_call_whose_connection_is_being_opened_is_not_sent_once_the_tokens_are_used(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limit = UsageLimit(max_total_tokens=1)
+    limited = client.with_options(usage_limit=limit)
+    task = asyncio.create_task(complete(limited))
+    await asyncio.sleep(0)
+    assert slots_in_use(client) == 1
+    limit.add(Usage(total_tokens=1))
+    with pytest.raises(UsageLimitError) as caught:
+        await task
+    assert (caught.value.meta, server.requests, slots_in_use(client)) == (None, [], 0)
+    assert client.gauges().idle == 1  # the connection is left to other calls
+
+
 async def test_call_is_not_retried_once_the_tokens_are_used(client: AsyncFriendli, server: FriendliServer) -> None:
     limit = UsageLimit(max_total_tokens=9)
 

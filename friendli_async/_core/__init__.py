@@ -19,9 +19,10 @@ The path of a request
    rate-limit hold of ``pacing.Pace``, or fails.
 
    a. Build: the call gets the token and a form's headers; ``protocol.RequestBuilder.build`` returns a ``Request``.
-   b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), asks a usage limit
-      again (``DialContext.on_slot``), because the call may have waited, calls aiohttp, follows a 307 or 308 to the same
-      origin, translates aiohttp's exceptions (``net.failures``), and returns a ``net.exchange.AiohttpExchange``. It
+   b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), calls aiohttp,
+      follows a 307 or 308 to the same origin, translates aiohttp's exceptions (``net.failures``), and returns a
+      ``net.exchange.AiohttpExchange``. A usage limit is asked again once there is a slot, and once there is a
+      connection (``DialContext.on_slot`` and ``on_connect``), because the call may have waited for either. ``send``
       replaces a pooled connection that dies under a request once per call, if the operation is ``repeatable`` and the
       body can be sent again. Requests with a JSON body of up to 64 KiB are sent directly over the connector of
       aiohttp's session (``net.posting``), unless there is a proxy, the session was passed in, or somebody observes it

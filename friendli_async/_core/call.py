@@ -286,14 +286,12 @@ class Call(Generic[T]):
             reporter.attempting = True
             reporter.report("attempt_started", AttemptStarted)
             dial.on_slot = reporter.check_usage
-            dial.on_connect = lambda: reporter.report(
-                "connected",
-                Connected,
-                reused=dial.reused,
-                queued=dial.queued,
-                connecting=dial.connecting,
-            )
+            dial.on_connect = partial(self._report_connected, dial, reporter)
         return self.clock.now(), dial
+
+    def _report_connected(self, dial: DialContext, reporter: CallReporter) -> None:
+        reporter.check_usage()  # again: connecting takes time
+        reporter.report("connected", Connected, reused=dial.reused, queued=dial.queued, connecting=dial.connecting)
 
     async def _build_request(self) -> Request:
         """Builds the attempt's request, which may call the token callable, or read the size of a file.

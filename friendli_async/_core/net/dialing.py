@@ -63,7 +63,8 @@ class DialContext(msgspec.Struct, eq=False):
     on_slot: Callable[[], None] | None = None
     """Called once there is a connection slot. What it raises ends the attempt."""
     on_connect: Callable[[], None] | None = None
-    """Called once there is a connection, before anything is sent."""
+    """Called once there is a connection, before anything is sent; not for a session that was passed in. What it raises
+    ends the attempt."""
 
     def begin(self, address: str, proxy: str | None, *, tunnelled: bool) -> None:
         """Resets the context for the first send or another one: over a new connection, or to a redirect's target."""
