@@ -881,6 +881,22 @@ async def test_run_does_not_wait_forever_for_an_abandoned_one(path: Path, monkey
     assert len(await run(ROWS, Caller(), path)) == len(ROWS)
 
 
+async def test_checkpoint_is_released_although_all_tasks_are_cancelled_before_its_run_begins_to_close(
+    path: Path,
+) -> None:
+    outcomes = run_all(ROWS, Caller(), checkpoint=path, concurrency=1, key=lambda row: str(row["id"]))
+    await anext(outcomes)
+    closing = asyncio.ensure_future(outcomes.aclose())
+    await run_loop_iterations(1)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:  # as `asyncio.run` does at its end
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert closing.cancelled()
+    first, *_ = await run(ROWS, Caller(), path)
+    assert first.resumed
+
+
 async def test_checkpoint_is_released_although_all_tasks_are_cancelled_before_it_is_closed(path: Path) -> None:
     loop, busy = asyncio.get_running_loop(), threading.Event()
     loop.set_default_executor(ThreadPoolExecutor(1))

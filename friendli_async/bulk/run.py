@@ -567,6 +567,7 @@ class Job(Generic[Row, R]):
                 self._changed.set()
                 self.abandon()
                 self._shutdown = asyncio.create_task(self._shut_down())
+                self._shutdown.add_done_callback(self._after_shutdown)
         return self._shutdown
 
     async def _shut_down(self) -> None:
@@ -580,11 +581,14 @@ class Job(Generic[Row, R]):
                 with self._scope.making_calls():
                     await aclose()
         finally:
-            try:
-                if self._ledger is not None:
-                    await close_in_thread(self._ledger)
-            finally:
-                _ending.discard(self)
+            if self._ledger is not None:
+                await close_in_thread(self._ledger)
+
+    def _after_shutdown(self, shutdown: asyncio.Task[None]) -> None:
+        """Releases the checkpoint if the shutdown was cancelled before its first step."""
+        _ending.discard(self)
+        if shutdown.cancelled() and self._ledger is not None:
+            self._ledger.close()
 
 
 def _check_max_rejections(number: int | None) -> int | None:
