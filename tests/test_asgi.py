@@ -1599,6 +1599,25 @@ async def test_errors_leave_no_reference_cycle(server: FriendliServer, client: A
     assert leaked == []
 
 
+@pytest.mark.compatibility
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+async def test_error_before_anything_is_sent_leaves_no_reference_cycle_with_eager_tasks(client: AsyncFriendli) -> None:
+    assert sys.version_info >= (3, 12)
+    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        pytest.skip("uvloop has no eager tasks")
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    await client.aclose()
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(ConfigurationError):
+            await relay(client)
+        leaked = [each for each in gc.get_objects() if isinstance(each, SSEResponse | ChatStream)]
+    finally:
+        gc.enable()
+    assert leaked == []
+
+
 # --- error status and message ----------------------------------------------------------------------------------------
 
 

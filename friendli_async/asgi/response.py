@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
@@ -190,6 +191,8 @@ class SSEResponse:
 
     async def _relay(self, scope: MutableMapping[str, Any], receive: Receive, sender: EventSender) -> None:
         """Relays until the end, or until the browser has stopped reading."""
+        # An eager task has begun inside the frames of asyncio that refer to it, which an exception would keep.
+        await asyncio.sleep(0)
         with closing(Work(sender.hurry)) as work, work.making_calls():
             try:
                 await sender.run(self._send_events(scope, sender, work), _FAILED)
