@@ -28,6 +28,7 @@ from support.sockets import (
     reply,
     slots_in_use,
     sse,
+    start_run,
     with_timeout,
 )
 
@@ -36,6 +37,7 @@ from friendli_async._core.observers import Observer
 from friendli_async.asgi import SSEResponse
 from friendli_async.chat import ParsedChatStream
 from friendli_async.chat.run import Run
+from friendli_async.testing import FriendliServer, raw, script
 from friendli_async.tools import tool
 
 pytestmark = pytest.mark.compatibility
@@ -603,3 +605,16 @@ async def test_relayed_response_is_released(name: str, history: str, end: Any) -
         assert (await with_timeout(complete(client))).text == "next"
         await run_loop_iterations(20)
         assert live_objects() - before == Counter()
+
+
+@pytest.mark.parametrize("bad", [b"data: {\n\n", b"data: [1]\n\n", b'data: {"choices": 5}\n\n'])
+@pytest.mark.parametrize("kind", ["stream", "run"])
+async def test_stream_that_is_left_before_a_bad_event_of_the_same_read_is_freed(
+    client: AsyncFriendli, server: FriendliServer, kind: str, bad: bytes
+) -> None:
+    server.enqueue(script(raw(delta("a") + bad)))
+    source: Any = open_stream(client) if kind == "stream" else start_run(client)
+    await anext(source)
+    seen = weakref.ref(source)
+    del source
+    assert seen() is None

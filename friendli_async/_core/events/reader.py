@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from friendli_async._core.error_json import is_error_name, is_object, json_or_none, shows_error
 from friendli_async._core.events.decoding import NOT_DECODED, Dialect
 from friendli_async._core.events.sse import DONE, ServerSentEvent, SSEDecoder
+from friendli_async._core.held import clear_tracebacks
 from friendli_async._core.status_errors import error_of_payload, parse_unframed
 from friendli_async.errors import APIStatusError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Headers, Partial, request_id_of
@@ -332,5 +333,6 @@ class EventReader(Generic[E]):
     def _fail(self, error: FriendliError) -> None:
         if isinstance(error, APIStatusError) and error.request_id is None:
             error.request_id = request_id_of(self._headers)
+        clear_tracebacks(error)  # from Python 3.12 on, they have the frames of the read, up to the user's own
         self.failure = error
         self.has_ended = True
