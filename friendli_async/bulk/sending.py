@@ -71,6 +71,8 @@ class RowSender(Generic[Row, R]):
         self._call = call
         self._gate = gate
         self._state = state
+        # A connection that a call opens keeps the call's context, and would keep the user's function with it.
+        self._report_weakly = weak_method(self._report_rejection)
         self._resending: set[asyncio.Task[None]] = set()  # tasks without a permit, which wait to send a row again
 
     async def send(self, row: Row) -> tuple[R | None, Exception | None, int]:
@@ -134,8 +136,7 @@ class RowSender(Generic[Row, R]):
         """Makes the call. Apart from ``send``, whose frame would be in the error's traceback and hold the error."""
         started_at = asyncio.get_running_loop().time()
         reported: _Reported = set()
-        # A connection that is opened meanwhile keeps the context, and would keep the user's function with it.
-        on_rejection.set(partial(weak_method(self._report_rejection), reported))
+        on_rejection.set(partial(self._report_weakly, reported))
         try:
             reply = await self._call(row)
         except Exception as error:
