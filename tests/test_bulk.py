@@ -176,6 +176,7 @@ async def test_file_of_rows_that_opens_after_the_run_was_closed_is_closed(
     await asyncio.wait([reading])
     may_open.set()
     await wait_until(lambda: bool(opened) and opened[0].closed)
+    assert [file.closed for file in opened] == [True]
 
 
 async def test_path_of_something_else_than_a_regular_file_is_rejected(tmp_path: Path) -> None:

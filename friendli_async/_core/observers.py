@@ -233,9 +233,8 @@ class Observer:
 
     Override the methods of interest. They are called synchronously, in the call's own task, or where its stream is read
     or closed, so they must not block. Their exceptions do not stop later events. They are logged: of each method, the
-    first of each class.
-    Events for which no observer has a method are not made; which methods there are is looked up when the client is
-    created.
+    first of each class. Events for which no observer has a method are not made; which methods there are is looked up
+    when the client is created.
 
     No event holds a header (but the request id), a body or a token, with two exceptions, which are opt-in: an observer
     that defines ``call_content(self, event: CallContent)``, which this class does not, receives requests and replies,
