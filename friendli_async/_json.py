@@ -7,26 +7,23 @@ What it accepts takes no slower path here.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from threading import RLock
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
 from friendli_async._charsets import NO_HEADERS, to_utf8
+from friendli_async._locks import lock_over_forks
 
 __all__ = ["decode_json", "encode_json", "loads", "loads_with_replacement", "prepared", "reject_constant"]
 __all__ += ["replace_surrogates", "type_lock", "without_surrogates"]
 
 T = TypeVar("T")
 
-type_lock: Final = RLock()
+type_lock: Final = lock_over_forks()
 """Held wherever msgspec may see a type for the first time. It then stores what it knows of the type before that is
 complete, and a thread that uses the type meanwhile crashes the process. Later uses need no lock. Import nothing while
 holding it."""
-if hasattr(os, "register_at_fork"):  # the child would inherit a half-built type, and a lock that nobody releases
-    os.register_at_fork(before=type_lock.acquire, after_in_parent=type_lock.release, after_in_child=type_lock.release)
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder[Any]()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-from threading import RLock
 from typing import Final, NoReturn, cast
 
+from friendli_async._locks import lock_over_forks
 from friendli_async.errors import ArgumentError, ConfigurationError, UsageLimitError
 from friendli_async.options import check_count, plain_number
 from friendli_async.replies import Usage, Value, add_usage, as_chat_usage
@@ -14,11 +13,9 @@ from friendli_async.replies import Usage, Value, add_usage, as_chat_usage
 __all__ = ["UsageLimit"]
 
 _logger: Final = logging.getLogger("friendli_async")
-_lock: Final = RLock()
+_lock: Final = lock_over_forks()
 """Held by all limits while they count. It is reentrant, and one for all, because the garbage collector may run while it
 is held, and close a stream, which counts in its own limit."""
-if hasattr(os, "register_at_fork"):  # the child would inherit a lock that nobody releases
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class UsageLimit:

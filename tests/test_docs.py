@@ -232,6 +232,7 @@ def public_modules() -> list[str]:
         "_help",
         "_hints",
         "_json",
+        "_locks",
         "_pydantic",
         "_version",
         "demo",

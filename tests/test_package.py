@@ -31,6 +31,7 @@ LAYERS: Final = (
         "_help",
         "_hints",
         "_json",
+        "_locks",
         "_pydantic",
         "_version",
         "errors",
