@@ -46,9 +46,23 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.net.failures import describe
-from friendli_async.testing import FriendliServer
 
 NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+# A server's answer to a TLS handshake that it reads as HTTP. A server of aiohttp with its parser in Python waits for
+# more instead if the random bytes of the handshake contain the end of a line.
+BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+
+
+def serve_handshake(data: bytes) -> RawServer:
+    """Returns a server that answers a TLS handshake with these bytes."""
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation._reader.read(100)
+        await conversation.send(data)
+        await conversation.wait_disconnected()
+
+    return RawServer(talk)
 
 
 async def connect_error(url: str, **options: Any) -> str:
@@ -137,9 +151,10 @@ async def test_ipv6_address_is_bracketed_in_timeouts_and_metadata(monkeypatch: p
 
 
 @pytest.mark.compatibility
-async def test_server_without_tls_is_reported(server: FriendliServer) -> None:
-    message = await connect_error(server.url.replace("http:", "https:"))
-    where = server.url.removeprefix("http://")
+async def test_server_without_tls_is_reported() -> None:
+    async with serve_handshake(BAD_REQUEST) as server:
+        message = await connect_error(server.url.replace("http:", "https:"))
+        where = server.url.removeprefix("http://")
     assert (
         message.lower()
         == f"could not connect: {where} [tls: wrong version number; does the server use tls on this port?]"
@@ -418,19 +433,14 @@ async def test_tls_server_behind_http_url_is_reported() -> None:
     ("data", "message"),
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number; does the server use TLS on this port?"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "wrong version number; does the server use TLS on this port?"),
+        (BAD_REQUEST, "wrong version number; does the server use TLS on this port?"),
         (bytes.fromhex("15030300020228"), "no common cipher, or client certificate required"),
         (bytes.fromhex("15030300020270"), "does not recognize the host name"),
         (bytes.fromhex("15030300020246"), "no common TLS version"),
     ],
 )
 async def test_failed_handshake_is_explained_and_not_retried(data: bytes, message: str) -> None:
-    async def talk(conversation: Conversation) -> None:
-        await conversation._reader.read(100)
-        await conversation.send(data)
-        await conversation.wait_disconnected()
-
-    async with RawServer(talk) as server:
+    async with serve_handshake(data) as server:
         async with client_of(server.url.replace("http:", "https:"), retry=FAST_RETRY) as client:
             with pytest.raises(APIConnectionError) as raised:
                 await with_timeout(complete(client))
@@ -668,13 +678,7 @@ async def test_tls_error_of_user_connector_is_explained_and_not_retried(
     authority: Authority, stranger: Authority, kind: str, streamed: bool
 ) -> None:
     issued = stranger.issue() if kind == "stranger" else authority.issue(**EXPIRED)
-
-    async def talk(conversation: Conversation) -> None:
-        await conversation._reader.read(100)
-        await conversation.send(b"220 mail\r\n")
-        await conversation.wait_disconnected()
-
-    async with TalkativeTLSServer(authority.server(*issued)) as tls, RawServer(talk) as mail:
+    async with TalkativeTLSServer(authority.server(*issued)) as tls, serve_handshake(b"220 mail\r\n") as mail:
         url = mail.url.replace("http:", "https:") if kind == "no TLS" else tls.url
         async with (
             aiohttp.ClientSession(connector=Tunnelling(authority.client())) as session,
