@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from support.sockets import MESSAGES, client_of, complete, open_stream, slots_in_use, start_run
 
@@ -31,7 +32,19 @@ from friendli_async import (
     usage_limit,
 )
 from friendli_async.bulk import RejectedError, run_all
-from friendli_async.testing import FriendliServer, chunk, done, finish, script, stall, status, text, tool_calls, usage
+from friendli_async.testing import (
+    FriendliServer,
+    chunk,
+    done,
+    drop,
+    finish,
+    script,
+    stall,
+    status,
+    text,
+    tool_calls,
+    usage,
+)
 from friendli_async.tools import tool
 
 
@@ -224,6 +237,17 @@ async def test_call_whose_connection_is_being_opened_is_not_sent_once_the_tokens
         await task
     assert (caught.value.meta, server.requests, slots_in_use(client)) == (None, [], 0)
     assert client.gauges().idle == 1  # the connection is left to other calls
+
+
+async def test_call_in_a_session_of_the_user_is_not_sent_once_the_tokens_are_used(server: FriendliServer) -> None:
+    limit = UsageLimit(max_total_tokens=1)
+    async with (
+        aiohttp.ClientSession() as session,
+        client_of(server.url, session=session, max_connections=1, usage_limit=limit) as client,
+    ):
+        outcomes = await asyncio.gather(*(complete(client) for _ in range(3)), return_exceptions=True)
+        assert [isinstance(outcome, UsageLimitError) for outcome in outcomes] == [False, True, True]
+        assert (len(server.requests), slots_in_use(client)) == (1, 0)
 
 
 async def test_call_is_not_retried_once_the_tokens_are_used(client: AsyncFriendli, server: FriendliServer) -> None:

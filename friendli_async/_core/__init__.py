@@ -21,12 +21,12 @@ The path of a request
    a. Build: the call gets the token and a form's headers; ``protocol.RequestBuilder.build`` returns a ``Request``.
    b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), calls aiohttp,
       follows a 307 or 308 to the same origin, translates aiohttp's exceptions (``net.failures``), and returns a
-      ``net.exchange.AiohttpExchange``. A usage limit is asked again once there is a slot, and once there is a
-      connection (``DialContext.on_slot`` and ``on_connect``), because the call may have waited for either. ``send``
-      replaces a pooled connection that dies under a request once per call, if the operation is ``repeatable`` and the
-      body can be sent again. Requests with a JSON body of up to 64 KiB are sent directly over the connector of
-      aiohttp's session (``net.posting``), unless there is a proxy, the session was passed in, or somebody observes it
-      ("Private parts of aiohttp" below); the rest goes through the session.
+      ``net.exchange.AiohttpExchange``. A usage limit is asked again right before the request is sent
+      (``DialContext.before_sending``), because the call may have waited. ``send`` replaces a pooled connection that
+      dies under a request once per call, if the operation is ``repeatable`` and the body can be sent again. Requests
+      with a JSON body of up to 64 KiB are sent directly over the connector of aiohttp's session (``net.posting``),
+      unless there is a proxy, the session was passed in, or somebody observes it ("Private parts of aiohttp" below);
+      the rest goes through the session.
    c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
       ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` (``events.opening``) reads
       the reply. A plain one is decoded there by ``events.plain_reply.decode_reply``, which also detects an error sent

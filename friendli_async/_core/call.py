@@ -285,13 +285,14 @@ class Call(Generic[T]):
             reporter.attempt += 1
             reporter.attempting = True
             reporter.report("attempt_started", AttemptStarted)
-            dial.on_slot = reporter.check_usage
-            dial.on_connect = partial(self._report_connected, dial, reporter)
+            dial.before_sending = partial(self._begin_sending, dial, reporter)
         return self.clock.now(), dial
 
-    def _report_connected(self, dial: DialContext, reporter: CallReporter) -> None:
-        reporter.check_usage()  # again: connecting takes time
-        reporter.report("connected", Connected, reused=dial.reused, queued=dial.queued, connecting=dial.connecting)
+    def _begin_sending(self, dial: DialContext, reporter: CallReporter) -> None:
+        """Reports the connection, unless other calls have reached the usage limit while this one waited for it."""
+        reporter.check_usage()
+        if dial.connected:
+            reporter.report("connected", Connected, reused=dial.reused, queued=dial.queued, connecting=dial.connecting)
 
     async def _build_request(self) -> Request:
         """Builds the attempt's request, which may call the token callable, or read the size of a file.
@@ -317,7 +318,7 @@ class Call(Generic[T]):
         self._server = dial.address
         self.stopwatch.queued += dial.queued
         self.stopwatch.connecting += dial.connecting
-        dial.on_slot = dial.on_connect = None
+        dial.before_sending = None
 
     async def _error_response(self, exchange: Exchange, dial: DialContext) -> APIStatusError:
         """Returns the error for a status other than 2XX."""

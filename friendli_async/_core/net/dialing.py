@@ -60,11 +60,9 @@ class DialContext(msgspec.Struct, eq=False):
     """The TLS side of the connection that was opened last, unless ``reused``."""
     upload: FormUpload | None = None
     """The body, if it is a form."""
-    on_slot: Callable[[], None] | None = None
-    """Called once there is a connection slot. What it raises ends the attempt."""
-    on_connect: Callable[[], None] | None = None
-    """Called once there is a connection, before anything is sent; not for a session that was passed in. What it raises
-    ends the attempt."""
+    before_sending: Callable[[], None] | None = None
+    """Called each time the request is about to be sent: once there is a connection, or, as a session that was passed in
+    does not report that, a connection slot. What it raises ends the attempt."""
 
     def begin(self, address: str, proxy: str | None, *, tunnelled: bool) -> None:
         """Resets the context for the first send or another one: over a new connection, or to a redirect's target."""
@@ -241,8 +239,8 @@ class Connector(aiohttp.TCPConnector):
         try:
             if dial.warming:
                 raise WarmedUp
-            if dial.on_connect is not None:
-                dial.on_connect()
+            if dial.before_sending is not None:
+                dial.before_sending()
         except BaseException:  # such as an observer's KeyboardInterrupt
             connection.release()
             raise

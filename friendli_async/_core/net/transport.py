@@ -127,8 +127,8 @@ class AiohttpTransport:
         """
         pool = await self._acquire_slot(dial)
         try:
-            if dial.on_slot is not None:
-                dial.on_slot()
+            if dial.before_sending is not None and not pool.owned:
+                dial.before_sending()
             if dial.warming and pool.is_full():
                 raise WarmedUp
             url, hops = _parse_url(request.url), 0
