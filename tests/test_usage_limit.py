@@ -21,6 +21,7 @@ from friendli_async import (
     Attempt,
     CallEnded,
     ConfigurationError,
+    Connected,
     Observer,
     OutputInvalidError,
     RateLimitError,
@@ -248,6 +249,24 @@ async def test_call_in_a_session_of_the_user_is_not_sent_once_the_tokens_are_use
         outcomes = await asyncio.gather(*(complete(client) for _ in range(3)), return_exceptions=True)
         assert [isinstance(outcome, UsageLimitError) for outcome in outcomes] == [False, True, True]
         assert (len(server.requests), slots_in_use(client)) == (1, 0)
+
+
+async def test_call_whose_connection_died_is_not_sent_again_once_the_tokens_are_used(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limit = UsageLimit(max_total_tokens=9)
+
+    class UseUp(Observer):
+        def connected(self, event: Connected) -> None:
+            limit.add(Usage(total_tokens=9))
+
+    await complete(client)
+    server.enqueue(drop())
+    with pytest.raises(UsageLimitError) as caught:
+        await complete(client.with_options(usage_limit=limit, observers=[UseUp()]))
+    assert len(server.requests) == 2
+    assert caught.value.meta is not None  # the server may have begun to answer
+    assert [attempt.error for attempt in caught.value.meta.attempts] == ["UsageLimitError"]
 
 
 async def test_call_is_not_retried_once_the_tokens_are_used(client: AsyncFriendli, server: FriendliServer) -> None:

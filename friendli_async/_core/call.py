@@ -337,7 +337,7 @@ class Call(Generic[T]):
             error = copy.copy(self.clock.interruption)
             error.sent = self.clock.sent
         is_unsent = isinstance(error, ConfigurationError) and not self._accepted  # nothing can have been accepted
-        if is_unsent or isinstance(error, UsageLimitError):
+        if is_unsent or (isinstance(error, UsageLimitError) and not self.clock.sent):
             # None if the call failed before it could wait (``queued``) or send, as ``FriendliError.meta`` says.
             error.meta = self.meta() if self._attempts or self.stopwatch.queued else None
             return error

@@ -242,6 +242,7 @@ class Connector(aiohttp.TCPConnector):
             if dial.before_sending is not None:
                 dial.before_sending()
         except BaseException:  # such as an observer's KeyboardInterrupt
+            dial.connected = False  # so that nothing counts as sent
             connection.release()
             raise
         clock.begin_phase("first_event")
