@@ -92,7 +92,7 @@ async def test_answer_that_reaches_the_limit_is_delivered_and_the_next_call_is_n
 
 
 async def test_agent_in_a_tool_shares_the_limit_of_the_run_that_calls_it(
-    client: AsyncFriendli, server: FriendliServer
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     limited = client.with_options(usage_limit=UsageLimit(max_total_tokens=100))
 
@@ -109,6 +109,8 @@ async def test_agent_in_a_tool_shares_the_limit_of_the_run_that_calls_it(
     assert "UsageLimitError: the usage limit is reached" in run.messages[-1]["content"]
     assert run.usage is not None
     assert run.usage.total_tokens == 30
+    messages = [(record.getMessage(), record.exc_info) for record in caplog.records]
+    assert messages == [("the tool 'ask' failed: the usage limit is reached: 110 total tokens of 100", None)]
 
 
 async def test_limit_in_a_tool_ends_the_run_if_errors_of_tools_do(

@@ -28,7 +28,7 @@ from friendli_async._core.reporting import MAX_NAME, RunReporter
 from friendli_async._help import document_fields
 from friendli_async._json import prepared
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.errors import FriendliError, ToolError, ToolProblem
+from friendli_async.errors import FriendliError, ToolError, ToolProblem, UsageLimitError
 from friendli_async.replies import ToolCall
 
 if TYPE_CHECKING:
@@ -479,7 +479,10 @@ class ToolRunner:
                 raise ToolError(message, kind="timeout") from error
             _strip_library_frames(error)
             # The arguments are not logged: they may be confidential.
-            self._warn("the tool %r raised %s", tool.name, type(error).__name__, cause=error)
+            if isinstance(error, UsageLimitError):  # no fault of the tool, so where it was raised does not matter
+                self._warn("the tool %r failed: %s", tool.name, str(error))
+            else:
+                self._warn("the tool %r raised %s", tool.name, type(error).__name__, cause=error)
             raise ToolError(_error_message(error)) from error
 
     def _warn(self, message: str, *arguments: object, cause: BaseException | None = None) -> None:
