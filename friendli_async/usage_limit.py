@@ -38,7 +38,7 @@ class UsageLimit:
     Attributes:
         calls: Number of calls so far, including those in flight.
         usage: The usage so far, as far as the server has reported it.
-        unreported: Number of answers without a reported usage, which is missing in ``usage``: of streams that were left
+        unreported: Number of answers whose usage is missing in ``usage``, all or part of it: of streams that were left
             early, and of servers that report none. The first of a complete answer is logged as a WARNING. A call that
             timed out or was cancelled before its answer began is not among them, but a server may bill it.
 
@@ -109,7 +109,7 @@ class UsageLimit:
 
         Args:
             usage: The ``usage`` of a reply of any API; None if the server has not reported it.
-            is_complete: Whether the answer was read to its end, where servers report it.
+            is_complete: Whether the answer was read to its end. Before that, servers report none, or a part of it.
 
         Raises:
             ArgumentError: It is no usage.
@@ -119,16 +119,17 @@ class UsageLimit:
         used = as_chat_usage(usage)
         with _lock:
             for limit in self._chain:
-                limit._add(used)
+                limit._add(used, is_complete)
             outermost = self._chain[-1]  # there may be many limits within it
             is_to_warn = used is None and is_complete and not outermost._has_warned
             outermost._has_warned |= is_to_warn
         if is_to_warn:
             _logger.warning("the server reports no usage of an answer: its tokens do not count towards the usage limit")
 
-    def _add(self, usage: Usage | None) -> None:
-        if usage is None:
+    def _add(self, usage: Usage | None, is_complete: bool) -> None:
+        if usage is None or not is_complete:
             self.unreported += 1
+        if usage is None:
             return
         before, total = None, self.usage
         while self.usage is not before:  # the garbage collector has closed a stream meanwhile, which counts

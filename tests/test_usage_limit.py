@@ -38,6 +38,7 @@ from friendli_async.testing import (
     chunk,
     done,
     drop,
+    event,
     finish,
     script,
     stall,
@@ -323,6 +324,26 @@ async def test_answer_without_usage_is_counted_as_such_and_logged_once(
     assert [record.getMessage() for record in caplog.records] == [
         "the server reports no usage of an answer: its tokens do not count towards the usage limit"
     ]
+
+
+def begun_message(*more: Any) -> Any:
+    envelope = {"id": "m", "content": [], "usage": {"input_tokens": 7, "output_tokens": 1}}
+    events = ({"type": "message_start", "message": envelope}, *more)
+    return script(*(event(each, name=each["type"]) for each in events), stall())
+
+
+async def test_message_that_is_left_early_counts_as_not_fully_reported(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limit = UsageLimit()
+    ended = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}
+    server.enqueue(begun_message(), begun_message(ended))
+    messages = client.with_options(usage_limit=limit).serverless.messages
+    for events, completion_tokens in ((1, 1), (2, 6)):
+        async with messages.stream(model="m", messages=MESSAGES, max_tokens=9) as stream:
+            for _ in range(events):
+                await anext(stream)
+        assert (limit.unreported, limit.usage.completion_tokens) == (1, completion_tokens)
 
 
 async def test_refused_call_is_reported_to_observers_as_failed(client: AsyncFriendli) -> None:

@@ -211,7 +211,9 @@ class CallReporter:
             return
         self._ended = True
         if self._limit is not None and (usage is not None or 200 <= (meta.status or 0) < 300):
-            self._limit.add(usage, is_complete=outcome == "done")
+            # Before the finish reason, a usage is that so far: a message begins with that of its prompt.
+            has_final_usage = usage is not None and bool(finish_reasons)
+            self._limit.add(usage, is_complete=outcome == "done" or has_final_usage)
         try:
             self.report("call_content", CallContent, request=self._request, reply=reply, finish_reasons=finish_reasons)
             self.report(
