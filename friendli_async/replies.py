@@ -264,7 +264,11 @@ class CompletionTokensDetails(Value, frozen=True):
     rejected_prediction_tokens: int | None = None
 
 
-class TokenUsage(Value, frozen=True):
+class AnyUsage(Value, frozen=True):
+    """Base of the usages of all APIs."""
+
+
+class TokenUsage(AnyUsage, frozen=True):
     """Base of usages with a ``total_tokens``, which some servers omit: it is then the sum of the others."""
 
     def __post_init__(self: Any) -> None:
@@ -320,7 +324,7 @@ def add_usage(one: S | None, other: S | None) -> S | None:
 def usage_of(reply: object) -> Usage | None:
     """Returns the usage of a reply of any API, in the form of the chat API; None if it has none, or a foreign one."""
     usage = getattr(reply, "usage", None)
-    return as_chat_usage(usage) if isinstance(usage, Value) else None
+    return as_chat_usage(usage) if isinstance(usage, AnyUsage) else None
 
 
 def as_chat_usage(usage: Any) -> Usage | None:

@@ -8,7 +8,7 @@ from typing import Final, NoReturn, cast
 from friendli_async._locks import lock_over_forks
 from friendli_async.errors import ArgumentError, ConfigurationError, UsageLimitError
 from friendli_async.options import check_count, plain_number
-from friendli_async.replies import Usage, Value, add_usage, as_chat_usage
+from friendli_async.replies import AnyUsage, Usage, add_usage, as_chat_usage
 
 __all__ = ["UsageLimit"]
 
@@ -104,7 +104,7 @@ class UsageLimit:
             message = f"the usage limit is reached: {used:,} {measure.replace('_', ' ')} of {maximum:,}"
             raise UsageLimitError(message, usage=self.usage)
 
-    def add(self, usage: Value | None, *, is_complete: bool = True) -> None:
+    def add(self, usage: AnyUsage | None, *, is_complete: bool = True) -> None:
         """Counts the usage of an answer. The client does this itself for its calls.
 
         Args:
@@ -114,7 +114,7 @@ class UsageLimit:
         Raises:
             ArgumentError: It is no usage.
         """
-        if usage is not None and not isinstance(cast("object", usage), Value):
+        if usage is not None and not isinstance(cast("object", usage), AnyUsage):
             raise ArgumentError(f"Expected a usage, got {usage!r}", "usage")
         used = as_chat_usage(usage)
         with _lock:

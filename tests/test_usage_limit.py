@@ -20,6 +20,7 @@ from friendli_async import (
     AsyncFriendli,
     Attempt,
     CallEnded,
+    ChatMessage,
     ConfigurationError,
     Connected,
     Observer,
@@ -432,8 +433,8 @@ async def test_usage_of_a_reply_of_any_api_can_be_added(client: AsyncFriendli) -
     assert limit.usage.completion_tokens == message.usage.output_tokens + response.usage.output_tokens
 
 
-def test_anything_but_a_usage_is_not_added() -> None:
-    given: Any = {"total_tokens": 9}
+@pytest.mark.parametrize("given", [{"total_tokens": 9}, ChatMessage(content="Hi")])
+def test_anything_but_a_usage_is_not_added(given: Any) -> None:
     with pytest.raises(ArgumentError, match="usage: Expected a usage, got"):
         UsageLimit().add(given)
 

@@ -11,7 +11,7 @@ import msgspec
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text
 from friendli_async._json import prepared
-from friendli_async.replies import FunctionCall, Reply, ToolCall, UnknownEvent, Value, always_encoded
+from friendli_async.replies import AnyUsage, FunctionCall, Reply, ToolCall, UnknownEvent, Value, always_encoded
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
 __all__ += ["AnyBlock", "AnyMessage"]
@@ -118,7 +118,7 @@ def block_as_input(block: object) -> object:
     return as_input(block) if isinstance(block, KnownBlock) else block
 
 
-class MessageUsage(Value, frozen=True):
+class MessageUsage(AnyUsage, frozen=True):
     """Billed tokens of a message."""
 
     input_tokens: int = always_encoded(0)
