@@ -33,6 +33,7 @@ class UsageLimit:
         within: Another limit, in which the same calls count, too: that of a tenant, for the limit of one request.
         max_calls: Maximum number of calls. A retry is not another call, but each turn of a run is one.
         max_total_tokens: Maximum number of tokens of prompts and answers.
+        max_prompt_tokens: Maximum number of tokens of prompts, cached ones included.
         max_completion_tokens: Maximum number of tokens of answers, reasoning included.
 
     Attributes:
@@ -52,13 +53,19 @@ class UsageLimit:
         within: UsageLimit | None = None,
         max_calls: int | None = None,
         max_total_tokens: int | None = None,
+        max_prompt_tokens: int | None = None,
         max_completion_tokens: int | None = None,
     ) -> None:
         if within is not None and not isinstance(within, UsageLimit):
             raise ConfigurationError(f"UsageLimit.within must be a UsageLimit or None, not {within!r}")
         self._chain: tuple[UsageLimit, ...] = (self,) if within is None else (self, *within._chain)
         self._maxima: dict[str, int] = {}
-        given = {"calls": max_calls, "total_tokens": max_total_tokens, "completion_tokens": max_completion_tokens}
+        given = {
+            "calls": max_calls,
+            "total_tokens": max_total_tokens,
+            "prompt_tokens": max_prompt_tokens,
+            "completion_tokens": max_completion_tokens,
+        }
         for measure, maximum in given.items():
             if maximum is not None:
                 self._maxima[measure] = plain_number(maximum)
@@ -95,8 +102,10 @@ class UsageLimit:
             UsageLimitError: One of them is reached.
         """
         for limit in self._chain:
-            limit._check("total_tokens", limit.usage.total_tokens)
-            limit._check("completion_tokens", limit.usage.completion_tokens)
+            usage = limit.usage
+            limit._check("total_tokens", usage.total_tokens)
+            limit._check("prompt_tokens", usage.prompt_tokens)
+            limit._check("completion_tokens", usage.completion_tokens)
 
     def _check(self, measure: str, used: int) -> None:
         maximum = self._maxima.get(measure)

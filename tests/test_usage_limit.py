@@ -214,6 +214,10 @@ async def test_each_maximum_limits_its_own_measure(client: AsyncFriendli, server
     with pytest.raises(UsageLimitError, match="reached: 10 completion tokens of 10"):
         await open_stream(limited)
     assert repr(limit) == "<UsageLimit calls=2, total_tokens=515, max_total_tokens=1000, max_completion_tokens=10>"
+    prompts = UsageLimit(max_prompt_tokens=505)
+    prompts.add(limit.usage)
+    with pytest.raises(UsageLimitError, match="reached: 505 prompt tokens of 505"):
+        await complete(client.with_options(usage_limit=prompts))
 
 
 async def test_call_that_waits_for_a_connection_is_not_sent_once_the_tokens_are_used(server: FriendliServer) -> None:
@@ -470,7 +474,7 @@ async def test_job_ends_once_the_limit_is_reached_and_resumes_with_another(
 
 
 @pytest.mark.parametrize("maximum", [0, -1, 1.5, True, "9"])
-@pytest.mark.parametrize("name", ["max_calls", "max_total_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("name", ["max_calls", "max_total_tokens", "max_prompt_tokens", "max_completion_tokens"])
 def test_invalid_maximum_is_rejected(name: str, maximum: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"UsageLimit.{name} must be a whole number, at least 1"):
         UsageLimit(**{name: maximum})
