@@ -48,6 +48,8 @@ from friendli_async import (
     RetryPolicy,
     StreamInterruptedError,
     Timeouts,
+    UsageLimit,
+    UsageLimitError,
 )
 from friendli_async.integrations.pydantic_ai import FriendliModel
 from friendli_async.testing import (
@@ -648,6 +650,15 @@ async def test_nothing_is_sent_if_requests_to_models_are_not_allowed(
 async def test_usage_limits_are_enforced(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
     with pytest.raises(exceptions.UsageLimitExceeded):
         await run(Agent(model), "one two three", streamed, usage_limits=UsageLimits(output_tokens_limit=2))
+
+
+@BOTH
+async def test_usage_limit_of_the_client_is_that_of_all_agents(client: AsyncFriendli, streamed: bool) -> None:
+    model = FriendliModel("m", client=client.with_options(usage_limit=UsageLimit(max_calls=1)))
+    await run(Agent(model), "Hi", streamed)
+    with pytest.raises(exceptions.UsageLimitExceeded, match="1 calls of 1") as caught:
+        await run(Agent(model), "Hi", streamed)
+    assert isinstance(caught.value.__cause__, UsageLimitError)
 
 
 # --- model objects ---------------------------------------------------------------------------------------------------

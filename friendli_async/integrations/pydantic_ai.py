@@ -29,6 +29,7 @@ from friendli_async.errors import (
     APITimeoutError,
     ResponseDecodeError,
     StreamInterruptedError,
+    UsageLimitError,
 )
 from friendli_async.integrations._chat_of import chat_of
 from friendli_async.integrations._tool_pieces import ToolPieces
@@ -103,8 +104,9 @@ class FriendliModel(Model[AsyncFriendli]):
     Raises:
         pydantic_ai.ModelHTTPError: An error status, as the subclass of its category (``ModelRateLimitError``, ...).
         pydantic_ai.exceptions.ModelConnectionError: No response, or a truncated one; ``ModelTimeoutError`` on timeout.
-        pydantic_ai.UnexpectedModelBehavior: A malformed response. For this and the errors above, ``__cause__`` is this
-            library's error.
+        pydantic_ai.UnexpectedModelBehavior: A malformed response.
+        pydantic_ai.UsageLimitExceeded: The ``usage_limit`` of the client is reached. For this and the errors above,
+            ``__cause__`` is this library's error.
         ConfigurationError: No token, or another configuration error. This one, and errors in arguments, are not
             wrapped.
     """
@@ -365,6 +367,8 @@ def _their_errors(model: str) -> Generator[None]:
         raise theirs.ModelConnectionError(model, _message(error), phase="read" if error.sent else "connect") from error
     except ResponseDecodeError as error:
         raise theirs.UnexpectedModelBehavior(str(error), error.excerpt) from error
+    except UsageLimitError as error:
+        raise theirs.UsageLimitExceeded(str(error)) from error
 
 
 def _message(error: APIConnectionError) -> str:
