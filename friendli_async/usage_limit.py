@@ -37,7 +37,8 @@ class UsageLimit:
         max_completion_tokens: Maximum number of tokens of answers, reasoning included.
 
     Attributes:
-        calls: Number of calls so far, including those in flight.
+        calls: Number of calls so far, including those in flight and those that failed, but not those that were refused
+            when they started.
         usage: The usage so far, as far as the server has reported it.
         unreported: Number of answers whose usage is missing in ``usage``, all or part of it: of streams that were left
             early, and of servers that report none. The first of a complete answer is logged as a WARNING. A call that
