@@ -26,6 +26,7 @@ from friendli_async import (
     Observer,
     OutputInvalidError,
     RateLimitError,
+    ResponseDecodeError,
     RetryPolicy,
     ToolError,
     Usage,
@@ -41,6 +42,7 @@ from friendli_async.testing import (
     drop,
     event,
     finish,
+    json_body,
     script,
     stall,
     status,
@@ -349,6 +351,18 @@ async def test_message_that_is_left_early_counts_as_not_fully_reported(
             for _ in range(events):
                 await anext(stream)
         assert (limit.unreported, limit.usage.completion_tokens) == (1, completion_tokens)
+
+
+async def test_whole_answer_in_place_of_a_stream_counts_as_reported(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limit = UsageLimit()
+    message = {"role": "assistant", "content": "Hi"}
+    counts = {"prompt_tokens": 5, "completion_tokens": 1}
+    server.enqueue(json_body({"choices": [{"finish_reason": "stop", "message": message}], "usage": counts}))
+    with pytest.raises(ResponseDecodeError):
+        await open_stream(client.with_options(usage_limit=limit))
+    assert (limit.usage.total_tokens, limit.unreported) == (6, 0)
 
 
 async def test_refused_call_is_reported_to_observers_as_failed(client: AsyncFriendli) -> None:

@@ -199,21 +199,19 @@ class CallReporter:
         finish_reasons: tuple[str, ...] = (),
         error: BaseException | None = None,
         *,
+        usage_is_final: bool = True,
         head: object = None,
         reply: object = None,
     ) -> None:
         """Reports the end of the call. Only the first call of this method does.
 
-        ``head`` is an object with the reply's ``id`` and ``model``; ``reply``, needed if ``wants_content``, is the
-        reply.
+        ``head`` is an object with the reply's ``id`` and ``model``; ``reply`` is needed if ``wants_content``.
         """
         if self._ended:
             return
         self._ended = True
         if self._limit is not None and (usage is not None or 200 <= (meta.status or 0) < 300):
-            # Before the finish reason, a usage is that so far: a message begins with that of its prompt.
-            has_final_usage = usage is not None and bool(finish_reasons)
-            self._limit.add(usage, is_complete=outcome == "done" or has_final_usage)
+            self._limit.add(usage, is_complete=outcome == "done" if usage is None else usage_is_final)
         try:
             self.report("call_content", CallContent, request=self._request, reply=reply, finish_reasons=finish_reasons)
             self.report(

@@ -394,6 +394,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             usage_of(collector),
             collector.finish_reasons,
             error,
+            # Before the finish reason, it is that so far: a message begins with that of its prompt.
+            usage_is_final=outcome == "done" or bool(collector.finish_reasons),
             head=collector.head,
             reply=reply,
         )
