@@ -42,8 +42,8 @@ class UsageLimit:
             when they started.
         usage: The usage so far, as far as the server has reported it.
         unreported: Number of answers whose usage is missing in ``usage``, all or part of it: of streams that were left
-            early, and of servers that report none. The first of a complete answer is logged as a WARNING. A call that
-            timed out or was cancelled before its answer began is not among them, but a server may bill it.
+            early or broke, and of servers that report none. The first of a complete answer is logged as a WARNING. A
+            call that timed out or was cancelled before its answer began is not among them, but a server may bill it.
 
     Raises:
         ConfigurationError: A maximum is not a whole number above 0, or ``within`` is not a limit.

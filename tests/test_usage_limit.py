@@ -38,6 +38,7 @@ from friendli_async.bulk import RejectedError, run_all
 from friendli_async.testing import (
     FriendliServer,
     chunk,
+    cut,
     done,
     drop,
     event,
@@ -337,6 +338,15 @@ def begun_message(*more: Any) -> Any:
     envelope = {"id": "m", "content": [], "usage": {"input_tokens": 7, "output_tokens": 1}}
     events = ({"type": "message_start", "message": envelope}, *more)
     return script(*(event(each, name=each["type"]) for each in events), stall())
+
+
+async def test_stream_that_breaks_before_its_usage_is_not_logged_as_that_of_a_server_without(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = UsageLimit()
+    server.enqueue(script(chunk("a"), finish(), cut()))
+    assert (await open_stream(client.with_options(usage_limit=limit)).result()).text == "a"
+    assert (limit.unreported, caplog.records) == (1, [])
 
 
 async def test_message_that_is_left_early_counts_as_not_fully_reported(

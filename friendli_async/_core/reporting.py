@@ -211,7 +211,7 @@ class CallReporter:
             return
         self._ended = True
         if self._limit is not None and (usage is not None or 200 <= (meta.status or 0) < 300):
-            self._limit.add(usage, is_complete=outcome == "done" if usage is None else usage_is_final)
+            self._limit.add(usage, is_complete=usage_is_final and (usage is not None or outcome == "done"))
         try:
             self.report("call_content", CallContent, request=self._request, reply=reply, finish_reasons=finish_reasons)
             self.report(

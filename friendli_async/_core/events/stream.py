@@ -384,18 +384,19 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self._report_end(self.reporter, outcome, error)
 
     def _report_end(self, reporter: CallReporter, outcome: Outcome, error: FriendliError | None) -> None:
-        collector = self.collector
+        collector, usage = self.collector, usage_of(self.collector)
         reply: object = None
         if reporter.wants_content:
             reply = collector.result() if outcome in {"done", "stopped"} else collector.partial()
+        was_read = outcome == "done" and self.reader.has_ended  # else the connection broke after the finish reason
         reporter.end(
             outcome,
             self.meta,
-            usage_of(collector),
+            usage,
             collector.finish_reasons,
             error,
             # Before the finish reason, it is that so far: a message begins with that of its prompt.
-            usage_is_final=outcome == "done" or bool(collector.finish_reasons),
+            usage_is_final=was_read or (usage is not None and bool(collector.finish_reasons)),
             head=collector.head,
             reply=reply,
         )
