@@ -31,8 +31,8 @@ class UsageLimit:
 
     Args:
         within: Another limit, in which the same calls count, too: that of a tenant, for the limit of one request.
-        max_calls: Maximum number of calls. A retry is not another call, but each turn of a run is one, and
-            each answer that ``parse`` asks for.
+        max_calls: Maximum number of calls. A retry is not another call, but each turn of a run is one, and each
+            answer that ``parse`` asks for.
         max_total_tokens: Maximum number of tokens of prompts and answers.
         max_prompt_tokens: Maximum number of tokens of prompts, cached ones included.
         max_completion_tokens: Maximum number of tokens of answers, reasoning included.
