@@ -74,19 +74,19 @@ def is_finite(value: object) -> TypeGuard[float]:
     return is_number(value) and abs(value) <= _LARGEST
 
 
-def is_count(value: object) -> TypeGuard[int]:
-    """Whether a value is an integer, at least 1. True is not."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def is_count(value: object, least: int = 1) -> TypeGuard[int]:
+    """Whether a value is an integer, at least ``least``. True is not."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def check_count(name: str, value: object) -> None:
-    """Checks that a setting is an integer, at least 1.
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Checks that a setting is an integer, at least ``least``.
 
     Raises:
         ConfigurationError: It is not.
     """
-    if not is_count(value):
-        raise ConfigurationError(f"{name} must be a whole number, at least 1, not {value!r}")
+    if not is_count(value, least):
+        raise ConfigurationError(f"{name} must be a whole number, at least {least}, not {value!r}")
 
 
 class _HintingMeta(msgspec.StructMeta):

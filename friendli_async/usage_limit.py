@@ -46,7 +46,7 @@ class UsageLimit:
             call that timed out or was cancelled before its answer began is not among them, but a server may bill it.
 
     Raises:
-        ConfigurationError: A maximum is not a whole number above 0, or ``within`` is not a limit.
+        ConfigurationError: A maximum is not a whole number, or is negative, or ``within`` is not a limit.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class UsageLimit:
         for measure, maximum in given.items():
             if maximum is not None:
                 self._maxima[measure] = plain_number(maximum)
-                check_count(f"UsageLimit.max_{measure}", self._maxima[measure])
+                check_count(f"UsageLimit.max_{measure}", self._maxima[measure], least=0)
         self.calls: int = 0
         self.usage: Usage = Usage()
         self.unreported: int = 0

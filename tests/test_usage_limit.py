@@ -497,10 +497,19 @@ async def test_job_ends_once_the_limit_is_reached_and_resumes_with_another(
     assert len(server.requests) == 30
 
 
-@pytest.mark.parametrize("maximum", [0, -1, 1.5, True, "9"])
+@pytest.mark.parametrize("name", ["calls", "total_tokens", "prompt_tokens", "completion_tokens"])
+async def test_maximum_of_zero_allows_no_call(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
+    rest: Any = {f"max_{name}": 0}  # of a quota that is used up
+    limited = client.with_options(usage_limit=UsageLimit(**rest))
+    with pytest.raises(UsageLimitError, match=f"0 {name.replace('_', ' ')} of 0"):
+        await complete(limited)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("maximum", [-1, 1.5, True, "9"])
 @pytest.mark.parametrize("name", ["max_calls", "max_total_tokens", "max_prompt_tokens", "max_completion_tokens"])
 def test_invalid_maximum_is_rejected(name: str, maximum: Any) -> None:
-    with pytest.raises(ConfigurationError, match=f"UsageLimit.{name} must be a whole number, at least 1"):
+    with pytest.raises(ConfigurationError, match=f"UsageLimit.{name} must be a whole number, at least 0"):
         UsageLimit(**{name: maximum})
 
 

@@ -515,7 +515,8 @@ class Call(Generic[T]):
             outcome = self.outcome_of(error)
             partial = error.partial if isinstance(error, FriendliError) else None
             usage = None if partial is None else partial.usage  # an answer next to an error is billed
-            self.reporter.end(outcome, self.meta(), usage, error=None if outcome == "stopped" else error)
+            told = None if outcome == "stopped" else error
+            self.reporter.end(outcome, self.meta(), usage, error=told, is_complete=usage is not None)
 
     def outcome_of(self, error: BaseException) -> Outcome:
         """Returns the outcome of a call that raised this error."""

@@ -199,19 +199,20 @@ class CallReporter:
         finish_reasons: tuple[str, ...] = (),
         error: BaseException | None = None,
         *,
-        usage_is_final: bool = True,
+        is_complete: bool = True,
         head: object = None,
         reply: object = None,
     ) -> None:
         """Reports the end of the call. Only the first call of this method does.
 
-        ``head`` is an object with the reply's ``id`` and ``model``; ``reply`` is needed if ``wants_content``.
+        ``is_complete`` is for ``UsageLimit.add``; ``head`` is an object with the ``id`` and ``model`` of the reply;
+        ``reply`` is needed if ``wants_content``.
         """
         if self._ended:
             return
         self._ended = True
         if self._limit is not None and (usage is not None or 200 <= (meta.status or 0) < 300):
-            self._limit.add(usage, is_complete=usage_is_final and (usage is not None or outcome == "done"))
+            self._limit.add(usage, is_complete=is_complete)
         try:
             self.report("call_content", CallContent, request=self._request, reply=reply, finish_reasons=finish_reasons)
             self.report(

@@ -396,7 +396,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             collector.finish_reasons,
             error,
             # Before the finish reason, it is that so far: a message begins with that of its prompt.
-            usage_is_final=was_read or (usage is not None and bool(collector.finish_reasons)),
+            is_complete=was_read or (usage is not None and bool(collector.finish_reasons)),
             head=collector.head,
             reply=reply,
         )
