@@ -806,7 +806,7 @@ def test_serve_runs_the_embedded_server(environment: dict[str, str], run: Run) -
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        url = process.stdout.readline().split()[2].rstrip(".")
+        url = process.stdout.readline().split()[2]
         answered = run("-m", "m", "Hi", FRIENDLI_SERVER_URL=url, FRIENDLI_TOKEN="test-token")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0

@@ -116,13 +116,13 @@ async def _run_command() -> tuple[bytes, int | None, bytes]:
     )
     assert process.stdout is not None
     async with asyncio.timeout(60):
-        lines = [(await process.stdout.readline()).decode() for _ in range(4)]
-        url = lines[0].split()[2].removesuffix(".")
+        lines = [(await process.stdout.readline()).decode() for _ in range(5)]
+        url = lines[0].split()[2]  # nothing follows it: programs and people copy it
         async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer t"}) as session:
             status, body = await post(session, stream=True)
         process.send_signal(signal.SIGTERM)
         _, errors = await process.communicate()
-    assert lines[1:] == [
+    assert lines[2:] == [
         f"  export FRIENDLI_SERVER_URL={url}\n",
         f"  export FRIENDLI_CONTAINER_URL={url}\n",
         "  export FRIENDLI_TOKEN=t\n",

@@ -120,7 +120,8 @@ async def _serve(server: FriendliServer, options: argparse.Namespace, program: s
             reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
             print(f"{program}: cannot listen on {options.host}:{options.port}: {reason}", file=sys.stderr)
             return 2
-        print(f"Listening on {server.url}. To point the client at it:")
+        print(f"Listening on {server.url}")  # without a full stop, which would be copied with it
+        print("To point the client at it:")
         print(f"  export FRIENDLI_SERVER_URL={server.url}")
         print(f"  export FRIENDLI_CONTAINER_URL={server.url}")
         print(f"  export FRIENDLI_TOKEN={server.token}", flush=True)
