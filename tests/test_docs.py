@@ -213,6 +213,15 @@ def test_every_page_is_in_the_navigation() -> None:
     assert named == {str(page.relative_to(ROOT / "docs")) for page in PAGES if page != README}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_headings_lead_to_every_part_of_a_page(page: Path) -> None:
+    text = re.sub(
+        r"```.*?```", lambda block: "\n" * block[0].count("\n"), page.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    parts = re.split(r"^#+ ", text, flags=re.MULTILINE)
+    assert max(part.count("\n") for part in parts) < 130  # readers and the search find headings, not paragraphs
+
+
 def test_reference_documents_every_public_name() -> None:
     pages = (ROOT / "docs" / "reference").glob("*.md")
     shown = {name for page in pages for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.M)}
