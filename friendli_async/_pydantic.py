@@ -1,4 +1,4 @@
-"""Support for pydantic: replies as its fields, and thus as return types of FastAPI routes; its models as JSON.
+"""Support for pydantic: replies and inputs as its fields, and so in the routes of FastAPI; its models as JSON.
 
 This module does not import pydantic: it is loaded by whatever has a model, or asks for a schema.
 """
@@ -33,10 +33,15 @@ class PydanticField:
         kind = _prepared(source)  # with its arguments, if it is generic
 
         def validate(value: object) -> object:
-            return value if isinstance(value, cls) else msgspec.convert(value, kind, dec_hook=_load, str_keys=True)
+            return value if cls._is_valid(value) else msgspec.convert(value, kind, dec_hook=_load, str_keys=True)
 
         serialization, metadata = _serialization(), {"kind": kind}
         return core_schema.no_info_plain_validator_function(validate, serialization=serialization, metadata=metadata)
+
+    @classmethod
+    def _is_valid(cls, value: object) -> bool:
+        """Whether a value is valid as it is, without conversion."""
+        return isinstance(value, cls)
 
     @property
     def __pydantic_serializer__(self) -> SchemaSerializer:

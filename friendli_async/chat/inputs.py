@@ -10,6 +10,7 @@ import msgspec
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, struct_to_dict
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
+from friendli_async._pydantic import PydanticField
 from friendli_async.chat.replies import AnyMessage, ChatCompletion, ChatMessage
 from friendli_async.errors import ArgumentError
 from friendli_async.options import is_number, plain_number
@@ -23,13 +24,13 @@ __all__ += ["ParseStreamOptions", "RunOptions", "TurnOptions"]
 __all__ += ["SamplingOptions", "ToolMessage"]
 
 
-class Media(msgspec.Struct, frozen=True):
+class Media(PydanticField, msgspec.Struct, frozen=True):
     """Location of an image, audio or video: an http(s) URL or a data URL."""
 
     url: str
 
 
-class AnyContent(msgspec.Struct, frozen=True):
+class AnyContent(PydanticField, msgspec.Struct, frozen=True):
     """Base class of the content parts of a user message."""
 
 
@@ -99,6 +100,10 @@ class AssistantMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="r
     reasoning_content: str | None = None
     reasoning: str | None = None
 
+    @classmethod
+    def _is_valid(cls, value: object) -> bool:
+        return isinstance(value, cls | ChatMessage)
+
 
 class ToolMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role", tag="tool"):
     """The result of a tool call."""
@@ -119,7 +124,7 @@ Conversation = list[Message | Mapping[str, object]]
 """A mutable conversation, to append to."""
 
 
-class Function(msgspec.Struct, frozen=True, omit_defaults=True):
+class Function(PydanticField, msgspec.Struct, frozen=True, omit_defaults=True):
     """A function that the model may call; ``parameters`` is a JSON schema."""
 
     name: str
@@ -127,7 +132,7 @@ class Function(msgspec.Struct, frozen=True, omit_defaults=True):
     parameters: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
-class Tool(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
+class Tool(PydanticField, msgspec.Struct, frozen=True, tag_field="type", tag="function"):
     """A function offered to the model as a tool."""
 
     function: Function

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from friendli_async._pydantic import PydanticField
 from friendli_async.replies import Reply, ToolCall, Usage, Value, always_encoded
 
 __all__: list[str] = ["ChatChoice", "ChatCompletion", "ChatMessage", "FinishReason", "Logprobs", "TokenLogprob"]
@@ -39,7 +40,7 @@ class Logprobs(Value, frozen=True):
     content: tuple[TokenLogprob, ...] | None = None
 
 
-class AnyMessage(msgspec.Struct, frozen=True):
+class AnyMessage(PydanticField, msgspec.Struct, frozen=True):
     """Base class of all messages, so that type checkers accept a list of mixed messages as a conversation."""
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import ExtraOptions, ExtraQuery, Parameters
 from friendli_async._help import document_fields
+from friendli_async._pydantic import PydanticField
 
 __all__: list[str] = ["AcceleratorRequirement", "AdvancedConfig", "AutoscalingPolicy", "ModelOptions"]
 __all__ += ["EndpointCreateOptions", "EndpointUpdateOptions", "EndpointVersionOptions", "SimplescaleConfig"]
@@ -17,7 +18,7 @@ __all__ += ["EndpointListOptions", "WandbArtifactOptions"]
 _UNSET: Final = msgspec.UNSET
 
 
-class AdvancedConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AdvancedConfig(PydanticField, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Engine configuration of an endpoint."""
 
     tokenizer_skip_special_tokens: bool
@@ -35,13 +36,13 @@ class AdvancedConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     queue_backpressure_metric_threshold: float | None = None
 
 
-class SimplescaleConfig(msgspec.Struct, frozen=True):
+class SimplescaleConfig(PydanticField, msgspec.Struct, frozen=True):
     """A fixed number of replicas."""
 
     replicas: int
 
 
-class AutoscalingPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+class AutoscalingPolicy(PydanticField, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Scales the number of replicas with the load. As a dict, its keys are camelCase: ``{"maxReplica": 2}``."""
 
     min_replica: int | msgspec.UnsetType = _UNSET
@@ -49,7 +50,7 @@ class AutoscalingPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     cooldown_period: int | msgspec.UnsetType = _UNSET
 
 
-class AcceleratorRequirement(msgspec.Struct, frozen=True):
+class AcceleratorRequirement(PydanticField, msgspec.Struct, frozen=True):
     """The hardware that runs a Weights & Biases artifact."""
 
     type: str

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, Union, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Union, cast
 
 import msgspec
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items
 from friendli_async._help import document_fields
+from friendli_async._pydantic import PydanticField
 from friendli_async.chat.inputs import LocalTool, local_function
 from friendli_async.messages.replies import AnyBlock, AnyMessage, Message, TextBlock, block_as_input
 
@@ -16,14 +17,14 @@ __all__: list[str] = ["Base64Source", "ImageBlock", "InputMessage", "InputMessag
 __all__ += ["Conversation", "MessagesOptions", "URLSource"]
 
 
-class Base64Source(msgspec.Struct, frozen=True, tag_field="type", tag="base64"):
+class Base64Source(PydanticField, msgspec.Struct, frozen=True, tag_field="type", tag="base64"):
     """An image as base64 text."""
 
     data: str
     media_type: str
 
 
-class URLSource(msgspec.Struct, frozen=True, tag_field="type", tag="url"):
+class URLSource(PydanticField, msgspec.Struct, frozen=True, tag_field="type", tag="url"):
     """The URL of an image."""
 
     url: str
@@ -74,11 +75,17 @@ _COMPATIBILITY: Final = [
 _BLOCK: Final[Any] = Union[(_Text, _Thinking, _ToolUse, ImageBlock, ToolResultBlock, *_COMPATIBILITY)]
 
 
+if TYPE_CHECKING:
+    _Content = Sequence[AnyBlock | Mapping[str, Any]]
+else:  # what msgspec decodes, with all keys of each block
+    _Content = list[dict[str, Any]]
+
+
 class InputMessage(AnyMessage, frozen=True):
     """A message of the user or the model: text or blocks (structs or dicts)."""
 
     role: Literal["user", "assistant"]
-    content: str | Sequence[AnyBlock | Mapping[str, Any]]
+    content: str | _Content
 
 
 class _CheckedMessage(msgspec.Struct):
@@ -93,7 +100,7 @@ Conversation = list[InputMessage | Message | Mapping[str, object]]
 """A mutable conversation, to append to."""
 
 
-class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+class Tool(PydanticField, msgspec.Struct, frozen=True, omit_defaults=True):
     """A tool that the model may call; ``input_schema`` is a JSON schema."""
 
     name: str

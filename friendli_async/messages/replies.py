@@ -11,6 +11,7 @@ import msgspec
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text
 from friendli_async._json import prepared
+from friendli_async._pydantic import PydanticField
 from friendli_async.replies import AnyUsage, FunctionCall, Reply, ToolCall, UnknownEvent, Value, always_encoded
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
@@ -25,7 +26,7 @@ StopReason = Literal["end_turn", "max_tokens", "tool_use", "stop_sequence"] | st
 # --- content ---------------------------------------------------------------------------------------------------------
 
 
-class AnyBlock(msgspec.Struct, frozen=True):
+class AnyBlock(PydanticField, msgspec.Struct, frozen=True):
     """Base class of content blocks. With it, type checkers accept a list of mixed blocks as a message's content."""
 
 
@@ -128,7 +129,7 @@ class MessageUsage(AnyUsage, frozen=True):
     cache_creation_input_tokens: int | None = None
 
 
-class AnyMessage(msgspec.Struct, frozen=True):
+class AnyMessage(PydanticField, msgspec.Struct, frozen=True):
     """Base class of the messages of a conversation."""
 
 

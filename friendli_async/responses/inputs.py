@@ -10,6 +10,7 @@ import msgspec
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, struct_to_dict
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
+from friendli_async._pydantic import PydanticField
 from friendli_async.chat.inputs import JSONObjectFormat, LocalTool, TextFormat, local_function
 from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response, failure_of
 
@@ -20,7 +21,7 @@ __all__ += ["CustomTool", "FunctionTool", "Input", "InputItem", "ReasoningItem",
 __all__ += ["GenerationOptions", "ParseOptions", "ParseStreamOptions"]
 
 
-class AnyContent(msgspec.Struct, frozen=True):
+class AnyContent(PydanticField, msgspec.Struct, frozen=True):
     """Base class of the parts of a message or of a tool's output."""
 
 
@@ -62,6 +63,10 @@ class InputMessage(AnyItem, frozen=True, tag_field="type", tag="message"):
     role: Literal["user", "assistant", "system", "developer"]
     content: str | _Parts
 
+    @classmethod
+    def _is_valid(cls, value: object) -> bool:
+        return isinstance(value, cls | OutputItem)
+
 
 class FunctionToolCall(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="function_call"):
     """A function call requested by a model; ``arguments`` is JSON text."""
@@ -99,13 +104,13 @@ class CustomToolCallOutput(AnyItem, frozen=True, omit_defaults=True, tag_field="
     id: str | None = None
 
 
-class SummaryText(msgspec.Struct, frozen=True, tag_field="type", tag="summary_text"):
+class SummaryText(PydanticField, msgspec.Struct, frozen=True, tag_field="type", tag="summary_text"):
     """A summary of reasoning."""
 
     text: str
 
 
-class ReasoningText(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning_text"):
+class ReasoningText(PydanticField, msgspec.Struct, frozen=True, tag_field="type", tag="reasoning_text"):
     """Reasoning text."""
 
     text: str
@@ -132,7 +137,7 @@ Conversation = list[InputItem | Mapping[str, object]]
 """A mutable conversation, to append to."""
 
 
-class AnyTool(msgspec.Struct, frozen=True):
+class AnyTool(PydanticField, msgspec.Struct, frozen=True):
     """Base class of tools."""
 
 

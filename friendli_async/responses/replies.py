@@ -10,6 +10,7 @@ import msgspec
 from friendli_async._core.error_json import is_blank
 from friendli_async._core.status_errors import error_of_payload
 from friendli_async._core.text import join_text
+from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import FunctionCall, Headers, Reply, TokenUsage, ToolCall, Value, always_encoded, partial_of
 
@@ -31,7 +32,7 @@ class ContentPart(Value, frozen=True):
     """The model's refusal, if ``type`` is "refusal"."""
 
 
-class AnyItem(msgspec.Struct, frozen=True):
+class AnyItem(PydanticField, msgspec.Struct, frozen=True):
     """Base class of input items. With it, type checkers accept a list of mixed items as an input."""
 
 

@@ -1,0 +1,84 @@
+"""What a request consists of, as fields of pydantic models: the body of a route that takes a conversation."""
+
+import json
+from types import ModuleType
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+from fastapi import Depends, FastAPI
+from fastapi.testclient import TestClient
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from friendli_async import AsyncFriendli, ChatCompletion, ChatMessage
+from friendli_async.chat import Message, SystemMessage, UserMessage, inputs
+from friendli_async.endpoints import inputs as endpoint_inputs
+from friendli_async.integrations.fastapi import get_client, lifespan
+from friendli_async.messages import InputMessage
+from friendli_async.messages import inputs as message_inputs
+from friendli_async.responses import InputItem, OutputItem
+from friendli_async.responses import inputs as response_inputs
+from friendli_async.testing import FriendliServer
+
+
+def public_structs() -> list[type[msgspec.Struct]]:
+    modules: list[ModuleType] = [inputs, message_inputs, response_inputs, endpoint_inputs]
+    public = [getattr(module, name) for module in modules for name in module.__all__]
+    return [each for each in public if isinstance(each, type) and issubclass(each, msgspec.Struct)]
+
+
+@pytest.mark.parametrize("kind", public_structs(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_every_input_has_a_pydantic_schema(kind: type[msgspec.Struct]) -> None:
+    assert TypeAdapter(kind).json_schema()["type"] == "object"
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Why?"}, {"type": "image_url", "image_url": {"url": "u"}}]},
+    {
+        "role": "assistant",
+        "content": "Look.",
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}],
+    },
+    {"role": "tool", "content": "blue", "tool_call_id": "1"},
+]
+
+
+def test_conversation_in_the_body_of_a_route_is_sent() -> None:
+    class Chat(BaseModel):
+        messages: list[Message]
+
+    with FriendliServer() as server:
+        app = FastAPI(lifespan=lifespan(token="test-token", server_url=server.url))
+
+        @app.post("/chat")
+        async def chat(body: Chat, client: Annotated[AsyncFriendli, Depends(get_client)]) -> ChatCompletion:
+            return await client.serverless.chat.complete(model="m", messages=body.messages)
+
+        with TestClient(app) as browser:
+            assert browser.post("/chat", json={"messages": CONVERSATION}).status_code == 200
+            assert server.requests[0].json["messages"] == CONVERSATION
+            wrong = browser.post("/chat", json={"messages": [{"role": "robot", "content": "Hi"}]})
+            assert (wrong.status_code, "Invalid value 'robot'" in wrong.text) == (422, True)
+            assert "SystemMessage" in json.dumps(browser.get("/openapi.json").json())
+
+
+def test_messages_in_a_model_are_saved_and_restored() -> None:
+    adapter: TypeAdapter[list[Any]] = TypeAdapter(list[Message])
+    messages = [SystemMessage("Be brief."), UserMessage("Hi"), ChatMessage(role="assistant", content="Hello")]
+    assert adapter.validate_python(messages) == messages
+    saved = adapter.dump_json(messages)
+    assert json.loads(saved)[2] == {"role": "assistant", "content": "Hello"}
+    assert adapter.dump_json(adapter.validate_json(saved)) == saved
+    with pytest.raises(ValidationError, match="missing required field `content`"):
+        adapter.validate_python([{"role": "user"}])
+
+
+def test_input_of_the_other_apis_is_validated() -> None:
+    item = OutputItem(type="function_call", call_id="1", name="look", arguments="{}")
+    adapter: TypeAdapter[list[Any]] = TypeAdapter(list[InputItem])
+    assert adapter.validate_python([item]) == [item]
+    assert adapter.validate_json(adapter.dump_json([item]))[0].call_id == "1"
+    block = {"type": "thinking", "thinking": "Hm", "signature": "s", "new": 1}
+    message = TypeAdapter(InputMessage).validate_python({"role": "assistant", "content": [block]})
+    assert message.content == [block]
