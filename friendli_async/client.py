@@ -165,6 +165,9 @@ class AsyncFriendli(Hinted):
         ConfigurationError: An invalid value. "" is one: None is what stands for a default.
     """
 
+    # In the class, and not only in its instances, so that a mock with this class as its spec has them.
+    __slots__ = ("container", "cost", "dedicated", "file", "serverless", "usage")
+
     serverless: Serverless
     dedicated: Dedicated
     container: Container

@@ -356,6 +356,14 @@ def test_introspection_of_missing_attributes_works(path: str) -> None:
     assert str(raised.value) == f"{type(group).__name__!r} object has no attribute '_nothing'"
 
 
+def test_mock_of_the_class_has_the_deployments_and_nothing_else() -> None:
+    for client in (mock.MagicMock(spec=AsyncFriendli), mock.create_autospec(AsyncFriendli, instance=True)):
+        for name in ("serverless", "dedicated", "container", "file", "cost", "usage"):
+            assert isinstance(getattr(client, name).anything, mock.MagicMock)
+        with pytest.raises(AttributeError):
+            _ = client.chat
+
+
 def test_client_cannot_be_pickled_or_copied_and_bare_one_has_no_attributes() -> None:
     for action in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="cannot be pickled or copied"):
