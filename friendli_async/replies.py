@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, overload
 
 import msgspec
 
@@ -189,10 +189,11 @@ class Reply(
 
     @property
     def meta(self) -> Meta:
-        """The call's metadata. Raises AttributeError on a reply that did not come from a call."""
+        """The call's metadata. Raises AttributeError on a reply that did not come from a call; see ``with_meta``."""
         meta: Meta | None = self.__dict__.get("_meta")
         if meta is None:
-            raise AttributeError(f"this {type(self).__name__} was not returned by a call, so it has no meta")
+            kind = type(self).__name__
+            raise AttributeError(f"this {kind} was not returned by a call, so it has no meta: with_meta() adds one")
         return meta
 
     @property
@@ -209,6 +210,12 @@ class Reply(
         from friendli_async._json import loads_with_replacement  # unlike msgspec, it accepts NaN and lone surrogates
 
         return loads_with_replacement(data, self.meta.headers)
+
+    def with_meta(self, meta: Meta) -> Self:
+        """Returns a copy with this ``meta``: for a reply that was made by hand, or restored from a cache."""
+        made = convert_reply(type(self), self)
+        attach_meta(made, meta)
+        return made
 
     if not TYPE_CHECKING:  # to type checkers an unknown name is an error
 

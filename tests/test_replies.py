@@ -16,8 +16,9 @@ from strategies import deterministic
 from friendli_async import Attempt, ChatChunk, ChatCompletion, Meta, Partial, ToolCall, Usage
 from friendli_async._core.lenient import decode
 from friendli_async.audio import TranscriptionUsage
+from friendli_async.chat import ParsedCompletion
 from friendli_async.classification import ClassificationUsage
-from friendli_async.replies import FunctionCall, Headers, PromptTokensDetails, Reply, TokenUsage, attach_meta
+from friendli_async.replies import FunctionCall, Headers, PromptTokensDetails, Reply, TokenUsage, attach_meta, keep_raw
 from friendli_async.responses import ResponseUsage
 
 # --- Headers ---------------------------------------------------------------------------------------------------------
@@ -98,8 +99,19 @@ def test_meta_is_not_a_field_of_the_reply() -> None:
 
 
 def test_reply_that_no_call_returned_has_no_meta() -> None:
-    with pytest.raises(AttributeError, match="ChatCompletion was not returned by a call"):
+    with pytest.raises(AttributeError, match=r"ChatCompletion was not returned by a call.*with_meta\(\) adds one"):
         _ = reply().meta
+
+
+def test_with_meta_returns_a_copy_that_has_it() -> None:
+    bare = reply()
+    attach_meta(bare, Meta(status=201))
+    keep_raw(bare, JSON)
+    answered = bare.with_meta(META)
+    assert (answered, answered.meta, bare.meta.status) == (bare, META, 201)
+    assert answered.raw == bare.raw
+    parsed = ParsedCompletion(choices=(), value=5).with_meta(META)
+    assert (type(parsed), parsed.value, parsed.meta.request_id) == (ParsedCompletion, 5, "r1")
 
 
 def test_reply_and_meta_are_frozen() -> None:
