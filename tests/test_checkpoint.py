@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
+import enum
 import errno
 import functools
 import gc
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
+import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer, field_validator
 from support.clock import run_loop_iterations, wait_until
@@ -638,7 +640,26 @@ async def test_duplicate_key_is_rejected(path: Path) -> None:
     assert len(caller.rows) == 3
 
 
-@pytest.mark.parametrize("key", [1.5, True, None, b"a", ("a",), 1 << 64, -(1 << 63) - 1])
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+@pytest.mark.parametrize(
+    ("key", "plain"),
+    [(np.int64(3), 3), (np.uint8(3), 3), (np.str_("a"), "a"), (Colour.RED, "red"), (Level.HIGH, 3)],
+    ids=["int64", "uint8", "str_", "str enum", "int enum"],
+)
+async def test_key_of_another_type_is_a_plain_one(path: Path, key: Any, plain: str | int) -> None:
+    for resumed in (False, True):  # as a DataFrame's cell, and as what the file contains
+        [outcome] = await run(ROWS[:1], Caller(), path, key=lambda row: key)
+        assert (outcome.key, type(outcome.key), outcome.resumed) == (plain, type(plain), resumed)
+
+
+@pytest.mark.parametrize("key", [1.5, np.float64(1), True, np.True_, None, b"a", ("a",), 1 << 64, -(1 << 63) - 1])
 async def test_invalid_key_is_rejected_before_sending(path: Path, key: Any) -> None:
     caller = Caller()
     with pytest.raises(RowsError, match="key"):

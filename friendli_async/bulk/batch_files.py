@@ -21,7 +21,6 @@ import msgspec
 
 from friendli_async._core.error_json import json_or_none
 from friendli_async._json import encode_json
-from friendli_async.bulk.checkpoint import check_key
 from friendli_async.bulk.errors import (
     REJECTION_STATUSES,
     CheckpointError,
@@ -194,7 +193,6 @@ class BatchInput:
         custom_id = line.get("custom_id", f"line-{number}")
         if not isinstance(custom_id, str) or not custom_id:
             raise RowsError(f"custom_id must be a non-empty string, not {custom_id!r}")
-        check_key(custom_id)
         if "body" in line:
             if str(line.get("method", "POST")).upper() != "POST":
                 raise RowsError(f"method must be POST, not {line['method']!r}")

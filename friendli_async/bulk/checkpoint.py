@@ -24,6 +24,7 @@ from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.errors import APIStatusError, status_class
+from friendli_async.options import plain_number
 
 __all__: list[str] = []
 
@@ -188,14 +189,18 @@ class Checkpoint(Generic[Row, R]):
         self._journal.close()
 
 
-def check_key(key: object) -> None:
-    """Checks that a key can be written and read back unchanged.
+def plain_key(key: object) -> str | int:
+    """Returns a key as what is read back from the file: a plain str or int, also for those of numpy and of enums.
 
     Raises:
         RowsError: The key is invalid.
     """
-    if type(key) is str or (type(key) is int and key in _INTEGER_KEYS):
-        return
+    if isinstance(key, str):
+        return str.__str__(key)
+    number: object = plain_number(key)
+    # int() first: a range looks for an instance of a subclass one element at a time.
+    if isinstance(number, int) and not isinstance(number, bool) and int(number) in _INTEGER_KEYS:
+        return int(number)
     raise RowsError(f"a key must be a str or a 64-bit int, not {key!r}")
 
 

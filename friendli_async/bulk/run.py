@@ -21,7 +21,7 @@ from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop, wait_done, wait_ended
 from friendli_async._core.runtime import Scope
 from friendli_async.bulk.adaptive import Adaptive
-from friendli_async.bulk.checkpoint import Checkpoint, check_key
+from friendli_async.bulk.checkpoint import Checkpoint, plain_key
 from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, RejectedError, is_overload, is_rejection
 from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress, close_in_thread
@@ -390,8 +390,7 @@ class Job(Generic[Row, R]):
                 if self._state.closed:  # the rows have suppressed the cancellation
                     return
                 index = self._rows_taken
-                key = index if self._key is None else self._key(row)
-                check_key(key)
+                key = index if self._key is None else plain_key(self._key(row))
                 done = None if self._ledger is None else self._ledger.find(key, row)
                 self._rows_taken += 1
                 if done is None:

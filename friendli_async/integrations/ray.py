@@ -26,7 +26,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from friendli_async._json import replace_surrogates
-from friendli_async.bulk.checkpoint import Lines, check_key, row_hash
+from friendli_async.bulk.checkpoint import Lines, plain_key, row_hash
 from friendli_async.bulk.errors import CheckpointError, RowsError
 from friendli_async.bulk.journal import Journal
 from friendli_async.bulk.outcomes import Outcome
@@ -121,11 +121,10 @@ class CompleteStage:
                 advice = "rename it, or choose another output=" if name == self._output else "rename it"
                 raise RowsError(f"the stage would overwrite the column {name!r}: {advice}")
         requests = [self._request(prompt) for prompt in columns[self._prompt]]
-        keys = (
-            [_plain(key) for key in columns[self._key]] if self._checkpoint is not None else list(range(len(requests)))
-        )
-        for key in keys:
-            check_key(key)  # all of them before the first request: no row of the batch is yielded after an invalid one
+        keys: list[str | int] = list(range(len(requests)))
+        if self._checkpoint is not None:
+            # All of them before the first request: no row of the batch is yielded after an invalid one.
+            keys = [plain_key(key) for key in columns[self._key]]
         rows = list(zip(keys, requests, range(len(requests)), strict=True))
         ready: list[tuple[int, _Answer]] = []
         since = time.monotonic()
