@@ -34,6 +34,11 @@ _logger: Final = logging.getLogger("friendli_async")
 _SYNC_SECONDS: Final = 1.0
 _BUFFER_SIZE: Final = 1 << 20
 _LOCKING_UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_HOW_TO_CLOSE: Final = (
+    " of this program: if its loop was left, close it with `await run.aclose()`, or use `async with run_all(...)`"
+)
+_open_files: Final[set[tuple[int, int]]] = set()
+"""Device and inode of the files that are open in this process."""
 _sync: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)  # macOS and Windows have no fdatasync
 
 
@@ -49,6 +54,7 @@ class Journal:
         self.path: Path = path.absolute()  # the working directory may change during the run
         self._start = start
         self._file = -1
+        self._locked: tuple[int, int] | None = None
         self._size = 0
         self._reader: BinaryIO | None = None
         self._failure: str | None = None
@@ -88,9 +94,25 @@ class Journal:
         self._file = os.open(self.path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise CheckpointError(f"{self.path} is not a regular file, so no run could resume from it")
-        _lock(self._file, self.path)
+        self._lock()
         _sync_folder(self.path.parent)
         self._reader = self.path.open("rb", buffering=_BUFFER_SIZE)
+
+    def _lock(self) -> None:
+        """Locks the file, and records that it is open in this process."""
+        found = os.fstat(self._file)
+        identity = (found.st_dev, found.st_ino)
+        try:
+            _try_lock(self._file)
+        except OSError as error:
+            if error.errno not in _LOCKING_UNSUPPORTED:
+                which = _HOW_TO_CLOSE if identity in _open_files else ""
+                raise CheckpointInUseError(f"{self.path} is in use by another run{which}") from error
+            _logger.warning(
+                "%s is on a file system without file locks; make sure that no other run writes to it", self.path
+            )
+        self._locked = identity
+        _open_files.add(identity)
 
     def _read_through(self, load_line: Callable[[int, bytes], bool]) -> None:
         assert self._reader is not None
@@ -192,6 +214,8 @@ class Journal:
             self._reader.close()
             self._reader = None
         if self._file >= 0:
+            if self._locked is not None:
+                _open_files.discard(self._locked)
             os.close(self._file)  # also releases the lock
             self._file = -1
 
@@ -203,15 +227,6 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
     except (ValueError, RecursionError):
         return None
     return decoded
-
-
-def _lock(file: int, path: Path) -> None:
-    try:
-        _try_lock(file)
-    except OSError as error:
-        if error.errno not in _LOCKING_UNSUPPORTED:
-            raise CheckpointInUseError(f"{path} is in use by another run") from error
-        _logger.warning("%s is on a file system without file locks; make sure that no other run writes to it", path)
 
 
 if sys.platform == "win32":
