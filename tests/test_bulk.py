@@ -205,6 +205,13 @@ def test_call_that_is_not_callable_is_rejected() -> None:
         run_all([1], None)  # type: ignore[call-overload]  # wrong type on purpose
 
 
+@pytest.mark.parametrize("method", ["iterrows", "to_dicts"], ids=["pandas", "polars"])
+def test_data_frame_is_rejected_because_it_iterates_over_its_columns(method: str) -> None:
+    frame: Any = type("DataFrame", (), {"__iter__": lambda self: iter(["id", "text"]), method: None})()
+    with pytest.raises(TypeError, match=r'DataFrame are df\.to_dict\("records"\), or df\.to_dicts\(\)'):
+        run_all(frame, double)
+
+
 def test_key_that_is_the_name_of_a_field_is_rejected() -> None:
     key: Any = "id"
     with pytest.raises(TypeError, match="key must be a function of a row, not str"):
@@ -442,6 +449,13 @@ async def test_closing_a_run_waits_for_its_calls_in_a_loop_without_asyncgen_hook
         await with_timeout(run.aclose())
     assert len(gated.cancelled) == len(gated.started) - 1
     assert library_tasks() == []
+
+
+async def test_repr_of_a_run_shows_its_progress() -> None:
+    run = run_all(range(3), double)
+    assert repr(run).startswith("<Run Progress(done=0, failed=0, ")
+    await collect(run)
+    assert repr(run).startswith("<Run Progress(done=3, failed=0, ")
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])

@@ -24,13 +24,16 @@ def rows_of(rows: Iterable[Row] | AsyncIterable[Row] | Path) -> AsyncIterator[An
     """Returns a lazy iterator over the rows.
 
     Raises:
-        TypeError: ``rows`` is of another type; a str is rejected, since its characters are hardly meant as rows.
+        TypeError: ``rows`` is of another type; a str and a DataFrame are rejected, since its characters or columns are
+            hardly meant as rows.
     """
     if isinstance(rows, Path):
         return _read_rows(rows)
     if isinstance(rows, AsyncIterable):
         return aiter(rows)
     given: object = rows
+    if hasattr(given, "iterrows") or hasattr(given, "to_dicts"):  # pandas, polars
+        raise TypeError('rows of a DataFrame are df.to_dict("records"), or df.to_dicts() of polars')
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(f"rows must be an iterable, an async iterable or a Path, not {type(rows).__name__}")
     return _iterate(rows)

@@ -211,6 +211,9 @@ class Run(Generic[Row, R]):
     def __anext__(self) -> Awaitable[Outcome[Row, R]]:
         return self._outcomes.__anext__()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.progress}>"
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a run cannot be copied or pickled: it holds tasks")
 
