@@ -40,7 +40,7 @@ _POOL_SETTINGS: Final = {
     "ssl=...": "ssl verify verify_ssl ssl_context cert ca_bundle",
     "session=...": "session",
     "session=... (an aiohttp session)": "http_client async_http_client async_client httpx_client client connector"
-    " transport",
+    " middlewares trace_configs transport",
 }
 # Names that are unambiguous only as client settings; as keywords of a method they may mean anything.
 _CLIENT_SETTINGS: Final = {

@@ -392,6 +392,13 @@ async def test_with_options_changes_only_the_copy(server: FriendliServer) -> Non
         assert header(server, "X-Friendli-Team") == "team_1"
 
 
+@pytest.mark.parametrize("headers", [lambda: {"X-Tenant": "a"}, {"X-Tenant": lambda: "a"}], ids=["all", "one"])
+def test_function_as_headers_is_told_what_to_do_instead(headers: Any) -> None:
+    for make in (f.AsyncFriendli, f.AsyncFriendli("token").with_options):
+        with pytest.raises(f.ConfigurationError, match=r"with_options\(headers=.* middleware of an aiohttp session"):
+            make(headers=headers)
+
+
 FOREIGN_SETTINGS: Final = {
     "api_key": "token=...",
     "base_url": "server_url=... or container_url=...",
@@ -415,6 +422,7 @@ FOREIGN_POOL_SETTINGS: Final = {
     "http_client": "session=... (an aiohttp session)",
     "async_client": "session=... (an aiohttp session)",
     "transport": "session=... (an aiohttp session)",
+    "middlewares": "session=... (an aiohttp session)",
     "verify": "ssl=...",
     "ssl_context": "ssl=...",
     "cert": "ssl=...",

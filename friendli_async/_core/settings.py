@@ -265,6 +265,12 @@ def _instance_of(kind: type[T], requirement: str, default: T | None = None) -> C
 
 
 def _convert_headers(headers: object) -> Mapping[str, str | None]:
+    values = cast("Mapping[str, object]", headers).values() if isinstance(headers, Mapping) else [headers]
+    if any(map(callable, values)):
+        raise ConfigurationError(
+            "headers: functions are not called; use with_options(headers={...}) for each request of your service, or a "
+            "middleware of an aiohttp session, as session=..."
+        )
     if headers is not None and not isinstance(headers, Mapping):
         raise ConfigurationError("headers must be a mapping of names to values")  # omitted: it may hold a secret
     return cast("Mapping[str, str | None]", headers or {})
