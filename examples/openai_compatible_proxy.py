@@ -10,12 +10,17 @@ from friendli_async.integrations import fastapi as friendli
 
 app = FastAPI(lifespan=friendli.lifespan())
 friendli.install_error_handlers(app)
+Client = Annotated[AsyncFriendli, Depends(friendli.get_client)]
+
+
+@app.get("/v1/models")  # chat programs with a menu of models ask for it first
+async def models(client: Client) -> dict[str, Any]:
+    listed = [{"id": model.id, "object": "model"} for model in (await client.serverless.model.list()).data]
+    return {"object": "list", "data": listed}
 
 
 @app.post("/v1/chat/completions", response_model=ChatCompletion)
-async def chat(
-    request: Request, body: dict[str, Any], client: Annotated[AsyncFriendli, Depends(friendli.get_client)]
-) -> ChatCompletion | Response:
+async def chat(request: Request, body: dict[str, Any], client: Client) -> ChatCompletion | Response:
     chat, streaming = client.serverless.chat, body.pop("stream", False)
     if "max_completion_tokens" in body:  # OpenAI's newer name, which its packages send
         body["max_tokens"] = body.pop("max_completion_tokens")

@@ -15,7 +15,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse
 from support.asgi_servers import AppProcess, Browser, serving
 from support.sockets import MESSAGES
 
-from friendli_async.testing import FriendliServer, chunk, cut, script, stall, status, text
+from friendli_async.testing import FriendliServer, chunk, cut, json_body, script, stall, status, text
 
 EXAMPLES: Final = Path(__file__).parent.parent / "examples"
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -41,6 +41,8 @@ async def test_openai_package_works_with_the_proxy(proxy: AppProcess, server: Fr
         assert "".join(content or "" for content in contents) == "Hello"
         assert server.requests[0].json_object == {"model": "m", "messages": MESSAGES, "max_tokens": 5}
         assert server.requests[1].json_object["seed"] == 7
+        server.enqueue(json_body({"data": [{"id": "a"}, {"id": "b"}]}))
+        assert [model.id async for model in openai_client.models.list()] == ["a", "b"]
         await assert_errors_are_mapped(openai_client, server)
     assert "Traceback" not in proxy.log
 
