@@ -147,11 +147,12 @@ class Run:
         self._error: FriendliError | None = None
         self._result: RunResult | None = None
         self._read_task: asyncio.Task[ChatChunk | None] | None = None
-        self._stream: ChatStream | None = None
+        self._stream: ChatStream | None = None if transcript.pending else first
         self._reply: ChatCompletion | None = None
-        self._delivered = ChatCollector()
-        if not transcript.pending:
-            self._begin_turn(first)
+        self._complete_calls = CompleteToolCalls()
+        # Of tool calls: the stream's own is ahead by as much as a read has brought. It is for two choices, so that it
+        # does not take the first that has a tool call for the only one.
+        self._delivered = ChatCollector(2)
 
     @property
     def messages(self) -> Conversation:
@@ -384,15 +385,8 @@ class Run:
         turn = self._transcript.next_turn()
         stream = await (self._runner.run_as_call(turn) if self._transcript.between_turns is not None else turn)
         if stream is not None:  # not stopped meanwhile
-            self._begin_turn(stream)
-
-    def _begin_turn(self, stream: ChatStream) -> None:
-        self._work.is_between_calls = False
-        self._stream = stream
-        self._complete_calls = CompleteToolCalls()
-        # Of tool calls: the stream's own is ahead by as much as a read has brought. It is for two choices, so that it
-        # does not take the first that has a tool call for the only one.
-        self._delivered = ChatCollector(2)
+            self._work.is_between_calls = False
+            self._stream, self._complete_calls, self._delivered = stream, CompleteToolCalls(), ChatCollector(2)
 
     def _begin_pending(self) -> None:
         """Makes the calls of an earlier run open work: a drain waits for them as for those of a turn."""
