@@ -41,8 +41,7 @@ class AnswerTool:
         self.description: str | None = f"{_DESCRIPTION} {output.description or ''}".rstrip()
         self.parameters: dict[str, Any] = output.schema or {"type": "object"}
         self.value: Any = msgspec.UNSET
-        self._accepted = ""  # the text of the value
-        self._final: list[str] = []  # the same in pieces, once the turn with the value has ended
+        self._accepted: list[str] = []  # the text of the value, in pieces
         self._mismatch: tuple[str, Faults] | None = None  # of the last call: its arguments, and what is wrong with them
         self._pieces: list[str] = []  # of the arguments that ``snapshot`` reads
         self._parsed = 0
@@ -66,16 +65,16 @@ class AnswerTool:
         except MismatchError as mismatch:
             self._mismatch = arguments, mismatch.faults
             raise ToolError(self._output.describe(mismatch.faults), kind="arguments") from None
-        self._accepted = arguments
+        self._accepted = [arguments]
         return "The answer was accepted."
 
     def snapshot(self, pieces: list[str]) -> Any:
-        """Returns the answer so far, as plain JSON types; None if it has not begun. At the end, it is the accepted one.
+        """Returns the answer so far, as plain JSON types; None if it has not begun. An accepted answer stays.
 
         Args:
             pieces: The arguments so far. While the list is the same and grows, each piece is parsed once.
         """
-        pieces = self._final or pieces
+        pieces = self._accepted or pieces
         if pieces is not self._pieces:
             self._pieces, self._parsed, self._reader = pieces, 0, JSONReader()
         new, self._parsed = pieces[self._parsed :], len(pieces)
@@ -98,10 +97,8 @@ class AnswerTool:
         answer = OUTPUT.answer_of(reply, "")
         if self.value is msgspec.UNSET and (not called or (answer.cut and self.name in called)):
             self.value = self._output.read(answer)
-            self._accepted = reply.text
-        if self.value is not msgspec.UNSET:
-            self._final = [self._accepted, "\n"]  # a number may end with the text
-        elif is_last and self.name in called and self._mismatch is not None:
+            self._accepted = [reply.text, "\n"]  # which ends a number
+        if self.value is msgspec.UNSET and is_last and self.name in called and self._mismatch is not None:
             raise self._output.mismatch(answer, *self._mismatch)
 
 
