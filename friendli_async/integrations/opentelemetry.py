@@ -135,7 +135,7 @@ class Telemetry(Observer):
             raise TypeError(f"content is True or False, not {content!r}")
         self._tracer = trace.get_tracer("friendli_async", __version__, tracer_provider, schema_url=_SCHEMA)
         meter = metrics.get_meter("friendli_async", __version__, meter_provider, schema_url=_SCHEMA)
-        self._meters = _new_meters(meter) if names == "v0.1.0" else _old_meters(meter)
+        self._meters = _Meters(meter, names)
         self._logger = _logs.get_logger("friendli_async", __version__, logger_provider, schema_url=_SCHEMA)
         switch = os.environ.get(_CONTENT_SWITCH, "").lower()
         self._on_spans = content or switch in {"true", "span_only", "span_and_event"}
@@ -145,7 +145,6 @@ class Telemetry(Observer):
             self.call_content: Callable[[CallContent], None] = self._keep_content
         if self._on_spans:  # there is no event for it; the next call's event has it in its input messages
             self.tool_call_content: Callable[[ToolCallContent], None] = self._keep_tool_content
-        self._agent_meters = _AgentMeters(meter)
         self._calls: dict[int, _Call] = {}
         self._runs: dict[int, trace.Span] = {}
         self._tools: dict[tuple[int, str], trace.Span] = {}
@@ -225,7 +224,7 @@ class Telemetry(Observer):
         error = event.error if event.reason is None else f"{event.error}: {event.reason}"
         _end(call.span, {**attributes, **(call.content if self._on_spans else {})}, failure, error)
         if call.is_inference:
-            self._meters.record(event, call.streamed, _labels(call, event, failure))
+            self._meters.record_call(event, call.streamed, _labels(call, event, failure))
             if self._as_events and call.content:
                 self._emit_content(call, attributes)
 
@@ -268,7 +267,7 @@ class Telemetry(Observer):
         attributes = {**_ending_attributes(event, event.finish_reasons), "friendli.turns": event.turns}
         failure = _failure(event)
         _end(span, attributes, failure, event.error)
-        self._agent_meters.record_run(event, _caller_attributes(event) | _error(failure))
+        self._meters.record_run(event, _caller_attributes(event) | _error(failure))
 
     def tool_call_started(self, event: ToolCallStarted) -> None:
         """Starts the span of a tool, and makes it the current span of the tool's task."""
@@ -298,7 +297,7 @@ class Telemetry(Observer):
         outcome = "refused" if event.problem == "refused" else event.outcome
         _end(span, {"friendli.outcome": outcome}, failure, event.error)
         if event.problem not in ("unknown", "refused"):
-            self._agent_meters.tool.record(event.seconds, _tool_attributes(event.name) | _error(failure))
+            self._meters.tool.record(event.seconds, _tool_attributes(event.name) | _error(failure))
 
     def _keep_tool_content(self, event: ToolCallContent) -> None:
         span = self._tools.get((event.run_id, event.tool_call_id))
@@ -409,26 +408,32 @@ def _labels(call: _Call, event: CallEnded, failure: str | None) -> _Attributes:
 
 
 class _Meters:
-    """The metrics of calls.
+    """The metrics of calls, and those of runs and tools, which have the same names in all versions of the conventions.
 
     Args:
         meter: Creates the instruments.
-        prefix: Prefix of the names of durations.
-        record_tokens: Records a usage.
+        names: See ``Telemetry``.
     """
 
-    def __init__(self, meter: metrics.Meter, prefix: str, record_tokens: _RecordTokens) -> None:
-        def seconds(name: str, description: str) -> metrics.Histogram:
-            return meter.create_histogram(
-                f"{prefix}.{name}", "s", description, explicit_bucket_boundaries_advisory=_SECONDS
-            )
+    def __init__(self, meter: metrics.Meter, names: str) -> None:
+        def histogram(name: str, unit: str, bounds: list[float], description: str) -> metrics.Histogram:
+            return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds)
 
-        self._duration = seconds("duration", "How long calls took, retries and the reading of streams included")
-        self._first_chunk = seconds("time_to_first_chunk", "From the call to a stream's first chunk")
-        self._per_chunk = seconds("time_per_output_chunk", "Mean time between the chunks of a stream")
-        self._record_tokens = record_tokens
+        is_new = names == "v0.1.0"
+        call, run = f"gen_ai.client.{'inference' if is_new else 'operation'}", "gen_ai.invoke_agent"
+        what = "How long calls took, retries and the reading of streams included"
+        self._duration = histogram(f"{call}.duration", "s", _SECONDS, what)
+        what = "From the call to a stream's first chunk"
+        self._first_chunk = histogram(f"{call}.time_to_first_chunk", "s", _SECONDS, what)
+        what = "Mean time between the chunks of a stream"
+        self._per_chunk = histogram(f"{call}.time_per_output_chunk", "s", _SECONDS, what)
+        self._record_tokens = _token_counters(meter) if is_new else _token_histogram(meter)
+        self._run = histogram(f"{run}.duration", "s", _RUN_SECONDS, "How long runs took")
+        self._turns = histogram(f"{run}.inference_calls", "{inference_call}", _COUNTS, "Calls of the model in a run")
+        self._tool_calls = histogram(f"{run}.tool_calls", "{tool_call}", _COUNTS, "Tool calls in a run")
+        self.tool: metrics.Histogram = histogram("gen_ai.execute_tool.duration", "s", _SECONDS, "How long tools took")
 
-    def record(self, event: CallEnded, streamed: bool, labels: _Attributes) -> None:
+    def record_call(self, event: CallEnded, streamed: bool, labels: _Attributes) -> None:
         """Records a call."""
         timing = event.timing
         self._duration.record(timing.total, labels)
@@ -439,48 +444,33 @@ class _Meters:
         if event.usage is not None:
             self._record_tokens(_usage(event.usage), labels)
 
-
-def _new_meters(meter: metrics.Meter) -> _Meters:
-    """Returns the metrics of v0.1.0."""
-    counters = {
-        f"gen_ai.usage.{kind}": meter.create_counter(f"gen_ai.client.inference.usage.{kind}", "{token}")
-        for kind in ("input_tokens", "output_tokens", "cache_read.input_tokens", "reasoning.output_tokens")
-    }
-
-    def record_tokens(usage: Mapping[str, int], labels: _Attributes) -> None:
-        for name, count in usage.items():
-            counters[name].add(count, labels)
-
-    return _Meters(meter, "gen_ai.client.inference", record_tokens)
-
-
-def _old_meters(meter: metrics.Meter) -> _Meters:
-    """Returns the metrics of the conventions before v0.1.0."""
-    tokens = meter.create_histogram("gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKENS)
-
-    def record_tokens(usage: Mapping[str, int], labels: _Attributes) -> None:
-        for kind in ("input", "output"):
-            tokens.record(usage[f"gen_ai.usage.{kind}_tokens"], {**labels, "gen_ai.token.type": kind})
-
-    return _Meters(meter, "gen_ai.client.operation", record_tokens)
-
-
-class _AgentMeters:
-    """The metrics of runs and tools, whose names are the same in all versions of the conventions."""
-
-    def __init__(self, meter: metrics.Meter) -> None:
-        def histogram(name: str, unit: str, bounds: list[float], description: str) -> metrics.Histogram:
-            return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds)
-
-        self._run = histogram("gen_ai.invoke_agent.duration", "s", _RUN_SECONDS, "How long runs took")
-        self._turns = histogram(
-            "gen_ai.invoke_agent.inference_calls", "{inference_call}", _COUNTS, "Calls of the model in a run"
-        )
-        self._tool_calls = histogram("gen_ai.invoke_agent.tool_calls", "{tool_call}", _COUNTS, "Tool calls in a run")
-        self.tool: metrics.Histogram = histogram("gen_ai.execute_tool.duration", "s", _SECONDS, "How long tools took")
-
     def record_run(self, event: RunEnded, labels: _Attributes) -> None:
         """Records a run."""
         self._run.record(event.seconds, labels)
         self._turns.record(event.turns, labels)
         self._tool_calls.record(event.tool_calls, labels)
+
+
+def _token_counters(meter: metrics.Meter) -> _RecordTokens:
+    """Returns what records a usage in v0.1.0."""
+    counters = {
+        f"gen_ai.usage.{kind}": meter.create_counter(f"gen_ai.client.inference.usage.{kind}", "{token}")
+        for kind in ("input_tokens", "output_tokens", "cache_read.input_tokens", "reasoning.output_tokens")
+    }
+
+    def record(usage: Mapping[str, int], labels: _Attributes) -> None:
+        for name, count in usage.items():
+            counters[name].add(count, labels)
+
+    return record
+
+
+def _token_histogram(meter: metrics.Meter) -> _RecordTokens:
+    """Returns what records a usage in the conventions before v0.1.0."""
+    tokens = meter.create_histogram("gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKENS)
+
+    def record(usage: Mapping[str, int], labels: _Attributes) -> None:
+        for kind in ("input", "output"):
+            tokens.record(usage[f"gen_ai.usage.{kind}_tokens"], {**labels, "gen_ai.token.type": kind})
+
+    return record
