@@ -144,6 +144,10 @@ class _RequestedCall:
         self.content: str | None = None  # of its tool message, once it has finished
 
     @property
+    def is_running(self) -> bool:
+        return self.content is None and not self.is_deferred
+
+    @property
     def elapsed(self) -> float:
         return monotonic() - self.began
 
@@ -176,7 +180,6 @@ class ToolRunner:
         self._reporter = reporter
         self.events: deque[RunEvent] = deque()
         self._turn: list[_RequestedCall] = []  # in the order of the calls
-        self._running: set[_RequestedCall] = set()  # those of them that have neither finished nor been deferred
         self._tasks: set[asyncio.Task[Any]] = set()
         self._calls: set[asyncio.Task[Any]] = set()  # those of the tasks that run calls and have not been cancelled
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -193,7 +196,7 @@ class ToolRunner:
     @property
     def has_running(self) -> bool:
         """Whether any call of this turn is unfinished."""
-        return bool(self._running)
+        return any(each.is_running for each in self._turn)
 
     @property
     def has_called(self) -> bool:
@@ -204,7 +207,6 @@ class ToolRunner:
         """Starts a call, or queues it if no slot is free."""
         requested = _RequestedCall(call)
         self._turn.append(requested)
-        self._running.add(requested)
         if self._interruption is not None:
             self.fail(copy.copy(self._interruption))
         if not self._is_stopped:
@@ -265,7 +267,7 @@ class ToolRunner:
 
     def finish_turn(self) -> None:
         """Begins the next turn."""
-        self._turn, self._running = [], set()
+        self._turn = []
 
     def check(self) -> None:
         """Raises the failure that ends the run, if there is one."""
@@ -332,7 +334,6 @@ class ToolRunner:
         else:
             if content is None:
                 requested.is_deferred = True  # the end of the task wakes the run
-                self._running.discard(requested)
             else:
                 self._finish(requested, content)
 
@@ -357,7 +358,6 @@ class ToolRunner:
     def _finish(self, requested: _RequestedCall, content: str, error: ToolError | None = None) -> None:
         # Without the exception, which would be kept until the end of the turn.
         requested.content = content
-        self._running.discard(requested)
         kind = None if error is None else error.kind
         finished = ToolFinished(call=requested.call, content=content, error=kind, elapsed=requested.elapsed)
         if error is not None:
