@@ -131,10 +131,7 @@ class FunctionTool(Generic[F_co]):
         return bound
 
     def __repr__(self) -> str:
-        try:
-            return f"<tool {self.name}{inspect.signature(self._fn)}>"
-        except ValueError:
-            return f"<tool {self.name}>"
+        return f"<tool {self.name}{inspect.signature(self._fn)}>"
 
     @property
     def parameters(self) -> dict[str, Any]:
