@@ -30,13 +30,10 @@ class Signal:
         Raises:
             TimeoutError: It was not after `timeout` seconds. The message contains what `state` returns.
         """
-        limit = asyncio.timeout(timeout)
         try:
-            async with limit:
+            async with asyncio.timeout(timeout):
                 await self._until(condition)
         except TimeoutError:
-            if not limit.expired():  # it is the condition's own
-                raise
             raise TimeoutError(f"waited {timeout:g} s; {state()}") from None
 
     async def _until(self, condition: Callable[[], bool]) -> None:
