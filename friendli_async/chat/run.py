@@ -196,12 +196,10 @@ class Run:
         raise TypeError("a run cannot be copied or pickled: it holds a connection")
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        runner: ToolRunner | None = getattr(self, "_runner", None)  # None if __init__ failed before it was set
-        if runner is not None:
-            self._work.close()
-            runner.drop()
-            if not is_finalizing():
-                self._report_end("cancelled", StreamInterruptedError("the last reference to the run was dropped"))
+        self._work.close()
+        self._runner.drop()
+        if not is_finalizing():
+            self._report_end("cancelled", StreamInterruptedError("the last reference to the run was dropped"))
 
     # --- opening and closing ---------------------------------------------------------------------------------------
 
