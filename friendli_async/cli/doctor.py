@@ -110,8 +110,6 @@ async def _run_check(name: str, check: Callable[[], Awaitable[str]]) -> _Finding
         return _Finding(name, False, str(error))
     except TimeoutError:
         return _Finding(name, False, f"timed out after {limit:g} s")
-    except OSError as error:
-        return _Finding(name, False, str(error) or type(error).__name__)
     is_timed = name in {"name", "connection", "TLS"}
     return _Finding(name, True, text, time.monotonic() - began if is_timed else None)
 
