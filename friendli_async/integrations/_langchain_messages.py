@@ -69,8 +69,6 @@ def _with_media(message: BaseMessage) -> BaseMessage:
 
 def _media_part(part: dict[str, Any]) -> dict[str, Any]:
     match part:
-        case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(kind)}}:
-            return {"type": "audio_url", "audio_url": {"url": f"data:audio/{kind};base64,{data}"}}
         case {"type": "video" | "audio" as kind, "url": str(url)}:
             return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
         case {"type": "video" | "audio" as kind, "base64": str(data), "mime_type": str(media_type)}:
