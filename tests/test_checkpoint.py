@@ -336,6 +336,7 @@ ANNOTATED: Final[list[tuple[Any, Any]]] = [
     (dict[int, str], {1: "a"}),
     (Place, Place("Rome")),
     (set[str], {"a", "b"}),
+    (set[str], set()),
     (set[str | int | None], {"a", "b", 1, 2, None}),
     (float, float("inf")),
 ]

@@ -332,7 +332,7 @@ def answer_by_content(**errors: Script) -> Callable[[ReceivedRequest], Script]:
 
 def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Files) -> None:
     files.write(request("good"), request("r", "refused"), request("b", "broken"))
-    refused, broken = status(422, message="no such parameter"), status(409, message="expired")
+    refused, broken = status(422, message="no such parameter"), body(b"<p>expired</p>", status=409)
     files.server.always(answer_by_content(refused=refused, broken=broken))
     code, stderr = files.run()
     assert code == 1
@@ -344,6 +344,7 @@ def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Fil
     assert line["response"]["body"]["error"]["message"] == "no such parameter"
     assert line["error"]["code"] == "UnprocessableEntityError"
     assert files.by_id()["b"]["response"]["status_code"] == 409
+    assert set(files.by_id()["b"]["response"]["body"]["error"]) == {"message", "type", "code"}  # not the page
 
     code, stderr = files.run()
     assert (code, len(files.server.requests)) == (1, 3)

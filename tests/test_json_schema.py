@@ -515,6 +515,7 @@ KEYS: dict[Any, str] = {
     Any: "a",
     int | None: "1",
     Annotated[str, msgspec.Meta(max_length=1)]: "a",
+    Annotated[str, msgspec.Meta(description="its name")]: "a",
 }
 
 
@@ -537,6 +538,7 @@ def test_dict_with_keys_that_text_can_hold_is_accepted(key: Any) -> None:
         (WithModelAndStruct, "WithModelAndStruct cannot be decoded from JSON: it contains a pydantic model, and"),
         (dict[tuple[int, int], int], "cannot be decoded from JSON: JSON has no keys of the type tuple"),
         (dict[tuple[int, ...], int], "JSON has no keys of the type tuple"),
+        (dict[Annotated[tuple[int, int], msgspec.Meta(title="at")], int], "JSON has no keys of the type tuple"),
         (dict[frozenset[int], int], "JSON has no keys of the type frozenset"),
         (dict[bool, int], "JSON has no keys of the type bool"),
         (dict[None, int], "JSON has no keys of the type none"),

@@ -459,6 +459,13 @@ async def test_function_calling_makes_the_model_call_the_function(server: Friend
     assert body["tools"][0]["function"]["strict"] is True
 
 
+async def test_function_calling_with_a_json_schema_gives_a_dict(server: FriendliServer, model: ChatFriendli) -> None:
+    server.always(tool_calls(("node", {"name": "a"})))
+    schema = {"title": "node", "description": "A tree.", "type": "object", "properties": {"name": {"type": "string"}}}
+    structured = model.with_structured_output(schema, method="function_calling")
+    assert await structured.ainvoke("Hi") == {"name": "a"}
+
+
 async def test_strict_is_sent_and_decides_on_the_schema(server: FriendliServer, model: ChatFriendli) -> None:
     server.always(lambda request: speak(request, Turn(tokenize('{"name": "a"}'))))
     assert await model.with_structured_output(Node, strict=False).ainvoke("Hi") == Node(name="a")

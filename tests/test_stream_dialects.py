@@ -418,6 +418,17 @@ async def test_generated_operation_yields_tool_statuses_and_chunks(
     assert [type(event) for event in events] == [ToolStatus, ToolStatus, ChatChunk, ChatChunk]
 
 
+async def test_generated_operation_is_closed_where_its_context_is_left(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(tool_status("STARTED"), stall()))
+    call = client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=BODY)
+    async with call as stream:
+        assert isinstance(await anext(stream), ToolStatus)
+    assert stream.outcome == "cancelled"
+    assert await server.requests[0].disconnected()
+
+
 async def test_tool_start_after_finish_reason_makes_end_of_body_a_truncation(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:

@@ -1,6 +1,7 @@
 """The embedded server's validation of request bodies, and the samples that it generates for a JSON Schema."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -123,6 +124,21 @@ def test_errors_are_bounded_in_number_and_size() -> None:
 )
 def test_sample_matches_schema(schema: dict[str, Any], value: object) -> None:
     assert sample(schema, "text") == value
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("^a+$", "a"),
+        ("^-?[0-9]{2,4}(x|y)?$", "00"),
+        ("^(ab|c)(de)$", "abde"),
+        (r"^.[^a-z]\d\s\w$", ".00 a"),
+        ("(?:[xyz]|q){2}", "xx"),
+    ],
+)
+def test_sample_matches_pattern(pattern: str, text: str) -> None:
+    assert sample({"type": "string", "pattern": pattern}, "no match") == text
+    assert re.search(pattern, text)
 
 
 def test_recursive_schema_gives_finite_sample() -> None:
