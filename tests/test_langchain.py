@@ -322,6 +322,16 @@ async def test_reasoning_becomes_a_block_and_is_sent_back(
     assert body["messages"][1]["reasoning_content"] == reasoning
 
 
+async def test_reasoning_details_are_kept_and_sent_back(server: FriendliServer, model: ChatFriendli) -> None:
+    details = [{"type": "reasoning.encrypted", "data": "x"}]
+    message = {"role": "assistant", "content": "Hello", "reasoning_details": details}
+    server.enqueue(json_body({"choices": [{"index": 0, "message": message}]}))
+    answer = await model.ainvoke("Hi")
+    assert (answer.additional_kwargs, answer.usage_metadata) == ({"reasoning_details": details}, None)
+    body = await sent_body(server, model, HumanMessage("Hi"), answer, HumanMessage("Go on"))
+    assert body["messages"][1]["reasoning_details"] == details
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_response_metadata_is_not_duplicated(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
     bound = model.bind(logprobs=True)

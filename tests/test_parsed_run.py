@@ -464,6 +464,7 @@ async def test_answer_beside_a_deferred_call_is_kept(client: AsyncFriendli, serv
     ("options", "error", "message"),
     [
         ({"kind": ...}, TypeError, "the type of the answer is missing"),
+        ({"kind": {"type": "object"}}, TypeError, "a JSON schema is not a type"),
         ({"kind": object}, TypeError, "object has no JSON representation"),
         ({"strict": 1}, ValueError, "strict"),
         ({"response_format": {"type": "json_object"}}, UnknownArgumentError, r"^parse_run\(\) .*'response_format'"),
