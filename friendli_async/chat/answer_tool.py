@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -29,14 +29,19 @@ class AnswerTool:
     Friendli's API accepts no ``response_format`` beside tools, so the schema of the answer is that of a tool.
 
     Args:
-        output: The type of the answer.
+        kind: The type of the answer.
+        strict: See ``json_schema``.
 
     Attributes:
         value: The answer; UNSET as long as there is none.
+
+    Raises:
+        TypeError: The type has no JSON form, or is missing.
+        ArgumentError: ``strict`` is not a bool.
     """
 
-    def __init__(self, output: Output[Any]) -> None:
-        self._output = output
+    def __init__(self, kind: Any, strict: bool) -> None:
+        self._output = output = output_of(kind, strict)
         self.name: str = _NAME
         self.description: str | None = f"{_DESCRIPTION} {output.description or ''}".rstrip()
         self.parameters: dict[str, Any] = output.schema or {"type": "object"}
@@ -46,11 +51,6 @@ class AnswerTool:
         self._pieces: list[str] = []  # of the arguments that ``snapshot`` reads
         self._parsed = 0
         self._reader = JSONReader()
-
-    @classmethod
-    def of(cls, kind: Any, strict: bool) -> Self:
-        """Returns the tool for an answer of a type; raises as ``output_of``."""
-        return cls(output_of(kind, strict))
 
     async def run(self, arguments: str) -> str:
         """Takes the answer.

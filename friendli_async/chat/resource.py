@@ -278,7 +278,7 @@ class Chat(Parsing):
     ) -> ParsedRun[Any]:
         from friendli_async.chat.answer_tool import AnswerTool
 
-        return cast("ParsedRun[Any]", self._run(required, tools, options, partial(AnswerTool.of, kind)))
+        return cast("ParsedRun[Any]", self._run(required, tools, options, partial(AnswerTool, kind)))
 
     def _run(
         self,
