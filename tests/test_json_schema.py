@@ -6,7 +6,7 @@ import decimal
 import enum
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import (
     Annotated,
     Any,
@@ -485,10 +485,8 @@ def test_constraint_of_annotated_types_without_pydantic_is_a_type_error(monkeypa
         json_schema(Annotated[int, annotated_types.Ge(1)])
 
 
-class Unreadable(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
-    what: complex
-    call: object = print
+class WithFunction(pydantic.BaseModel):
+    call: Callable[[int], int]
 
 
 class Access(enum.Flag):
@@ -536,6 +534,7 @@ def test_dict_with_keys_that_text_can_hold_is_accepted(key: Any) -> None:
         (Unknown, "Unknown cannot be decoded from JSON: NameError: name 'Nowhere' is not defined; the types"),
         (Mixed, "Mixed cannot be decoded from JSON: PartA is a pydantic model, which can be in another model, a data"),
         (WithModelAndStruct, "WithModelAndStruct cannot be decoded from JSON: it contains a pydantic model, and"),
+        (WithFunction, "WithFunction cannot be decoded from JSON: it contains a pydantic model, and pydantic rejects"),
         (dict[tuple[int, int], int], "cannot be decoded from JSON: JSON has no keys of the type tuple"),
         (dict[tuple[int, ...], int], "JSON has no keys of the type tuple"),
         (dict[Annotated[tuple[int, int], msgspec.Meta(title="at")], int], "JSON has no keys of the type tuple"),

@@ -535,7 +535,6 @@ def test_constraints_and_descriptions_of_annotations_are_in_the_schema() -> None
     assert found["notes"]["description"] == "Notes."
 
 
-NO_DATE = "Input should be a valid datetime, input is too short"
 TOO_FEW = "Input should be greater than or equal to"
 
 
