@@ -150,7 +150,7 @@ def check_answer(answer: object, name: str) -> None:
         raise TypeError(f"{name} must not be a coroutine function: {_function_name(answer)}; delay() and gate() wait")
     try:
         inspect.signature(answer).bind(None)
-    except TypeError:
+    except (TypeError, ValueError):  # some builtins have no signature
         raise TypeError(
             f"{name} must be {_ACCEPTED}; {_function_name(answer)} cannot be called with one argument, the request"
         ) from None
