@@ -29,7 +29,7 @@ from friendli_async.errors import (
     StreamInterruptedError,
     ToolError,
 )
-from friendli_async.replies import HasValue, Partial, ToolCall, Usage, add_usage
+from friendli_async.replies import HasValue, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat.answer_tool import AnswerTool
@@ -249,20 +249,18 @@ class Run:
 
     def _error_for_later(self, error: BaseException) -> FriendliError:
         """Returns what later calls raise after an error."""
+        partial = None if self._stream is None else self._stream.partial
         if not isinstance(error, FriendliError):
             was_cancelled = isinstance(error, asyncio.CancelledError)
             message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
-            return StreamInterruptedError(message, partial=self._partial())
+            return StreamInterruptedError(message, partial=partial)
         if isinstance(error, StreamInterruptedError) and error.partial is None:
-            error.partial = self._partial()
+            error.partial = partial
         return copy.copy(error)
 
     def _report_end(self, outcome: Outcome, error: BaseException | None, reply: ChatCompletion | None = None) -> None:
         if self._reporter is not None:
             self._reporter.end(outcome, error, self.usage, finish_reasons_of(reply))
-
-    def _partial(self) -> Partial | None:
-        return None if self._stream is None else self._stream.partial
 
     async def _open(self) -> None:
         if self._stream is not None:
