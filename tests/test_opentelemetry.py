@@ -164,6 +164,20 @@ async def test_non_streamed_call_is_one_span_following_the_conventions(
     }
 
 
+async def test_parameters_have_the_types_of_the_conventions_or_are_left_out(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    server.enqueue(text("a"))
+    extra = {"stop": ".", "temperature": "hot", "seed": True}
+    await client.serverless.chat.complete(model="m", messages=MESSAGES, reasoning_effort="low", extra_body=extra)
+    found = {name: value for name, value in attributes(seen.span).items() if name.startswith("gen_ai.request.")}
+    assert found == {
+        "gen_ai.request.model": "m",
+        "gen_ai.request.stop_sequences": (".",),
+        "gen_ai.request.reasoning.level": "low",
+    }
+
+
 async def test_team_is_an_attribute_of_the_span_and_of_the_metrics(
     client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
 ) -> None:
