@@ -679,6 +679,15 @@ async def test_generator_is_served(server: FriendliServer, client: AsyncFriendli
     assert browser.body == b"data: Hi\n\ndata: you\n\n"
 
 
+async def test_generator_without_an_event_is_an_empty_response() -> None:
+    async def nothing() -> AsyncGenerator[str, None]:
+        for piece in ():
+            yield piece
+
+    browser = await serve(nothing(), end="[DONE]")
+    assert (browser.sent[0]["status"], browser.body) == (200, b"data: [DONE]\n\n")
+
+
 async def test_error_of_a_generator_before_its_first_event_becomes_a_status(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
