@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, overload
 
 import msgspec
 
@@ -61,6 +61,13 @@ class Headers(Mapping[str, str]):
 
     def __reduce__(self) -> tuple[type[Headers], tuple[tuple[tuple[str, str], ...]]]:
         return Headers, (tuple(self._by_name().items()),)
+
+
+class ReplyHead(NamedTuple):
+    """The head of an HTTP reply: what has arrived before its body, and what errors in the body are built with."""
+
+    status: int
+    headers: Headers = Headers()
 
 
 def request_id_of(headers: Headers) -> str | None:

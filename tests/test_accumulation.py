@@ -16,7 +16,7 @@ from support.events import decode_event, decoded
 from friendli_async import APIStatusError, ChatChunk, ChatCompletion, Partial, ResponseDecodeError
 from friendli_async._core.events.reader import EventReader
 from friendli_async.chat import ChatCollector
-from friendli_async.replies import Headers
+from friendli_async.replies import ReplyHead
 
 
 def collected(*chunks: bytes, n: int = 1) -> ChatCollector:
@@ -661,7 +661,7 @@ def test_metadata_of_wrong_type_does_not_lose_the_text(case: str) -> None:
 
 
 def read(*events: bytes) -> EventReader[ChatChunk]:
-    reader = EventReader[ChatChunk](ChatCollector(), 1 << 20, 200, Headers())
+    reader = EventReader[ChatChunk](ChatCollector(), 1 << 20, ReplyHead(200))
     reader.feed(b"".join(b"data: " + data + b"\n\n" for data in events))
     return reader
 

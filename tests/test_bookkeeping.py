@@ -18,7 +18,7 @@ from friendli_async.endpoints import EndpointVersion
 from friendli_async.files import FileInfo
 from friendli_async.messages import Message
 from friendli_async.models import Model
-from friendli_async.replies import Headers
+from friendli_async.replies import ReplyHead
 from friendli_async.responses import Response
 
 WRONG_VALUES: Final[list[Any]] = [
@@ -32,7 +32,7 @@ def read_whole(whole: Whole, value: object) -> object:
 
 
 def read_body(whole: Whole, data: bytes) -> object:
-    reply = decode_reply(data, msgspec.json.Decoder(whole.kind), 200, Headers())
+    reply = decode_reply(data, msgspec.json.Decoder(whole.kind), ReplyHead(200))
     assert repr(reply)
     return whole.content(reply)
 
@@ -71,7 +71,7 @@ def test_missing_content_raises_decode_error(kind: str) -> None:
 def read_streamed(stream: Streamed, changes: dict[int, Any]) -> object:
     """Returns the content of a stream with some events replaced, by a value or by data that is sent as it is."""
     collector = stream.collector()
-    reader = EventReader(collector, 1 << 20, 200, Headers())
+    reader = EventReader(collector, 1 << 20, ReplyHead(200))
     for position, (name, value, _) in enumerate(stream.events):
         head = b"" if name is None else b"event: %s\n" % name.encode()
         sent = changes.get(position, value)
@@ -155,11 +155,11 @@ def test_choices_and_vectors_with_invalid_indexes_keep_their_order(wrong: Any) -
     whole = REPLIES["chat"]
     choices = [{"index": wrong, "message": {"content": text}} for text in ("a", "b", "c")]
     body = json.dumps({**whole.value, "choices": choices}).encode()
-    reply: Any = decode_reply(body, msgspec.json.Decoder(whole.kind), 200, Headers())
+    reply: Any = decode_reply(body, msgspec.json.Decoder(whole.kind), ReplyHead(200))
     assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "a"), (1, "b"), (2, "c")]
     data = [{"index": wrong, "embedding": [float(position)]} for position in range(3)]
     decoder = msgspec.json.Decoder(REPLIES["embeddings"].kind)
-    vectors: Any = decode_reply(json.dumps({"data": data}).encode(), decoder, 200, Headers())
+    vectors: Any = decode_reply(json.dumps({"data": data}).encode(), decoder, ReplyHead(200))
     assert [(each.index, each.embedding) for each in vectors.data] == [(0, (0.0,)), (1, (1.0,)), (2, (2.0,))]
 
 
@@ -183,8 +183,7 @@ def test_text_in_parts_is_joined(content: Any, text: str) -> None:
         reply: Any = decode_reply(
             json.dumps(with_value(whole.value, path, content)).encode(),
             msgspec.json.Decoder(whole.kind),
-            200,
-            Headers(),
+            ReplyHead(200),
         )
         assert reply.text == text, kind
 
@@ -207,7 +206,7 @@ def test_number_in_place_of_a_streamed_text_raises_decode_error_even_if_it_is_ze
     for name, value, paid in stream.events:
         for path in paid:
             if path[-1] in {"content", "text", "delta"} and isinstance(value_at(value, path), str):
-                reader = EventReader(stream.collector(), 1 << 20, 200, Headers())
+                reader = EventReader(stream.collector(), 1 << 20, ReplyHead(200))
                 head = b"" if name is None else b"event: %s\n" % name.encode()
                 reader.feed(head + b"data: %s\n\n" % json.dumps(with_value(value, path, number)).encode())
                 assert isinstance(reader.failure, ResponseDecodeError), path
@@ -221,7 +220,7 @@ def test_bare_texts_among_the_parts_of_an_answer_are_text_parts() -> None:
         (Response, {"output": [{"type": "message", "content": ["pa", {"type": "output_text", "text": "id"}]}]}),
     ]
     for kind, value in replies:
-        reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(kind), 200, Headers())
+        reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(kind), ReplyHead(200))
         assert reply.text == "paid", kind
 
 
@@ -241,7 +240,7 @@ def test_listed_object_without_a_name_does_not_cost_the_list(kind: Any) -> None:
 def test_finish_reason_that_is_an_object_is_the_word_in_it(reason: object, read: str | None) -> None:
     whole = REPLIES["chat"]
     value = with_value(whole.value, ("choices", 0, "finish_reason"), reason)
-    reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(whole.kind), 200, Headers())
+    reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(whole.kind), ReplyHead(200))
     assert reply.choices[0].finish_reason == read
 
 
@@ -250,10 +249,10 @@ def test_finish_reason_that_is_an_object_is_the_word_in_it(reason: object, read:
 def test_usage_without_any_readable_count_is_none_rather_than_zeros(kind: str, count: object) -> None:
     whole = REPLIES[kind]
     value = {**whole.value, "usage": dict.fromkeys(whole.value["usage"], count)}
-    reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(whole.kind), 200, Headers())
+    reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(whole.kind), ReplyHead(200))
     assert reply.usage is None
     known = next(name for name, each in whole.value["usage"].items() if type(each) is int)
     reply = decode_reply(
-        json.dumps(with_value(value, ("usage", known), 3)).encode(), msgspec.json.Decoder(whole.kind), 200, Headers()
+        json.dumps(with_value(value, ("usage", known), 3)).encode(), msgspec.json.Decoder(whole.kind), ReplyHead(200)
     )
     assert getattr(reply.usage, known) == 3

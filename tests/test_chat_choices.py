@@ -12,7 +12,7 @@ from friendli_async._core.events.reader import EventReader
 from friendli_async.chat import ChatChunk, ChatMessage
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.tool_calls import CompleteToolCalls
-from friendli_async.replies import Headers, Usage
+from friendli_async.replies import ReplyHead, Usage
 
 JSON = dict[str, Any]
 
@@ -20,7 +20,7 @@ JSON = dict[str, Any]
 def read(*chunks: JSON, n: int = 1, at_once: bool = True) -> tuple[ChatCollector, list[ChatChunk]]:
     """Returns a collector that has read these chunks, in one read or each in one of its own, and the events."""
     collector = ChatCollector(n)
-    reader = EventReader[ChatChunk](collector, 1 << 20, 200, Headers())
+    reader = EventReader[ChatChunk](collector, 1 << 20, ReplyHead(200))
     data = [b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks]
     for each in [b"".join(data)] if at_once else data:
         reader.feed(each)

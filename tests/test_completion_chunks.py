@@ -9,7 +9,7 @@ import pytest
 
 from friendli_async._core.events.reader import EventReader
 from friendli_async.completions import TextCompletion, TextCompletionChunk, TextCompletionCollector
-from friendli_async.replies import Headers, Usage
+from friendli_async.replies import ReplyHead, Usage
 
 JSON = dict[str, Any]
 
@@ -21,7 +21,7 @@ def read(
 ) -> tuple[TextCompletionCollector, list[TextCompletionChunk], bool]:
     """Returns a collector that has read these chunks, the events, and whether the stream has ended."""
     collector = TextCompletionCollector(n)
-    reader = EventReader[TextCompletionChunk](collector, 1 << 20, 200, Headers())
+    reader = EventReader[TextCompletionChunk](collector, 1 << 20, ReplyHead(200))
     data = [b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks]
     for each in [b"".join(data)] if at_once else data:
         if not reader.has_ended:

@@ -15,7 +15,7 @@ from strategies import deterministic
 
 from friendli_async import APIStatusError
 from friendli_async._core.status_errors import error_of_payload, status_error
-from friendli_async.replies import Headers
+from friendli_async.replies import Headers, ReplyHead
 
 DATA: Final = Path(__file__).parent / "data"
 ROWS: Final = [json.loads(line) for line in (DATA / "error_bodies.jsonl").read_text().splitlines()]
@@ -23,7 +23,7 @@ BODIES: Final = {row["made_by"]: row for row in ROWS}
 
 
 def parse_error(body: bytes, content_type: str = "") -> APIStatusError:
-    error = status_error(500, Headers([("Content-Type", content_type)] if content_type else []), body)
+    error = status_error(ReplyHead(500, Headers([("Content-Type", content_type)] if content_type else [])), body)
     assert error.status_code == 500
     return error
 
@@ -63,18 +63,18 @@ def test_message_is_extracted_from_known_servers(made_by: str) -> None:
 )
 @pytest.mark.parametrize(("status", "phrase"), [(502, " Bad Gateway"), (599, ""), (418, " I'm a Teapot")])
 def test_error_without_message_names_its_status(body: bytes, content_type: str, status: int, phrase: str) -> None:
-    error = status_error(status, Headers([("content-type", content_type)]), body)
+    error = status_error(ReplyHead(status, Headers([("content-type", content_type)])), body)
     assert error.message == f"HTTP {status}{phrase}"
     assert str(error) == error.message
 
 
 def test_message_is_truncated_and_sanitized_and_body_is_kept() -> None:
     text = "red \x1b[31m\x07 line\r\nnext " + "x" * 5000
-    error = status_error(500, Headers(), b'{"message": "red \\u001b[31m\\u0007 line\\r\\nnext ' + b"x" * 5000 + b'"}')
+    error = status_error(ReplyHead(500), b'{"message": "red \\u001b[31m\\u0007 line\\r\\nnext ' + b"x" * 5000 + b'"}')
     assert error.message.startswith("red [31m line\nnext xxx")
     assert len(error.message) == 2000
     assert len(error.body) > 5000
-    embedded = error_of_payload({"error": {"message": text}}, b"", 200, Headers())
+    embedded = error_of_payload({"error": {"message": text}}, b"", ReplyHead(200))
     assert embedded.message == error.message
 
 

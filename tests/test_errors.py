@@ -50,7 +50,7 @@ from friendli_async import (
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.status_errors import status_error
 from friendli_async.errors import status_class
-from friendli_async.replies import FunctionCall, Headers
+from friendli_async.replies import FunctionCall, Headers, ReplyHead
 
 # --- hierarchy -------------------------------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ def test_error_repr_omits_meta_and_partial() -> None:
 
 def test_error_of_a_status_has_its_headers_and_body() -> None:
     body = b'{"detail":"no"}'
-    error = status_error(422, Headers([("X-Request-Id", "r1"), ("Retry-After", "3")]), body)
+    error = status_error(ReplyHead(422, Headers([("X-Request-Id", "r1"), ("Retry-After", "3")])), body)
     assert type(error) is UnprocessableEntityError
     assert (error.status_code, error.request_id, error.retry_after) == (422, "r1", 3.0)
     assert error.body == body.decode()
@@ -352,7 +352,7 @@ UNKNOWN_BODIES += [
 @pytest.mark.parametrize("body", UNKNOWN_BODIES, ids=range(len(UNKNOWN_BODIES)))
 @pytest.mark.parametrize("status", [400, 418, 500, 599, 302])
 def test_unknown_error_body_gives_error_class_of_status(status: int, body: bytes) -> None:
-    error = status_error(status, Headers(), body)
+    error = status_error(ReplyHead(status), body)
     assert error.status_code == status
     assert type(error) is {400: BadRequestError, 500: InternalServerError, 599: InternalServerError}.get(
         status, APIStatusError
@@ -367,7 +367,7 @@ def test_unknown_error_body_gives_error_class_of_status(status: int, body: bytes
 )
 @deterministic
 def test_any_json_is_parsed_as_error_body(body: bytes) -> None:
-    assert type(status_error(429, Headers(), body)) is RateLimitError
+    assert type(status_error(ReplyHead(429), body)) is RateLimitError
     assert isinstance(decode_event(body, "error").error, APIStatusError)
 
 
@@ -378,7 +378,7 @@ def test_any_json_is_parsed_as_error_body(body: bytes) -> None:
 def test_deeply_nested_error_body_gives_error_class_of_status(shape: str, opening: str, closing: str) -> None:
     for depth in (10, *range(800, 1010, 2), 20_000):
         body = (shape % (opening * depth + "1" + closing * depth)).encode()
-        assert type(status_error(500, Headers(), body)) is InternalServerError
+        assert type(status_error(ReplyHead(500), body)) is InternalServerError
         assert isinstance(decode_event(body, "error").error, APIStatusError)
 
 
@@ -388,7 +388,7 @@ COMPLETION = msgspec.json.Decoder(ChatCompletion)
 def embedded_error(data: bytes, *headers: tuple[str, str]) -> APIStatusError | None:
     """Returns the error that is raised for a response with status 200, if any."""
     try:
-        decode_reply(data, COMPLETION, 200, Headers(headers))
+        decode_reply(data, COMPLETION, ReplyHead(200, Headers(headers)))
     except APIStatusError as error:
         return error
     except ResponseDecodeError:

@@ -22,7 +22,7 @@ from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async.billing import CostPage
 from friendli_async.chat import ChatCollector
-from friendli_async.replies import Headers
+from friendli_async.replies import Headers, ReplyHead
 from friendli_async.testing import FriendliServer
 from friendli_async.testing import body as reply_of
 
@@ -104,7 +104,7 @@ BODIES: Final = [*(json.dumps(payload) for payload in PAYLOADS), *TEXTS]
 def feed_reader(kind: str, *events: bytes, with_content: bool = True) -> EventReader[Any]:
     """Returns a reader that was fed content of a valid stream, if `with_content`, and then these events."""
     stream = STREAMS[kind]
-    reader = EventReader(stream.collector(), 1 << 20, 200, Headers([("x-request-id", "r")]))
+    reader = EventReader(stream.collector(), 1 << 20, ReplyHead(200, Headers([("x-request-id", "r")])))
     for name, value, paid in stream.events if with_content else ():
         if paid and kind != "audio" and not {"content_block", "message", "response"} & {path[0] for path in paid}:
             head = "" if name is None else f"event: {name}\n"
@@ -133,7 +133,7 @@ def test_error_event_without_data_has_a_message() -> None:
 
 
 def test_error_without_a_request_id_in_the_headers_keeps_its_own() -> None:
-    reader = EventReader(ChatCollector(), 1 << 20, 200, Headers())
+    reader = EventReader(ChatCollector(), 1 << 20, ReplyHead(200))
     reader.feed(b'data: {"error": {"message": "no", "request_id": "own"}}\n\n')
     assert isinstance(reader.failure, APIStatusError)
     assert reader.failure.request_id == "own"
@@ -174,7 +174,7 @@ def test_every_call_raises_error_in_successful_response(kind: str) -> None:
         if kind in {"text", "transcription"} and '"text"' in body:
             continue  # a valid response of these APIs
         with pytest.raises(APIStatusError) as caught:
-            decode_reply(body.encode(), decoder, 200, Headers())
+            decode_reply(body.encode(), decoder, ReplyHead(200))
         assert MSG in str(caught.value), body
 
 
@@ -184,7 +184,7 @@ EVENTS: Final = f'event: x\ndata: {{"error": {{"message": "{MSG}", "code": 429}}
 @pytest.mark.parametrize("kind", REPLIES)
 def test_every_call_raises_error_in_events(kind: str) -> None:
     with pytest.raises(RateLimitError, match=MSG):
-        decode_reply(EVENTS.encode(), msgspec.json.Decoder(REPLIES[kind].kind), 200, Headers())
+        decode_reply(EVENTS.encode(), msgspec.json.Decoder(REPLIES[kind].kind), ReplyHead(200))
 
 
 OTHER_FORMATS: Final = [
@@ -257,7 +257,7 @@ def test_words_of_an_unknown_type_of_event_are_not_the_error_of_an_unfinished_st
 @pytest.mark.parametrize("kind", STREAMS)
 def test_unknown_events_are_delivered_if_the_stream_completes(kind: str) -> None:
     stream = STREAMS[kind]
-    reader = EventReader(stream.collector(), 1 << 20, 200, Headers())
+    reader = EventReader(stream.collector(), 1 << 20, ReplyHead(200))
     reader.feed(b'event: note\ndata: {"note": "almost full"}\n\nevent: note\ndata: almost full\n\n')
     for name, value, _ in stream.events:
         reader.feed(f"event: {name or ''}\ndata: {json.dumps(value)}\n\n".encode())
@@ -283,13 +283,13 @@ SUCCESS_PAYLOADS: Final = [
 @pytest.mark.parametrize("payload", SUCCESS_PAYLOADS, ids=repr)
 def test_untyped_call_accepts_success_payloads(payload: Any) -> None:
     decoder = msgspec.json.Decoder(Any)
-    assert decode_reply(json.dumps(payload).encode(), decoder, 200, Headers()) == payload
+    assert decode_reply(json.dumps(payload).encode(), decoder, ReplyHead(200)) == payload
 
 
 @pytest.mark.parametrize("body", BODIES)
 def test_untyped_call_raises_error_payloads(body: str) -> None:
     with pytest.raises(APIStatusError) as caught:
-        decode_reply(body.encode(), msgspec.json.Decoder(Any), 200, Headers())
+        decode_reply(body.encode(), msgspec.json.Decoder(Any), ReplyHead(200))
     assert MSG in str(caught.value)
 
 
@@ -316,7 +316,7 @@ def test_untyped_call_raises_error_payloads(body: str) -> None:
 )
 def test_missing_content_is_a_decode_error(kind: str, reply: Any) -> None:
     with pytest.raises(ResponseDecodeError):
-        decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(REPLIES[kind].kind), 200, Headers())
+        decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(REPLIES[kind].kind), ReplyHead(200))
 
 
 @pytest.mark.parametrize(
@@ -333,14 +333,14 @@ def test_missing_content_is_a_decode_error(kind: str, reply: Any) -> None:
     ],
 )
 def test_empty_content_is_accepted(kind: str, reply: Any) -> None:
-    read: Any = decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(REPLIES[kind].kind), 200, Headers())
+    read: Any = decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(REPLIES[kind].kind), ReplyHead(200))
     assert not (read.text if hasattr(read, "text") else read.data)
 
 
 def test_response_fields_beside_an_error_become_its_partial() -> None:
     payload = {**REPLIES["chat"].value, "error": {"message": MSG}}
     with pytest.raises(APIStatusError) as caught:
-        decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(REPLIES["chat"].kind), 200, Headers())
+        decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(REPLIES["chat"].kind), ReplyHead(200))
     partial = caught.value.partial
     assert partial is not None
     assert (partial.text, partial.reasoning, partial.usage and partial.usage.total_tokens) == ("paid", "why", 3)
@@ -351,7 +351,7 @@ def test_error_beside_response_fields_is_raised(kind: str) -> None:
     whole = REPLIES[kind]
     with pytest.raises(APIStatusError) as caught:
         decode_reply(
-            json.dumps({**whole.value, "error": MSG}).encode(), msgspec.json.Decoder(whole.kind), 200, Headers()
+            json.dumps({**whole.value, "error": MSG}).encode(), msgspec.json.Decoder(whole.kind), ReplyHead(200)
         )
     assert MSG in str(caught.value)
     assert "usage" not in whole.value or caught.value.partial is not None
@@ -391,7 +391,7 @@ def test_error_message_beside_an_empty_reply_is_raised(
     kind: str, reply: JSON, beside: JSON, expected: type[APIStatusError]
 ) -> None:
     with pytest.raises(expected, match=MSG):
-        decode_reply(json.dumps({**reply, **beside}).encode(), msgspec.json.Decoder(KINDS[kind]), 200, Headers())
+        decode_reply(json.dumps({**reply, **beside}).encode(), msgspec.json.Decoder(KINDS[kind]), ReplyHead(200))
 
 
 NOTES: Final[list[JSON]] = [
@@ -407,7 +407,7 @@ def test_empty_reply_with_ordinary_fields_is_accepted(kind: str, reply: JSON, no
     if reply.get("choices", [{}])[0].get("message", {}).get("content", "") is None:
         reply = {"choices": [{**reply["choices"][0], "finish_reason": "stop"}]}
     data = json.dumps({**reply, **note}).encode()
-    decoded = decode_reply(data, msgspec.json.Decoder(KINDS[kind]), 200, Headers())
+    decoded = decode_reply(data, msgspec.json.Decoder(KINDS[kind]), ReplyHead(200))
     assert type(decoded) is KINDS[kind]
 
 
@@ -416,8 +416,8 @@ def test_empty_reply_with_ordinary_fields_is_accepted(kind: str, reply: JSON, no
 def test_message_beside_a_filled_reply_is_ignored(kind: str, note: JSON) -> None:
     whole = REPLIES[kind]
     reply = json.dumps({**whole.value, **note}).encode()
-    plain = decode_reply(json.dumps(whole.value).encode(), msgspec.json.Decoder(whole.kind), 200, Headers())
-    assert decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers()) == plain
+    plain = decode_reply(json.dumps(whole.value).encode(), msgspec.json.Decoder(whole.kind), ReplyHead(200))
+    assert decode_reply(reply, msgspec.json.Decoder(whole.kind), ReplyHead(200)) == plain
 
 
 BLANK: Final = [
@@ -474,7 +474,7 @@ def test_note_beside_content_of_a_chunk_is_ignored_however_it_is_decoded(delta: 
 @pytest.mark.parametrize(("kind", "choice"), EMPTY_CHUNKS)
 def test_empty_chunk_with_ordinary_fields_is_delivered(kind: str, choice: JSON, note: JSON) -> None:
     chunk = {"id": "c", "choices": [{"index": 0, **choice}], **note}
-    reader = EventReader(STREAMS[kind].collector(), 1 << 20, 200, Headers())
+    reader = EventReader(STREAMS[kind].collector(), 1 << 20, ReplyHead(200))
     reader.feed(f"data: {json.dumps(chunk)}\n\n".encode())
     assert reader.failure is None
     assert len(reader.ready) == 1
@@ -486,7 +486,7 @@ def test_error_beside_the_final_event_is_raised_after_it_is_delivered(kind: str)
     events[-1] = events[-1][0], {**events[-1][1], "error": {"message": MSG, "code": 500}}
     frames = [f"event: {name or ''}\ndata: {json.dumps(value)}\n\n" for name, value in events]
     for reads in (frames, ["".join(frames)]):
-        reader = EventReader(STREAMS[kind].collector(), 1 << 20, 200, Headers())
+        reader = EventReader(STREAMS[kind].collector(), 1 << 20, ReplyHead(200))
         for read in reads:
             reader.feed(read.encode())
         assert isinstance(reader.failure, InternalServerError)
@@ -496,7 +496,7 @@ def test_error_beside_the_final_event_is_raised_after_it_is_delivered(kind: str)
 @pytest.mark.parametrize("kind", ["messages", "responses"])
 def test_error_in_an_event_after_the_final_one_is_ignored(kind: str) -> None:
     frames = [f"event: {name}\ndata: {json.dumps(value)}\n\n" for name, value, _ in STREAMS[kind].events]
-    reader = EventReader(STREAMS[kind].collector(), 1 << 20, 200, Headers())
+    reader = EventReader(STREAMS[kind].collector(), 1 << 20, ReplyHead(200))
     name, value, _ = STREAMS[kind].events[0]
     after = f"event: {name}\ndata: {json.dumps({**value, 'error': MSG})}\n\n"
     reader.feed("".join([*frames, after]).encode())
@@ -517,7 +517,7 @@ def test_event_after_the_final_one_is_ignored_even_in_the_same_read(kind: str, s
     outcomes: list[Any] = []
     for reads in (frames, [b"".join(frames)]):
         collector: Any = STREAMS[kind].collector()
-        reader = EventReader[Any](collector, 1 << 20, 200, Headers(), stop_conditions)
+        reader = EventReader[Any](collector, 1 << 20, ReplyHead(200), stop_conditions)
         for read in reads:
             if not reader.has_ended:
                 reader.feed(read)
@@ -533,14 +533,14 @@ def test_event_after_the_final_one_is_ignored_even_in_the_same_read(kind: str, s
 def test_blank_error_beside_response_fields_is_ignored(kind: str, error: Any) -> None:
     whole = REPLIES[kind]
     reply = json.dumps({**whole.value, "error": error}).encode()
-    assert type(decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers())) is whole.kind
+    assert type(decode_reply(reply, msgspec.json.Decoder(whole.kind), ReplyHead(200))) is whole.kind
 
 
 @pytest.mark.parametrize("error", BLANK)
 @pytest.mark.parametrize("kind", STREAMS)
 def test_blank_error_beside_event_fields_is_ignored(kind: str, error: Any) -> None:
     stream = STREAMS[kind]
-    reader = EventReader(stream.collector(), 1 << 20, 200, Headers())
+    reader = EventReader(stream.collector(), 1 << 20, ReplyHead(200))
     for name, value, _ in stream.events:
         reader.feed(f"event: {name or ''}\ndata: {json.dumps({**value, 'error': error})}\n\n".encode())
     reader.feed(b"data: [DONE]\n\n")
@@ -582,7 +582,7 @@ def test_heartbeats_do_not_affect_stream_content(kind: str, line_end: str) -> No
     events = len(wire)
     for ignored in IGNORED_EVENTS:
         collector = stream.collector()
-        reader = EventReader(collector, 1 << 20, 200, Headers())
+        reader = EventReader(collector, 1 << 20, ReplyHead(200))
         text = f"{ignored}\n\n".join(["\ufeff", *wire, "data: [DONE]\n\n"])
         reader.feed(text.replace("\n", line_end).encode())
         assert (reader.failure, len(reader.ready), reader.has_ended) == (None, events, True), ignored

@@ -25,7 +25,7 @@ from friendli_async import StreamInterruptedError
 from friendli_async._core.events.reader import EventReader
 from friendli_async.messages import MessageUsage
 from friendli_async.messages.collector import MessagesCollector, Wording
-from friendli_async.replies import Headers, UnknownEvent
+from friendli_async.replies import ReplyHead, UnknownEvent
 
 SAID: Final[JSON] = {"type": "text", "text": "a"}
 THOUGHT: Final[JSON] = {"type": "thinking", "thinking": "a"}
@@ -161,7 +161,7 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
 
 
 def feed(events: list[JSON], collector: MessagesCollector) -> EventReader[Any]:
-    reader = EventReader(collector, 1 << 20, 200, Headers())
+    reader = EventReader(collector, 1 << 20, ReplyHead(200))
     reader.feed(b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in events))
     return reader
 

@@ -58,7 +58,7 @@ from friendli_async.messages import (
     UnknownEvent,
 )
 from friendli_async.messages.collector import MessagesCollector
-from friendli_async.replies import FunctionCall, Headers, ToolCall
+from friendli_async.replies import FunctionCall, ReplyHead, ToolCall
 from friendli_async.testing import (
     FriendliServer,
     Payload,
@@ -431,7 +431,7 @@ async def test_arguments_are_parsed_or_kept_as_raw_text(
     ],
 )
 def test_start_without_content_is_that_of_an_empty_message(name: str | None, data: bytes) -> None:
-    decoded = MessagesCollector.dialect.decode(name, data, 200, Headers())
+    decoded = MessagesCollector.dialect.decode(name, data, ReplyHead(200))
     assert decoded.payload == MessageStart(message=MessageEnvelope(id="m", content=()))
 
 

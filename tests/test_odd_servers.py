@@ -28,7 +28,7 @@ from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
 from friendli_async.chat.replies import ChunkChoice, ChunkDelta, FunctionCallDelta, ToolCallDelta
 from friendli_async.chat.tool_calls import CompleteToolCalls
-from friendli_async.replies import Headers, UnknownEvent
+from friendli_async.replies import ReplyHead, UnknownEvent
 from friendli_async.responses import OutputTextDelta
 from friendli_async.responses.collector import ResponseCollector
 from friendli_async.testing import FriendliServer, body, done, event, json_body, script, stall
@@ -46,7 +46,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 def read_in_small_chunks(size: int) -> None:
     data = delta("x" * size)
-    reader = EventReader(ChatCollector(), 1 << 25, 200, Headers())
+    reader = EventReader(ChatCollector(), 1 << 25, ReplyHead(200))
     for start in range(0, len(data), 1400):
         reader.feed(data[start : start + 1400])
     assert len(reader.ready) == 1
@@ -55,7 +55,7 @@ def read_in_small_chunks(size: int) -> None:
 def read_tool_calls_without_index(count: int) -> None:
     calls = [{"id": f"call-{number}", "function": {"name": "f", "arguments": "{}"}} for number in range(count)]
     chunk = {"choices": [{"index": 0, "delta": {"tool_calls": calls}}]}
-    reader = EventReader(ChatCollector(), 1 << 25, 200, Headers())
+    reader = EventReader(ChatCollector(), 1 << 25, ReplyHead(200))
     reader.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
     assert len(reader.ready) == 1
 
@@ -63,7 +63,7 @@ def read_tool_calls_without_index(count: int) -> None:
 def read_tool_call_with_its_name_in_each_delta(count: int) -> None:
     function = [{"name": "f", "arguments": piece} for piece in ("[", *["{}", ","] * count)]
     deltas = [[{"index": 0, "function": each}] for each in function]
-    reader = EventReader(ChatCollector(), 1 << 25, 200, Headers())
+    reader = EventReader(ChatCollector(), 1 << 25, ReplyHead(200))
     for calls in deltas:
         chunk = {"choices": [{"index": 0, "delta": {"tool_calls": calls}}]}
         reader.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from friendli_async import RateLimit
 from friendli_async._core.status_errors import error_of_payload, status_error
 from friendli_async.rate_limits import retry_delay_of
-from friendli_async.replies import Headers, Meta
+from friendli_async.replies import Headers, Meta, ReplyHead
 
 DATE: Final = {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
 NEW_YEAR: Final = 1767225600
@@ -246,16 +246,17 @@ def test_arbitrary_headers_never_raise_and_numbers_are_finite(headers: dict[str,
     ids=str,
 )
 def test_429_waits_only_for_exhausted_limits(headers: dict[str, str], wait: float | None) -> None:
-    error = status_error(429, Headers(headers.items()), b"")
+    received = Headers(headers.items())
+    error = status_error(ReplyHead(429, received), b"")
     assert error.retry_after == wait
-    assert status_error(503, Headers(headers.items()), b"").retry_after is None
-    in_stream = error_of_payload({"error": {"code": "rate_limit_exceeded"}}, b"", 200, Headers(headers.items()))
+    assert status_error(ReplyHead(503, received), b"").retry_after is None
+    in_stream = error_of_payload({"error": {"code": "rate_limit_exceeded"}}, b"", ReplyHead(200, received))
     assert in_stream.retry_after == wait
 
 
 def test_retry_after_takes_precedence_over_reset() -> None:
     headers = Headers([("retry-after", "1"), ("x-ratelimit-reset", "9")])
-    assert status_error(429, headers, b"").retry_after == 1.0
+    assert status_error(ReplyHead(429, headers), b"").retry_after == 1.0
 
 
 def test_rate_limit_is_picklable() -> None:

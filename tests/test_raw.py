@@ -44,7 +44,7 @@ from friendli_async._core.events.stream import OpenStream
 from friendli_async._core.net.clock import ReadClock
 from friendli_async._core.timing import Stopwatch
 from friendli_async.chat import ChatCollector
-from friendli_async.replies import Headers, Meta
+from friendli_async.replies import Meta, ReplyHead
 from friendli_async.streams import RawView
 from friendli_async.testing import FriendliServer, cut, endless, raw, reset, script, stall, status
 
@@ -233,7 +233,7 @@ async def test_reply_is_complete_although_the_wait_for_its_blank_line_is_cancell
 
 def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
     collector = ChatCollector()
-    reader = EventReader(collector, 1 << 20, 200, Headers())
+    reader = EventReader(collector, 1 << 20, ReplyHead(200))
     clock = ReadClock(timeouts, timeouts.total, exchange.loop, exchange.abort_with)
     return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", {})
 

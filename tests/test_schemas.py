@@ -18,7 +18,7 @@ from friendli_async._core.lenient import decode
 from friendli_async._core.protocol import Operation
 from friendli_async._json import encode_json
 from friendli_async.errors import APIStatusError
-from friendli_async.replies import Headers
+from friendli_async.replies import ReplyHead
 from friendli_async.testing.examples import example
 from friendli_async.testing.frames import sse_event
 from friendli_async.testing.route import Route
@@ -173,7 +173,7 @@ def read(served: Served, name: str | None, data: bytes) -> EventReader[Any]:
     """Reads one event as a new stream of the operation would."""
     recorder = Recorder()
     type(served.resource)(recorder).stream(model="m", **REQUIRED[served.group.rpartition(".")[2]])
-    reader: EventReader[Any] = EventReader(recorder.collector(), 1 << 20, 200, Headers())
+    reader: EventReader[Any] = EventReader(recorder.collector(), 1 << 20, ReplyHead(200))
     reader.feed(sse_event(data, name))
     return reader
 

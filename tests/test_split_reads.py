@@ -20,7 +20,7 @@ from friendli_async.completions import TextCompletionCollector
 from friendli_async.errors import ResponseDecodeError
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.messages.collector import Wording as MessageWording
-from friendli_async.replies import Headers
+from friendli_async.replies import ReplyHead
 from friendli_async.responses.collector import ResponseCollector
 from friendli_async.responses.collector import Wording as ResponseWording
 
@@ -144,7 +144,7 @@ def read(
 ) -> tuple[Collector[Any, Any, Any], EventReader[Any], list[Any]]:
     """Returns what has read a stream in these pieces, and its events."""
     collector = COLLECTORS[api]()
-    reader = EventReader[Any](collector, 1 << 20, 200, Headers(), stop_conditions)
+    reader = EventReader[Any](collector, 1 << 20, ReplyHead(200), stop_conditions)
     events: list[Any] = []
     for piece in (*filter(None, pieces), b""):
         if not reader.has_ended:

@@ -22,7 +22,7 @@ from friendli_async._json import encode_json
 from friendli_async.chat import ChatCollector
 from friendli_async.messages import MessageEvent
 from friendli_async.messages.collector import MessagesCollector
-from friendli_async.replies import Headers
+from friendli_async.replies import ReplyHead
 
 pytestmark = pytest.mark.compatibility
 
@@ -485,7 +485,7 @@ def test_work_count_detects_quadratic_buffering() -> None:
 
 
 def read(chunks: Iterable[bytes], *, end: bool = True, limit: int = 1 << 20) -> EventReader[ChatChunk]:
-    reader = EventReader[ChatChunk](ChatCollector(), limit, 200, Headers())
+    reader = EventReader[ChatChunk](ChatCollector(), limit, ReplyHead(200))
     for chunk in filter(None, chunks):
         if not reader.has_ended:
             reader.feed(chunk)
@@ -611,7 +611,7 @@ def test_named_events_are_decoded_alike_in_any_reads(events: list[bytes], data: 
 
 
 def read_messages(reads: Iterable[bytes]) -> list[MessageEvent]:
-    reader = EventReader(MessagesCollector(), 1 << 20, 200, Headers())
+    reader = EventReader(MessagesCollector(), 1 << 20, ReplyHead(200))
     events: list[MessageEvent] = []
     for read in reads:
         reader.feed(read)

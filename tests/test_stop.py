@@ -32,7 +32,7 @@ from friendli_async._core.events.reader import EventReader
 from friendli_async._core.net.exchange import AiohttpExchange
 from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
-from friendli_async.replies import Headers
+from friendli_async.replies import ReplyHead
 from friendli_async.testing import FriendliServer, chunk, comment, done, finish, gate, raw, script, stall, usage
 
 pytestmark = pytest.mark.compatibility
@@ -290,7 +290,7 @@ def test_no_split_passes_bytes_after_the_matching_event(blank: bytes) -> None:
     body = b"".join(map(delta, "abcd")).replace(b"\n\n", blank)
     limit = body.index(b"data", body.index(b'"b"'))
     for cut in range(1, len(body)):
-        reader = EventReader(ChatCollector(), 1 << 20, 200, Headers(), [lambda event: event.text == "b"])
+        reader = EventReader(ChatCollector(), 1 << 20, ReplyHead(200), [lambda event: event.text == "b"])
         passed = b""
         for piece in (body[:cut], body[cut:]):
             if not reader.has_ended:

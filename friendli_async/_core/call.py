@@ -183,8 +183,8 @@ class Call(Generic[T]):
                     try:
                         with self.clock:
                             exchange = await runtime.transport.send(await self._build_request(), dial)
-                            self._status, self._headers = exchange.status, exchange.headers
-                            if not 200 <= exchange.status < 300:
+                            self._status, self._headers = exchange.head
+                            if not 200 <= self._status < 300:
                                 raise await self._error_response(exchange, dial)
                             result = await read(exchange)
                     finally:
@@ -324,7 +324,7 @@ class Call(Generic[T]):
         """Returns the error for a status other than 2XX."""
         # The status is known: a limit that expires from now on only ends the wait for the message.
         body = await exchange.read_some(self._engine.settings.limits.error, self.clock.suspend())
-        return status_error(exchange.status, exchange.headers, body, None if dial.tunnelled else dial.proxy)
+        return status_error(exchange.head, body, None if dial.tunnelled else dial.proxy)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:
         """Records a failed attempt, and returns its completed error."""
@@ -545,9 +545,9 @@ class Call(Generic[T]):
         self.clock.describe("the status has arrived, but not the whole reply")
         data = await exchange.read_all(self._engine.settings.limits.reply)
         self.stopwatch.record_read(len(data), 1)
-        reply = decode_reply(data, self._operation.decoder, exchange.status, exchange.headers)
+        reply = decode_reply(data, self._operation.decoder, exchange.head)
         if self._operation.failure_of is not None:
-            failure = self._operation.failure_of(reply, exchange.status, exchange.headers)
+            failure = self._operation.failure_of(reply, exchange.head)
             if failure is not None:
                 raise Held(failure).take()
         keep_raw(reply, data)
@@ -561,9 +561,10 @@ class Call(Generic[T]):
         if sink is None:
             await exchange.read_some(self._engine.settings.limits.error)
             return
-        length = exchange.headers.get("content-length", "")
-        is_part = exchange.status == 206  # which nobody asked for
-        is_known = length.isdecimal() and not is_part and "content-encoding" not in exchange.headers
+        status, headers = exchange.head
+        length = headers.get("content-length", "")
+        is_part = status == 206  # which nobody asked for
+        is_known = length.isdecimal() and not is_part and "content-encoding" not in headers
         await sink.begin(int(length) if is_known else None)
         self.clock.begin_phase("idle", "no data of the download")
         while data := await exchange.read():

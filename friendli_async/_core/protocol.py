@@ -16,7 +16,7 @@ from friendli_async._core.settings import Settings, check_token
 from friendli_async._json import type_lock
 from friendli_async._version import __version__
 from friendli_async.errors import APIStatusError, ConfigurationError
-from friendli_async.replies import Headers
+from friendli_async.replies import ReplyHead
 
 T = TypeVar("T")
 
@@ -47,8 +47,8 @@ class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """Whether an accepted attempt costs money: if so, it is not retried after a read timeout."""
     team: bool = True
     """Whether requests carry the X-Friendli-Team header (never sent to containers)."""
-    failure_of: Callable[[T, int, Headers], APIStatusError | None] | None = None
-    """Returns the error that a reply with this status and these headers reports, or None."""
+    failure_of: Callable[[T, ReplyHead], APIStatusError | None] | None = None
+    """Returns the error that a reply, and its head, report, or None."""
 
     @property
     def decoder(self) -> msgspec.json.Decoder[T]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from friendli_async._core.engine import Engine
     from friendli_async.errors import APIStatusError
-    from friendli_async.replies import Headers
+    from friendli_async.replies import ReplyHead
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def inference(
     name: str,
     request: str,
     reply: type[T],
-    failure_of: Callable[[T, int, Headers], APIStatusError | None] | None = None,
+    failure_of: Callable[[T, ReplyHead], APIStatusError | None] | None = None,
 ) -> Operation[T]:
     """Declares an operation that runs a model: repeatable and billed. See ``operation`` and ``Operation``."""
     declared = operation(name, request, reply, repeatable=True, billed=True)

@@ -29,7 +29,7 @@ from friendli_async._core.error_json import (
 from friendli_async._core.error_text import decode_text, is_message, parse_body, sanitize
 from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeError, status_class
 from friendli_async.rate_limits import retry_delay_of
-from friendli_async.replies import Headers, request_id_of
+from friendli_async.replies import Headers, ReplyHead, request_id_of
 
 
 def excerpt(data: bytes) -> str:
@@ -37,10 +37,11 @@ def excerpt(data: bytes) -> str:
     return data[:EXCERPT_LENGTH].decode("utf-8", "replace")
 
 
-def status_error(status: int, headers: Headers, body: bytes, proxy: str | None = None) -> APIStatusError:
+def status_error(head: ReplyHead, body: bytes, proxy: str | None = None) -> APIStatusError:
     """Builds the error of a reply with an error status; ``proxy`` is the address of a proxy that may have sent it."""
     from http.client import responses  # aiohttp has loaded it
 
+    status, headers = head
     content_type = headers.get("content-type", "")
     value = _first_error(parse_body(body, content_type))
     parsed = _parse(value)
@@ -52,39 +53,39 @@ def status_error(status: int, headers: Headers, body: bytes, proxy: str | None =
     return _build(message, parsed, status, decode_text(body, content_type), headers)
 
 
-def error_of_payload(value: object, data: bytes, status: int, headers: Headers) -> APIStatusError:
+def error_of_payload(value: object, data: bytes, head: ReplyHead) -> APIStatusError:
     """Builds the error that a reply with a good status, or an event of a stream, contains.
 
-    ``value`` is the decoded data, or None if it is not JSON; ``status`` is that of an error that has none of its own.
+    ``value`` is the decoded data, or None if it is not JSON. An error that has no status has that of the reply.
     """
-    data = to_utf8(data, headers)
+    data = to_utf8(data, head.headers)
     parsed = _parse(_first_error(parse_body(data)) if value is None else value)
     message = parsed.summary or sanitize(excerpt(data)) or "the server reported an error without a message"
-    return _build(message, parsed, parsed.status or status, excerpt(data), headers)
+    return _build(message, parsed, parsed.status or head.status, excerpt(data), head.headers)
 
 
-def parse_unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError | None, str]:
+def parse_unframed(data: bytes, head: ReplyHead) -> tuple[APIStatusError | None, str]:
     """Parses data received in place of events: returns the error that it is, or None, and its message."""
-    data = to_utf8(data, headers)
+    data = to_utf8(data, head.headers)
     value = _first_error(parse_body(data))
     message = _parse(value).message
     is_text = not isinstance(value, str) or is_message(data)
     if describes_error(value) and is_text and data.lstrip()[:1] != b"<":
-        return error_of_payload(value, data, status, headers), message
+        return error_of_payload(value, data, head), message
     return None, message[:EXCERPT_LENGTH] or sanitize(excerpt(data))
 
 
-def unexpected_content(data: bytes, status: int, headers: Headers, expected: str, subtype: str) -> FriendliError:
+def unexpected_content(data: bytes, head: ReplyHead, expected: str, subtype: str) -> FriendliError:
     """Builds the error of a reply with a good status that is not in the format of the API.
 
     It is an ``APIStatusError`` if the data is an error, in JSON or as plain text. Markup is not: most likely another
     server sent it, such as the login page of a gateway. ``expected`` names the format, such as ``JSON``, whose content
     type contains ``subtype``.
     """
-    error, text = parse_unframed(data, status, headers)
+    error, text = parse_unframed(data, head)
     if error is not None:
         return error
-    actual = headers.get("content-type", "")
+    actual = head.headers.get("content-type", "")
     if actual and subtype not in actual.lower():
         message = f"the server answered with {actual} instead of {expected}"
     else:

@@ -10,7 +10,7 @@ import msgspec
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.errors import APIStatusError
-from friendli_async.replies import Headers, Partial, partial_of
+from friendli_async.replies import Partial, ReplyHead, partial_of
 from friendli_async.responses.events import (
     ContentPartAdded,
     ContentPartDone,
@@ -48,9 +48,9 @@ def _fill_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
 def _failure_of(event: ResponseEvent) -> APIStatusError | None:
     match event:
         case ResponseFailed(response=response):
-            return failure_of(msgspec.structs.replace(response, status="failed"), 200, Headers())
+            return failure_of(msgspec.structs.replace(response, status="failed"), ReplyHead(200))
         case ResponseCompleted(response=response) | ResponseIncomplete(response=response):
-            return failure_of(response, 200, Headers())
+            return failure_of(response, ReplyHead(200))
         case _:
             return None
 

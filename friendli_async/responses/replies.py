@@ -12,7 +12,16 @@ from friendli_async._core.status_errors import error_of_payload
 from friendli_async._core.text import join_text
 from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIStatusError
-from friendli_async.replies import FunctionCall, Headers, Reply, TokenUsage, ToolCall, Value, always_encoded, partial_of
+from friendli_async.replies import (
+    FunctionCall,
+    Reply,
+    ReplyHead,
+    TokenUsage,
+    ToolCall,
+    Value,
+    always_encoded,
+    partial_of,
+)
 
 __all__: list[str] = ["AnyItem", "ContentPart", "InputTokensDetails", "ItemStatus", "OutputItem", "OutputTokensDetails"]
 __all__ += ["IncompleteDetails", "Response", "ResponseError", "ResponseStatus", "ResponseUsage"]
@@ -178,7 +187,7 @@ _REQUEST_ERRORS: Final = frozenset(
 """Error codes caused by the request; all others are server errors."""
 
 
-def failure_of(response: Response, status: int, headers: Headers) -> APIStatusError | None:
+def failure_of(response: Response, head: ReplyHead) -> APIStatusError | None:
     """Returns the error of a response that failed or names one, with its output so far; None if there is none.
 
     The HTTP status of the reply is the status of the error, unless the error code implies another.
@@ -188,9 +197,9 @@ def failure_of(response: Response, status: int, headers: Headers) -> APIStatusEr
         return None
     body = {"error": {"code": failure.code, "message": failure.message or "the response failed"}}
     if failure.code in _REQUEST_ERRORS:
-        status = 400
+        head = head._replace(status=400)
     elif failure.code == "vector_store_timeout":
-        status = 504
-    error = error_of_payload(body, json.dumps(body).encode(), status, headers)
+        head = head._replace(status=504)
+    error = error_of_payload(body, json.dumps(body).encode(), head)
     error.partial = partial_of(response)
     return error

@@ -4,14 +4,14 @@ from typing import Any
 
 from friendli_async._core.events.decoding import Decoded, Dialect
 from friendli_async.chat import ChatChunk, ChatCollector
-from friendli_async.replies import Headers
+from friendli_async.replies import ReplyHead
 
 
 def decode_event(
     data: bytes, name: str | None = None, *, dialect: Dialect[Any] = ChatCollector.dialect, status: int = 200
 ) -> Decoded[Any]:
     """Decodes one event, by default of a chat."""
-    return dialect.decode(name, data, status, Headers())
+    return dialect.decode(name, data, ReplyHead(status))
 
 
 def decoded(data: bytes) -> ChatChunk | None:

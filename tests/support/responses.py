@@ -4,7 +4,7 @@ import json
 from typing import Any, Final
 
 from friendli_async._core.events.reader import EventReader
-from friendli_async.replies import Headers
+from friendli_async.replies import ReplyHead
 from friendli_async.responses.collector import ResponseCollector
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.testing import Payload, event
@@ -112,7 +112,7 @@ BARE: Final = {"type": "response.completed", "response": {"id": "r", "status": "
 def read(payloads: list[dict[str, Any]]) -> tuple[ResponseCollector, list[ResponseEvent]]:
     """Returns a collector that has read these events, and the events."""
     collector = ResponseCollector()
-    reader = EventReader[ResponseEvent](collector, 1 << 20, 200, Headers())
+    reader = EventReader[ResponseEvent](collector, 1 << 20, ReplyHead(200))
     reader.feed(b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads))
     assert reader.failure is None
     return collector, list(reader.ready)

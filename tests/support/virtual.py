@@ -12,7 +12,7 @@ from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.net.exchange import Exchange
 from friendli_async._core.net.transport import Transport
 from friendli_async._core.protocol import Request
-from friendli_async.replies import Headers
+from friendli_async.replies import Headers, ReplyHead
 
 T = TypeVar("T")
 
@@ -68,8 +68,8 @@ class FakeExchange:
     """A scripted reply. Its pieces are bytes, seconds to wait, or errors to raise."""
 
     def __init__(self, *pieces: Piece, status: int = 200, **headers: str) -> None:
-        self.status = status
-        self.headers = Headers((name.replace("_", "-"), value) for name, value in headers.items())
+        received = Headers((name.replace("_", "-"), value) for name, value in headers.items())
+        self.head = ReplyHead(status, received)
         self.streaming = False
         self.on_abort: Callable[[FriendliError], None] | None = None
         self.loop = asyncio.get_running_loop()

@@ -53,7 +53,7 @@ from friendli_async._core.lenient import convert, has_usage_without_counts
 from friendli_async._core.status_errors import error_of_payload, excerpt
 from friendli_async._json import type_lock
 from friendli_async.errors import APIStatusError, ResponseDecodeError
-from friendli_async.replies import Headers, UnknownEvent
+from friendli_async.replies import ReplyHead, UnknownEvent
 
 E = TypeVar("E")
 
@@ -115,10 +115,8 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
         with type_lock:
             return msgspec.json.Decoder(self.events).decode
 
-    def decode(self, name: str | None, data: bytes, status: int, headers: Headers) -> Decoded[E]:
+    def decode(self, name: str | None, data: bytes, head: ReplyHead) -> Decoded[E]:
         """Decodes and classifies one event; ``name`` is its ``event`` field.
-
-        The HTTP status of the reply is that of an error that has none of its own.
 
         Raises:
             ResponseDecodeError: The event is recognized but its content cannot be decoded, or it is neither a JSON
@@ -137,9 +135,9 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
         value: object = json_or_none(data)
         fields = as_object(value)
         if is_object(value) and not is_error:
-            return self._decode_fields(name, fields, data, status, headers)
+            return self._decode_fields(name, fields, data, head)
         if is_error or (name is None and _has_error_message(value, data)):
-            error = error_of_payload(value, data, status, headers)
+            error = error_of_payload(value, data, head)
             return Decoded(self._content_with_error(name, fields), error)
         if is_own_name:
             raise ResponseDecodeError("an event of the stream is not a JSON object", excerpt=excerpt(data))
@@ -166,26 +164,24 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
             return None
         return payload if self.are_ordinary((payload,), (data,)) else None
 
-    def _decode_fields(
-        self, name: str | None, fields: Fields, data: bytes, status: int, headers: Headers
-    ) -> Decoded[E]:
+    def _decode_fields(self, name: str | None, fields: Fields, data: bytes, head: ReplyHead) -> Decoded[E]:
         if not self._has_content(name, fields) and _is_heartbeat(name, fields):
             return Decoded()
         if self._is_error(name, fields):
-            error = error_of_payload(fields, data, status, headers)  # first: converting the content changes the fields
+            error = error_of_payload(fields, data, head)  # first: converting the content changes the fields
             return Decoded(self._content_with_error(name, fields), error)
         if self.rewrite is not None:
             fields = self.rewrite(name, fields)
         if self._is_recognized(name, fields):
             if self._shows_error_without_content(name, fields):
-                return Decoded(error=error_of_payload(fields, data, status, headers))
+                return Decoded(error=error_of_payload(fields, data, head))
             try:
                 return Decoded(self._build_payload(name, fields))
             except NOT_DECODED as error:
                 reason = str(error)
             raise ResponseDecodeError(f"an event of the stream could not be decoded: {reason}", excerpt=excerpt(data))
         if shows_error(fields) and self._is_own_name(name):
-            return Decoded(error=error_of_payload(fields, data, status, headers))
+            return Decoded(error=error_of_payload(fields, data, head))
         return Decoded(self._build_unknown(name, fields))
 
     def _content_with_error(self, name: str | None, fields: Fields) -> E | None:

@@ -45,7 +45,7 @@ async def read_first_event(
     if not data.startswith(_STREAM_PREFIXES):  # nearly all streams do
         data = await _read_beginning(data, exchange, decoder, limits)
     kept: bytearray | None = bytearray(data)
-    reader = EventReader(collector, limits.event, exchange.status, exchange.headers)
+    reader = EventReader(collector, limits.event, exchange.head)
     reader.feed(data)
     stopwatch.record_read(len(data), len(reader.ready))
     while not reader.ready and not reader.has_ended:
@@ -59,14 +59,14 @@ async def read_first_event(
     if reader.failure is not None and not reader.ready:
         failure, reader.failure = Held(reader.failure), None
         if isinstance(failure.error, StreamInterruptedError) and kept and kept.lstrip().startswith(b"{"):
-            failure = Held(not_a_stream(bytes(kept), decoder, exchange.status, exchange.headers))
+            failure = Held(not_a_stream(bytes(kept), decoder, exchange.head))
         raise failure.take()
     return reader, kept
 
 
 async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json.Decoder[Any], limits: Limits) -> bytes:
     """Reads on after the first bytes; raises if neither they nor the content type indicate an event stream."""
-    content_type = exchange.headers.get("content-type", "")
+    content_type = exchange.head.headers.get("content-type", "")
     types = {part.partition(";")[0].strip().lower() for part in content_type.split(",")}  # may be repeated
     if types & _STREAM_TYPES:
         return data
@@ -83,7 +83,7 @@ async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json
     if start.startswith(_STREAM_PREFIXES):
         return data
     data += await exchange.read_some((limits.reply if start.startswith(b"{") else limits.error) - len(data))
-    raise not_a_stream(data, decoder, exchange.status, exchange.headers)
+    raise not_a_stream(data, decoder, exchange.head)
 
 
 def _may_become_stream(start: bytes) -> bool:

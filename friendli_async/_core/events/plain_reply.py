@@ -28,7 +28,7 @@ from friendli_async._core.events.decoding import METADATA, NOT_DECODED
 from friendli_async._core.lenient import convert, decode
 from friendli_async._core.status_errors import error_of_payload, excerpt, unexpected_content
 from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeError
-from friendli_async.replies import Headers, Partial, partial_of
+from friendli_async.replies import Partial, ReplyHead, partial_of
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ _FAIL_MARK: Final = b'"fail'
 _SUCCESS_MARK: Final = b'"success"'
 
 
-def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, headers: Headers) -> T:
+def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead) -> T:
     """Decodes a plain reply with a good status.
 
     Raises:
@@ -50,39 +50,39 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
     kind: Any = decoder.type
     own = _own_fields(kind)
     if _ERROR_MARK in data or _FAIL_MARK in data or _SUCCESS_MARK in data:
-        value: object = json_or_none(data, headers)
+        value: object = json_or_none(data, head.headers)
         if declares_error(value, own) or wraps_error(as_object(value)):
-            raise _error_in_reply(value, data, decoder, status, headers)
+            raise _error_in_reply(value, data, decoder, head)
     try:
-        reply = decode(data, decoder, headers)
+        reply = decode(data, decoder, head.headers)
     except ResponseDecodeError:
-        value = json_or_none(data, headers)
+        value = json_or_none(data, head.headers)
         if value is None and is_other_format(data):
-            raise unexpected_content(data, status, headers, "JSON", "json") from None
+            raise unexpected_content(data, head, "JSON", "json") from None
         if not _is_error_reply(value, own):
             raise
     else:
         is_certain = bool(own) and _has_certain_answer(reply)
         if is_certain and _has_content(reply):
             return reply
-        value = json_or_none(data, headers)
+        value = json_or_none(data, head.headers)
         fields = as_object(value)
         if is_certain and not _shows_error_without_answer(fields, own):
             return _move_answers(reply, fields, data, decoder)
         if not is_certain and not _is_error_reply(value, own):
             _check_reply(reply, fields, data, own)
             return reply
-    raise _error_in_reply(value, data, decoder, status, headers)
+    raise _error_in_reply(value, data, decoder, head)
 
 
-def not_a_stream(data: bytes, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers) -> FriendliError:
+def not_a_stream(data: bytes, decoder: msgspec.json.Decoder[Any], head: ReplyHead) -> FriendliError:
     """Builds the error of a body that is not an event stream.
 
     If the body is a plain reply, which ``decoder`` decodes, the error has it as ``partial``.
     """
-    error = unexpected_content(data, status, headers, "an event stream", "event-stream")
+    error = unexpected_content(data, head, "an event stream", "event-stream")
     with suppress(FriendliError):
-        error.partial = partial_of(decode_reply(data, decoder, status, headers))
+        error.partial = partial_of(decode_reply(data, decoder, head))
     return error
 
 
@@ -158,11 +158,9 @@ def _literal_values(struct: Any, name: str) -> frozenset[object]:
     return frozenset(value for kind in kinds for member in get_args(kind) for value in get_args(member))
 
 
-def _error_in_reply(
-    value: object, data: bytes, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers
-) -> APIStatusError:
+def _error_in_reply(value: object, data: bytes, decoder: msgspec.json.Decoder[Any], head: ReplyHead) -> APIStatusError:
     """Builds the error that a reply contains; the content and usage beside it, which were billed, are ``partial``."""
-    error = error_of_payload(value, data, status, headers)
+    error = error_of_payload(value, data, head)
     with suppress(*NOT_DECODED):
         reply = convert({name: each for name, each in as_object(value).items() if name != "error"}, decoder.type)
         partial = partial_of(reply)

@@ -13,7 +13,7 @@ from friendli_async._core.events.sse import DONE, ServerSentEvent, SSEDecoder
 from friendli_async._core.held import clear_tracebacks
 from friendli_async._core.status_errors import error_of_payload, parse_unframed
 from friendli_async.errors import APIStatusError, FriendliError, StreamInterruptedError
-from friendli_async.replies import Headers, Partial, request_id_of
+from friendli_async.replies import Partial, ReplyHead, request_id_of
 
 E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
@@ -117,8 +117,7 @@ class EventReader(Generic[E]):
     Args:
         collector: Accumulates the events.
         limit: The size limit of an event, in bytes.
-        status: The HTTP status of the reply.
-        headers: The headers of the reply.
+        head: The head of the reply.
         stop_conditions: Called with each event after the collector has added it; the stream stops after the event for
             which one returns true.
 
@@ -134,8 +133,7 @@ class EventReader(Generic[E]):
         self,
         collector: Collector[E, object, object],
         limit: int,
-        status: int,
-        headers: Headers,
+        head: ReplyHead,
         stop_conditions: Sequence[Callable[[E], object]] = (),
     ) -> None:
         self.ready: deque[E] = deque()
@@ -151,14 +149,13 @@ class EventReader(Generic[E]):
         self._dialect = collector.dialect
         self._decode = self._dialect.decode_payload
         self._sse = SSEDecoder(limit, self._dialect.redundant_names)
-        self._status = status
-        self._headers = headers
+        self._head = head
 
     def from_beginning(
         self, collector: Collector[E, object, object], stop_conditions: Sequence[Callable[[E], object]]
     ) -> EventReader[E]:
         """Returns a reader that parses the same reply from the beginning."""
-        return EventReader(collector, self._limit, self._status, self._headers, stop_conditions)
+        return EventReader(collector, self._limit, self._head, stop_conditions)
 
     @property
     def lacks_line_end(self) -> bool:
@@ -259,7 +256,7 @@ class EventReader(Generic[E]):
         is_end, stray = False, b""
         for event in events:
             try:
-                payload, error, is_end = self._dialect.decode(event.event, event.data, self._status, self._headers)
+                payload, error, is_end = self._dialect.decode(event.event, event.data, self._head)
             except FriendliError as problem:
                 payload, error = None, problem
             if payload is not None:
@@ -319,9 +316,9 @@ class EventReader(Generic[E]):
         is_ignored = collector.begun and all(map(_is_unknown_field, stray.splitlines()))
         if possible_error and (is_ignored or not stray):
             payload = json_or_none(possible_error)
-            self._fail(error_of_payload(payload, possible_error, self._status, self._headers))
+            self._fail(error_of_payload(payload, possible_error, self._head))
             return
-        error, message = parse_unframed(stray, self._status, self._headers)
+        error, message = parse_unframed(stray, self._head)
         if error is not None and not is_ignored:
             self._fail(error)
             return
@@ -332,7 +329,7 @@ class EventReader(Generic[E]):
 
     def _fail(self, error: FriendliError) -> None:
         if isinstance(error, APIStatusError) and error.request_id is None:
-            error.request_id = request_id_of(self._headers)
+            error.request_id = request_id_of(self._head.headers)
         clear_tracebacks(error)  # from Python 3.12 on, they have the frames of the read, up to the user's own
         self.failure = error
         self.has_ended = True

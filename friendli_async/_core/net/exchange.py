@@ -18,7 +18,7 @@ from friendli_async._core.net.dialing import PooledProtocol
 from friendli_async._core.net.failures import BROKEN, describe
 from friendli_async._core.net.framing import whole_chunks
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError
-from friendli_async.replies import Headers
+from friendli_async.replies import Headers, ReplyHead
 
 if TYPE_CHECKING:
     from friendli_async._core.net.pool import Pool
@@ -38,8 +38,7 @@ _CLOSED: Final = "the connection was closed, or the framing is broken"
 class Exchange(Protocol):
     """What the call loop and an open stream need from a request in flight. ``AiohttpExchange`` implements it."""
 
-    status: int
-    headers: Headers
+    head: ReplyHead
     streaming: bool
     on_abort: Callable[[FriendliError], None] | None
 
@@ -95,8 +94,7 @@ class AiohttpExchange:
     socket and the reader. A foreign session's connections and compressed replies are read by awaiting aiohttp's reader.
 
     Attributes:
-        status: The HTTP status.
-        headers: The reply's headers.
+        head: The reply's status and headers.
         loop: The event loop that the exchange belongs to.
         streaming: Whether this is the body of an open stream, from its first event to its end.
         on_abort: Called by ``abort_with`` with its error: nobody may be reading.
@@ -104,8 +102,7 @@ class AiohttpExchange:
     """
 
     def __init__(self, pool: Pool, response: aiohttp.ClientResponse) -> None:
-        self.status: int = response.status
-        self.headers: Headers = Headers(response.headers.items())
+        self.head: ReplyHead = ReplyHead(response.status, Headers(response.headers.items()))
         self.loop: asyncio.AbstractEventLoop = pool.loop
         self.streaming: bool = False
         self.on_abort: Callable[[FriendliError], None] | None = None
