@@ -279,7 +279,7 @@ class Call(Generic[T]):
     def _start_attempt(self) -> tuple[float, DialContext]:
         self._status, self._headers, self._reply_started = None, _NO_HEADERS, False
         self.clock.sent = False
-        dial = DialContext(self.clock, force_new=self._replaced)
+        dial = DialContext(self.clock, replaced=self._replaced)
         reporter = self.reporter
         if reporter is not None:
             reporter.attempt += 1
@@ -314,7 +314,7 @@ class Call(Generic[T]):
         return request
 
     def _record_connection(self, dial: DialContext) -> None:
-        self._replaced = dial.force_new
+        self._replaced = dial.replaced
         self._server = dial.address
         self.stopwatch.queued += dial.queued
         self.stopwatch.connecting += dial.connecting

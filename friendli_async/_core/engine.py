@@ -109,7 +109,7 @@ class Engine(Caller):
         try:
             self.runtime.check()
             with CallClock(self.settings.timeout, asyncio.get_running_loop()) as clock:
-                dial = DialContext(clock, force_new=True, warming=True)
+                dial = DialContext(clock, warming=True)
                 await self.runtime.transport.warm(self.request_builder.base, dial)
         except FriendliError as error:
             return Held(error)

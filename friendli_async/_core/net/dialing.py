@@ -34,8 +34,8 @@ class DialContext(msgspec.Struct, eq=False):
 
     clock: CallClock
     """The call's clock: its phases begin as the request proceeds."""
-    force_new: bool = False
-    """Whether to bypass the pool and open a new connection."""
+    replaced: bool = False
+    """Whether the call has replaced a dead pooled connection: from then on, its requests get new ones."""
     warming: bool = False
     """Whether to open a connection for the pool without sending anything."""
     connected: bool = False
@@ -250,7 +250,7 @@ class Connector(aiohttp.TCPConnector):
 
     async def _get(self, key: Any, traces: Any) -> Any:
         dial = current_dial.get()
-        connection = None if dial.force_new else await self._get_quiet(key, traces)
+        connection = None if dial.replaced or dial.warming else await self._get_quiet(key, traces)
         dial.reused = connection is not None
         if connection is None:
             dial.clock.begin_phase("connect", f"resolving the name of {dial.peer}")

@@ -81,7 +81,7 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
         return dial.source_error
     if isinstance(error, ConfigurationError):
         return error
-    sent = dial.force_new and not dial.warming  # over the pooled connection that turned out dead
+    sent = dial.replaced  # over the pooled connection that turned out dead
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return timeout_error("connect", dial.clock.timeouts.connect or 0.0, sent=sent, detail=dial.progress)
     if isinstance(error, aiohttp.InvalidURL):

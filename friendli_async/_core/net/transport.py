@@ -134,7 +134,6 @@ class AiohttpTransport:
             url, hops = _parse_url(request.url), 0
             while True:
                 failure: Held[BaseException] | None = None
-                response: aiohttp.ClientResponse | None = None
                 try:
                     response = await self._send_once(pool, request, url, dial)
                 except Exception as error:
@@ -144,16 +143,16 @@ class AiohttpTransport:
                         failure = Held(translate(error, dial, owned=pool.owned, closed=pool.session.closed))
                         dial.upload = None  # it keeps the error that is raised below, whose traceback has this frame
                     clear_tracebacks(error)
+                else:
+                    target = _redirect_target(response, url)
+                    if target is None or hops == _MAX_REDIRECTS or not is_sendable(request.body):
+                        return AiohttpExchange(pool, response)
+                    response.close()
+                    url, hops = target, hops + 1
+                    continue
                 if failure is not None:
                     raise failure.take()  # outside the except block: aiohttp's error holds the request's headers
-                if response is None:  # the pooled connection was dead
-                    dial.force_new = True
-                    continue
-                target = _redirect_target(response, url)
-                if target is None or hops == _MAX_REDIRECTS or not is_sendable(request.body):
-                    return AiohttpExchange(pool, response)
-                response.close()
-                url, hops = target, hops + 1
+                dial.replaced = True  # the pooled connection was dead
         except BaseException:
             pool.slots.release()
             raise
