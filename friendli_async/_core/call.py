@@ -150,7 +150,6 @@ class Call(Generic[T]):
         self.request_headers: Mapping[str, str] = {}
         self._status: int | None = None
         self._headers = _NO_HEADERS
-        self._reply_started = False  # the body of a plain reply is being read
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -277,7 +276,7 @@ class Call(Generic[T]):
             )
 
     def _start_attempt(self) -> tuple[float, DialContext]:
-        self._status, self._headers, self._reply_started = None, _NO_HEADERS, False
+        self._status, self._headers = None, _NO_HEADERS
         self.clock.sent = False
         dial = DialContext(self.clock, replaced=self._replaced)
         reporter = self.reporter
@@ -397,7 +396,8 @@ class Call(Generic[T]):
     def _can_go_on(self) -> bool:
         """Whether another attempt is possible, whatever the error was."""
         # The server has answered with a reply that it bills, even if it broke off or was an error.
-        billed = self._reply_started and self._operation.billed
+        answered = self._status is not None and 200 <= self._status < 300
+        billed = answered and self._operation.billed and not self._is_stream
         stopped = self.clock.interruption is not None or self._engine.runtime.transport.closed
         return not stopped and not billed and is_sendable(self._arguments.body)
 
@@ -541,7 +541,6 @@ class Call(Generic[T]):
 
     async def read_reply(self, exchange: Exchange) -> T:
         """Reads and decodes a plain reply."""
-        self._reply_started = True
         self.clock.describe("the status has arrived, but not the whole reply")
         data = await exchange.read_all(self._engine.settings.limits.reply)
         self.stopwatch.record_read(len(data), 1)
