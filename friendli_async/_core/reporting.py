@@ -32,18 +32,6 @@ from friendli_async.errors import (
 from friendli_async.replies import Meta, ToolCall, Usage
 from friendli_async.usage_limit import UsageLimit
 
-__all__ = [
-    "MAX_NAME",
-    "OUT_OF_BUDGET",
-    "PARAMETERS",
-    "CallReporter",
-    "RunReporter",
-    "cause_of",
-    "finish_reasons_of",
-    "log_fields",
-]
-__all__ += ["logged_name", "logged_reason", "parameters_of", "reason_of"]
-
 _run_ids: Final = itertools.count(1)
 OUT_OF_BUDGET: Final = "the retry budget is exhausted"
 """Ends the cause of the last attempt of a call that was not retried for this reason."""
