@@ -46,8 +46,9 @@ from friendli_async._core.engine import Engine
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.pacing import on_rejection
 from friendli_async._core.protocol import Deployment, Operation
-from friendli_async._core.runtime import Runtime, Work
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
+from friendli_async._core.work import Work
 
 pytestmark = pytest.mark.compatibility
 

@@ -71,6 +71,7 @@ CORE_LAYERS: Final = (
         "settings",
         "text",
         "timing",
+        "work",
     },
     {"body"},
     {"protocol"},

@@ -52,7 +52,8 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.net.exchange import AiohttpExchange
-from friendli_async._core.runtime import Runtime, Scope, Work
+from friendli_async._core.runtime import Runtime
+from friendli_async._core.work import Scope, Work
 from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, raw, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]

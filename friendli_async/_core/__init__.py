@@ -49,9 +49,10 @@ The path of a request
 4. ``Engine.call`` attaches ``meta`` to a plain reply. A stream becomes an ``events.stream.OpenStream``.
 
 ``runtime.Runtime`` is what a client and its ``with_options`` copies share: the transport, the calls in flight, and what
-they learn from each other (``pacing.Pace``).
-``timing.Stopwatch`` accompanies each call. With observers or a usage limit, so does
-``reporting.CallReporter``; with observers, ``reporting.RunReporter`` accompanies each run (``chat.run``).
+they learn from each other (``pacing.Pace``). ``work.Work`` is several calls that belong together, such as the turns of
+a run: a client that is drained lets it finish. ``timing.Stopwatch`` accompanies each call. With observers or a usage
+limit, so does ``reporting.CallReporter``; with observers, ``reporting.RunReporter`` accompanies each run
+(``chat.run``).
 
 
 From a byte to an event

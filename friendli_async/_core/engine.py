@@ -16,7 +16,7 @@ from friendli_async._core.net.clock import CallClock, ReadClock
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Operation
 from friendli_async._core.reporting import RunReporter
-from friendli_async._core.runtime import Work
+from friendli_async._core.work import Work
 from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
 from friendli_async.options import is_count, plain_number
 from friendli_async.replies import Meta, attach_meta

@@ -6,9 +6,8 @@ import asyncio
 import atexit
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
-from contextvars import ContextVar
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
@@ -18,7 +17,8 @@ from msgspec import structs
 from friendli_async._core.loops import call_in_loop, running_loop
 from friendli_async._core.net.clock import TimeLimit
 from friendli_async._core.pacing import Pace
-from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError, StreamInterruptedError
+from friendli_async._core.work import Work, current_lineage, current_scope
+from friendli_async.errors import APIConnectionError, ConfigurationError, StreamInterruptedError
 from friendli_async.replies import Gauges, LoopGauges
 
 if TYPE_CHECKING:
@@ -31,93 +31,6 @@ _POLL_SECONDS: Final = 0.05
 _END_SECONDS: Final = 1.0
 _END_TURNS: Final = 8
 _NO_CONNECTIONS: Final = LoopGauges()
-
-
-class Scope:
-    """What a task, and the tasks that it starts, are a part of, by their context. It may be a part of another."""
-
-    def __init__(self) -> None:
-        self._outer: Scope | None = None
-
-    def lineage(self) -> Iterator[Scope]:
-        """Yields it, and what it is a part of."""
-        scope: Scope | None = self
-        while scope is not None:
-            yield scope
-            scope = scope._outer
-
-    def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
-        """Makes what it is a part of open work of a client, one of whose calls has begun in it."""
-        if self._outer is not None:
-            self._outer.begin(works, loop)
-
-    def is_current(self) -> bool:
-        """Whether the calling context is a part of it, and would wait for itself."""
-        return self in _current_lineage()
-
-    @contextmanager
-    def making_calls(self) -> Generator[None, None, None]:
-        """Makes the calls that begin in this context a part of it, and of what it is itself a part of."""
-        outer = _current_scope.get()
-        if outer is None or self not in outer.lineage():
-            self._outer = outer
-        token = _current_scope.set(self)
-        try:
-            yield
-        finally:
-            with suppress(ValueError):  # if its loop was closed, it ends in another context
-                _current_scope.reset(token)
-
-
-class Work(Scope):
-    """Several calls, such as the turns of a run. Only the first is a new one for a client that is being drained.
-
-    Args:
-        interrupt: Ends the work with an error; called in its loop. Not needed if it consists of nothing but calls.
-    """
-
-    loop: asyncio.AbstractEventLoop
-
-    def __init__(self, interrupt: Callable[[FriendliError], None] | None = None) -> None:
-        super().__init__()
-        self.interrupt = interrupt
-        self.is_between_calls = False
-        self._ended = False
-        self._open: list[set[Work]] = []  # the ``works`` of its clients
-
-    def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
-        """Makes it open work of a client, one of whose calls has begun in it; and what it is a part of."""
-        super().begin(works, loop)
-        if not self._ended and self not in works:
-            if not self._open:  # else a part of it may run another event loop, in a thread
-                self.loop = loop
-            self._open.append(works)
-            works.add(self)
-
-    def include(self, other: Work) -> None:
-        """Makes other work, some of whose calls may have begun, a part of this."""
-        for works in other._open:
-            self.begin(works, other.loop)
-
-    def is_of(self, works: set[Work]) -> bool:
-        """Whether it began with a call of this client. A tool may call other clients, too."""
-        return self._open[0] is works
-
-    def close(self) -> None:
-        """Ends the work: no more calls of it will begin."""
-        self._ended = True
-        self.interrupt = None  # timers that were set while it made calls keep their context, and thus the work
-        for works in self._open:
-            works.discard(self)
-
-
-_current_scope: Final[ContextVar[Scope | None]] = ContextVar("friendli_async_scope", default=None)
-
-
-def _current_lineage() -> set[Scope]:
-    """Returns what the calling context is a part of."""
-    scope = _current_scope.get()
-    return set() if scope is None else set(scope.lineage())
 
 
 class InFlightCall(Protocol):
@@ -162,7 +75,7 @@ class Runtime:
         """
         self.calls.add(call)  # before the check: a drain in another thread either waits for the call or rejects it
         self.check()
-        if (scope := _current_scope.get()) is not None:
+        if (scope := current_scope.get()) is not None:
             scope.begin(self.works, call.loop)
 
     def begin_work(self, work: Work) -> None:
@@ -187,7 +100,7 @@ class Runtime:
         """Raises ConfigurationError if no new call may start."""
         if self.transport.closed:
             raise ConfigurationError("the client is closed", draining=True)
-        if self._draining and self.works.isdisjoint(_current_lineage()):
+        if self._draining and self.works.isdisjoint(current_lineage()):
             raise ConfigurationError("draining: the client is being shut down and makes no new calls", draining=True)
 
     def end(self, call: InFlightCall) -> None:
@@ -201,7 +114,7 @@ class Runtime:
 
     def _work_in_flight(self) -> int:
         """Returns how much there is to wait for. Work that drains the client itself, such as a tool's run, is not."""
-        works = sum(not work.loop.is_closed() for work in self.works - _current_lineage())
+        works = sum(not work.loop.is_closed() for work in self.works - current_lineage())
         connections = sum(loop.in_use + loop.waiting for loop in self.transport.gauges().values())
         return works + self._calls_in_flight() + connections
 
@@ -236,7 +149,7 @@ class Runtime:
         waiting = sum(work.is_between_calls and not work.loop.is_closed() for work in self._own_works())
         aborted = self._calls_in_flight() + self.gauges().open_streams + waiting
         reason = "the client was drained, and the drain timed out"
-        is_inside = not self.works.isdisjoint(_current_lineage())  # a tool that drains is itself interrupted
+        is_inside = not self.works.isdisjoint(current_lineage())  # a tool that drains is itself interrupted
         self._interrupt(reason)
         self.transport.abort(reason)
         if not is_inside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Generic, Self, TypeVar
 
-from friendli_async._core.runtime import Work
+from friendli_async._core.work import Work
 
 __all__ = ["Generated"]
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from friendli_async._callables import check_plain
-from friendli_async._core.runtime import Work
+from friendli_async._core.work import Work
 from friendli_async.asgi.disconnect import (
     Receive,
     Send,

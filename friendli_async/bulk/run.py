@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar, 
 from friendli_async._callables import check_plain
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop, wait_done, wait_ended
-from friendli_async._core.runtime import Scope
+from friendli_async._core.work import Scope
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, plain_key
 from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, RejectedError, is_overload, is_rejection

@@ -14,7 +14,7 @@ from friendli_async._core.events.stream import Outcome
 from friendli_async._core.held import reject_stop_iteration, weak_method
 from friendli_async._core.loops import is_current, running_loop
 from friendli_async._core.reporting import RunReporter, finish_reasons_of
-from friendli_async._core.runtime import Work
+from friendli_async._core.work import Work
 from friendli_async._help import document_fields
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.collector import ChatCollector

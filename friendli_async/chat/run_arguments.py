@@ -9,7 +9,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import check_keywords, check_values, is_list, to_builtins
 from friendli_async._core.reporting import RunReporter
-from friendli_async._core.runtime import Work
+from friendli_async._core.work import Work
 from friendli_async.chat.inputs import (
     LocalTool,
     Messages,

@@ -21,7 +21,7 @@ from friendli_async.streams.views import RawView, TextView
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import StreamOpening
-    from friendli_async._core.runtime import Work
+    from friendli_async._core.work import Work
 
 __all__ = ["AssembledStream", "EventStream"]
 

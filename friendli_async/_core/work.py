@@ -1,0 +1,101 @@
+"""Work: calls that belong together, such as the turns of a run, which a client that is drained lets finish."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from friendli_async.errors import FriendliError
+
+
+class Scope:
+    """What a task, and the tasks that it starts, are a part of, by their context. It may be a part of another."""
+
+    def __init__(self) -> None:
+        self._outer: Scope | None = None
+
+    def lineage(self) -> Iterator[Scope]:
+        """Yields it, and what it is a part of."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope._outer
+
+    def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
+        """Makes what it is a part of open work of a client, one of whose calls has begun in it."""
+        if self._outer is not None:
+            self._outer.begin(works, loop)
+
+    def is_current(self) -> bool:
+        """Whether the calling context is a part of it, and would wait for itself."""
+        return self in current_lineage()
+
+    @contextmanager
+    def making_calls(self) -> Generator[None, None, None]:
+        """Makes the calls that begin in this context a part of it, and of what it is itself a part of."""
+        outer = current_scope.get()
+        if outer is None or self not in outer.lineage():
+            self._outer = outer
+        token = current_scope.set(self)
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # if its loop was closed, it ends in another context
+                current_scope.reset(token)
+
+
+class Work(Scope):
+    """Several calls, such as the turns of a run. Only the first is a new one for a client that is being drained.
+
+    Args:
+        interrupt: Ends the work with an error; called in its loop. Not needed if it consists of nothing but calls.
+    """
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, interrupt: Callable[[FriendliError], None] | None = None) -> None:
+        super().__init__()
+        self.interrupt = interrupt
+        self.is_between_calls = False
+        self._ended = False
+        self._open: list[set[Work]] = []  # the ``works`` of its clients
+
+    def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
+        """Makes it open work of a client, one of whose calls has begun in it; and what it is a part of."""
+        super().begin(works, loop)
+        if not self._ended and self not in works:
+            if not self._open:  # else a part of it may run another event loop, in a thread
+                self.loop = loop
+            self._open.append(works)
+            works.add(self)
+
+    def include(self, other: Work) -> None:
+        """Makes other work, some of whose calls may have begun, a part of this."""
+        for works in other._open:
+            self.begin(works, other.loop)
+
+    def is_of(self, works: set[Work]) -> bool:
+        """Whether it began with a call of this client. A tool may call other clients, too."""
+        return self._open[0] is works
+
+    def close(self) -> None:
+        """Ends the work: no more calls of it will begin."""
+        self._ended = True
+        self.interrupt = None  # timers that were set while it made calls keep their context, and thus the work
+        for works in self._open:
+            works.discard(self)
+
+
+current_scope: Final[ContextVar[Scope | None]] = ContextVar("friendli_async_scope", default=None)
+
+
+def current_lineage() -> set[Scope]:
+    """Returns what the calling context is a part of."""
+    scope = current_scope.get()
+    return set() if scope is None else set(scope.lineage())
