@@ -249,28 +249,30 @@ class EventReader(Generic[E]):
         self._decode_each(decoder.feed(data)[skipped:])
 
     def _decode_each(self, events: list[ServerSentEvent]) -> None:
+        dialect = self._dialect
+        error: FriendliError | None
         decoded: list[E] = []
-        payload: E | None = None
-        error: FriendliError | None = None
-        failure: FriendliError | None = None
-        is_end, stray = False, b""
         for event in events:
             try:
-                payload, error, is_end = self._dialect.decode(event.event, event.data, self._head)
+                payload, error, is_end = dialect.decode(event.event, event.data, self._head)
             except FriendliError as problem:
-                payload, error = None, problem
-            if payload is not None:
-                if self._dialect.is_possible_error(payload, event.data):
-                    self._possible_error_data = event.data
-                failure = self._dialect.failure_of(payload)
-            if failure is not None or error is not None or is_end:
-                stray = event.stray
-                break
+                payload, error, is_end = None, problem, False
+            if payload is not None and dialect.is_possible_error(payload, event.data):
+                self._possible_error_data = event.data
+            failure = None if payload is None else dialect.failure_of(payload)
+            if error is not None or failure is not None or is_end:
+                self._take(decoded)
+                if not self.has_ended:  # anything after the final event of the API is ignored
+                    self._end_at(event, payload, error, failure)
+                return
             if payload is not None:
                 decoded.append(payload)
         self._take(decoded)
-        if self.has_ended:  # anything after the final event of the API is ignored
-            return
+
+    def _end_at(
+        self, event: ServerSentEvent, payload: E | None, error: FriendliError | None, failure: FriendliError | None
+    ) -> None:
+        """Ends the stream at an event that is an error, reports a failure, or is the end."""
         last = () if payload is None else (payload,)
         if failure is not None:
             self._collector.extend(last)
@@ -279,8 +281,8 @@ class EventReader(Generic[E]):
             self._take(last)  # it may be the final event of the API
             if not self.stopped:
                 self._fail(error)
-        elif is_end:
-            self._end(explicit=True, stray=stray)
+        else:
+            self._end(explicit=True, stray=event.stray)
 
     def _take(self, events: Sequence[E]) -> None:
         collector = self._collector
