@@ -62,14 +62,15 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
         if not _is_error_reply(value, own):
             raise
     else:
-        is_certain = bool(own) and _has_certain_answer(reply)
+        is_certain = _has_certain_answer(reply)
         if is_certain and _has_content(reply):
             return reply
         value = json_or_none(data, head.headers)
         fields = as_object(value)
-        if is_certain and not _shows_error_without_answer(fields, own):
-            return _move_answers(reply, fields, data, decoder)
-        if not is_certain and not _is_error_reply(value, own):
+        if is_certain:
+            if not _shows_error_without_answer(fields, own):
+                return _move_answers(reply, fields, data, decoder)
+        elif not _is_error_reply(value, own):
             _check_reply(reply, fields, data, own)
             return reply
     raise _error_in_reply(value, data, decoder, head)
