@@ -119,6 +119,8 @@ def convert(value: object, kind: Any) -> Any:
     return converted
 
 
+# --- usage -----------------------------------------------------------------------------------------------------------
+
 _USAGE_HOLDERS: Final = ("message", "response")
 """The fields of events that hold the beginning or the whole of a reply, with its usage."""
 _USAGE_NAMES: Final = {
@@ -178,6 +180,9 @@ def lacks_counts(usage: object) -> bool:
 
 def _has_number(count: object) -> bool:
     return type(count) in (int, float) or any(map(_has_number, as_object(count).values()))
+
+
+# --- repair ----------------------------------------------------------------------------------------------------------
 
 
 def _fits(value: object, kind: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Final, Self
 from friendli_async.errors import APIConnectionError, APITimeoutError, TimeoutLimit
 from friendli_async.options import Timeouts
 
-_MESSAGES: dict[TimeoutLimit, str] = {
+_MESSAGES: Final[dict[TimeoutLimit, str]] = {
     "pool": "no free connection",
     "connect": "no connection",
     "first_event": "no reply",
@@ -24,7 +24,6 @@ TURNS_TO_READ: Final = 8
 """Loop turns that received bytes get, before a timeout or the reuse of a connection is decided. After a program has
 blocked the loop, they may still be in the socket: one turn reads them, and the others are a margin for TLS and for the
 tasks that pass the bytes on. They cost microseconds."""
-
 
 _BLOCKED_SECONDS: Final = 0.5
 _BLOCKED: Final = "the event loop was blocked meanwhile"
