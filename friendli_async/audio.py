@@ -12,8 +12,9 @@ from typing import ClassVar, Final, Literal, Unpack, cast
 import msgspec
 
 from friendli_async._core.body import content_types
-from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters, encode_body, model_of, without_none
+from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters, model_of, without_none
 from friendli_async._core.body.forms import Form, Part
+from friendli_async._core.body.json_values import encode_body
 from friendli_async._core.body.sources import BytesSource, Content, Source, source_of
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.resource import Resource, inference

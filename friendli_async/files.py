@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 import msgspec
 
 from friendli_async._callables import check_plain
-from friendli_async._core.body.arguments import Arguments, ForeignArguments, check_values, encode_body, path_parameters
+from friendli_async._core.body.arguments import Arguments, ForeignArguments, check_values, path_parameters
 from friendli_async._core.body.content_types import OCTET_STREAM
 from friendli_async._core.body.forms import Form, Part
+from friendli_async._core.body.json_values import encode_body
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, open_in_thread, source_of
 from friendli_async._core.loops import running_loop
 from friendli_async._core.resource import ANYTHING, Resource, operation

@@ -23,14 +23,8 @@ from hypothesis import strategies as st
 from strategies import JSON, deterministic, fewer
 
 from friendli_async import AsyncFriendli, ConfigurationError
-from friendli_async._core.body.arguments import (
-    Arguments,
-    Parameters,
-    check_keywords,
-    check_values,
-    encode_body,
-    encode_query,
-)
+from friendli_async._core.body.arguments import Arguments, Parameters, check_keywords, check_values, encode_query
+from friendli_async._core.body.json_values import encode_body
 from friendli_async._core.settings import ClientOptions, check_token
 from friendli_async.chat.inputs import COMPLETE
 

@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from friendli_async._core.body.arguments import json_hook
+from friendli_async._core.body.json_values import json_hook
 from friendli_async._json import encode_json
 from friendli_async.bulk.errors import DuplicateKeyError, RowsError, is_final
 from friendli_async.bulk.journal import Journal, decode_line

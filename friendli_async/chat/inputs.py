@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeGuard, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, struct_to_dict
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items
+from friendli_async._core.body.json_values import struct_to_dict
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
 from friendli_async._pydantic import PydanticField

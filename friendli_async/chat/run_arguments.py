@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import check_keywords, check_values, is_list, to_builtins
+from friendli_async._core.body.arguments import check_keywords, check_values
+from friendli_async._core.body.json_values import is_list, to_builtins
 from friendli_async._core.reporting import RunReporter
 from friendli_async._core.work import Work
 from friendli_async.chat.inputs import (

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, Union, cast, get_args, get_origin, get_
 
 import msgspec
 
-from friendli_async._core.body.arguments import to_builtins
+from friendli_async._core.body.json_values import to_builtins
 from friendli_async._json import prepared
 from friendli_async.errors import ArgumentError
 

@@ -13,14 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import (
-    Arguments,
-    Parameters,
-    check_values,
-    encode_body,
-    model_of,
-    to_builtins,
-)
+from friendli_async._core.body.arguments import Arguments, Parameters, check_values, model_of
+from friendli_async._core.body.json_values import encode_body, to_builtins
 from friendli_async._core.events.decoding import Dialect
 from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import to_builtins
+from friendli_async._core.body.json_values import to_builtins
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, is_current, wait_ended
 from friendli_async._core.net.clock import TimeLimit

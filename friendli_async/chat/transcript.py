@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from friendli_async._core.body.arguments import check_values, to_builtins
+from friendli_async._core.body.arguments import check_values
+from friendli_async._core.body.json_values import to_builtins
 from friendli_async._json import is_json_object
 from friendli_async.chat.inputs import Conversation, Message, Messages, extra_body_of, to_request_message
 from friendli_async.chat.replies import ChatMessage

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Unpack
 
-from friendli_async._core.body.arguments import Arguments, Parameters, encode_body, path_parameters
+from friendli_async._core.body.arguments import Arguments, Parameters, path_parameters
+from friendli_async._core.body.json_values import encode_body
 from friendli_async._core.pages import Listing, PageFormat, Pages
 from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async.endpoints.inputs import (

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-import sys
-from collections import UserString
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Final, TypedDict, cast, get_type_hints
@@ -16,13 +13,20 @@ import msgspec
 
 from friendli_async._core.body.choices import choices_hint, split_message
 from friendli_async._core.body.forms import Form
+from friendli_async._core.body.json_values import (
+    CALLABLE_HINTS,
+    check_json,
+    conversion_hint,
+    encode_body,
+    is_list,
+    normalize,
+    to_builtins,
+)
 from friendli_async._core.secret import masked
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
-from friendli_async._json import encode_json, prepared, replace_surrogates
-from friendli_async._pydantic import dump_model
+from friendli_async._json import prepared, replace_surrogates
 from friendli_async.errors import ArgumentError, UnknownArgumentError
-from friendli_async.replies import Reply
 
 
 class Arguments(msgspec.Struct, frozen=True):
@@ -91,7 +95,7 @@ def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") 
 
 
 def _query_value(name: str, value: object) -> str:
-    plain = _normalize(value)
+    plain = normalize(value)
     if isinstance(plain, bool):
         return "true" if plain else "false"
     if isinstance(plain, int) or (isinstance(plain, float) and math.isfinite(plain)):
@@ -136,10 +140,6 @@ def map_items(make: Callable[[object], object]) -> Callable[[object], object]:
         return [make(item) for item in cast("Sequence[object]", given)] if is_list(given) else given
 
     return made
-
-
-# Sequences that are not JSON lists.
-_NOT_LISTS: Final = (str, bytes, bytearray, memoryview, UserString)
 
 
 class Parameters:
@@ -252,7 +252,7 @@ def check_keywords(given: Mapping[str, object], known: Collection[str], method: 
             raise UnknownArgumentError(f"{method}() does not accept {name!r}: {setting}", name)
         hint = parameter_hint(name, {*known, *required})
         if callable(given[name]):
-            hint += next((advice for each, advice in _CALLABLES.items() if hint.endswith(f"use {each!r}")), "")
+            hint += next((advice for each, advice in CALLABLE_HINTS.items() if hint.endswith(f"use {each!r}")), "")
         raise UnknownArgumentError(f"{method}() got an unexpected keyword argument {name!r}{hint}", name)
 
 
@@ -279,7 +279,7 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
     except msgspec.ValidationError as error:
         reason, of_key, path = split_message(str(error))
         where = (prefix + path).lstrip(".") or "arguments"
-        advice = "" if of_key else _conversion_hint(_value_at(values, path), where)
+        advice = "" if of_key else conversion_hint(_value_at(values, path), where)
         advice += choices_hint(expected, str(error))
         raise ArgumentError(f"{'invalid key: ' if of_key else ''}{reason}{advice}", where) from None
     except RecursionError:
@@ -299,175 +299,5 @@ def _value_at(values: Any, path: str) -> object:
     return cast("object", values)
 
 
-def _conversion_hint(value: object, where: str) -> str:
-    """Returns how to convert a value to JSON, as the end of an error message."""
-    if callable(value):  # a type or a function
-        return _CALLABLES.get(where.partition("[")[0], "")
-    if type(value).__name__ in _ABSENT:
-        return "; leave it out"
-    how = next((how for mark, how in _CONVERSIONS.items() if hasattr(type(value), mark)), None)
-    if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
-        how = "list(...)"
-    if how is None:
-        how = _FORMS.get(where.rpartition(".")[2])
-    return f"; pass {how}" if how else ""
-
-
 # Methods whose answer is always streamed.
 _STREAMING: Final = frozenset({"stream", "parse_stream", "run"})
-# Options for which other clients accept a type or a function.
-_CALLABLES: Final = {
-    "response_format": "; for an answer of a type, use chat.parse(T, ...)",
-    "text": "; for an answer of a type, use responses.parse(T, ...)",
-    "tools": "; make a tool of a function with friendli_async.tools.tool",
-}
-# Values that are often passed as a text, or as one item instead of a list.
-_FORMS: Final = {
-    "messages": '[{"role": "user", "content": ...}]',
-    **dict.fromkeys(("image_url", "audio_url", "video_url"), '{"url": ...}'),
-}
-# The attribute that identifies a kind of class, and how to convert its instances to JSON.
-_CONVERSIONS: Final = {
-    "model_dump": "its model_dump()",
-    "__dataclass_fields__": "dataclasses.asdict(...)",
-    "__attrs_attrs__": "attrs.asdict(...)",
-    "_asdict": "its _asdict()",
-}
-# The classes of the values that mean "not given" to openai, anthropic, mistralai, Friendli's SDK and msgspec.
-_ABSENT: Final = frozenset({"NotGiven", "Omit", "Unset", "UnsetType"})
-_SCALARS: Final = frozenset({str, int, bool, type(None)})
-_BUILTINS: Final = _SCALARS | {list, dict, float}
-
-
-def _is_builtin_json(value: Any) -> bool:
-    """Whether a value is JSON made of the built-in types themselves, at every level: a fast path."""
-    kind = cast("type[object]", type(value))
-    if kind is dict:
-        for key, item in value.items():
-            if type(key) is not str or (type(item) not in _SCALARS and not _is_builtin_json(item)):
-                return False
-        return True
-    if kind is list or kind is tuple:
-        for item in value:  # noqa: SIM110  # a generator would cost twice as much
-            if type(item) not in _SCALARS and not _is_builtin_json(item):
-                return False
-        return True
-    return kind in _SCALARS or (kind is float and math.isfinite(value))
-
-
-def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> None:
-    """Checks that a value is JSON, and rejects what the encoder would silently convert.
-
-    Raises:
-        ValueError: With its path: NaN, infinity, a value or key that is not JSON, a container that contains itself.
-    """
-    plain = struct_to_dict(value) if isinstance(value, msgspec.Struct) else _normalize(value)
-    if type(plain) in _SCALARS or (isinstance(plain, float) and math.isfinite(plain)):
-        return
-    where = path or "value"
-    if isinstance(plain, float):
-        raise ArgumentError(f"{plain} is not valid JSON", where)
-    if id(value) in above:
-        raise ArgumentError("contains a circular reference", where)
-    above = (*above, id(value))
-    if isinstance(plain, dict):
-        for key, item in cast("dict[object, object]", plain).items():
-            if not isinstance(key, str):
-                raise ArgumentError(f"the key {key!r} is not a string", where)
-            if type(item) not in _SCALARS:
-                check_json(item, f"{path}.{key}" if path else key, above)
-    elif isinstance(plain, list):
-        for index, item in enumerate(cast("list[object]", plain)):
-            if type(item) not in _SCALARS:
-                check_json(item, f"{path}[{index}]", above)
-    else:
-        raise ArgumentError(f"{type(value).__name__} is not JSON serializable{_conversion_hint(value, where)}", where)
-
-
-def is_list(value: object) -> bool:
-    """Whether a value is sent as a JSON list."""
-    return isinstance(value, list) or (isinstance(value, Sequence) and not isinstance(value, _NOT_LISTS))
-
-
-def _normalize(value: object) -> object:
-    """Converts a subclass or look-alike of a built-in type to that type; returns any other value as it is."""
-    if type(value) in _BUILTINS:
-        return value
-    # The value of a subclass, whatever its str() is.
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int.__int__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    if isinstance(value, datetime):
-        with suppress(ValueError):  # pandas' NaT has no time
-            return datetime.combine(value.date(), value.timetz())
-    if isinstance(value, Mapping):
-        return dict(cast("Mapping[object, object]", value))
-    if is_list(value):
-        return list(cast("Sequence[object]", value))
-    numpy: Any = sys.modules.get("numpy")  # not imported: the value cannot be a numpy scalar
-    if numpy is None or not isinstance(value, numpy.generic):
-        return value
-    scalar: Any = value
-    if scalar.dtype.kind in "mM":  # a time or a duration, whose item() may be an int: its nanoseconds
-        return value
-    found: object = scalar.item()
-    return found if isinstance(found, str | int | float) else value
-
-
-def json_hook(value: object) -> object:
-    """Converts what msgspec does not know, as a hook of an encoder: a look-alike of a built-in type, a pydantic model.
-
-    Raises:
-        TypeError: The value has no JSON form.
-    """
-    plain = _normalize(value)
-    return dump_model(value) if plain is value else plain
-
-
-def struct_to_dict(struct: msgspec.Struct) -> dict[str, object]:
-    """Returns a struct as a dict that encodes the same. Its values are not converted, so that they are checked, too."""
-    config = struct.__struct_config__
-    fields = {name: value for name, value in msgspec.structs.asdict(struct).items() if value is not msgspec.UNSET}
-    if config.omit_defaults:
-        fields = {name: value for name, value in fields.items() if value is not None}
-    return {config.tag_field: config.tag, **fields} if config.tag_field else fields
-
-
-def to_builtins(value: object, text: Callable[[str], str] = str) -> object:
-    """Normalizes a value at every level, and converts its texts and keys with ``text``.
-
-    Structs that are parts of replies, such as a tool call inside a message dict, become dicts, too.
-    """
-    if isinstance(value, msgspec.Struct) and not isinstance(value, Reply):
-        value = struct_to_dict(value)
-    plain = _normalize(value)
-    if isinstance(plain, dict):
-        items = cast("dict[object, object]", plain).items()
-        return {text(str.__str__(key)) if isinstance(key, str) else key: to_builtins(item, text) for key, item in items}
-    if isinstance(plain, list):
-        return [to_builtins(item, text) for item in cast("list[object]", plain)]
-    return text(plain) if isinstance(plain, str) else plain
-
-
-_encoder: Final = msgspec.json.Encoder(enc_hook=_normalize)
-
-
-def encode_body(body: Mapping[str, object]) -> bytes:
-    """Encodes a body as JSON (see ``encode_json``), and checks it.
-
-    Raises:
-        ValueError: The body is not JSON (see ``check_json``).
-    """
-    try:
-        try:
-            plain = _is_builtin_json(body)
-        except RecursionError:
-            plain = False
-        if not plain:  # slow path: accepts more types, and reports the path of a bad value
-            check_json(body)
-        return encode_json(body, _encoder)
-    except RecursionError:
-        raise ArgumentError("the arguments are nested too deeply") from None
