@@ -23,14 +23,7 @@ from friendli_async._core.loops import running_loop
 from friendli_async._core.net.clock import CallClock
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.net.exchange import Exchange
-from friendli_async._core.observers import (
-    AttemptEnded,
-    AttemptStarted,
-    CallHeld,
-    CallStarted,
-    Connected,
-    FirstEvent,
-)
+from friendli_async._core.observers import AttemptEnded, AttemptStarted, CallHeld, CallStarted, Connected, FirstEvent
 from friendli_async._core.pacing import Hold, LimitScope, exceeded_limit, is_rejected_by_load, jitter, report_rejection
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.reporting import (

@@ -18,14 +18,7 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 import msgspec
 
 from friendli_async._charsets import NO_HEADERS
-from friendli_async._core.error_json import (
-    Fields,
-    as_list,
-    as_object,
-    is_object,
-    items_of,
-    json_or_none,
-)
+from friendli_async._core.error_json import Fields, as_list, as_object, is_object, items_of, json_or_none
 from friendli_async._core.status_errors import excerpt
 from friendli_async._json import loads_with_replacement, prepared
 from friendli_async.errors import ResponseDecodeError
