@@ -125,7 +125,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
                 clock.end_wait()
         if self.outcome != "open" and problem is None:  # bytes arrived in the same loop iteration as aclose()
             ready.clear()
-            problem = Held(StreamInterruptedError("the stream was closed"))
+            problem = Held(StreamInterruptedError("the stream was closed"))  # not raised: what closed it is
         data = data if once and problem is None else None  # no frame of an error holds it: it may quote the token
         if problem is not None:
             self._break(problem)  # returns if it is complete, or was stopped
