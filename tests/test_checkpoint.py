@@ -56,7 +56,17 @@ from friendli_async.bulk import run as bulk_run
 from friendli_async.bulk.checkpoint import Checkpoint
 from friendli_async.chat import ParsedCompletion
 from friendli_async.responses import ParsedResponse
-from friendli_async.testing import FriendliServer, json_body, status, text, tool_calls
+from friendli_async.testing import (
+    FriendliServer,
+    ReceivedRequest,
+    Script,
+    json_body,
+    script,
+    stall,
+    status,
+    text,
+    tool_calls,
+)
 from friendli_async.tools import RunResult, tool
 
 ROWS: Final = [{"id": f"row {number}", "text": "x" * number} for number in range(8)]
@@ -1188,14 +1198,21 @@ CONCURRENCY: Final = 8
 async def test_fifty_kills_complete_each_row_once_and_resend_only_rows_in_flight(
     path: Path, remote: FriendliServer
 ) -> None:
-    rng, rows = random.Random(10), 2400  # more than are sent before the last kill, also on a busy machine
+    def answer(request: ReceivedRequest) -> Script:
+        if len(remote.requests) > before + most and len(endings) < KILLS:
+            return script(stall())
+        return text(f"You said: {request.json_object['messages'][0]['content']}")
+
+    rng, most = random.Random(10), 40
+    rows = KILLS * most + 400  # some remain for the last process, however late the others are killed
+    remote.always(answer)
     fork_server = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-c", FORK_SERVER, remote.url, str(path), str(rows), str(CONCURRENCY),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert fork_server.stdin is not None
     assert fork_server.stdout is not None
-    endings = []
+    before, endings = 0, list[int]()
     try:
         async with asyncio.timeout(300):
             for kill in range(KILLS + 1):
