@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import support.messages
 import support.responses
-from support.clock import wait_until
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, open_stream, read, start_run, with_timeout
 
 from friendli_async import AsyncFriendli, CallStarted, ChatStream, FriendliError, RateLimitError, Timeouts
@@ -247,15 +247,20 @@ async def test_stream_is_one_span_for_every_outcome(
     assert seen.telemetry._calls == {}
 
 
-async def test_hold_is_a_span_event(client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry) -> None:
-    server.enqueue(status(429, retry_after=0.2), text("a"))
+async def test_hold_is_a_span_event(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry, clock: Clock
+) -> None:
+    server.enqueue(status(429, retry_after=20), text("a"))
     with pytest.raises(RateLimitError):
         await complete(client.with_options(retry=None, observers=[]))
-    await complete(client)
+    held = asyncio.ensure_future(complete(client))
+    await run_loop_iterations()
+    clock.advance(21)
+    await with_timeout(held)
     (hold,) = seen.span.events
     recorded = dict(hold.attributes or {})
     assert (hold.name, recorded["http.response.status_code"]) == ("friendli.hold", 429)
-    assert 0 < recorded["friendli.wait"] <= 0.7
+    assert 20 <= recorded["friendli.wait"] <= 20.5
     assert set(recorded) == {"http.response.status_code", "friendli.wait"}
 
 
