@@ -407,9 +407,10 @@ async def test_data_without_events_does_not_extend_idle_timeout(clock: Clock, no
             clock.advance(2)
 
     async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=15)) as client:
+        stream = await open_stream(client)
         started = clock()
         with pytest.raises(APITimeoutError) as caught:
-            await _text(open_stream(client))
+            await _text(stream)
         assert limits_of(caught.value) == ("idle", 15, True)
         assert clock() - started < 20
 
