@@ -594,11 +594,9 @@ def test_doctor_passes_with_a_healthy_server(run: Run) -> None:
     assert "first event after" in report["findings"][-1]["words"]
 
 
-def test_doctor_reports_failed_checks(run: Run) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL=url, FRIENDLI_TOKEN="")
+def test_doctor_reports_failed_checks(run: Run, refused_port: int) -> None:
+    url = f"http://127.0.0.1:{refused_port}"
+    done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL=url, FRIENDLI_TOKEN="")
     assert checks(done)["connection"].endswith(": Connection refused")
     verdicts = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines()}
     assert done.returncode == 1
@@ -654,9 +652,9 @@ def test_doctor_gives_advice_on_an_error_status(server: FriendliServer, run: Run
     assert advice in stream
 
 
-def test_doctor_says_alike_why_a_server_with_tls_cannot_be_reached(run: Run, unused_tcp_port: int) -> None:
-    lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=f"https://127.0.0.1:{unused_tcp_port}"))
-    expected = f"FAIL: could not connect to 127.0.0.1:{unused_tcp_port}: {os.strerror(errno.ECONNREFUSED)}"
+def test_doctor_says_alike_why_a_server_with_tls_cannot_be_reached(run: Run, refused_port: int) -> None:
+    lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=f"https://127.0.0.1:{refused_port}"))
+    expected = f"FAIL: could not connect to 127.0.0.1:{refused_port}: {os.strerror(errno.ECONNREFUSED)}"
     assert (lines["connection"], lines["TLS"]) == (expected, expected)
 
 
@@ -688,11 +686,9 @@ def test_doctor_names_the_team(run: Run) -> None:
     assert checks(done)["token"] == f"ok: FRIENDLI_TOKEN, {len(TOKEN)} characters, team team-1"
 
 
-def test_doctor_connects_through_the_proxy(run: Run) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        proxy = f"127.0.0.1:{closed.getsockname()[1]}"
-        done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL="https://friendli.invalid", HTTPS_PROXY=f"http://{proxy}")
+def test_doctor_connects_through_the_proxy(run: Run, refused_port: int) -> None:
+    proxy = f"127.0.0.1:{refused_port}"
+    done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL="https://friendli.invalid", HTTPS_PROXY=f"http://{proxy}")
     lines = checks(done)
     assert done.returncode == 1
     assert lines["proxy"] == f"ok: {proxy}, from the environment"
@@ -703,11 +699,9 @@ def test_doctor_connects_through_the_proxy(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("127.0.0.0/8", "none"), ("10.0.0.0/8", "{}, from the environment")])
-def test_doctor_reports_the_proxy_that_the_client_uses(run: Run, rule: str, expected: str) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        peer = f"127.0.0.1:{closed.getsockname()[1]}"
-        done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL=f"http://{peer}", HTTP_PROXY=peer, NO_PROXY=rule)
+def test_doctor_reports_the_proxy_that_the_client_uses(run: Run, refused_port: int, rule: str, expected: str) -> None:
+    peer = f"127.0.0.1:{refused_port}"
+    done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL=f"http://{peer}", HTTP_PROXY=peer, NO_PROXY=rule)
     assert checks(done)["proxy"] == f"ok: {expected.format(peer)}"
 
 

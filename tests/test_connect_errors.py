@@ -78,23 +78,23 @@ async def connect_error(url: str, **options: Any) -> str:
 
 @pytest.mark.compatibility
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_refused_connection_names_host_and_port(unused_tcp_port: int, scheme: str) -> None:
-    message = await connect_error(f"{scheme}://127.0.0.1:{unused_tcp_port}")
-    assert message == f"could not connect: 127.0.0.1:{unused_tcp_port} [Connection refused]"
+async def test_refused_connection_names_host_and_port(refused_port: int, scheme: str) -> None:
+    message = await connect_error(f"{scheme}://127.0.0.1:{refused_port}")
+    assert message == f"could not connect: 127.0.0.1:{refused_port} [Connection refused]"
 
 
 @pytest.mark.compatibility
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_unreachable_proxy_is_named(unused_tcp_port: int, scheme: str) -> None:
-    message = await connect_error(f"{scheme}://api.example", proxy=f"http://127.0.0.1:{unused_tcp_port}")
-    assert message == f"could not connect: the proxy 127.0.0.1:{unused_tcp_port} [Connection refused]"
+async def test_unreachable_proxy_is_named(refused_port: int, scheme: str) -> None:
+    message = await connect_error(f"{scheme}://api.example", proxy=f"http://127.0.0.1:{refused_port}")
+    assert message == f"could not connect: the proxy 127.0.0.1:{refused_port} [Connection refused]"
 
 
 @pytest.mark.compatibility
-async def test_error_message_is_the_same_with_user_session(unused_tcp_port: int) -> None:
+async def test_error_message_is_the_same_with_user_session(refused_port: int) -> None:
     async with aiohttp.ClientSession() as session:
-        message = await connect_error(f"https://127.0.0.1:{unused_tcp_port}", session=session)
-    assert message == f"could not connect: 127.0.0.1:{unused_tcp_port} [Connection refused]"
+        message = await connect_error(f"https://127.0.0.1:{refused_port}", session=session)
+    assert message == f"could not connect: 127.0.0.1:{refused_port} [Connection refused]"
 
 
 async def test_unresolvable_host_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -700,14 +700,14 @@ async def test_tls_error_of_user_connector_is_explained_and_not_retried(
 
 
 async def test_request_that_a_user_session_cannot_make_is_a_configuration_error_and_not_retried(
-    unused_tcp_port: int,
+    refused_port: int,
 ) -> None:
     async def reject(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         requests.append(request.url)
         raise ValueError("two kinds of credentials")
 
     requests: list[object] = []
-    url = f"http://127.0.0.1:{unused_tcp_port}"
+    url = f"http://127.0.0.1:{refused_port}"
     async with (
         aiohttp.ClientSession(middlewares=(reject,)) as session,
         client_of(url, session=session, retry=FAST_RETRY) as client,

@@ -42,6 +42,7 @@ from friendli_async import (
     ChatStream,
     ConfigurationError,
     FriendliError,
+    InternalServerError,
     StreamInterruptedError,
     Timeouts,
 )
@@ -336,7 +337,8 @@ async def test_two_hundred_plain_calls_cancelled_at_any_point_leak_nothing(serve
 
         await asyncio.gather(*[cancel_later(task) for task in tasks])
         results = await with_timeout(asyncio.gather(*tasks, return_exceptions=True), 60)
-        assert {type(result) for result in results} <= {asyncio.CancelledError, ChatCompletion, APIConnectionError}
+        ends = {asyncio.CancelledError, ChatCompletion, APIConnectionError, InternalServerError}  # of three times 503
+        assert {type(result) for result in results} <= ends
         await server.idle()
         await run_loop_iterations(20)
         assert slots_in_use(client) == 0
@@ -502,15 +504,12 @@ async def test_server_that_closes_after_every_stream_fails_no_call(server: Frien
             assert len(stream.meta.attempts) == 1
 
 
-async def test_refused_connection_is_marked_not_sent(server: FriendliServer) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        async with client_of(url) as client:
-            with pytest.raises(APIConnectionError) as caught:
-                await complete(client)
-            assert not caught.value.sent
-            assert slots_in_use(client) == 0
+async def test_refused_connection_is_marked_not_sent(refused_port: int) -> None:
+    async with client_of(f"http://127.0.0.1:{refused_port}") as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await complete(client)
+        assert not caught.value.sent
+        assert slots_in_use(client) == 0
 
 
 @pytest.mark.parametrize(

@@ -452,7 +452,7 @@ FAILING: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("failing", FAILING)
-async def test_handled_error_is_freed(failing: str, unused_tcp_port: int) -> None:
+async def test_handled_error_is_freed(failing: str, refused_port: int) -> None:
     async def handle(client: AsyncFriendli) -> weakref.ref[FriendliError]:
         try:
             await FAILING[failing](client)
@@ -461,7 +461,7 @@ async def test_handled_error_is_freed(failing: str, unused_tcp_port: int) -> Non
         raise AssertionError("no error")
 
     async with ScriptedServer(FAILED) as server:
-        url = f"http://127.0.0.1:{unused_tcp_port}" if failing == "a warm-up" else server.url
+        url = f"http://127.0.0.1:{refused_port}" if failing == "a warm-up" else server.url
         async with client_of(url) as client:
             error = await with_timeout(handle(client))
             await run_loop_iterations(20)

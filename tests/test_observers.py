@@ -149,8 +149,8 @@ async def test_failed_response_with_good_status(client: AsyncFriendli, server: F
     assert ended.usage == Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
 
 
-async def test_call_with_refused_connection(seen: Recorder, unused_tcp_port: int) -> None:
-    async with client_of(f"http://127.0.0.1:{unused_tcp_port}", observers=[seen]) as client:
+async def test_call_with_refused_connection(seen: Recorder, refused_port: int) -> None:
+    async with client_of(f"http://127.0.0.1:{refused_port}", observers=[seen]) as client:
         with pytest.raises(APIConnectionError):
             await complete(client)
     assert seen.reported == ["call", "attempt 1", "None APIConnectionError", "failed APIConnectionError"]

@@ -1,5 +1,6 @@
 """Proxies of the client and of the environment, and `no_proxy`."""
 
+import asyncio
 import base64
 import socket
 import traceback
@@ -128,8 +129,12 @@ async def test_no_proxy_is_respected(
 async def test_no_proxy_matches_an_international_name_in_either_spelling(
     proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch, host: str, rule: str
 ) -> None:
+    async def getaddrinfo(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", rule)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     async with client_of(f"http://{host}", retry=None) as client:
         with pytest.raises(APIConnectionError, match=r"could not connect: xn--bcher-kva\.invalid"):
             await with_timeout(complete(client))
@@ -155,13 +160,11 @@ async def test_proxy_credentials_are_sent_only_to_the_proxy(proxy: ProxyServer) 
     assert b"s3cret" not in head.replace(b"dxnlcjpzm2nyzxq=", b"")
 
 
-async def test_dead_proxy_raises_connection_error_without_the_password() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://user:s3cret@127.0.0.1:{unused.getsockname()[1]}"
-        async with client_of("http://api.invalid", proxy=url) as client:
-            with pytest.raises(APIConnectionError) as caught:
-                await with_timeout(complete(client))
+async def test_dead_proxy_raises_connection_error_without_the_password(refused_port: int) -> None:
+    url = f"http://user:s3cret@127.0.0.1:{refused_port}"
+    async with client_of("http://api.invalid", proxy=url) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await with_timeout(complete(client))
     assert not caught.value.sent
     assert "s3cret" not in str(caught.value)
 

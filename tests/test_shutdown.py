@@ -464,8 +464,8 @@ async def test_warm_up_needs_no_token(server: FriendliServer) -> None:
         assert client.gauges().idle == 1
 
 
-async def test_warm_up_of_an_unreachable_server_raises_and_leaks_nothing(unused_tcp_port: int) -> None:
-    async with client_of(f"http://127.0.0.1:{unused_tcp_port}") as client:
+async def test_warm_up_of_an_unreachable_server_raises_and_leaks_nothing(refused_port: int) -> None:
+    async with client_of(f"http://127.0.0.1:{refused_port}") as client:
         with pytest.raises(APIConnectionError, match="could not connect") as raised:
             await client.warm_up(3)
         assert raised.value.sent is False

@@ -349,8 +349,8 @@ async def test_attempts_are_numbered_and_name_their_errors(server: FriendliServe
     assert reply.meta.attempts[2].cause is None
 
 
-async def test_failed_connection_attempt_names_its_error(unused_tcp_port: int) -> None:
-    async with client_of(f"http://127.0.0.1:{unused_tcp_port}") as client:
+async def test_failed_connection_attempt_names_its_error(refused_port: int) -> None:
+    async with client_of(f"http://127.0.0.1:{refused_port}") as client:
         with pytest.raises(APIConnectionError) as raised:
             await complete(client)
     assert raised.value.meta is not None
