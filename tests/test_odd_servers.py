@@ -148,8 +148,9 @@ def read_whole_reply_in_place_of_a_stream(size: int) -> None:
     ],
 )
 def test_processing_time_is_linear(work: Callable[[int], None], size: int) -> None:
-    once, four_times = cpu_seconds(lambda: work(size)), cpu_seconds(lambda: work(4 * size))
-    assert four_times < 9 * max(once, 0.002)  # quadratic time would be sixteen times
+    # The least of several ratios: load on the machine changes each. Quadratic time would be sixteen times.
+    ratios = (cpu_seconds(lambda: work(4 * size)) / max(cpu_seconds(lambda: work(size)), 0.002) for _ in range(5))
+    assert any(ratio < 9 for ratio in ratios)
 
 
 @pytest.mark.parametrize("blank", ["", "null", "None", None])

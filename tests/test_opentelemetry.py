@@ -255,7 +255,7 @@ async def test_hold_is_a_span_event(
         await complete(client.with_options(retry=None, observers=[]))
     held = asyncio.ensure_future(complete(client))
     await run_loop_iterations()
-    clock.advance(21)
+    clock.advance(25)
     await with_timeout(held)
     (hold,) = seen.span.events
     recorded = dict(hold.attributes or {})

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.clock import wait_until
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.virtual import Answer, FakeTransport, in_virtual_time, now, response, run_in_virtual_time
 
@@ -706,48 +706,49 @@ async def test_error_of_a_delayed_call_is_released_without_gc() -> None:
 # --- real sockets ----------------------------------------------------------------------------------------------------
 
 
-async def test_calls_wait_for_the_retry_after_of_another_call() -> None:
+async def test_calls_wait_for_the_retry_after_of_another_call(clock: Clock) -> None:
     async with FriendliServer() as server, AsyncFriendli(server.token, server_url=server.url) as client:
-        server.enqueue(status(429, retry_after=0.3), text("first"), text("second"), text("third"))
+        server.enqueue(status(429, retry_after=20), text("first"), text("second"), text("third"))
         chat = client.serverless.chat
         messages: Any = [{"role": "user", "content": "hi"}]
         first = asyncio.create_task(chat.complete(model="m", messages=messages))
         await server.wait_for_requests(1)
         await wait_until(lambda: bool(client._runtime.pace.holds))
         others = [asyncio.create_task(chat.complete(model="m", messages=messages)) for _ in range(2)]
+        await run_loop_iterations()
+        clock.advance(25)
         replies = await asyncio.gather(first, *others)
         assert {reply.text for reply in replies} == {"first", "second", "third"}
         waits = [request.started_at - server.requests[0].started_at for request in server.requests[1:]]
         assert len(waits) == 3
-        assert min(waits) >= 0.3
-        assert all(reply.meta.timing.queued > 0 for reply in replies[1:])
+        assert min(waits) >= 20
+        assert all(reply.meta.timing.queued >= 20 for reply in replies[1:])
 
 
 def test_event_loops_of_other_threads_share_holds() -> None:
+    async def ask() -> float:
+        reply = await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "a"}])
+        return reply.meta.timing.queued
+
+    async def ask_later() -> float:
+        loop: Any = asyncio.get_running_loop()
+        loop.time = clock = Clock(loop)
+        call = asyncio.create_task(ask())
+        await run_loop_iterations()
+        assert len(server.requests) == 1
+        clock.advance(25)
+        return await call
+
+    def in_thread(main: Coroutine[Any, Any, float]) -> float:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, main).result()
+
     with FriendliServer() as server:
         client = AsyncFriendli(server.token, server_url=server.url, retry=RetryPolicy(max_attempts=1))
-        server.enqueue(status(429, retry_after=0.3), text("good"))
-        outcomes: list[Any] = []
-
-        def thread() -> None:
-            async def main() -> None:
-                try:
-                    reply = await client.serverless.chat.complete(
-                        model="m", messages=[{"role": "user", "content": "a"}]
-                    )
-                    outcomes.append(reply.meta.timing.queued)
-                except RateLimitError as error:
-                    outcomes.append(error.retry_after)
-
-            asyncio.run(main())
-
-        for _ in range(2):
-            worker = threading.Thread(target=thread)
-            worker.start()
-            worker.join()
-        assert outcomes[0] == 0.3
-        assert outcomes[1] > 0
-        assert server.requests[1].started_at - server.requests[0].started_at >= 0.3
+        server.enqueue(status(429, retry_after=20), text("good"))
+        with pytest.raises(RateLimitError):
+            in_thread(ask())
+        assert in_thread(ask_later()) == pytest.approx(25)
         asyncio.run(client.aclose())
 
 
