@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
-from support.sockets import delta
+from support.sockets import BAD_REQUEST, delta, serve_handshake
 from support.terminal import run_on_terminal
 from support.tls import Authority, TalkativeTLSServer
 
@@ -768,8 +768,10 @@ def test_doctor_says_what_it_waited_for_if_the_server_does_not_answer(
     assert checks(run("doctor", "-m", "m"))["stream"] == f"FAIL: no reply within 0.6 s (first_event) (server {where})"
 
 
-def test_doctor_does_not_blame_the_certificate_if_the_server_does_not_use_tls(run: Run, server: FriendliServer) -> None:
-    lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=server.url.replace("http:", "https:")))
+async def test_doctor_does_not_blame_the_certificate_if_the_server_does_not_use_tls(run: Run) -> None:
+    async with serve_handshake(BAD_REQUEST) as plain:
+        url = plain.url.replace("http:", "https:")
+        lines = checks(await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=url))
     assert lines["TLS"] == "FAIL: handshake failed: WRONG_VERSION_NUMBER"
     assert "does the server use TLS on this port?" in lines["stream"]
 

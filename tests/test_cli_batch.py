@@ -543,7 +543,11 @@ async def test_requests_in_flight_at_interrupt_are_written_to_the_file(files: Fi
 def test_second_ctrl_c_on_a_terminal_aborts(files: Files) -> None:
     files.write(*(request(f"r{n}") for n in range(5)))
     files.server.always(script(stall()))
-    interrupt_at = ["0/5 rows", "stopping: 4 requests in flight may finish"]
+
+    def is_waiting(shown: str) -> bool:
+        return "0/5 rows" in shown and len(files.server.requests) == 4
+
+    interrupt_at = [is_waiting, "stopping: 4 requests in flight may finish"]
     code, shown = run_on_terminal(files.command(), os.environ, interrupt_at=interrupt_at)
     assert code == 130
     assert "0 of 5 rows succeeded, 5 remaining" in shown

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 from aiohttp.client_exceptions import UnixClientConnectorError
 from support.sockets import (
+    BAD_REQUEST,
     FAST_RETRY,
     IS_PURE_PARSER,
     STREAM_HEAD,
@@ -30,6 +31,7 @@ from support.sockets import (
     read,
     reply,
     serve_bytes,
+    serve_handshake,
     slots_in_use,
     with_timeout,
 )
@@ -48,21 +50,6 @@ from friendli_async import (
 from friendli_async._core.net.failures import describe
 
 NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-# A server's answer to a TLS handshake that it reads as HTTP. A server of aiohttp with its parser in Python waits for
-# more instead if the random bytes of the handshake contain the end of a line.
-BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-
-
-def serve_handshake(data: bytes) -> RawServer:
-    """Returns a server that answers a TLS handshake with these bytes."""
-
-    async def talk(conversation: Conversation) -> None:
-        await conversation._reader.read(100)
-        await conversation.send(data)
-        await conversation.wait_disconnected()
-
-    return RawServer(talk)
 
 
 async def connect_error(url: str, **options: Any) -> str:

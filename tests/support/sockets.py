@@ -266,3 +266,22 @@ def serve_bytes(*pieces: bytes, hang: bool = False) -> RawServer:
 
     server = RawServer(talk)
     return server
+
+
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+"""A server's answer to a TLS handshake that it reads as HTTP."""
+
+
+def serve_handshake(data: bytes) -> RawServer:
+    """Returns a server that answers a TLS handshake with these bytes.
+
+    A server of aiohttp with its parser in Python waits for more instead if the random bytes of the handshake contain
+    the end of a line.
+    """
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation._reader.read(100)
+        await conversation.send(data)
+        await conversation.wait_disconnected()
+
+    return RawServer(talk)

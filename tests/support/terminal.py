@@ -9,7 +9,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 
 def run_on_terminal(
@@ -17,11 +17,13 @@ def run_on_terminal(
     environment: Mapping[str, str],
     *,
     answers: Mapping[str, str] | None = None,
-    interrupt_at: str | Sequence[str] = (),
+    interrupt_at: str | Sequence[str | Callable[[str], bool]] = (),
     columns: int = 100,
     limit: float = 60.0,
 ) -> tuple[int, str]:
     """Run a program. Each of `answers` is typed when its prompt appears, Ctrl-C at each of `interrupt_at` in turn.
+
+    Ctrl-C is typed when a text appears, or when a function of the output, asked at each new piece, says so.
 
     Returns the exit status and the output.
     """
@@ -41,7 +43,7 @@ def run_on_terminal(
             text = shown.decode(errors="replace")
             for prompt in [prompt for prompt in pending if prompt in text]:
                 os.write(ours, pending.pop(prompt).encode())
-            if interruptions and interruptions[0] in text:
+            if interruptions and _is_due(interruptions[0], text):
                 del interruptions[0]
                 # As a terminal does on Ctrl-C: signals the whole process group, including an engine.
                 os.killpg(process.pid, signal.SIGINT)
@@ -51,6 +53,10 @@ def run_on_terminal(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         os.close(ours)
+
+
+def _is_due(moment: str | Callable[[str], bool], shown: str) -> bool:
+    return moment in shown if isinstance(moment, str) else moment(shown)
 
 
 def _read(terminal: int, deadline: float) -> bytes:
