@@ -20,6 +20,9 @@ FAST_MAIN = "import sys; from friendli_async.demo import __main__ as demo; demo.
 FAST_DEMO = [sys.executable, "-W", "error", "-c", FAST_MAIN]
 """The demo without its pauses between words."""
 
+ENDLESS_DEMO = [*FAST_DEMO[:-1], FAST_MAIN.replace("0.0", "600.0")]
+"""The demo with pauses that it does not survive, also if its interruption comes late."""
+
 LIMIT = 60.0  # seconds for a run, which takes about three
 
 
@@ -128,7 +131,7 @@ def test_output_is_wrapped_to_a_narrow_terminal() -> None:
 
 
 def test_interrupt_exits_cleanly_and_stops_the_engine(tiny_model: Path) -> None:
-    arguments = [*FAST_DEMO, "--gguf", str(tiny_model), "--max-tokens", "50000"]
+    arguments = [*ENDLESS_DEMO, "--gguf", str(tiny_model), "--max-tokens", "50000"]
     code, shown = run_on_terminal(arguments, environment(), interrupt_at="you", limit=LIMIT)
     assert code == 130
     assert "Stopped." in shown

@@ -123,7 +123,7 @@ async def test_data_received_while_the_loop_is_blocked_is_discarded(
         async with client_of(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
             assert (await with_timeout(complete(client))).text == "first"
             send_stray.set()
-            assert stray_sent.wait(5)  # blocks the loop
+            assert stray_sent.wait(30)  # blocks the loop
             if cancelled:
                 call = asyncio.ensure_future(complete(client))
                 await run_loop_iterations(1)
@@ -131,7 +131,7 @@ async def test_data_received_while_the_loop_is_blocked_is_discarded(
                 await asyncio.wait([call])
                 assert slots_in_use(client) == 0
             assert (await with_timeout(complete(client))).text == "second"
-        serving.join(5)
+        serving.join(30)
     assert late_requests == []
 
 

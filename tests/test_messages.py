@@ -1,5 +1,6 @@
 """Messages API: replies, stream events and their accumulation."""
 
+import asyncio
 import copy
 import json
 import sys
@@ -65,6 +66,7 @@ from friendli_async.testing import (
     comment,
     done,
     event,
+    gate,
     json_body,
     raw,
     script,
@@ -214,11 +216,13 @@ async def test_usage_is_updated_by_events_and_null_counts_are_ignored(
         message_delta(output_tokens=8, input_tokens=6),
         STOP,
     ]
-    server.enqueue(script(*named(events)))
+    opened = asyncio.Event()
+    server.enqueue(script(*named(events[:1]), gate(opened), *named(events[1:])))
     stream = open_stream(client)
     seen = [stream.usage]
     async with stream:
         seen.append(stream.usage)
+        opened.set()
         result = await stream.result()
     assert seen == [None, MessageUsage(5, 0, 2)]
     assert result.usage == stream.usage == MessageUsage(6, 8, 2)

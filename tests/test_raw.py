@@ -46,7 +46,7 @@ from friendli_async._core.timing import Stopwatch
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Meta, ReplyHead
 from friendli_async.streams import RawView
-from friendli_async.testing import FriendliServer, cut, endless, raw, reset, script, stall, status
+from friendli_async.testing import FriendliServer, cut, endless, gate, raw, reset, script, stall, status
 
 pytestmark = pytest.mark.compatibility
 
@@ -288,10 +288,12 @@ async def test_relayed_data_is_not_buffered(server: FriendliServer, client: Asyn
 
 
 async def test_result_consumes_the_rest_of_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(raw(delta("a")), raw(delta("b")), raw(FINISH), raw(DONE)))
+    relayed = asyncio.Event()
+    server.enqueue(script(raw(delta("a")), gate(relayed), raw(delta("b")), raw(FINISH), raw(DONE)))
     stream = open_stream(client)
     view = stream.raw()
     assert await anext(view) == delta("a")
+    relayed.set()
     assert (await with_timeout(stream.result())).text == "ab"
     assert await read_all(view) == b""
     assert stream.outcome == "done"

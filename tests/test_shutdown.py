@@ -915,7 +915,8 @@ async def test_stream_whose_body_has_ended_says_so_after_its_client_was_closed(s
 
 
 async def test_open_stream_is_no_cycle_once_it_has_ended(server: FriendliServer) -> None:
-    server.always(script(chunk("a"), finish(), done()))
+    opened = asyncio.Event()
+    server.always(script(chunk("a"), gate(opened), finish(), done()))
     gc.disable()
     try:
         async with client_of(server.url) as client:
@@ -923,6 +924,7 @@ async def test_open_stream_is_no_cycle_once_it_has_ended(server: FriendliServer)
             exchange = stream._open and stream._open.exchange
             assert exchange is not None
             assert exchange.on_abort is not None
+            opened.set()
             assert await read(stream) == "a"
             assert exchange.on_abort is None
     finally:

@@ -16,6 +16,8 @@ from support.sockets import (
     MESSAGES,
     STREAM_HEAD,
     UNFRAMED_HEAD,
+    Conversation,
+    RawServer,
     chunked,
     client_of,
     delta,
@@ -192,12 +194,21 @@ c_parser_only = pytest.mark.skipif(
 )
 @pytest.mark.parametrize("foreign", [False, True], ids=["own session", "session passed in"])
 async def test_malformed_chunked_framing_does_not_hang_reader(junk: bytes, foreign: bool) -> None:
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(STREAM_HEAD + chunked(delta("a")))
+        await opened.wait()
+        await conversation.send(junk)
+        await conversation.wait_disconnected()
+
+    opened = asyncio.Event()
     async with (
-        serve_bytes(STREAM_HEAD, chunked(delta("a")), junk, hang=True) as server,
+        RawServer(talk) as server,
         aiohttp.ClientSession() as session,
         client_of(server.url, timeout=Timeouts(idle=None), session=session if foreign else None) as client,
     ):
-        stream = open_stream(client)
+        stream = await open_stream(client)
+        opened.set()
         with pytest.raises(StreamInterruptedError) as caught:
             await with_timeout(read(stream))
         assert stream.outcome == "truncated"

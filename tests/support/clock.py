@@ -33,6 +33,14 @@ async def run_loop_iterations(count: int = 10) -> None:
         await asyncio.sleep(0)
 
 
+async def run_until(condition: Callable[[], bool]) -> None:
+    """Runs the loop until the condition holds or a thousand iterations have passed, which fire no timer of seconds."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+
+
 async def wait_until(condition: Callable[[], bool]) -> None:
     """Runs the loop until the condition holds."""
     async with asyncio.timeout(30):

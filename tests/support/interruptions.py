@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from support.clock import wait_until
+from support.clock import run_until, wait_until
 from support.recorder import Recorder
 from support.sockets import FAST_RETRY, client_of, complete, completion, library_tasks, reply
 
@@ -323,6 +323,7 @@ def _check_end(stage: Stage, interruption: Interruption | None) -> None:
 async def _check_nothing_left(stage: Stage) -> None:
     client, server = stage.client, stage.server
     await wait_until(lambda: _is_idle(client, server))
+    await run_until(lambda: library_tasks() == [])
     assert library_tasks() == []
     assert _timers() == []
     told = Counter(stage.recorder.methods)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from aiohttp import http_parser
+from support.clock import run_until
 
 from friendli_async import AsyncFriendli, ChatCompletion, ChatStream, RetryPolicy
 from friendli_async.testing import FriendliServer
@@ -79,10 +80,7 @@ async def assert_no_leaks(client: AsyncFriendli, server: FriendliServer, connect
     if connections is not None:
         await server.wait_for_connections(connections, timeout=30)
     await server.idle(timeout=30)
-    for _ in range(20):  # the client reads the end of a body some loop iterations after the server writes it
-        if not slots_in_use(client):
-            break
-        await asyncio.sleep(0)
+    await run_until(lambda: not slots_in_use(client))  # the client reads the end of a body after the server writes it
     assert slots_in_use(client) == 0
     assert library_tasks() == []
 
