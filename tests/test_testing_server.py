@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
+from support.clock import run_loop_iterations
 from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
 
 from friendli_async import testing
@@ -70,6 +72,18 @@ async def test_close_aborts_open_replies_and_idle_connections() -> None:
         for client in clients:
             client.abort()
     await server.aclose()
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_connection_that_is_being_accepted_when_the_server_stops_is_closed(turns: int) -> None:
+    async with FriendliServer() as server:
+        host, _, port = server.url.removeprefix("http://").rpartition(":")
+        peer = socket.create_connection((host, int(port)))
+        await run_loop_iterations(turns)
+    with peer, suppress(ConnectionResetError):
+        peer.settimeout(30)
+        assert peer.recv(1) == b""
+    assert server.open_connections == 0
 
 
 def test_threaded_server_serves_several_loops() -> None:

@@ -174,6 +174,9 @@ class FriendliServer:
         if runner is None:
             return
         self._closing = True
+        # asyncio loses a connection that it is accepting when the listener closes, which takes it three iterations.
+        for _ in range(5):
+            await asyncio.sleep(0)
         for site in runner.sites:
             await site.stop()
         for _, transport in list(self._open.values()):
