@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import deterministic
 from support.clock import run_loop_iterations, wait_until
 from support.recorder import RunRecorder
 from support.sockets import MESSAGES, assert_no_leaks, client_of, with_timeout
@@ -301,7 +302,7 @@ async def test_results_from_elsewhere_are_sent_in_the_order_of_the_calls_also_if
     assert (result.messages[:-1], bank.paid) == (sent(server), [])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deterministic, max_examples=25)
 @given(
     deferring=st.lists(st.booleans(), min_size=1, max_size=4),
     decisions=st.lists(st.one_of(st.booleans(), st.just("no")), min_size=4, max_size=4),

@@ -231,7 +231,7 @@ JSON = st.recursive(
 )
 
 
-@settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(fewer, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     arguments=st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=3).map(json.dumps), max_size=4),
     size=st.integers(1, 9),
