@@ -73,7 +73,7 @@ class Reference:
     def _field(self, name: str, value: str) -> None:
         if name == "event":
             self._type = value
-        elif name == "data":
+        elif name == "data" and self._data != "[DONE]\n":  # which ends the stream, whatever follows it
             self._data += value + "\n"
 
     def _dispatch(self) -> None:
@@ -241,6 +241,15 @@ def test_event_limit_does_not_depend_on_chunk_boundaries(data: st.DataObject) ->
     expected = decode([stream], whole)
     assert decode(cut(stream, data.draw(cuttings(len(stream)))), split) == expected
     assert (split.error is None) == (whole.error is None)
+
+
+@pytest.mark.parametrize("limit", [1, 5, 8])
+@pytest.mark.parametrize("stream", [BOM + b"\ndata:\n", BOM + b"data:\n\n"], ids=["a line", "before a line"])
+def test_byte_order_mark_is_no_part_of_an_event(stream: bytes, limit: int) -> None:
+    decoders = [SSEDecoder(limit) for _ in range(len(stream))]
+    for position, decoder in enumerate(decoders):
+        decode(cut(stream, [position]), decoder)
+    assert {decoder.error is None for decoder in decoders} == {limit >= 5}
 
 
 # --- rules of the specification --------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class SSEDecoder:
         self._limit = limit
         self._max_single = min(limit, _MAX_SINGLE)
         self._redundant = redundant
-        self._is_first = True  # the first line is unfinished: it may begin with a BOM
+        self._is_first = True  # all bytes so far are kept in `_line`, and may be the beginning of a BOM
         self._after_cr = False  # the last byte was a CR: if an LF follows, both are one line end
         self._line = bytearray()  # the unfinished line; extended in place, so that a long one takes linear time
         self._size = 0  # bytes of the finished lines of the unfinished event
@@ -69,6 +69,10 @@ class SSEDecoder:
         """Parses the next bytes, split anywhere, and returns the events that they complete."""
         if self.error is not None:
             return []
+        if self._is_first:
+            data = self._without_bom(data)
+            if self._is_first:
+                return []
         if self._after_cr or _CR in data:
             data = self._normalize_newlines(data)
         lines = data.split(b"\n")
@@ -84,8 +88,15 @@ class SSEDecoder:
             lines = self._within_limit(lines)
         events = self._interpret(lines)
         self._update_size(lines)
-        self._is_idle = not (self._line or self._size or self._after_cr or self._is_first or self.error)
+        self._is_idle = not (self._line or self._size or self._after_cr or self.error)
         return events
+
+    def _without_bom(self, data: bytes) -> bytes:
+        """Removes a byte order mark from the beginning of the stream (9.2.5); b"" while it may be unfinished."""
+        data = bytes(self._line) + data
+        self._is_first = len(data) < len(_BOM) and _BOM.startswith(data)
+        self._line = bytearray(data if self._is_first else b"")
+        return b"" if self._is_first else data.removeprefix(_BOM)
 
     def single(self, data: bytes) -> bytes | None:
         """Parses the next bytes if they are exactly one event of one line, ``data: ...``, and perhaps a redundant name.
@@ -176,12 +187,9 @@ class SSEDecoder:
         return ServerSentEvent(b"\n".join([self._data, *self._more]), self._name, self.stray)
 
     def _interpret(self, lines: list[bytes]) -> list[ServerSentEvent]:
-        """Interprets lines as in 9.2.6, without the byte order mark that the first may have (9.2.5)."""
+        """Interprets lines as in 9.2.6."""
         events: list[ServerSentEvent] = []
         data = self._data
-        if self._is_first and lines:
-            self._is_first = False
-            lines[0] = lines[0].removeprefix(_BOM)
         for line in lines:
             if not line:
                 if data is not None:
