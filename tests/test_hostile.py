@@ -45,7 +45,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async.chat import resource as chat_module
-from friendli_async.testing import FriendliServer
+from friendli_async.testing import FriendliServer, chunk, script, stall
 
 pytestmark = pytest.mark.compatibility
 
@@ -309,6 +309,7 @@ async def test_framing_error_message_has_no_status(broken: bytes) -> None:
 
 
 async def test_cancelled_or_timed_out_calls_leave_the_pool_queue(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, max_connections=1) as client, open_stream(client):
         waiting = [asyncio.create_task(complete(client)) for _ in range(100)]
         await run_loop_iterations(5)
