@@ -64,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 SETTINGS = ("FRIENDLI_TOKEN", "FRIENDLI_TEAM", "FRIENDLI_SERVER_URL", "FRIENDLI_CONTAINER_URL", "SSL_CERT_DIR")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+OUTPUT = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "PYTEST_ADDOPTS")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     In a shell's background job, they would inherit SIG_IGN. Loading the machine's certificate authorities, as aiohttp
     does, would take a quarter of a short program's time.
     """
-    for name in (*SETTINGS, *PROXIES, *map(str.lower, PROXIES)):
+    for name in (*SETTINGS, *OUTPUT, *PROXIES, *map(str.lower, PROXIES)):
         os.environ.pop(name, None)
     os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "no_authority.pem")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
