@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.clock import Clock, run_loop_iterations, wait_until
 from support.recorder import Recorder
@@ -511,6 +511,7 @@ async def test_drain_waits_for_delayed_calls() -> None:
 
 
 @given(st.floats(0.5, 59), st.lists(st.floats(0, 70), min_size=1, max_size=20), st.floats(0, 1))
+@example(2.0, [64.9, 0.7, 0.2, 28.4], 0.0)  # two calls wake up the least float before the end of the hold
 def test_no_new_call_is_sent_before_the_hold_ends(seconds: float, starts: list[float], initial: float) -> None:
     async def main() -> list[float]:
         client = PacedClient(retry=RetryPolicy(initial=initial))

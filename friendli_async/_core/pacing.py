@@ -62,7 +62,7 @@ class Hold(NamedTuple):
 
     def delay(self, now: float) -> float:
         """Returns what is left of the ``Retry-After``: a call that waits at all waits for so long."""
-        return self.remaining(now) + self.retry_after - self.seconds
+        return self.remaining(now) + (self.retry_after - self.seconds)  # not 0 before the end
 
     def to_error(self, wait: float, waited: float, limit: str, meta: Meta) -> APIStatusError:
         """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call.
