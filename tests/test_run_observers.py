@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from support.clock import wait_until
 from support.recorder import RunRecorder
-from support.sockets import MESSAGES, assert_no_leaks, client_of, start_run, with_timeout
+from support.sockets import DONE, MESSAGES, assert_no_leaks, client_of, delta, start_run, with_timeout
 
 from friendli_async import (
     AsyncFriendli,
@@ -38,6 +38,7 @@ from friendli_async.testing import (
     done,
     error_data,
     finish,
+    raw,
     script,
     stall,
     status,
@@ -369,7 +370,8 @@ async def test_run_that_ends_early_ends_exactly_once_and_after_its_tools(
 ) -> None:
     use, expected = ENDS[name]
     calls = [chunk(tool_calls=[CALLED]), chunk(tool_calls=[NEXT])]
-    server.enqueue(script(*calls, stall()) if streaming else script(*calls[:1], finish("tool_calls"), done()))
+    end = raw(delta(finish="tool_calls") + DONE)  # at once: the tool starts when the call of the model has ended
+    server.enqueue(script(*calls, stall()) if streaming else script(*calls[:1], end))
     ending = asyncio.ensure_future(use(start_run(client, waiter.wait, weather), waiter))
     await with_timeout(waiter.started.wait())
     call = "call cancelled" if streaming else "call done"
