@@ -46,9 +46,8 @@ def served_operations() -> tuple[Served, ...]:
 
 
 def _resources(client: AsyncFriendli) -> Iterator[tuple[str, Any]]:
-    for name, value in vars(client).items():
-        if name.startswith("_"):
-            continue
+    for name in AsyncFriendli.__slots__:
+        value = getattr(client, name)
         if hasattr(value, "_engine"):
             yield name, value
         # Serverless has an engine of its own, next to its resources.
