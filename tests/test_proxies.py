@@ -245,7 +245,7 @@ def test_no_proxy_rule_does_not_match(rule: str, host: str, port: int) -> None:
     assert find("https", host, port) == Proxy("http://p:1")
 
 
-@pytest.mark.parametrize("value", [" http://p:1\t", '"http://p:1"', "'p:1'", "p:1"])
+@pytest.mark.parametrize("value", [" http://p:1\t", "http://p:1\r\n", '"http://p:1"', "'p:1'", "p:1"])
 def test_environment_proxy_may_have_whitespace_and_quotes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("https_proxy", value)
     assert proxy_finder(None, environment_proxies())("https", HOST, 443) == Proxy("http://p:1")
@@ -263,7 +263,7 @@ def test_no_proxy_may_have_whitespace_and_quotes(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "value",
     [
-        *("http://", "//p:1", "http://p:0", "http://p:1\n", "http://u:s3cret@p:99999", "u:s3cret@p:x", "http:p"),
+        *("http://", "//p:1", "http://p:0", "http://p\n:1", "http://u:s3cret@p:99999", "u:s3cret@p:x", "http:p"),
         "http://u\udcff:s3cret@p:1",  # a byte that is not UTF-8
     ],
 )

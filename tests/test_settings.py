@@ -50,7 +50,7 @@ def header(server: FriendliServer, name: str) -> str | None:
 INVALID_TOKENS: Final = [
     *("", " ", "\t", "Bearer ", "bearer   ", 5, b"flp"),
     *(f"flp_{bad}x" for bad in CONTROLS),
-    *("flp_\n", "\nflp_", "Bearer \r\nX: flp_", "flp_é", "flp_\u2028", "flp_\ud800", "flp_\udc80"),
+    *("\r\n", "flp_\nx", "Bearer \r\nX: flp_", "flp_é", "flp_\u2028", "flp_\ud800", "flp_\udc80"),
 ]
 
 
@@ -570,9 +570,9 @@ def test_repr_hides_secrets() -> None:
 async def test_whitespace_around_the_token_is_stripped(
     server: FriendliServer, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    given: Any = {"argument": " test-token\t", "environment": None, "callable": lambda: "  test-token "}[source]
+    given: Any = {"argument": " test-token\t\r\n", "environment": None, "callable": lambda: "  test-token \n"}[source]
     if source == "environment":
-        monkeypatch.setenv("FRIENDLI_TOKEN", "  test-token ")
+        monkeypatch.setenv("FRIENDLI_TOKEN", "  test-token \r\n")
     async with f.AsyncFriendli(given, server_url=server.url) as client:
         await send(client)
     assert server.requests[0].headers["Authorization"] == "Bearer test-token"

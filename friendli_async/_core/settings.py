@@ -60,6 +60,8 @@ class ClientOptions(TypedDict, total=False):
 _HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Control characters end or corrupt a header (RFC 9110 5.5), and headers are limited to Latin-1.
 _INVALID_IN_VALUE: Final = r"[^\t\x20-\x7e\x80-\xff]"
+# Around a value: what is left of the lines of a .env file, or of a file that holds one secret.
+_BLANKS: Final = " \t\r\n"
 # Beginnings of the operations' paths, with which the base URLs of other clients end, and the path that documentation
 # shows most.
 _API_PATHS: Final = ("/v1", "/serverless", "/dedicated", "/chat/completions")
@@ -125,10 +127,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def strip_quotes(value: str) -> Secret:
-    """Strips blanks and quotes around a variable's value, which some tools that set variables leave in place."""
-    value = Secret(value.strip(" \t"))
+    """Strips blanks, line ends and quotes around a variable's value, which tools that set variables leave in place."""
+    value = Secret(value.strip(_BLANKS))
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-        value = Secret(value[1:-1].strip(" \t"))
+        value = Secret(value[1:-1].strip(_BLANKS))
     return value
 
 
@@ -172,15 +174,15 @@ def _hostname(url: str) -> str:
 def check_token(token: object) -> Secret:
     """Returns the Authorization header's value for a token; one that starts with "bearer " is used unchanged.
 
-    Surrounding blanks, as found in .env files, are stripped.
+    Surrounding blanks and line ends, as found in .env files and in files with a secret, are stripped.
 
     Raises:
         ConfigurationError: It is not a string, is empty, or is invalid in a header. The message omits the token.
     """
     if not isinstance(token, str):
         raise ConfigurationError(f"the token must be a string, not {type(token).__name__}")
-    token = Secret(token.strip(" \t"))
-    if not token.strip():
+    token = Secret(token.strip(_BLANKS))
+    if not token:
         raise ConfigurationError("the token is empty")
     if not re.fullmatch(r"[\x20-\x7e]+", token):
         raise ConfigurationError("the token contains control or non-ASCII characters, so it cannot be sent")
