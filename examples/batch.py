@@ -1,7 +1,4 @@
-"""A batch job with a checkpoint: after an interruption, run it again to resume.
-
-python examples/batch.py questions.jsonl checkpoint.jsonl
-"""
+"""A batch job, which resumes if it is run again: `python examples/batch.py QUESTIONS.jsonl CHECKPOINT.jsonl`."""
 
 import asyncio
 import os
@@ -35,4 +32,6 @@ async def main(rows: Path, checkpoint: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,7 +1,4 @@
-"""LangChain: structured output, then a streamed answer.
-
-python examples/langchain_chat.py "Where is the Louvre?"
-"""
+"""LangChain: structured output, then a streamed answer: `python examples/langchain_chat.py [QUESTION]`."""
 
 import asyncio
 import sys
@@ -32,4 +29,4 @@ async def main(question: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(" ".join(sys.argv[1:]) or "Where is the Louvre?"))

@@ -30,4 +30,6 @@ async def main(question: str, command: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     asyncio.run(main(*sys.argv[1:]))

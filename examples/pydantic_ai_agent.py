@@ -1,7 +1,4 @@
-"""A Pydantic AI agent with a tool, streamed.
-
-python examples/pydantic_ai_agent.py "How is the weather in Paris?"
-"""
+"""A Pydantic AI agent with a tool, streamed: `python examples/pydantic_ai_agent.py [QUESTION]`."""
 
 import asyncio
 import sys
@@ -30,4 +27,4 @@ async def main(question: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(" ".join(sys.argv[1:]) or "How is the weather in Paris?"))

@@ -1,4 +1,4 @@
-"""Extract an invoice from the arguments' text: lines are printed as they complete, and the result is validated."""
+"""Extract an invoice, and print each line as it completes: `python examples/structured_output.py [TEXT]`."""
 
 import asyncio
 import sys
@@ -36,4 +36,4 @@ async def main(text: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(" ".join(sys.argv[1:])))
+    asyncio.run(main(" ".join(sys.argv[1:]) or "Two chairs at 40, invoice 2026-17"))

@@ -52,6 +52,18 @@ def test_example_is_short_and_has_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(source))
 
 
+@pytest.mark.parametrize("name", ["batch.py", "mcp_agent.py"])
+def test_missing_arguments_are_answered_with_the_usage(server: FriendliServer, name: str) -> None:
+    if name == "mcp_agent.py" and not hasattr(pytest.importorskip("mcp"), "Client"):
+        pytest.skip("the SDK 1.x has no Client")
+    done = subprocess.run(
+        command(name, "one"), env=environment(server), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"python examples/{name} " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_stream_loop_streams_and_keeps_the_conversation(server: FriendliServer) -> None:
     server.enqueue(text("Be", "cause."), text("Red."))
     assert run(server, "stream_loop.py", "Why?", "And at dusk?") == (
