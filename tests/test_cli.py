@@ -125,6 +125,12 @@ def test_help_lists_every_command_and_each_has_its_own_help(run: Run) -> None:
         assert done.stdout.startswith(f"usage: friendli-async {name} ")
 
 
+def test_help_says_which_model_the_doctor_asks(run: Run) -> None:
+    said = " ".join(run("doctor", "--help").stdout.split())
+    assert "(default: FRIENDLI_MODEL, else the first of the serverless catalogue)" in said
+    assert "(default: FRIENDLI_MODEL)" in run("chat", "--help").stdout
+
+
 def test_version_is_printed(run: Run) -> None:
     assert run("--version") == (0, f"friendli-async {friendli_async.__version__}\n", "")
     assert "--version" in run("--help").stdout

@@ -29,13 +29,13 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deployment", choices=get_args(DeploymentName), default="serverless", help="(%(default)s)")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the option for the model."""
+def add_model(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
+    """Adds the option for the model; ``otherwise`` says in the help what happens without one."""
     parser.add_argument(
         "-m",
         "--model",
         default=os.environ.get("FRIENDLI_MODEL"),
-        help="model, or endpoint id (default: FRIENDLI_MODEL)",
+        help=f"model, or endpoint id (default: FRIENDLI_MODEL{otherwise})",
     )
 
 

@@ -65,7 +65,7 @@ class _CheckFailedError(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    connection.add_model(parser)
+    connection.add_model(parser, ", else the first of the serverless catalogue")
     connection.add_deployment(parser)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -136,7 +136,7 @@ class _Server:
                 return "not set; a container does not require one"
             raise _CheckFailedError("FRIENDLI_TOKEN is not set")
         async with AsyncFriendli(server_url=API_URL, container_url=CONTAINER_URL):  # validates the token and the team
-            team = os.environ.get("FRIENDLI_TEAM")
+            team = strip_quotes(os.environ.get("FRIENDLI_TEAM", ""))
             return f"FRIENDLI_TOKEN, {len(token)} characters" + (f", team {team}" if team else "")
 
     async def proxy(self) -> str:
