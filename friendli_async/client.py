@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from friendli_async._core.net.transport import Session
     from friendli_async._core.runtime import Runtime
 
-__all__ = ["AsyncFriendli", "Container", "Dedicated", "Serverless"]
+__all__ = ["AsyncFriendli", "ClientOptions", "Container", "Dedicated", "DeploymentName", "Serverless", "Token"]
 
 DeploymentName = Literal["serverless", "dedicated", "container"]
+"""The name of a deployment, which is that of its attribute of the client."""
 _DEPLOYMENTS: Final = {
     "serverless": Deployment("/serverless"),
     "dedicated": Deployment("/dedicated"),

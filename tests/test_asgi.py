@@ -251,7 +251,7 @@ async def test_invalid_seconds_are_rejected(client: AsyncFriendli, name: str, se
 @pytest.mark.parametrize("name", ["encode", "on_error", "background"])
 async def test_callback_that_is_no_function_is_rejected(client: AsyncFriendli, name: str) -> None:
     callback: dict[str, Any] = {name: {"text": "x"}}
-    with pytest.raises(TypeError, match=rf"{name} must be a (coroutine )?function( of .*)?, not dict"):
+    with pytest.raises(TypeError, match=rf"{name} must be a function( of .*)?, not dict"):
         SSEResponse(open_stream(client), **callback)
 
 

@@ -340,6 +340,11 @@ def test_response_has_cookies_headers_and_background(app: FastAPI, remote: Frien
         answer.set_cookie("a", "b")
         return answer
 
+    @app.get("/plain")
+    async def plain(client: Client) -> FriendliResponse:
+        stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+        return FriendliResponse(stream, background=lambda: ran.append("plain"))
+
     @app.get("/tasks")
     async def tasks(client: Client, background: BackgroundTasks) -> FriendliResponse:
         background.add_task(ran.append, "tasks")
@@ -352,10 +357,11 @@ def test_response_has_cookies_headers_and_background(app: FastAPI, remote: Frien
         assert answer.headers["content-type"] == "text/event-stream"
         assert b"[DONE]" in answer.content
         assert browser.get("/tasks").status_code == 200
+        assert browser.get("/plain").status_code == 200
         remote.enqueue(status(404))
         assert browser.get("/relay").status_code == 404
         schema = browser.get("/openapi.json").json()
-    assert ran == ["task", "tasks"]
+    assert ran == ["task", "tasks", "plain"]
     assert "/relay" in schema["paths"]
 
 

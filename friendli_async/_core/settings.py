@@ -24,6 +24,7 @@ API_URL: Final = "https://api.friendli.ai"
 CONTAINER_URL: Final = "http://localhost:8000"
 
 Token = str | Callable[[], str | Awaitable[str]]
+"""A token, or a function, plain or a coroutine function, that is called for each request."""
 
 
 @document_fields

@@ -94,8 +94,9 @@ class SSEResponse:
             a broken connection. Without ``encode``, upstream's own last event does this (``data: [DONE]`` of chat),
             unless the stream is stopped.
         headers: Further headers; they override the default ones.
-        background: Called and awaited once the response is over, even if the browser has disconnected, but not if an
-            exception is raised: the stream could not be opened, or code of your own failed.
+        background: A function, plain or a coroutine function, called once the response is over, even if the browser
+            has disconnected, but not if an exception is raised: the stream could not be opened, or code of your own
+            failed.
 
     Raises:
         TypeError: Not a stream, a run, such a view or an async generator; ``encode`` is no function, or missing for a
@@ -130,12 +131,12 @@ class SSEResponse:
         encode: Callable[[E], Encoded] | None = None,
         end: Encoded = None,
         headers: Mapping[str, str] | None = None,
-        background: Callable[[], Awaitable[Any]] | None = None,
+        background: Callable[[], object] | None = None,
     ) -> None:
         _check_source(stream, encode)
         check_plain(on_error, "on_error", "the error")
         if background is not None and not callable(background):
-            raise TypeError(f"background must be a coroutine function, not {type(background).__name__}")
+            raise TypeError(f"background must be a function, not {type(background).__name__}")
         heartbeat, answer_after, send_timeout = map(plain_number, (heartbeat, answer_after, send_timeout))
         for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
             if seconds is not None and not (is_number(seconds) and seconds > 0):
@@ -187,7 +188,9 @@ class SSEResponse:
         finally:
             await self._stream.aclose()
         if self.background is not None:
-            await self.background()
+            done = self.background()
+            if inspect.isawaitable(done):
+                await done
 
     async def _relay(self, scope: MutableMapping[str, Any], receive: Receive, sender: EventSender) -> None:
         """Relays until the end, or until the browser has stopped reading."""
