@@ -181,7 +181,7 @@ async def test_attempt_failing_before_send_does_not_repeat_previous_attempt_ende
     tokens = iter(["good"])
     server.enqueue(status(429))
     with pytest.raises(ConfigurationError):
-        await complete(client.with_options(token=lambda: next(tokens, "bad\n")))
+        await complete(client.with_options(token=lambda: next(tokens, "b\nad")))
     assert seen.reported == [
         *("call", "attempt 1", "connected", "429 RateLimitError, wait 0"),
         *("attempt 2", "None ConfigurationError", "failed ConfigurationError"),

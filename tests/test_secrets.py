@@ -246,7 +246,7 @@ PAIRS_OF_HEADERS: Any = [("X-Private", HEADER)]  # as httpx takes them
 SET_OF_HEADERS: Any = {f"X-Private: {HEADER}"}
 ITEMS_OF_HEADERS: Any = {"X-Private": HEADER}.items()
 AS_TUPLE: Any = (SECRET,)  # after a stray comma
-BAD_TOKEN, BAD_HEADERS = SECRET + "\n", {"X-Private": HEADER, "X-Bad": HEADER + "\r\n"}
+BAD_TOKEN, BAD_HEADERS = SECRET + "\n" + SECRET, {"X-Private": HEADER, "X-Bad": HEADER + "\r\n"}
 INVALID_SETTINGS: dict[str, Callable[[], object]] = {
     "token": lambda: AsyncFriendli(BAD_TOKEN),
     "non-ASCII token": lambda: AsyncFriendli(SECRET + "\xe9"),
