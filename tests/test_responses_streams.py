@@ -532,6 +532,17 @@ async def test_failed_is_raised_after_events_of_the_same_read(client: AsyncFrien
         await anext(stream)
 
 
+async def test_failure_has_the_delay_and_the_request_id_of_the_headers(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    failed = ending("failed", error={"code": "rate_limit_exceeded", "message": "later"})
+    headers = {"retry-after": "7", "x-request-id": "req_9"}
+    server.enqueue(script(named(DATA[0]), failed, headers=headers))
+    with pytest.raises(RateLimitError, match="later") as caught:
+        await ask(client).result()
+    assert (caught.value.retry_after, caught.value.request_id) == (7.0, "req_9")
+
+
 async def test_failure_before_the_first_event_is_retried(server: FriendliServer) -> None:
     server.enqueue(
         script(ending("failed", error={"code": "rate_limit_exceeded", "message": "later"})), script(*map(named, DATA))

@@ -45,12 +45,12 @@ def _fill_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _failure_of(event: ResponseEvent) -> APIStatusError | None:
+def _failure_of(event: ResponseEvent, head: ReplyHead) -> APIStatusError | None:
     match event:
         case ResponseFailed(response=response):
-            return failure_of(msgspec.structs.replace(response, status="failed"), ReplyHead(200))
+            return failure_of(msgspec.structs.replace(response, status="failed"), head)
         case ResponseCompleted(response=response) | ResponseIncomplete(response=response):
-            return failure_of(response, ReplyHead(200))
+            return failure_of(response, head)
         case _:
             return None
 

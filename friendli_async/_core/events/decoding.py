@@ -80,7 +80,7 @@ class Decoded(NamedTuple, Generic[E]):
     is_end: bool = False
 
 
-def _no_failure(event: object) -> None:
+def _no_failure(event: object, head: ReplyHead) -> None:
     return None
 
 
@@ -91,8 +91,8 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
     """The type of its events: a struct, or a union of structs tagged by ``type``."""
     rewrite: Callable[[str | None, Fields], Fields] | None = None
     """Converts the fields of an event from an older or less compatible server to the current shape."""
-    failure_of: Callable[[E], APIStatusError | None] = _no_failure
-    """Returns the error that one of the API's own events reports, or None."""
+    failure_of: Callable[[E, ReplyHead], APIStatusError | None] = _no_failure
+    """Returns the error that one of the API's own events reports, in a reply with this head, or None."""
 
     def are_ordinary(self, events: Sequence[E], payloads: Sequence[bytes]) -> bool:
         """Whether msgspec's decoding of some payloads was complete. Such events take the fast path.
@@ -322,7 +322,8 @@ class TaggedDialect(Dialect[E], kw_only=True):
             return False
         if self.reporting.isdisjoint(map(type, events)):
             return True
-        return not any(has_usage_without_counts(event) or self.failure_of(event) is not None for event in events)
+        head = ReplyHead(200)  # of no consequence for whether there is a failure
+        return not any(has_usage_without_counts(event) or self.failure_of(event, head) for event in events)
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
         # As on the fast path, which takes every event of a known type without an ``error``.

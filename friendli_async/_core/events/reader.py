@@ -12,8 +12,8 @@ from friendli_async._core.events.decoding import NOT_DECODED, Dialect
 from friendli_async._core.events.sse import DONE, ServerSentEvent, SSEDecoder
 from friendli_async._core.held import clear_tracebacks
 from friendli_async._core.status_errors import error_of_payload, parse_unframed
-from friendli_async.errors import APIStatusError, FriendliError, StreamInterruptedError
-from friendli_async.replies import Partial, ReplyHead, request_id_of
+from friendli_async.errors import FriendliError, StreamInterruptedError
+from friendli_async.replies import Partial, ReplyHead
 
 E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
@@ -259,7 +259,7 @@ class EventReader(Generic[E]):
                 payload, error, is_end = None, problem, False
             if payload is not None and dialect.is_possible_error(payload, event.data):
                 self._possible_error_data = event.data
-            failure = None if payload is None else dialect.failure_of(payload)
+            failure = None if payload is None else dialect.failure_of(payload, self._head)
             if error is not None or failure is not None or is_end:
                 self._take(decoded)
                 if not self.has_ended:  # anything after the final event of the API is ignored
@@ -330,8 +330,6 @@ class EventReader(Generic[E]):
         self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason, excerpt=message))
 
     def _fail(self, error: FriendliError) -> None:
-        if isinstance(error, APIStatusError) and error.request_id is None:
-            error.request_id = request_id_of(self._head.headers)
         clear_tracebacks(error)  # from Python 3.12 on, they have the frames of the read, up to the user's own
         self.failure = error
         self.has_ended = True
