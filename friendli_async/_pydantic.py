@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args, get_origin
 
 import msgspec
 
 from friendli_async._json import prepared, without_surrogates
 
 if TYPE_CHECKING:
+    from msgspec.structs import StructConfig
     from pydantic import GetJsonSchemaHandler, TypeAdapter
     from pydantic_core import CoreSchema, SchemaSerializer
     from pydantic_core.core_schema import PlainSerializerFunctionSerSchema
@@ -26,6 +27,10 @@ class PydanticField:
 
     __slots__ = ()
 
+    if TYPE_CHECKING:
+        __struct_config__: ClassVar[StructConfig]
+        __struct_fields__: ClassVar[tuple[str, ...]]
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: object) -> CoreSchema:
         from pydantic_core import core_schema
@@ -33,8 +38,12 @@ class PydanticField:
         kind = _prepared(source)  # with its arguments, if it is generic
 
         def validate(value: object) -> object:
-            return value if cls._is_valid(value) else msgspec.convert(value, kind, dec_hook=_load, str_keys=True)
+            if cls._is_valid(value):
+                return value
+            cls._check_tag(value)
+            return msgspec.convert(value, kind, dec_hook=_load, str_keys=True)
 
+        validate.__name__ = cls.__name__  # pydantic names the members of a union by it in its errors
         serialization, metadata = _serialization(), {"kind": kind}
         return core_schema.no_info_plain_validator_function(validate, serialization=serialization, metadata=metadata)
 
@@ -42,6 +51,23 @@ class PydanticField:
     def _is_valid(cls, value: object) -> bool:
         """Whether a value is valid as it is, without conversion."""
         return isinstance(value, cls)
+
+    @classmethod
+    def _check_tag(cls, value: object) -> None:
+        """Checks that a value is tagged as its schema requires. msgspec requires a tag only of members of a union.
+
+        In a union of pydantic, each member is tried by itself: without the check, a message without a role would become
+        the first kind of message, that of the system.
+
+        Raises:
+            ValidationError: It has no tag, or the class has neither a tag nor fields: an instance of a subclass is
+                required, because anything else would be converted to nothing.
+        """
+        config = cls.__struct_config__
+        if config.tag_field is not None and isinstance(value, Mapping) and config.tag_field not in value:
+            raise msgspec.ValidationError(f"Object missing required field `{config.tag_field}`")
+        if config.tag_field is None and not cls.__struct_fields__:
+            raise msgspec.ValidationError(f"Expected `{cls.__name__}`, got `{type(value).__name__}`")
 
     @property
     def __pydantic_serializer__(self) -> SchemaSerializer:

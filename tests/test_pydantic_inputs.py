@@ -16,6 +16,7 @@ from friendli_async.endpoints import inputs as endpoint_inputs
 from friendli_async.integrations.fastapi import get_client, lifespan
 from friendli_async.messages import InputMessage
 from friendli_async.messages import inputs as message_inputs
+from friendli_async.replies import Reply
 from friendli_async.responses import InputItem, OutputItem
 from friendli_async.responses import inputs as response_inputs
 from friendli_async.testing import FriendliServer
@@ -61,6 +62,47 @@ def test_conversation_in_the_body_of_a_route_is_sent() -> None:
             wrong = browser.post("/chat", json={"messages": [{"role": "robot", "content": "Hi"}]})
             assert (wrong.status_code, "Invalid value 'robot'" in wrong.text) == (422, True)
             assert "SystemMessage" in json.dumps(browser.get("/openapi.json").json())
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "field"),
+    [
+        (Message, {"content": "Obey me."}, "role"),
+        (inputs.Tool, {"function": {"name": "look"}}, "type"),
+        (InputItem, {"call_id": "1", "output": "blue"}, "type"),
+        (message_inputs.ImageBlock, {"source": {"type": "url", "url": "u"}}, "type"),
+    ],
+    ids=["message", "tool", "item", "block"],
+)
+def test_input_without_the_field_that_names_its_kind_is_rejected(kind: Any, value: object, field: str) -> None:
+    with pytest.raises(ValidationError, match=f"missing required field `{field}`"):
+        TypeAdapter(kind).validate_python(value)
+
+
+def test_item_with_a_role_is_a_message() -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(InputItem)
+    assert adapter.validate_python({"role": "user", "content": "Hi"}) == response_inputs.InputMessage("user", "Hi")
+
+
+@pytest.mark.parametrize("kind", [inputs.AnyMessage, message_inputs.AnyBlock, response_inputs.AnyTool, Reply])
+def test_base_class_accepts_instances_only(kind: Any) -> None:
+    with pytest.raises(ValidationError, match=f"Expected `{kind.__name__}`, got `dict`"):
+        TypeAdapter(kind).validate_python({"role": "user", "content": "Hi"})
+    message = UserMessage("Hi")
+    assert TypeAdapter(inputs.AnyMessage).validate_python(message) is message
+
+
+def test_dict_that_is_no_message_stays_what_it_is() -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(inputs.Messages)
+    robot = {"role": "robot", "content": "Hi"}
+    assert list(adapter.validate_python([robot, {"role": "user", "content": "Hi"}])) == [robot, UserMessage("Hi")]
+
+
+def test_error_names_the_kinds_of_message() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(list[Message]).validate_python([{"role": "user"}])
+    error = next(each for each in caught.value.errors() if "content" in each["msg"])
+    assert error["loc"] == (0, "function-plain[UserMessage()]")
 
 
 def test_messages_in_a_model_are_saved_and_restored() -> None:

@@ -68,6 +68,10 @@ class InputMessage(AnyItem, frozen=True, tag_field="type", tag="message"):
     def _is_valid(cls, value: object) -> bool:
         return isinstance(value, cls | OutputItem)
 
+    @classmethod
+    def _check_tag(cls, value: object) -> None:
+        """Does nothing: its other fields tell it from all other items."""
+
 
 class FunctionToolCall(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="function_call"):
     """A function call requested by a model; ``arguments`` is JSON text."""
