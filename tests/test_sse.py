@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tracemalloc
+import weakref
 from collections.abc import Iterable
 from itertools import combinations
 from types import FrameType
@@ -628,3 +629,15 @@ def read_messages(reads: Iterable[bytes]) -> list[MessageEvent]:
         reader.ready.clear()
     assert reader.failure is None
     return events
+
+
+@pytest.mark.parametrize("last", [b"", b'data: {"type": "message_stop"}\n\n'], ids=["raised", "ignored"])
+def test_event_that_cannot_be_decoded_leaves_no_reference_cycle(last: bytes) -> None:
+    reader = EventReader(MessagesCollector(), 1 << 20, ReplyHead(200))
+    reader.feed(b'data: {"type": "message_start", "message": {"id": "m", "content": []}}\n\n')
+    reader.ready.clear()
+    reader.feed(last + b"event: content_block_delta\ndata: 5\n\n")
+    assert (reader.failure is None, reader.has_ended) == (last != b"", True)
+    dropped = weakref.ref(reader)
+    del reader
+    assert dropped() is None

@@ -256,6 +256,7 @@ class EventReader(Generic[E]):
             try:
                 payload, error, is_end = dialect.decode(event.event, event.data, self._head)
             except FriendliError as problem:
+                clear_tracebacks(problem)  # from Python 3.12 on, they have the frames of the read, up to the user's own
                 payload, error, is_end = None, problem, False
             if payload is not None and dialect.is_possible_error(payload, event.data):
                 self._possible_error_data = event.data
@@ -330,6 +331,5 @@ class EventReader(Generic[E]):
         self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason, excerpt=message))
 
     def _fail(self, error: FriendliError) -> None:
-        clear_tracebacks(error)  # from Python 3.12 on, they have the frames of the read, up to the user's own
         self.failure = error
         self.has_ended = True
