@@ -63,11 +63,11 @@ class PydanticField:
             ValidationError: It has no tag, or the class has neither a tag nor fields: an instance of a subclass is
                 required, because anything else would be converted to nothing.
         """
-        config = cls.__struct_config__
-        if config.tag_field is not None and isinstance(value, Mapping) and config.tag_field not in value:
-            raise msgspec.ValidationError(f"Object missing required field `{config.tag_field}`")
-        if config.tag_field is None and not cls.__struct_fields__:
+        field = cls.__struct_config__.tag_field
+        if field is None and not cls.__struct_fields__:
             raise msgspec.ValidationError(f"Expected `{cls.__name__}`, got `{type(value).__name__}`")
+        if field is not None and isinstance(value, Mapping) and field not in value:
+            raise msgspec.ValidationError(f"Object missing required field `{field}`")
 
     @property
     def __pydantic_serializer__(self) -> SchemaSerializer:

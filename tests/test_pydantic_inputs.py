@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Body, Depends, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -103,6 +103,17 @@ def test_error_names_the_kinds_of_message() -> None:
         TypeAdapter(list[Message]).validate_python([{"role": "user"}])
     error = next(each for each in caught.value.errors() if "content" in each["msg"])
     assert error["loc"] == (0, "function-plain[UserMessage()]")
+
+
+def test_single_message_is_the_body_of_a_route() -> None:
+    app = FastAPI()
+
+    @app.post("/say")
+    async def say(message: Annotated[UserMessage, Body()]) -> UserMessage:
+        return message
+
+    with TestClient(app) as browser:
+        assert browser.post("/say", json=CONVERSATION[1]).json() == CONVERSATION[1]
 
 
 def test_messages_in_a_model_are_saved_and_restored() -> None:
