@@ -224,6 +224,8 @@ def _public_names(owner: object) -> list[str]:
 
 def _attribute_hint(owner: object, name: str) -> str:
     names = _public_names(owner)
+    if name in names:
+        return "; it is not set yet"  # as in a subclass that has not called ``__init__``
     plain = name.lower().removesuffix("_async")
     candidates = [plain, *(_lookup(plain, _ATTRIBUTES) or "").split()]
     if known := [candidate for candidate in candidates if candidate in names]:

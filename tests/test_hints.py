@@ -371,6 +371,9 @@ def test_client_cannot_be_pickled_or_copied_and_bare_one_has_no_attributes() -> 
     bare = AsyncFriendli.__new__(AsyncFriendli)
     assert not hasattr(bare, "serverless")
     assert not hasattr(bare, "_settings")
+    for name in ("serverless", "chat"):  # where a group is looked for
+        with pytest.raises(AttributeError, match=r"has no attribute 'serverless'; it is not set yet$"):
+            getattr(bare, name)
 
 
 @pytest.mark.parametrize(
