@@ -42,6 +42,7 @@ def served_operations() -> tuple[Served, ...]:
         for operation in _operations(type(resource))
         if operation.path.startswith("/")  # otherwise its URL comes from a reply: not an operation of the API
     ]
+    assert found, "the tests of each operation would pass without any"
     return tuple(sorted(found, key=str))
 
 
