@@ -719,6 +719,7 @@ def test_doctor_reports_the_proxy_that_the_client_uses(run: Run, refused_port: i
         ({"FRIENDLI_SERVER_URL": "http://[::1"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
         ({"FRIENDLI_SERVER_URL": "http://"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
         ({"FRIENDLI_SERVER_URL": "ftp://localhost"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
+        ({"FRIENDLI_SERVER_URL": "http://a..b"}, "name", "FRIENDLI_SERVER_URL is not a valid"),
         ({"FRIENDLI_SERVER_URL": "localhost:8000"}, "TLS", "FRIENDLI_SERVER_URL is not a valid"),
         ({"HTTP_PROXY": "http://user:secret@proxy:port"}, "proxy", "the proxy from the environment is not an"),
     ],

@@ -217,6 +217,7 @@ def _parse_url(url: str, source: str) -> tuple[str, str, int]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as a look-up does
     except ValueError:
         pass
     else:
