@@ -174,6 +174,43 @@ def test_gauges_cover_each_event_loop_and_their_total(remote: FriendliServer) ->
     assert client.gauges().loops == ()
 
 
+class InFlight:
+    """A call in flight."""
+
+    held = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+
+    def interrupt(self, error: APIConnectionError) -> None:
+        """Is not called."""
+
+
+def test_gauges_can_be_read_while_other_threads_begin_and_end_calls() -> None:
+    """Only a free-threaded Python can fail this."""
+    runtime = AsyncFriendli(TOKEN)._runtime
+    ended = threading.Event()
+
+    def begin_and_end() -> None:
+        while not ended.is_set():
+            call = InFlight(loop)
+            runtime.begin(call)
+            runtime.end(call)
+
+    loop = asyncio.new_event_loop()
+    threads = [threading.Thread(target=begin_and_end) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        in_flight = {runtime.gauges().calls_in_flight for _ in range(3000)}
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(60)
+        loop.close()
+    assert in_flight <= {0, 1, 2}
+
+
 # --- drain -----------------------------------------------------------------------------------------------------------
 
 

@@ -189,7 +189,9 @@ Thread
     ``AiohttpTransport._pools`` is modified under a lock (except in a forked child, which has one thread). A pool is
     modified only in its loop's thread, except when the loop no longer runs (``Pool.discard``) or after a fork
     (``Pool.abandon``). Other threads get there by ``call_soon_threadsafe``: ``OpenStream.drop``, ``Runtime.drain`` and
-    ``close``, ``Transport.abort`` and ``close``. ``gauges`` reads the pools from any thread.
+    ``close``, ``Transport.abort`` and ``close``. ``gauges`` reads the pools from any thread. What iterates over a set
+    or dict that other threads modify makes a list of it first: on a free-threaded Python, ``list`` copies it in one
+    step, and ``tuple`` does not.
     What may use a type of msgspec first does so under ``_json.type_lock``.
 Fork
     The child lets go of the parent's sockets at once (``os.register_at_fork``, in ``runtime``), without closing them on

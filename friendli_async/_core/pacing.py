@@ -131,7 +131,7 @@ class Pace:
         retry_after = error.retry_after
         if not retry_after:
             return
-        for other, hold in tuple(self.holds.items()):
+        for other, hold in list(self.holds.items()):
             if hold.until <= now:
                 self.holds.pop(other, None)
         seconds = min(retry_after, policy.max_retry_after)

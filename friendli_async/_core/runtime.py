@@ -109,7 +109,7 @@ class Runtime:
 
     def _calls_in_flight(self) -> int:
         """Returns the number of calls, without those whose loop was closed: they never end."""
-        self.calls.difference_update([call for call in tuple(self.calls) if call.loop.is_closed()])
+        self.calls.difference_update([call for call in list(self.calls) if call.loop.is_closed()])
         return len(self.calls)
 
     def _work_in_flight(self) -> int:
@@ -122,7 +122,7 @@ class Runtime:
 
     def gauges(self) -> Gauges:
         """Returns the current state of the calls and the pool."""
-        calls = [call for call in tuple(self.calls) if not call.loop.is_closed()]
+        calls = [call for call in list(self.calls) if not call.loop.is_closed()]
         counts, pools = Counter(call.loop for call in calls), self.transport.gauges()
         loops = tuple(
             structs.replace(pools.get(loop, _NO_CONNECTIONS), calls_in_flight=counts[loop])
@@ -174,14 +174,14 @@ class Runtime:
         await self.transport.close()
 
     def _own_works(self) -> list[Work]:
-        return [work for work in tuple(self.works) if work.is_of(self.works)]
+        return [work for work in list(self.works) if work.is_of(self.works)]
 
     def _interrupt(self, reason: str) -> None:
         for work in self._own_works():
             if work.interrupt is not None:
                 call_in_loop(work.loop, work.interrupt, StreamInterruptedError(reason, draining=True))
         self.works.clear()
-        for call in tuple(self.calls):
+        for call in list(self.calls):
             # In this loop at once: a call whose turn is next would otherwise fail on the closing transport.
             call_in_loop(call.loop, call.interrupt, APIConnectionError(reason, draining=True))
 

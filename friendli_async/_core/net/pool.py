@@ -69,11 +69,11 @@ class Pool:
             in_use=self.slots.in_use,
             idle=self._idle(),
             waiting=self.slots.waiting,
-            open_streams=sum(exchange.streaming for exchange in tuple(self.exchanges)),
+            open_streams=sum(exchange.streaming for exchange in list(self.exchanges)),
         )
 
     def _idle(self) -> int:
-        return sum(protocol.idle for protocol in tuple(self.connections))
+        return sum(protocol.idle for protocol in list(self.connections))
 
     def is_full(self) -> bool:
         """Whether a connection opened in a slot that was just taken would be one too many, with those that are idle."""

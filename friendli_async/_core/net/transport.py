@@ -263,17 +263,17 @@ class AiohttpTransport:
 
     def discard(self) -> None:
         """Gives up the pools of loops that no longer run."""
-        for pool, _ in tuple(self._pools.values()):
+        for pool, _ in list(self._pools.values()):
             pool.discard()
 
     def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
         """Returns the connection counts of each loop that has not closed."""
-        pools = [pool for pool, _ in tuple(self._pools.values())]
+        pools = [pool for pool, _ in list(self._pools.values())]
         return {pool.loop: pool.gauges() for pool in pools if not pool.loop.is_closed()}
 
     def abort(self, reason: str) -> None:
         """Ends every exchange in flight, in all loops."""
-        for pool, _ in tuple(self._pools.values()):
+        for pool, _ in list(self._pools.values()):
             call_in_loop(pool.loop, pool.abort, reason)
 
     async def close(self) -> None:
