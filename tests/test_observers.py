@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 from support.clock import Clock, run_loop_iterations, wait_until
-from support.recorder import Recorder
+from support.recorder import Collecting, Recorder
 from support.sockets import (
     FAST_RETRY,
     MESSAGES,
@@ -354,10 +354,28 @@ async def test_opened_stream_ends_exactly_once(
     with suppress(FriendliError):
         await with_timeout(use(open_stream(client.with_options(**options))))  # type: ignore[arg-type]  # one table of options for all cases
     gc.collect()
+    await run_loop_iterations(1)
     assert seen.reported == [*OPENED, expected]
     assert seen.end.timing.events == 1
     await assert_no_leaks(client, server, connections=None)
     assert seen.reported == [*OPENED, expected]
+
+
+@pytest.mark.parametrize("hold", [lambda stream: stream, lambda stream: stream.tee(2)], ids=["stream", "branches"])
+async def test_observer_is_not_called_again_while_it_runs_if_the_garbage_collector_closes_a_stream(
+    client: AsyncFriendli, server: FriendliServer, hold: Callable[[ChatStream], Any]
+) -> None:
+    observer = Collecting()
+    client = client.with_options(observers=[observer])
+    server.enqueue(STALLED, text("a"))
+    held = hold(open_stream(client))
+    await anext(held[0] if isinstance(held, tuple) else held)
+    cycle: list[object] = [held]
+    cycle.append(cycle)
+    del held, cycle
+    await complete(client)
+    assert observer.ends == ["outside", "outside"]
+    assert not client.gauges().in_use
 
 
 async def test_interrupted_opening_is_logged_with_its_reason_but_not_with_words_of_the_server(

@@ -237,6 +237,7 @@ async def test_stream_is_one_span_for_every_outcome(
     with suppress(FriendliError):
         await with_timeout(use(open_stream(client.with_options(**options))))
     gc.collect()
+    await asyncio.sleep(0)
     assert_chat_span(seen.span, request_model="m")
     recorded = attributes(seen.span)
     assert recorded["gen_ai.request.stream"] is True

@@ -12,8 +12,8 @@ import anyio
 import msgspec
 import pytest
 from support.clock import wait_until
-from support.recorder import RunRecorder
-from support.sockets import DONE, MESSAGES, assert_no_leaks, client_of, delta, start_run, with_timeout
+from support.recorder import Collecting, RunRecorder
+from support.sockets import DONE, MESSAGES, assert_no_leaks, client_of, complete, delta, start_run, with_timeout
 
 from friendli_async import (
     AsyncFriendli,
@@ -46,7 +46,7 @@ from friendli_async.testing import (
     tool_calls,
     usage,
 )
-from friendli_async.tools import Run, ToolError, ToolStarted, tool
+from friendli_async.tools import Run, ToolError, ToolStarted, TurnEnded, tool
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
@@ -402,6 +402,22 @@ async def test_run_dropped_in_another_thread_ends_once(
     assert seen.reported[-1] == "run cancelled StreamInterruptedError"
     assert seen.end.tool_calls == 1
     await assert_no_leaks(client, server)
+
+
+async def test_observer_is_not_called_again_while_it_runs_if_the_garbage_collector_closes_a_run(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    observer = Collecting()
+    client = client.with_options(observers=[observer])
+    server.enqueue(a_tool_then_text, text("a"))
+    run = start_run(client, weather)
+    while not isinstance(await anext(run), TurnEnded):
+        pass
+    cycle: list[object] = [run]
+    cycle.append(cycle)
+    del run, cycle
+    await complete(client)
+    assert observer.ends == ["outside", "outside", "outside"]
 
 
 async def test_run_closed_by_its_own_tool_ends_after_the_tool(

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from support.clock import run_loop_iterations
 from support.sockets import MESSAGES, client_of, complete, open_stream, slots_in_use, start_run
 
 from friendli_async import (
@@ -446,6 +447,7 @@ async def test_stream_that_the_garbage_collector_closes_while_a_limit_counts_is_
 
     monkeypatch.setattr(usage_limit, "add_usage", add_slowly)
     limit.add(Usage(prompt_tokens=20))
+    await run_loop_iterations(1)
     assert limit.usage.total_tokens == 22
 
 

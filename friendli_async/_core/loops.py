@@ -37,6 +37,14 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object
     if here:
         function(*arguments)
         return True
+    return call_soon_in_loop(loop, function, *arguments)
+
+
+def call_soon_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> bool:
+    """Calls a function in the next turn of a loop, which may run in another thread.
+
+    Returns False if it will not be called, because the loop is closed.
+    """
     try:
         loop.call_soon_threadsafe(function, *arguments)
     except RuntimeError:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from time import monotonic
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
+from friendli_async._core.loops import call_soon_in_loop, running_loop
 from friendli_async._core.observers import (
     CallContent,
     CallEnded,
@@ -31,6 +32,9 @@ from friendli_async.errors import (
 )
 from friendli_async.replies import Meta, ToolCall, Usage
 from friendli_async.usage_limit import UsageLimit
+
+if TYPE_CHECKING:
+    import asyncio
 
 _run_ids: Final = itertools.count(1)
 OUT_OF_BUDGET: Final = "the retry budget is exhausted"
@@ -245,6 +249,7 @@ class RunReporter:
             "team": team,
         }
         self._began: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # from the start on
         self._call_id = 0
         self._turns = 0
         self._tool_calls = 0
@@ -261,7 +266,7 @@ class RunReporter:
 
     def _start(self) -> None:
         if self._began is None:
-            self._began = monotonic()
+            self._began, self._loop = monotonic(), running_loop()
             self._report("run_started", RunStarted)
 
     def end_call(self) -> None:
@@ -320,6 +325,14 @@ class RunReporter:
             }
         )
         self._report_end()
+
+    def end_dropped(self, error: BaseException, usage: Usage | None) -> None:
+        """Reports the end of a run whose last reference was dropped: in its loop's next turn, as for a stream."""
+        if self._ended:
+            return
+        end = ("cancelled", error, usage)
+        if self._loop is None or not call_soon_in_loop(self._loop, self.end, *end):
+            self.end(*end)
 
     def _report_end(self) -> None:
         if self._open or self._began is None:

@@ -198,8 +198,8 @@ class Run:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         self._work.close()
         self._runner.drop()
-        if not is_finalizing():
-            self._report_end("cancelled", StreamInterruptedError("the last reference to the run was dropped"))
+        if self._reporter is not None and not is_finalizing():
+            self._reporter.end_dropped(StreamInterruptedError("the last reference to the run was dropped"), self.usage)
 
     # --- opening and closing ---------------------------------------------------------------------------------------
 

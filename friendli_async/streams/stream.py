@@ -117,12 +117,12 @@ class EventStream(Generic[E]):
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_finalizing():  # at interpreter shutdown its loop is closed
-            self._drop()
+            self._drop("the last reference to the stream was dropped")
 
-    def _drop(self) -> None:
+    def _drop(self, reason: str) -> None:
         opened: OpenStream[E, Any, Any] | None = getattr(self, "_open", None)  # also None if __init__ never ran
         if opened is not None and opened.outcome == "open":
-            opened.drop()
+            opened.drop(reason)
 
     # --- opening and closing ---------------------------------------------------------------------------------------
 

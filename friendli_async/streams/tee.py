@@ -23,6 +23,7 @@ from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from friendli_async.streams.stream import EventStream
 
@@ -210,7 +211,7 @@ class Branch(Generic[E]):
         """Closes the branch. A task waiting for its next event gets StreamInterruptedError."""
         self._check_loop(running_loop())
         self._error = None  # closed on purpose: the next read just ends
-        _close_branch(self._stream, self._fanout, self._buffer)
+        _close_branch(self._stream, self._fanout, self._buffer, self._stream._stop)
 
     def __del__(self) -> None:
         buffer: _Buffer[E] | None = getattr(self, "_buffer", None)
@@ -248,7 +249,7 @@ class Branch(Generic[E]):
                 raise self._stream._with_received(StreamInterruptedError(_CLOSED)) from None
             self._error = self._stream._with_received(StreamInterruptedError(_CANCELLED))
             buffer.task = None
-            _close_branch(self._stream, self._fanout, self._buffer)
+            _close_branch(self._stream, self._fanout, self._buffer, self._stream._stop)
             raise
         finally:
             buffer.task = None
@@ -325,8 +326,10 @@ class Branch(Generic[E]):
         fanout.opening.add_done_callback(fanout.on_opened)
 
 
-def _close_branch(stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
-    """Closes a branch; the last one closes the stream."""
+def _close_branch(
+    stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any], end: Callable[[str], None]
+) -> None:
+    """Closes a branch; the last one closes the stream, by calling ``end``."""
     if buffer.closed:
         return
     buffer.closed = True
@@ -339,7 +342,7 @@ def _close_branch(stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer
         fanout.wake()  # there may be room now
     else:
         fanout.failure = None  # no branch is left to raise it, and its traceback holds the stream
-        stream._stop("all branches of the stream were closed")
+        end("all branches of the stream were closed")
 
 
 def _drop_branch(stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
@@ -348,6 +351,7 @@ def _drop_branch(stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[
     if loop is None:  # no branch has ever waited
         fanout.buffers.remove(buffer)
         if not fanout.buffers:
-            stream._drop()
+            stream._drop("the last reference to the stream was dropped")
         return
-    call_in_loop(loop, _close_branch, stream, fanout, buffer)  # a closed loop has nothing open any more
+    end = stream._stop if stream._open is None else stream._drop
+    call_in_loop(loop, _close_branch, stream, fanout, buffer, end)  # a closed loop has nothing open any more

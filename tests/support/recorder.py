@@ -1,5 +1,7 @@
 """Observers that record events."""
 
+import gc
+
 from friendli_async import (
     AttemptEnded,
     AttemptStarted,
@@ -142,3 +144,25 @@ def _short_of_run(event: CallEvent | ObservedRunEvent) -> str:
             return f"call {outcome}"
         case _:
             raise AssertionError(event)
+
+
+class Collecting(Observer):
+    """Makes the garbage collector run while it is told of the start of a call, and records when it is told of ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+        self._is_running = False
+
+    def call_started(self, event: CallStarted) -> None:
+        self._is_running = True
+        gc.collect()
+        self._is_running = False
+
+    def call_ended(self, event: CallEnded) -> None:
+        self._keep_end()
+
+    def run_ended(self, event: RunEnded) -> None:
+        self._keep_end()
+
+    def _keep_end(self) -> None:
+        self.ends.append("inside" if self._is_running else "outside")
