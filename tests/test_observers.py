@@ -6,7 +6,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from types import FrameType
 from typing import Any, Final, cast
 from unittest.mock import Mock
@@ -448,6 +448,28 @@ async def test_stream_outliving_its_event_loop_ends_when_dropped(remote: Friendl
         stream = asyncio.run(main())
         del stream
         gc.collect()
+
+    await asyncio.to_thread(run_in_own_loop)
+    assert seen.reported == [*OPENED, "cancelled StreamInterruptedError"]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the loop is not shut down, on purpose
+async def test_stream_dropped_before_its_event_loop_is_closed_without_another_turn_ends_once(
+    remote: FriendliServer,
+) -> None:
+    seen = Recorder()
+    client = client_of(remote.url, observers=[seen])
+    remote.enqueue(script(chunk("a"), stall()))
+
+    async def main() -> ChatStream:
+        return await open_stream(client)
+
+    def run_in_own_loop() -> None:
+        with closing(asyncio.new_event_loop()) as loop:
+            stream = loop.run_until_complete(main())
+            del stream
+            gc.collect()
+            assert seen.reported == OPENED
 
     await asyncio.to_thread(run_in_own_loop)
     assert seen.reported == [*OPENED, "cancelled StreamInterruptedError"]

@@ -5,7 +5,7 @@ import contextvars
 import gc
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Final
 
 import anyio
@@ -460,6 +460,29 @@ async def test_run_outliving_its_event_loop_ends_with_its_tools(remote: Friendli
     assert set(seen.reported[-3:-1]) == {"wait failed ToolError", "call cancelled"}  # asyncio.run cancels all tasks
     assert seen.reported[-1] == "run cancelled StreamInterruptedError"
     assert seen.end.tool_calls == 1
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the loop is not shut down, on purpose
+async def test_run_dropped_before_its_event_loop_is_closed_without_another_turn_ends_once(
+    remote: FriendliServer,
+) -> None:
+    seen = RunRecorder()
+    remote.enqueue(script(chunk("a"), stall()))
+    client = client_of(remote.url, observers=[seen])
+
+    async def main() -> Run:
+        run = start_run(client, weather)
+        await anext(run)
+        return run
+
+    def run_in_own_loop() -> None:
+        with closing(asyncio.new_event_loop()) as loop:
+            run = loop.run_until_complete(main())
+            del run
+            gc.collect()
+
+    await asyncio.to_thread(run_in_own_loop)
+    assert seen.reported == ["run", "call", "call cancelled", "run cancelled StreamInterruptedError"]
 
 
 async def test_run_whose_client_is_drained_is_cancelled(

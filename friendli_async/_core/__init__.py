@@ -200,12 +200,12 @@ Garbage collector
     Nothing depends on it. When the last reference is dropped, a stream is closed by ``EventStream.__del__``, and the
     pools of a client by a ``weakref.finalize`` of its ``AiohttpTransport``. A finalizer may run between any two lines
     of the program, also while an observer, or a library that it uses, holds a lock. So it closes the stream at once,
-    but observers and limits are told in the loop's next turn. The finalizer of a client holds the pools: they must
-    not be part of a cycle that the client is in, or aiohttp's session, finalized with it, warns "Unclosed client
-    session". So whatever is in flight must not reference its user: ``OpenStream`` does not reference the
-    ``EventStream``, ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and the transport does
-    not reference the runtime. Functions of the user may reference anything, so the client and its connections hold
-    what calls them by ``held.weak_method``.
+    but observers and limits are told in the loop's next turn, or once the loop is closed (``CallOnce``). The finalizer
+    of a client holds the pools: they must not be part of a cycle that the client is in, or aiohttp's session, finalized
+    with it, warns "Unclosed client session". So whatever is in flight must not reference its user: ``OpenStream`` does
+    not reference the ``EventStream``, ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and
+    the transport does not reference the runtime. Functions of the user may reference anything, so the client and its
+    connections hold what calls them by ``held.weak_method``.
 
 
 Reference cycles

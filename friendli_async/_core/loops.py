@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,19 +39,38 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object
     if here:
         function(*arguments)
         return True
-    return call_soon_in_loop(loop, function, *arguments)
-
-
-def call_soon_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> bool:
-    """Calls a function in the next turn of a loop, which may run in another thread.
-
-    Returns False if it will not be called, because the loop is closed.
-    """
     try:
         loop.call_soon_threadsafe(function, *arguments)
     except RuntimeError:
         return False
     return True
+
+
+class CallOnce:
+    """Calls a function once: when it is called, or when a loop that is closed before its next turn discards it."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self._call: Callable[[], object] | None = partial(function, *arguments)
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():
+            self()
+
+
+def call_once_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
+    """Calls a function in the next turn of a loop, which may run in another thread, or once the loop is closed."""
+    call = CallOnce(function, *arguments)
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:  # it is closed
+        call()
 
 
 def is_current(task: asyncio.Task[Any] | None) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from friendli_async._core.loops import call_soon_in_loop, running_loop
+from friendli_async._core.loops import call_once_soon, running_loop
 from friendli_async._core.observers import (
     CallContent,
     CallEnded,
@@ -328,11 +328,8 @@ class RunReporter:
 
     def end_dropped(self, error: BaseException, usage: Usage | None) -> None:
         """Reports the end of a run whose last reference was dropped: in its loop's next turn, as for a stream."""
-        if self._ended:
-            return
-        end = ("cancelled", error, usage)
-        if self._loop is None or not call_soon_in_loop(self._loop, self.end, *end):
-            self.end(*end)
+        if self._loop is not None and not self._ended:
+            call_once_soon(self._loop, self.end, "cancelled", error, usage)
 
     def _report_end(self) -> None:
         if self._open or self._began is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
 import msgspec
 
 from friendli_async._core.held import Held, reject_stop_iteration, weak_method
-from friendli_async._core.loops import call_in_loop, call_soon_in_loop
+from friendli_async._core.loops import CallOnce, call_in_loop, call_once_soon
 from friendli_async._core.secret import mask_token, token_of, without_token
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, usage_of
@@ -419,17 +419,20 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
     def drop(self, reason: str) -> None:
         """Ends the stream when its last reference is dropped, maybe in another thread or without a running loop."""
-        error = StreamInterruptedError(reason)
-        if not call_in_loop(self.clock.loop, self._stop_dropped, error):  # it is closed, and so are its connections
-            self.exchange.on_abort = None
-            self._end("cancelled", error)
+        end = CallOnce(self._end_dropped, StreamInterruptedError(reason))
+        if not call_in_loop(self.clock.loop, end):
+            end()
 
-    def _stop_dropped(self, error: FriendliError) -> None:
+    def _end_dropped(self, error: FriendliError) -> None:
         """Ends the stream now, and reports that in the loop's next turn.
 
         This may be running within an observer, in a finalizer: one that holds a lock would wait for itself forever.
         """
+        if self.clock.loop.is_closed():  # and so are its connections
+            self.exchange.on_abort = None
+            self._end("cancelled", error)
+            return
         reporter, self.reporter = self.reporter, None
         self.stop(error)
         if reporter is not None:
-            call_soon_in_loop(self.clock.loop, self._report_end, reporter, "cancelled", error)
+            call_once_soon(self.clock.loop, self._report_end, reporter, "cancelled", error)
