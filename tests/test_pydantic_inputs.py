@@ -10,8 +10,9 @@ from fastapi import Body, Depends, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from friendli_async import AsyncFriendli, ChatCompletion, ChatMessage
-from friendli_async.chat import Message, SystemMessage, UserMessage, inputs
+from friendli_async import AsyncFriendli, ChatChunk, ChatCompletion, ChatMessage
+from friendli_async.chat import Message, SystemMessage, ToolAssistedEvent, ToolStatus, UserMessage, inputs
+from friendli_async.chat.replies import ChunkChoice, ChunkDelta
 from friendli_async.endpoints import inputs as endpoint_inputs
 from friendli_async.integrations.fastapi import get_client, lifespan
 from friendli_async.messages import InputMessage
@@ -77,6 +78,18 @@ def test_conversation_in_the_body_of_a_route_is_sent() -> None:
 def test_input_without_the_field_that_names_its_kind_is_rejected(kind: Any, value: object, field: str) -> None:
     with pytest.raises(ValidationError, match=f"missing required field `{field}`"):
         TypeAdapter(kind).validate_python(value)
+
+
+def test_events_of_a_tool_assisted_chat_are_restored() -> None:
+    adapter: TypeAdapter[list[ToolAssistedEvent]] = TypeAdapter(list[ToolAssistedEvent])
+    events: list[ToolAssistedEvent] = [
+        ToolStatus(tool_call_id="1", name="math:calculator", status="ENDED", result="2"),
+        ToolStatus(),
+        ChatChunk(id="c", choices=(ChunkChoice(delta=ChunkDelta(content="Hi")),)),
+        ChatChunk(),
+    ]
+    assert adapter.validate_json(adapter.dump_json(events)) == events
+    assert adapter.validate_python(events) == events
 
 
 def test_item_with_a_role_is_a_message() -> None:

@@ -68,6 +68,10 @@ class _AnyTool(msgspec.Struct):
             raise ArgumentError(f"Object missing required field `{needed}`")
 
 
+_STATUS_FIELDS: Final = frozenset({"name", "status"})
+"""Those by which a status is told from a chunk."""
+
+
 class ToolStatusParameter(Value, frozen=True):
     """An argument of the tool call."""
 
@@ -105,8 +109,14 @@ class ToolStatus(Value, frozen=True, kw_only=True):
     error: ToolStatusError | None = None
     usage: Usage | None = None
 
+    @classmethod
+    def _check_tag(cls, value: object) -> None:
+        if isinstance(value, Mapping) and not cast("Mapping[str, object]", value).keys() >= _STATUS_FIELDS:
+            raise msgspec.ValidationError("Object missing required fields `name` and `status`")
 
-ToolAssistedEvent = ChatChunk | ToolStatus
+
+# Pydantic takes the first that is valid, and a chunk has no required field.
+ToolAssistedEvent = ToolStatus | ChatChunk
 
 
 @document_fields
@@ -124,9 +134,6 @@ _PARAMETERS: Final = Parameters(
     ToolAssistedChatOptions, REQUIRED, {**CHECKS, "tools": list[_AnyTool] | None}, CONVERTERS
 )
 _COMPLETE: Final = inference("tool_assisted_chat.complete", "POST /tools/v1/chat/completions", ChatCompletion)
-
-
-_STATUS_FIELDS: Final = frozenset({"name", "status"})
 
 
 def _normalize_status(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
