@@ -179,6 +179,13 @@ def test_stdin_is_appended_to_the_prompt(server: FriendliServer, run: Run) -> No
     ]
 
 
+def test_model_in_the_environment_may_be_quoted(server: FriendliServer, run: Run) -> None:
+    server.enqueue(text("Fine"))
+    assert run("Hi", FRIENDLI_MODEL=' "m"\r\n').returncode == 0
+    [body] = request_bodies(server)
+    assert body["model"] == "m"
+
+
 def test_options_become_call_parameters(server: FriendliServer, run: Run) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     options = ["-o", "temperature", "0.2", "-o", "stop", '["."]', "-o", "reasoning_effort", "low", "--no-stream"]

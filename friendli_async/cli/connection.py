@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO, get_args
 
+from friendli_async._core.settings import strip_quotes
 from friendli_async.client import DeploymentName
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 
@@ -34,7 +35,7 @@ def add_model(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
     parser.add_argument(
         "-m",
         "--model",
-        default=os.environ.get("FRIENDLI_MODEL"),
+        default=str.__str__(strip_quotes(os.environ.get("FRIENDLI_MODEL", ""))) or None,  # unmasked
         help=f"model, or endpoint id (default: FRIENDLI_MODEL{otherwise})",
     )
 
