@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from friendli_async._core.body.json_values import json_hook
+from friendli_async._core.body.json_values import json_hook, normalize
 from friendli_async._json import encode_json
 from friendli_async.bulk.errors import DuplicateKeyError, RowsError, is_final
 from friendli_async.bulk.journal import Journal, decode_line
@@ -195,12 +195,9 @@ def plain_key(key: object) -> str | int:
     Raises:
         RowsError: The key is invalid.
     """
-    if isinstance(key, str):
-        return str.__str__(key)
-    number: object = plain_number(key)
-    # int() first: a range looks for an instance of a subclass one element at a time.
-    if isinstance(number, int) and not isinstance(number, bool) and int(number) in _INTEGER_KEYS:
-        return int(number)
+    plain = normalize(key if isinstance(key, str) else plain_number(key))
+    if type(plain) is str or (type(plain) is int and plain in _INTEGER_KEYS):
+        return plain
     raise RowsError(f"a key must be a str or a 64-bit int, not {key!r}")
 
 
