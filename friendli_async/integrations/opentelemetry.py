@@ -421,12 +421,15 @@ class _Meters:
 
         is_new = names == "v0.1.0"
         call, run = f"gen_ai.client.{'inference' if is_new else 'operation'}", "gen_ai.invoke_agent"
-        what = "How long calls took, retries and the reading of streams included"
-        self._duration = histogram(f"{call}.duration", "s", _SECONDS, what)
-        what = "From the call to a stream's first chunk"
-        self._first_chunk = histogram(f"{call}.time_to_first_chunk", "s", _SECONDS, what)
-        what = "Mean time between the chunks of a stream"
-        self._per_chunk = histogram(f"{call}.time_per_output_chunk", "s", _SECONDS, what)
+        self._duration = histogram(
+            f"{call}.duration", "s", _SECONDS, "How long calls took, retries and the reading of streams included"
+        )
+        self._first_chunk = histogram(
+            f"{call}.time_to_first_chunk", "s", _SECONDS, "From the call to a stream's first chunk"
+        )
+        self._per_chunk = histogram(
+            f"{call}.time_per_output_chunk", "s", _SECONDS, "Mean time between the chunks of a stream"
+        )
         self._record_tokens = _token_counters(meter) if is_new else _token_histogram(meter)
         self._run = histogram(f"{run}.duration", "s", _RUN_SECONDS, "How long runs took")
         self._turns = histogram(f"{run}.inference_calls", "{inference_call}", _COUNTS, "Calls of the model in a run")
