@@ -785,7 +785,7 @@ async def test_nothing_is_reported_without_observers(server: FriendliServer, mon
     from friendli_async._core import call, observers
 
     called: list[object] = []
-    monkeypatch.setattr(observers.Observers, "notify", lambda *args, **kwargs: called.append(args))
+    monkeypatch.setattr(observers.Observers, "report", lambda *args, **kwargs: called.append(args))
     monkeypatch.setattr(call, "CallReporter", lambda *args, **kwargs: called.append(args))
     server.enqueue(status(503))
     async with client_of(server.url, retry=FAST_RETRY) as client:

@@ -66,16 +66,13 @@ class Engine(Caller):
         """
         return StreamOpening(self, operation, arguments, collector, run)
 
-    def run_reporter(self, name: str, operation: Operation[Any], required: Mapping[str, object]) -> RunReporter | None:
-        """Returns a reporter for a new run that calls the operation with these arguments; None if nobody observes it.
-
-        ``name`` is the group on the client and the method.
-        """
+    def run_reporter(self, operation: Operation[Any], required: Mapping[str, object]) -> RunReporter | None:
+        """Returns a reporter for a new run that calls the operation with these arguments; None without observers."""
         observers = self.settings.observers
         if observers is None:
             return None
-        deployment, team = self.deployment.name, self.billed_team(operation)
-        return RunReporter(observers, operation=name, deployment=deployment, model=model_of(required), team=team)
+        team = self.billed_team(operation)
+        return RunReporter(observers, deployment=self.deployment.name, model=model_of(required), team=team)
 
     async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
         """Makes a call whose response body is not JSON, and passes the body to ``sink``, or discards it.

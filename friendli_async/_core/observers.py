@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -277,7 +277,7 @@ class Observer:
 
 _CONTENT_METHODS: Final = ("call_content", "tool_call_content")
 METHODS: Final = (*_CONTENT_METHODS, *(name for name in vars(Observer) if not name.startswith("_")))
-"""The methods of an observer that ``Observers.notify`` calls."""
+"""The methods of an observer that ``Observers.report`` calls."""
 
 
 class Observers:
@@ -294,9 +294,11 @@ class Observers:
         """Returns whether any observer has this method; else its events need not be made."""
         return bool(self._receivers[method])
 
-    def notify(self, method: str, event: CallEvent | ObservedRunEvent) -> None:
-        """Passes an event to the observers with this method; logs the first exception of each class."""
-        for index, observer in self._receivers[method]:
+    def report(self, method: str, kind: type[CallEvent | ObservedRunEvent], **fields: Any) -> None:
+        """Passes a new event to the observers with this method, if any; logs the first exception of each class."""
+        receivers = self._receivers[method]
+        event = kind(**fields) if receivers else None
+        for index, observer in receivers:
             try:
                 getattr(observer, method)(event)
             except BaseException as error:

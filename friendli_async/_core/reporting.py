@@ -134,7 +134,6 @@ class CallReporter:
     ``fields`` are those of every event.
 
     Attributes:
-        wants_content: Whether an observer wants the request and the reply.
         attempt: The number of the attempt; 0 before the first.
         attempting: Whether its end is still to be reported.
     """
@@ -151,8 +150,7 @@ class CallReporter:
         self._observers = observers or _NOBODY
         self._run = run
         self._limit = limit
-        self.wants_content: bool = self._observers.wants("call_content")
-        self._request = request if self.wants_content else None
+        self._request = request if self.wants("call_content") else None
         self._fields: dict[str, Any] = {
             "call_id": call_id,
             "run_id": None if run is None else run.run_id,
@@ -170,8 +168,7 @@ class CallReporter:
 
     def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
         """Passes one event to the observers that have the method; ``fields`` are those that not every event has."""
-        if self._observers.wants(method):
-            self._observers.notify(method, kind(**self._fields, attempt=self.attempt, **fields))
+        self._observers.report(method, kind, **self._fields, attempt=self.attempt, **fields)
 
     def begin_call(self) -> None:
         """Raises UsageLimitError if the limit does not allow the call, and otherwise counts it."""
@@ -198,7 +195,7 @@ class CallReporter:
         """Reports the end of the call. Only the first call of this method does.
 
         ``is_complete`` is for ``UsageLimit.add``; ``head`` is an object with the ``id`` and ``model`` of the reply;
-        ``reply`` is needed if ``wants_content``.
+        ``reply`` is needed if an observer has ``call_content``.
         """
         if self._ended:
             return
@@ -236,14 +233,12 @@ class RunReporter:
         run_id: The run's number.
     """
 
-    def __init__(
-        self, observers: Observers, *, operation: str, deployment: str, model: str | None, team: str | None
-    ) -> None:
+    def __init__(self, observers: Observers, *, deployment: str, model: str | None, team: str | None) -> None:
         self.run_id: int = next(_run_ids)
         self._observers = observers
         self._fields: dict[str, Any] = {
             "run_id": self.run_id,
-            "operation": operation,
+            "operation": "chat.run",
             "deployment": deployment,
             "model": model,
             "team": team,
@@ -345,8 +340,7 @@ class RunReporter:
         return {"call_id": self._call_id, "tool_call_id": call.id, "name": call.function.name[:MAX_NAME]}
 
     def _report(self, method: str, kind: type[ObservedRunEvent], **fields: Any) -> None:
-        if self._observers.wants(method):
-            self._observers.notify(method, kind(**self._fields, **fields))
+        self._observers.report(method, kind, **self._fields, **fields)
 
 
 def _class_name(error: BaseException | None) -> str | None:

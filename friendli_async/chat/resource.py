@@ -289,7 +289,7 @@ class Chat(Parsing):
     ) -> Run:
         from friendli_async.chat.run_arguments import create_run  # loaded only if tools are run
 
-        reporter = self._engine.run_reporter("chat.run", COMPLETE, required)
+        reporter = self._engine.run_reporter(COMPLETE, required)
         return create_run(
             lambda messages, options: self._stream({**required, "messages": messages}, options, "run", reporter),
             required["messages"],

@@ -386,7 +386,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     def _report_end(self, reporter: CallReporter, outcome: Outcome, error: FriendliError | None) -> None:
         collector, usage = self.collector, usage_of(self.collector)
         reply: object = None
-        if reporter.wants_content:
+        if reporter.wants("call_content"):
             reply = collector.result() if outcome in {"done", "stopped"} else collector.partial()
         was_read = outcome == "done" and self.reader.has_ended  # else the connection broke after the finish reason
         reporter.end(
