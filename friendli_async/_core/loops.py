@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,27 +28,21 @@ def running_loop() -> asyncio.AbstractEventLoop:
         raise RuntimeError(message) from None
 
 
-def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> bool:
-    """Calls a function in a loop: now if the loop is running here, else soon, in its thread.
-
-    Returns False if it will not be called, because the loop is closed.
-    """
+def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
+    """Calls a function in a loop: now if the loop is running here, else soon, in its thread; not if it is closed."""
     try:
         here = running_loop() is loop
     except (RuntimeError, ImportError):  # ImportError: Python is shutting down
         here = False
     if here:
         function(*arguments)
-        return True
-    try:
+        return
+    with suppress(RuntimeError):  # it is closed
         loop.call_soon_threadsafe(function, *arguments)
-    except RuntimeError:
-        return False
-    return True
 
 
 class CallOnce:
-    """Calls a function once: when it is called, or when a loop that is closed before its next turn discards it."""
+    """Calls a function once: when it is called, or when a loop that is closed, now or before its turn, discards it."""
 
     __slots__ = ("_call",)
 
@@ -66,11 +61,8 @@ class CallOnce:
 
 def call_once_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
     """Calls a function in the next turn of a loop, which may run in another thread, or once the loop is closed."""
-    call = CallOnce(function, *arguments)
-    try:
-        loop.call_soon_threadsafe(call)
-    except RuntimeError:  # it is closed
-        call()
+    with suppress(RuntimeError):  # it is closed
+        loop.call_soon_threadsafe(CallOnce(function, *arguments))
 
 
 def is_current(task: asyncio.Task[Any] | None) -> bool:

@@ -419,9 +419,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
     def drop(self, reason: str) -> None:
         """Ends the stream when its last reference is dropped, maybe in another thread or without a running loop."""
-        end = CallOnce(self._end_dropped, StreamInterruptedError(reason))
-        if not call_in_loop(self.clock.loop, end):
-            end()
+        call_in_loop(self.clock.loop, CallOnce(self._end_dropped, StreamInterruptedError(reason)))
 
     def _end_dropped(self, error: FriendliError) -> None:
         """Ends the stream now, and reports that in the loop's next turn.
