@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from time import time
 from typing import Final
@@ -92,7 +92,7 @@ def rate_limit_of(headers: Mapping[str, str]) -> RateLimit | None:
     return RateLimit(**fields) if fields else None  # type: ignore[arg-type]  # the name determines the type of each value
 
 
-def retry_delay_of(status: int, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:
+def retry_delay_of(status: int, headers: Mapping[str, str]) -> float | None:
     """Returns the retry delay of an error response in seconds; None if there is none, or it is malformed.
 
     It is taken from ``retry-after-ms`` or ``Retry-After``, in seconds or as a date (RFC 9110 10.2.3), or in nonstandard
@@ -102,7 +102,7 @@ def retry_delay_of(status: int, headers: Mapping[str, str], now: Callable[[], fl
         if text := headers.get(name):
             if any(re.fullmatch(_HUGE_NUMBER, part) for part in split_values(text)):
                 return _LONGEST_DELAY
-            delay = _longest_delay(text, unit, headers, now)
+            delay = _longest_delay(text, unit, headers)
             if delay is not None and delay >= 0:
                 return abs(delay)  # not -0
     return _reset_delay(headers) if status == 429 else None
@@ -182,13 +182,13 @@ def _parse_number(text: str) -> float | None:
     return number if abs(number) < _LONGEST_DELAY else None
 
 
-def _longest_delay(text: str, unit: float, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:
+def _longest_delay(text: str, unit: float, headers: Mapping[str, str]) -> float | None:
     """Parses seconds from the reply; of several (sent by a server and a proxy) the most, which satisfies all."""
-    delays = (_delay(part, unit, lambda: _sent_at(headers, now)) for part in split_values(text))
+    delays = (_delay(part, unit, headers) for part in split_values(text))
     return max((seconds for seconds in delays if seconds is not None), default=None)
 
 
-def _delay(text: str, unit: float, sent: Callable[[], float]) -> float | None:
+def _delay(text: str, unit: float, headers: Mapping[str, str]) -> float | None:
     """Parses ``1.5``, ``6m0s``, ``120ms``, seconds or milliseconds since 1970, or a date of RFC 3339 or HTTP.
 
     The result is negative only for a negative number; a time in the past is 0.
@@ -198,12 +198,12 @@ def _delay(text: str, unit: float, sent: Callable[[], float]) -> float | None:
         seconds = number * unit
         for since_1970 in (seconds, seconds / 1000):
             if 1e9 <= since_1970 < 1e10:  # a time since 1970, from 2001 to 2286
-                return max(0.0, since_1970 - sent())
+                return max(0.0, since_1970 - _sent_at(headers))
         return seconds
     if (duration := _parse_duration(text.lower())) is not None:
         return duration
     date = _parse_date(text)
-    return None if date is None else max(0.0, date - sent())
+    return None if date is None else max(0.0, date - _sent_at(headers))
 
 
 def _parse_duration(text: str) -> float | None:
@@ -221,10 +221,10 @@ def _unit_seconds(name: str) -> float:
     return next(seconds for begin, seconds in _SECONDS.items() if name.startswith(begin))
 
 
-def _sent_at(headers: Mapping[str, str], now: Callable[[], float]) -> float:
+def _sent_at(headers: Mapping[str, str]) -> float:
     """Returns when the reply was sent, by the server's clock like the times in it, or else by ours."""
     date = _parse_date(split_values(headers.get("date", ""))[0])
-    return now() if date is None else date
+    return time() if date is None else date
 
 
 def _parse_date(text: str) -> float | None:
