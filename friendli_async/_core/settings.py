@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, TypedDict, TypeVar, cast
+from typing import Any, Final, TypedDict, cast
 
 import msgspec
 
@@ -17,8 +17,6 @@ from friendli_async._hints import option_hint
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts, plain_number
 from friendli_async.usage_limit import UsageLimit
-
-T = TypeVar("T")
 
 API_URL: Final = "https://api.friendli.ai"
 CONTAINER_URL: Final = "http://localhost:8000"
@@ -255,10 +253,10 @@ def _convert_timeout(timeout: object) -> Timeouts:
     return Timeouts.of(timeout)
 
 
-def _instance_of(kind: type[T], requirement: str, default: T | None = None) -> Callable[[object], T]:
+def _instance_of(kind: Any, requirement: str, default: object = None) -> Callable[[object], object]:
     """Returns a converter that requires an instance of a type, and replaces None by the default."""
 
-    def convert(value: object) -> T:
+    def convert(value: object) -> object:
         found = default if value is None else value
         if not isinstance(found, kind):
             raise ConfigurationError(f"{requirement}, not {value!r}")
@@ -307,7 +305,6 @@ def _merge_headers(present: Mapping[str, str], changes: Mapping[str, str | None]
     return dict(merged.values())
 
 
-_check_usage_limit: Final = _instance_of(UsageLimit, "usage_limit must be a UsageLimit or None")
 _FROM_ENVIRONMENT: Final = frozenset({"token", "team", "server_url", "container_url"})
 """Options that default to an environment variable, such as FRIENDLI_TOKEN."""
 _CONVERTERS: Final[dict[str, Callable[[Any], object]]] = {
@@ -321,6 +318,6 @@ _CONVERTERS: Final[dict[str, Callable[[Any], object]]] = {
     "limits": _instance_of(Limits, "limits must be Limits"),
     "headers": _convert_headers,
     "observers": _convert_observers,
-    "usage_limit": lambda limit: None if limit is None else _check_usage_limit(limit),
+    "usage_limit": _instance_of(UsageLimit | None, "usage_limit must be a UsageLimit or None"),
     "wake": _instance_of(bool, "wake must be True or False"),
 }
