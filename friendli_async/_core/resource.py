@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-import msgspec
-
 from friendli_async._core.protocol import Operation
 from friendli_async._hints import Hinted
 
@@ -29,16 +27,14 @@ class Resource(Hinted):
         self._engine = engine
 
 
-def operation(
-    name: str, request: str, reply: type[T], *, repeatable: bool = False, billed: bool = False, team: bool = True
-) -> Operation[T]:
-    """Declares an operation (see ``Operation``); ``request`` is method and path, such as ``POST /v1/tokenize``.
+def operation(name: str, request: str, reply: type[T], *, repeatable: bool = False, team: bool = True) -> Operation[T]:
+    """Declares an operation that runs no model (see ``Operation``), such as ``POST /v1/tokenize``.
 
-    GET, PUT and DELETE are always repeatable.
+    ``request`` is its method and path. GET, PUT and DELETE are always repeatable.
     """
     method, _, path = request.partition(" ")
     repeatable = repeatable or method in {"GET", "PUT", "DELETE"}
-    return Operation(name=name, method=method, path=path, reply=reply, repeatable=repeatable, billed=billed, team=team)
+    return Operation(name=name, method=method, path=path, reply=reply, repeatable=repeatable, team=team)
 
 
 def inference(
@@ -48,5 +44,7 @@ def inference(
     failure_of: Callable[[T, ReplyHead], APIStatusError | None] | None = None,
 ) -> Operation[T]:
     """Declares an operation that runs a model: repeatable and billed. See ``operation`` and ``Operation``."""
-    declared = operation(name, request, reply, repeatable=True, billed=True)
-    return msgspec.structs.replace(declared, failure_of=failure_of)
+    method, _, path = request.partition(" ")
+    return Operation(
+        name=name, method=method, path=path, reply=reply, repeatable=True, billed=True, failure_of=failure_of
+    )
