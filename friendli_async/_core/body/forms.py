@@ -60,9 +60,9 @@ class Form:
         return "Form(...)"
 
     @property
-    def sendable(self) -> bool:
-        """Whether it can be sent now: a source that can be read only once is used up by the first attempt."""
-        return not (self._begun and any(part.content.is_one_shot for part in self._parts))
+    def is_used_up(self) -> bool:
+        """Whether it cannot be sent again: the first attempt has begun to read a source that can be read only once."""
+        return self._begun and any(part.content.is_one_shot for part in self._parts)
 
     async def headers(self) -> dict[str, str]:
         """Returns the Content-Type and, if the length is known in advance, the Content-Length.
@@ -123,7 +123,7 @@ def _escape(name: str) -> str:
 
 def is_sendable(body: bytes | Form | None) -> bool:
     """Whether a body can be sent (again): a form may have a source that can be read only once."""
-    return not isinstance(body, Form) or body.sendable
+    return not (isinstance(body, Form) and body.is_used_up)
 
 
 def as_payload(body: bytes | Form | None) -> bytes | BinaryIO | None:
