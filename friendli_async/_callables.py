@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from inspect import iscoroutinefunction
 
-__all__ = ["check_plain", "is_async"]
-
 
 def is_async(function: object) -> bool:
     """Whether a callable is a coroutine function, a partial of one, or an object whose ``__call__`` is one."""

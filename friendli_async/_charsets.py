@@ -7,12 +7,7 @@ import re
 from collections.abc import Mapping
 from encodings import normalize_encoding
 from encodings.aliases import aliases
-from types import MappingProxyType
 from typing import Final
-
-__all__ = ["NO_HEADERS", "decode_by_charset", "to_utf8"]
-
-NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 # Python's codecs, by their own names; some have no alias. UTF-7 is slow for a long input.
 _CODECS: Final = frozenset({*aliases.values(), "cp874", "koi8_u", "utf_8_sig"}) - {"utf_7"}

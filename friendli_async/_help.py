@@ -12,8 +12,6 @@ from functools import lru_cache
 from inspect import cleandoc
 from typing import Final, TypeVar
 
-__all__ = ["document_fields"]
-
 C = TypeVar("C", bound=type)
 
 # A field and the string below it, if any.

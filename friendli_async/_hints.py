@@ -6,8 +6,6 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["Hinted", "field_hint", "option_hint", "parameter_hint", "raise_for_attribute", "setting_hint"]
-
 # These tables map our name, or a hint, to the names used by openai, anthropic, mistral, litellm, Friendli's SDK
 # and frameworks for agents.
 # They are searched only to raise an error.

@@ -12,11 +12,8 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from friendli_async._charsets import NO_HEADERS, to_utf8
+from friendli_async._charsets import to_utf8
 from friendli_async._locks import lock_over_forks
-
-__all__ = ["decode_json", "encode_json", "loads", "loads_with_replacement", "prepared", "reject_constant"]
-__all__ += ["replace_surrogates", "type_lock", "without_surrogates"]
 
 T = TypeVar("T")
 
@@ -88,7 +85,7 @@ def loads(data: bytes | str) -> object:
         raise ValueError("nested too deeply") from None
 
 
-def loads_with_replacement(data: bytes | str, headers: Mapping[str, str] = NO_HEADERS) -> object:
+def loads_with_replacement(data: bytes | str, headers: Mapping[str, str] = {}) -> object:
     """Parses JSON that may be in the charset that the headers name.
 
     Other bytes that are not UTF-8 become U+FFFD, as the SSE and Fetch standards say.

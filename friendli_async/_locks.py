@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from threading import RLock
 
-__all__ = ["lock_over_forks"]
-
 
 def lock_over_forks() -> RLock:
     """Returns a reentrant lock that is held while the process forks.

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema, SchemaSerializer
     from pydantic_core.core_schema import PlainSerializerFunctionSerSchema
 
-__all__ = ["PydanticField", "as_json", "dump_model", "stand_in"]
-
 
 class PydanticField:
     """Lets pydantic validate a struct, from an instance or from JSON values, by the struct's own schema."""

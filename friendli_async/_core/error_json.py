@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeVar, cast
 
-from friendli_async._charsets import NO_HEADERS
 from friendli_async._json import loads_with_replacement
 
 Fields = dict[str, Any]
@@ -20,7 +19,7 @@ T = TypeVar("T")
 EXCERPT_LENGTH: Final = 200
 
 
-def json_or_none(data: bytes | str, headers: Mapping[str, str] = NO_HEADERS) -> Any:
+def json_or_none(data: bytes | str, headers: Mapping[str, str] = {}) -> Any:
     """Like ``loads_with_replacement``, but returns None if the data is not JSON."""
     try:
         return loads_with_replacement(data, headers)

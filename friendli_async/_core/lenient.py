@@ -17,7 +17,6 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from friendli_async._charsets import NO_HEADERS
 from friendli_async._core.error_json import Fields, as_list, as_object, is_object, items_of, json_or_none
 from friendli_async._core.status_errors import excerpt
 from friendli_async._json import loads_with_replacement, prepared
@@ -55,7 +54,7 @@ _OPTIONAL: Final = frozenset(
 )
 
 
-def decode(data: bytes, decoder: msgspec.json.Decoder[T], headers: Mapping[str, str] = NO_HEADERS) -> T:
+def decode(data: bytes, decoder: msgspec.json.Decoder[T], headers: Mapping[str, str] = {}) -> T:
     """Decodes JSON into the decoder's type: with msgspec, or else with the lenient fallback.
 
     ``headers`` may name the charset of data that is not UTF-8.
