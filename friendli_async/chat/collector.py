@@ -70,9 +70,7 @@ R = TypeVar("R")
 
 
 class ChoicesDialect(ChunkDialect[E], kw_only=True):
-    """Chunks of choices."""
-
-    content: frozenset[str] = frozenset({"choices", "usage"})
+    """Chunks of choices, whose fast path looks into them."""
 
     def are_ordinary(self, events: Sequence[Any], payloads: Sequence[bytes]) -> bool:
         """Whether every chunk has content or usage, and neither an error nor a message."""

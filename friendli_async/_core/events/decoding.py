@@ -70,6 +70,8 @@ _SENTINELS: Final = frozenset({b"[DONE]", b"DONE", b"[END]"})
 _END_EVENTS: Final = frozenset({"done", "end"})
 METADATA: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "timestamp"})
 """Fields that only identify the reply."""
+_CHUNK_FIELDS: Final = frozenset({"choices", "usage"})
+"""Fields of which a chunk fills one at least."""
 
 
 class Decoded(NamedTuple, Generic[E]):
@@ -226,10 +228,8 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
 
 
 class ChunkDialect(Dialect[E], kw_only=True):
-    """Events without a ``type``: chunks of a reply, recognized by the fields that they fill."""
+    """Events without a ``type``: chunks of the choices of a reply, recognized by the fields that they fill."""
 
-    content: frozenset[str]
-    """The fields that identify a chunk."""
     named: Mapping[str, Any] = {}
     """Structs of further kinds of events by event name; without their name they are recognized by ``shape``."""
     shape: frozenset[str] = frozenset()
@@ -280,10 +280,10 @@ class ChunkDialect(Dialect[E], kw_only=True):
     def _is_recognized(self, name: str | None, fields: Fields) -> bool:
         if self._has_content(name, fields) or self._struct_of(name, fields) is not self.events:
             return True
-        return has_value(fields, self.content) and not shows_error_beside(fields)
+        return has_value(fields, _CHUNK_FIELDS) and not shows_error_beside(fields)
 
     def _has_content(self, name: str | None, fields: Fields) -> bool:
-        return has_value(fields, self.content - {"usage"})
+        return has_value(fields, ("choices",))
 
     def _build_payload(self, name: str | None, fields: Fields) -> E:
         if is_blank(fields.get("error")):
@@ -291,7 +291,7 @@ class ChunkDialect(Dialect[E], kw_only=True):
         return cast("E", convert(fields, self._struct_of(name, fields)))
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
-        if name is None and not has_value(fields, _names_of_fields(fields) - METADATA - self.content):
+        if name is None and not has_value(fields, _names_of_fields(fields) - METADATA - _CHUNK_FIELDS):
             return None  # only metadata, ahead of the content
         metadata = {key: fields[key] for key in fields.keys() & METADATA}
         return cast("E", convert({**metadata, "message": fields}, self.events))
