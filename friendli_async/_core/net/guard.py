@@ -18,11 +18,13 @@ def start_guard(close: Close) -> Guard:
 
     When a loop shuts down, asyncio closes the async generators that were started in it, and waits for them. The objects
     that ``close`` ends hold no reference to the generator, so no cycle delays that. A loop without async generator
-    hooks (nest_asyncio's) would leave it to the garbage collector, which cannot wait: there the generator does nothing.
+    hooks (nest_asyncio's) would leave it to the garbage collector, which cannot wait: there the generator is not
+    started, and closing it does nothing.
     """
-    guard = _close_at_end(close) if sys.get_asyncgen_hooks().finalizer is not None else _do_nothing()
-    with suppress(StopIteration):  # how send() reports that a coroutine returned
-        guard.__anext__().send(None)
+    guard = _close_at_end(close)
+    if sys.get_asyncgen_hooks().finalizer is not None:
+        with suppress(StopIteration):  # how send() reports that a coroutine returned
+            guard.__anext__().send(None)
     return guard
 
 
@@ -47,7 +49,3 @@ async def _close_at_end(close: Close) -> Guard:
         yield
     finally:
         await close()
-
-
-async def _do_nothing() -> Guard:
-    yield
