@@ -77,7 +77,7 @@ class Deployment(msgspec.Struct, frozen=True):
 
 
 class RequestHeaders(dict[str, str]):
-    """The headers of requests, except those that frame a message. Most requests of a client share the same ones."""
+    """The headers of requests; those that frame a message only for a form. Most requests of a client share them."""
 
     @cached_property
     def lines(self) -> Secret:

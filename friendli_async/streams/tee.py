@@ -258,7 +258,7 @@ class Branch(Generic[E]):
 
     def _check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._fanout.loop not in {None, loop}:
-            raise RuntimeError("the stream belongs to another event loop, the one in which it was opened")
+            self._stream._raise_wrong_loop()
 
     def _check_end(self) -> None:
         """Raises if no more events will come."""

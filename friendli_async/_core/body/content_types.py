@@ -6,7 +6,8 @@ from typing import Final
 
 OCTET_STREAM: Final = "application/octet-stream"
 
-# Types that the standard library does not know on every platform and in every version, or names differently.
+# The common types: the same on every platform, and found without reading the system's tables, which the standard
+# library does. Some it does not know, or names differently.
 _BY_SUFFIX: Final[dict[str, str]] = {
     ".aac": "audio/aac",
     ".avif": "image/avif",

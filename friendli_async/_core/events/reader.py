@@ -122,7 +122,8 @@ class EventReader(Generic[E]):
             which one returns true.
 
     Attributes:
-        ready: Decoded events that have not been consumed. Bytes are fed only while it is empty.
+        ready: Decoded events that have not been consumed. Reads feed bytes only while it is empty; when a stream ends
+            early, what has arrived is fed anyway.
         has_ended: Whether no event follows those in ``ready``: the end of the stream or an error has been read.
         failure: The error that follows the events in ``ready``, or None.
         stopped: Whether a stop condition ended the stream.
