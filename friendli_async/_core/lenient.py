@@ -25,7 +25,6 @@ from friendli_async.errors import ResponseDecodeError
 T = TypeVar("T")
 
 _SCALARS: Final = frozenset({"bool", "int", "float", "NoneType"})
-_EMPTY_BODY_TYPES: Final[tuple[object, ...]] = (None, type(None), Any)
 # The fields that hold the content, by their names on the wire, of all APIs.
 _CONTENT: Final = frozenset(
     {
@@ -63,7 +62,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T], headers: Mapping[str, 
         ResponseDecodeError: The data is not JSON, or cannot be coerced to the type.
     """
     kind: Any = decoder.type
-    if not data and (kind in _EMPTY_BODY_TYPES or type(None) in get_args(kind)):
+    if not data and (kind is Any or type(None) in get_args(kind)):
         return cast("T", None)
     if not data:
         raise ResponseDecodeError("the server's reply is empty")

@@ -40,7 +40,7 @@ class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     path: str
     """Path below the deployment's prefix; ``{name}`` is a path parameter."""
     reply: Any
-    """Type of a plain call's whole reply, T. None, ``X | None`` and Any also accept an empty body."""
+    """Type of a plain call's whole reply, T. ``X | None`` and Any also accept an empty body."""
     repeatable: bool = False
     """Whether an attempt may be retried after the server may have accepted it."""
     billed: bool = False
