@@ -20,7 +20,6 @@ from friendli_async.replies import Attempt
 __all__ = ["Limits", "Pacing", "RetryPolicy", "Timeouts"]
 
 _LARGEST: Final = sys.float_info.max
-_DEFAULT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 _RETRYABLE_STATUSES: Final = frozenset({408, 429, *range(500, 600)})
 
 
@@ -180,7 +179,7 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
     """Maximum of the bound in seconds."""
     max_retry_after: float = 60.0
     """Longest ``Retry-After`` to wait for, in seconds; a longer one raises at once (see ``retry_after``)."""
-    statuses: AbstractSet[int] = _DEFAULT_STATUSES
+    statuses: AbstractSet[int] = frozenset({408, 429, 500, 502, 503, 504})
     """Statuses to retry: any of 408, 429, and 500 to 599, such as the 520 to 524 of some proxies."""
     on_retry: Callable[[Attempt], object] | None = None
     """Called with the failed attempt before its ``wait``. Exceptions that it raises are logged and ignored."""

@@ -48,7 +48,6 @@ _Windows = dict[tuple[str, ...], dict[str, float]]
 """The limits of a server, each with those of ``_FIELDS`` that were sent, by the words of the header name other than
 these: ``("tokens", "minute")``."""
 
-_KINDS: Final = ("requests", "tokens", "steps")
 _FIELDS: Final = ("limit", "remaining", "reset")
 _ABBREVIATIONS: Final = {"q": "limit", "r": "remaining", "t": "reset"}  # the names in a structured list
 # Patterns are strings, compiled on first use, so that they do not slow down the import of the library.
@@ -67,7 +66,6 @@ _LONGEST_DELAY: Final = 1e18
 _NUMBER: Final = r"(?ai)[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
 _UNIT: Final = r"(ms|milli(?:second)?s?|[uµ]s|ns|d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)"
 _DURATION_PART: Final = rf"([0-9]+(?:\.[0-9]+)?) *{_UNIT}(?![a-z]) *"
-_DURATION: Final = rf"(?:{_DURATION_PART})+"
 _DURATION_ISO: Final = r"(?a)p(?=.)(?:\d+d)?(?:t(?=\d)(?:\d+h)?(?:\d+m)?(?:\d+(?:\.\d+)?s)?)?"
 # By the beginning of a unit, the longest first.
 _SECONDS: Final = {"mill": 1e-3, "ms": 1e-3, "ns": 1e-9, "u": 1e-6, "µ": 1e-6, "d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -84,7 +82,7 @@ def rate_limit_of(headers: Mapping[str, str]) -> RateLimit | None:
     """
     windows = _windows(headers)
     fields: dict[str, float] = {}
-    for kind in _KINDS:
+    for kind in ("requests", "tokens", "steps"):
         of_kind = [window for names, window in windows.items() if _kind(names) == kind]
         if of_kind:
             for field, number in min(of_kind, key=_scarcity).items():
@@ -212,7 +210,7 @@ def _parse_duration(text: str) -> float | None:
         return None
     if re.fullmatch(_DURATION_ISO, text):
         text = text.replace("p", "").replace("t", "")
-    elif not re.fullmatch(_DURATION, text):
+    elif not re.fullmatch(rf"(?:{_DURATION_PART})+", text):
         return None
     return sum(float(count) * _unit_seconds(name) for count, name in re.findall(_DURATION_PART, text))
 

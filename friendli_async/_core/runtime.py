@@ -30,7 +30,6 @@ _POLL_SECONDS: Final = 0.05
 # callable, for example, may suppress its cancellation.
 _END_SECONDS: Final = 1.0
 _END_TURNS: Final = 8
-_NO_CONNECTIONS: Final = LoopGauges()
 
 
 class InFlightCall(Protocol):
@@ -125,8 +124,7 @@ class Runtime:
         calls = [call for call in list(self.calls) if not call.loop.is_closed()]
         counts, pools = Counter(call.loop for call in calls), self.transport.gauges()
         loops = tuple(
-            structs.replace(pools.get(loop, _NO_CONNECTIONS), calls_in_flight=counts[loop])
-            for loop in {**pools, **counts}
+            structs.replace(pools.get(loop, LoopGauges()), calls_in_flight=counts[loop]) for loop in {**pools, **counts}
         )
         sums = {name: sum(getattr(loop, name) for loop in loops) for name in LoopGauges.__struct_fields__}
         return Gauges(

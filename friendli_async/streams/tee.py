@@ -35,7 +35,6 @@ Slow = Literal["wait", "drop", "fail"]
 """What happens when a branch lags too far behind: the others wait, it loses events, or it ends with an error."""
 
 _CANCELLED: Final = "a read of the branch was cancelled, which closed it"
-_CLOSED: Final = "the branch was closed"
 
 
 class BranchOverrunError(FriendliError):
@@ -246,7 +245,7 @@ class Branch(Generic[E]):
             raise
         except asyncio.CancelledError:
             if buffer.closed and task.uncancel() <= cancelling:  # closing it cancelled this task
-                raise self._stream._with_received(StreamInterruptedError(_CLOSED)) from None
+                raise self._stream._with_received(StreamInterruptedError("the branch was closed")) from None
             self._error = self._stream._with_received(StreamInterruptedError(_CANCELLED))
             buffer.task = None
             _close_branch(self._stream, self._fanout, self._buffer, self._stream._stop)

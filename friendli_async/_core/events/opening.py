@@ -71,7 +71,7 @@ async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json
     if types & _STREAM_TYPES:
         return data
     begun, start = bytearray(data), data.lstrip(_BOM_AND_NEWLINES)
-    while data and _may_become_stream(start):
+    while data and any(prefix.startswith(start) for prefix in _STREAM_PREFIXES):  # more may tell
         data = await exchange.read()
         begun += data
         start = (start + data).lstrip(_BOM_AND_NEWLINES)
@@ -84,8 +84,3 @@ async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json
         return data
     data += await exchange.read_some((limits.reply if start.startswith(b"{") else limits.error) - len(data))
     raise not_a_stream(data, decoder, exchange.head)
-
-
-def _may_become_stream(start: bytes) -> bool:
-    """Whether more bytes are needed to tell if this is the start of a stream."""
-    return any(prefix.startswith(start) for prefix in _STREAM_PREFIXES)

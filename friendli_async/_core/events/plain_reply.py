@@ -34,10 +34,6 @@ T = TypeVar("T")
 
 # Fields that both replies and errors have.
 _AMBIGUOUS: Final = frozenset({"status", "name", "type", "role", "usage", "message"})
-# A reply with content of its own that contains none of these does not declare an error, and is parsed only once.
-_ERROR_MARK: Final = b'"error'
-_FAIL_MARK: Final = b'"fail'
-_SUCCESS_MARK: Final = b'"success"'
 
 
 def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead) -> T:
@@ -49,7 +45,8 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
     """
     kind: Any = decoder.type
     own = _own_fields(kind)
-    if _ERROR_MARK in data or _FAIL_MARK in data or _SUCCESS_MARK in data:
+    # A reply with content of its own that contains none of these does not declare an error, and is parsed only once.
+    if b'"error' in data or b'"fail' in data or b'"success"' in data:
         value: object = json_or_none(data, head.headers)
         if declares_error(value, own) or wraps_error(as_object(value)):
             raise _error_in_reply(value, data, decoder, head)

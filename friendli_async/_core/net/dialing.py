@@ -10,7 +10,7 @@ import select
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import msgspec
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from friendli_async._core.body.forms import FormUpload
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
-
-_FIRST_FINAL_STATUS: Final = 200
 
 
 class DialContext(msgspec.Struct, eq=False):
@@ -168,7 +166,7 @@ class PooledProtocol(ResponseHandler):
             ResponseHandler.data_received(self, data[start:end])
             start = position = end
             if self._buffer:  # the heads that it has read
-                if self._buffer[-1][0][0].code >= _FIRST_FINAL_STATUS:
+                if self._buffer[-1][0][0].code >= 200:  # final, not 1xx
                     self.awaits_head = False
                     self.head_end = b""
                     return data[end:]

@@ -32,7 +32,6 @@ Session: TypeAlias = aiohttp.ClientSession
 """A session that users may pass in."""
 
 _MAX_REDIRECTS: Final = 5
-_SKIPPED_WITHOUT_BODY: Final = ("Content-Type",)
 
 _Pools: TypeAlias = dict[asyncio.AbstractEventLoop, tuple[Pool, Guard]]
 
@@ -232,7 +231,7 @@ class AiohttpTransport:
             allow_redirects=False,
             raise_for_status=False,
             auto_decompress=False,
-            skip_auto_headers=_SKIPPED_WITHOUT_BODY if body is None else None,
+            skip_auto_headers=("Content-Type",) if body is None else None,
             timeout=timeout,
             proxy=proxy.url,
             proxy_headers=proxy.headers if dial.tunnelled and proxy.headers else None,
