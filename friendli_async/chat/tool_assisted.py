@@ -165,7 +165,8 @@ class ToolAssistedCollector(ChatCollector):
 
     dialect: Dialect[Any] = ChoicesDialect(
         ChatChunk,
-        named={"tool_status": ToolStatus},
+        further=ToolStatus,
+        further_name="tool_status",
         shape=_STATUS_FIELDS,
         rewrite=_normalize_status,
     )

@@ -24,7 +24,7 @@ An event is classified in this order:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final, Generic, NamedTuple, TypeGuard, TypeVar, cast, get_args
 
@@ -230,21 +230,21 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
 class ChunkDialect(Dialect[E], kw_only=True):
     """Events without a ``type``: chunks of the choices of a reply, recognized by the fields that they fill."""
 
-    named: Mapping[str, Any] = {}
-    """Structs of further kinds of events by event name; without their name they are recognized by ``shape``."""
+    further: Any = None
+    """The struct of a further kind of event, such as the status of a tool; None if there is none."""
+    further_name: str = ""
+    """The name of such an event. Without it, the event is recognized by ``shape``."""
     shape: frozenset[str] = frozenset()
-    """The fields that all events of further kinds have, and chunks do not."""
+    """The fields that all such events have, and chunks do not."""
 
     def _struct_of(self, name: str | None, fields: Fields) -> Any:
-        """Returns the struct of an event: that of a further kind, or the chunk."""
+        """Returns the struct of an event: that of the further kind, or the chunk."""
         if self._has_content(name, fields):
             return self.events  # whatever its name
-        if name is not None and name in self.named:
-            return self.named[name]
-        return next(iter(self.named.values())) if self.has_shape(fields) else self.events
+        return self.further if name == self.further_name or self.has_shape(fields) else self.events
 
     def has_shape(self, fields: Fields) -> bool:
-        """Whether an event without content has the fields of an event of a further kind."""
+        """Whether an event without content has the fields of an event of the further kind."""
         return bool(self.shape) and self.shape <= fields.keys()
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
@@ -272,7 +272,7 @@ class ChunkDialect(Dialect[E], kw_only=True):
         The event must be identified by its name, an object in ``error``, or more of its fields than ``shape``.
         """
         present = fields.keys() & set(known) - {"error", "message"}
-        return name in self.named or isinstance(fields.get("error"), dict) or len(present) > len(self.shape)
+        return name == self.further_name or isinstance(fields.get("error"), dict) or len(present) > len(self.shape)
 
     def _is_own_name(self, name: str | None) -> bool:
         return name is None
