@@ -1,8 +1,11 @@
 """Cursor-based pagination: pages are fetched lazily, as they are iterated."""
 
+# An iterator is a part of its list:
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import msgspec
@@ -83,11 +86,11 @@ class Pages(Generic[T, P]):
         self._start = start
 
     def __aiter__(self) -> ItemIterator[T]:
-        return ItemIterator(self.pages(), self._listing.format.items)
+        return ItemIterator(self)
 
     def pages(self) -> PageIterator[P]:
         """Returns an iterator over the pages, each with its ``meta``."""
-        return PageIterator(self._fetch, self._start, self._listing.format.following)
+        return PageIterator(self)
 
     def __await__(self) -> Generator[Any, None, P]:
         return self._fetch(self._start).__await__()
@@ -102,15 +105,9 @@ class Pages(Generic[T, P]):
 class PageIterator(Generic[P]):
     """Iterates over the pages of a list."""
 
-    def __init__(
-        self,
-        fetch: Callable[[str | None], Awaitable[P]],
-        start: str | None,
-        following: Callable[[P], str | None],
-    ) -> None:
-        self._fetch = fetch
-        self._following = following
-        self._next = start
+    def __init__(self, pages: Pages[Any, P]) -> None:
+        self._pages = pages
+        self._next = pages._start
         self._seen: set[str | None] = set()
         self._last: P | None = None
         self._waiting = False
@@ -130,20 +127,20 @@ class PageIterator(Generic[P]):
             raise RuntimeError("another task is already waiting for the next page of this list")
         self._waiting = True
         try:
-            page = await self._fetch(self._next)
+            page = await self._pages._fetch(self._next)
         finally:
             self._waiting = False
         self._seen.add(self._next)
-        self._last, self._next = page, self._following(page)
+        self._last, self._next = page, self._pages._listing.format.following(page)
         return page
 
 
 class ItemIterator(Generic[T]):
     """Iterates over the items of all pages of a list."""
 
-    def __init__(self, pages: PageIterator[Any], items: Callable[[Any], Iterable[T]]) -> None:
-        self._pages = pages
-        self._items = items
+    def __init__(self, pages: Pages[T, Any]) -> None:
+        self._pages = pages.pages()
+        self._items = pages._listing.format.items
         self._current: Iterator[T] = iter(())
 
     def __aiter__(self) -> Self:
