@@ -58,10 +58,15 @@ class UsageLimit:
         max_prompt_tokens: int | None = None,
         max_completion_tokens: int | None = None,
     ) -> None:
+        # First what the repr needs: a debugger shows it if the rest fails.
+        self.calls: int = 0
+        self.usage: Usage = Usage()
+        self.unreported: int = 0
+        self._maxima: dict[str, int] = {}
+        self._has_warned = False
         if within is not None and not isinstance(within, UsageLimit):
             raise ConfigurationError(f"UsageLimit.within must be a UsageLimit or None, not {within!r}")
         self._chain: tuple[UsageLimit, ...] = (self,) if within is None else (self, *within._chain)
-        self._maxima: dict[str, int] = {}
         given = {
             "calls": max_calls,
             "total_tokens": max_total_tokens,
@@ -72,10 +77,6 @@ class UsageLimit:
             if maximum is not None:
                 self._maxima[measure] = plain_number(maximum)
                 check_count(f"UsageLimit.max_{measure}", self._maxima[measure], least=0)
-        self.calls: int = 0
-        self.usage: Usage = Usage()
-        self.unreported: int = 0
-        self._has_warned = False
 
     def __repr__(self) -> str:
         maxima = "".join(f", max_{measure}={maximum}" for measure, maximum in self._maxima.items())

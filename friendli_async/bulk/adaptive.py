@@ -79,6 +79,9 @@ class Adaptive:
     """
 
     def __init__(self, start: int = 4, max: int = 256, shrink: float = 0.7, guard: float | None = 2.0) -> None:
+        # First what the repr needs: a debugger shows it if the rest fails.
+        self._limit = 0.0
+        self._in_flight = 0
         start, most, shrink, guard = map(plain_number, (start, max, shrink, guard))
         for name, count in (("start", start), ("max", most)):
             check_count(f"Adaptive: {name}", count)
@@ -92,7 +95,6 @@ class Adaptive:
         self._max = most
         self._shrink = shrink
         self._guard = guard
-        self._in_flight = 0
         self._starts = StartRate()
         self._paused_until = -math.inf
         self._decreased_at = -math.inf

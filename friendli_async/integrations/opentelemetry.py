@@ -129,6 +129,10 @@ class Telemetry(Observer):
         names: Literal["v0.1.0", "old"] = "v0.1.0",
         logger_provider: _logs.LoggerProvider | None = None,
     ) -> None:
+        # First what the repr needs: a debugger shows it if the rest fails.
+        switch = os.environ.get(_CONTENT_SWITCH, "").lower()
+        self._on_spans = content or switch in {"true", "span_only", "span_and_event"}
+        self._as_events = switch in {"event_only", "span_and_event"}
         if names not in {"v0.1.0", "old"}:
             raise ValueError(f"names is 'v0.1.0' or 'old', not {names!r}")
         if not isinstance(cast("object", content), bool):  # such as "false", from the environment, which is true
@@ -137,9 +141,6 @@ class Telemetry(Observer):
         meter = metrics.get_meter("friendli_async", __version__, meter_provider, schema_url=_SCHEMA)
         self._meters = _Meters(meter, names)
         self._logger = _logs.get_logger("friendli_async", __version__, logger_provider, schema_url=_SCHEMA)
-        switch = os.environ.get(_CONTENT_SWITCH, "").lower()
-        self._on_spans = content or switch in {"true", "span_only", "span_and_event"}
-        self._as_events = switch in {"event_only", "span_and_event"}
         if self._on_spans or self._as_events:
             # Observers without this method are not passed any content.
             self.call_content: Callable[[CallContent], None] = self._keep_content
