@@ -1,6 +1,7 @@
 """The fast path that bypasses aiohttp's session, and when requests fall back to the session."""
 
 import asyncio
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -189,6 +190,22 @@ async def test_headers_that_a_patched_session_request_adds_are_sent_once(
             await client.container.chat.complete(messages=MESSAGES)
         await client.container.chat.complete(messages=MESSAGES)
     assert [b"baggage: user=alice" in request for request in server.requests] == [True, False]
+
+
+async def test_patched_session_request_can_copy_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Any = aiohttp.ClientSession._request
+    kept: list[dict[str, str]] = []
+
+    async def patched(self: aiohttp.ClientSession, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:
+        kept.append(copy.deepcopy(options["headers"]))  # as vcrpy does, before it removes what it must not record
+        answer: aiohttp.ClientResponse = await original(self, method, url, **options)
+        return answer
+
+    async with recording_server() as server, AsyncFriendli("token-1234", server_url=server.url) as client:
+        monkeypatch.setattr(aiohttp.ClientSession, "_request", patched)
+        await complete(client)
+    assert kept[0]["Authorization"] == "Bearer token-1234"
+    assert "token-1234" not in repr(kept)
 
 
 @pytest.mark.parametrize("stream", [False, True])

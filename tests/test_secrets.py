@@ -7,15 +7,19 @@ import io
 import json
 import logging
 import pickle
+import sys
 import tempfile
 import traceback
 import tracemalloc
 from base64 import b64encode
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import msgspec
 import pytest
 from support.clock import Clock, run_loop_iterations
@@ -37,15 +41,17 @@ from support.sockets import (
     with_timeout,
 )
 
+import friendli_async
 from friendli_async import (
     AsyncFriendli,
     ConfigurationError,
     FriendliError,
     RetryPolicy,
     Timeouts,
+    UsageLimit,
 )
-from friendli_async._core.secret import mask_token
-from friendli_async.bulk import run_all
+from friendli_async._core.secret import Secret, mask_token, masked
+from friendli_async.bulk import Adaptive, run_all
 from friendli_async.testing import (
     FriendliServer,
     ReceivedRequest,
@@ -332,6 +338,81 @@ async def test_frames_of_an_unknown_keyword_do_not_hold_its_value(method: str, o
     frames = [each.frame.f_locals for each in caught.traceback[1:] if "friendli_async" in str(each.path)]
     assert len(frames) > 1
     assert not [secret for secret in SECRETS if secret in repr(frames)]
+
+
+def test_parts_and_copies_of_a_secret_are_masked() -> None:
+    secret = Secret(SECRET)
+    parts = [secret[:20], secret[-20:], secret[::2], secret[0]]  # rich and structlog print the beginning of long ones
+    assert parts == [SECRET[:20], SECRET[-20:], SECRET[::2], SECRET[0]]
+    copies = [copy.copy(secret), copy.deepcopy(secret), copy.deepcopy({"Authorization": [secret]})["Authorization"][0]]
+    assert copies == [SECRET] * 3
+    given = masked(AS_BYTES)
+    assert {repr(each) for each in [*parts, *copies]} == {"'***'"}
+    assert {repr(given[:20]), repr(given[-20:])} == {"b'***'"}
+    assert given[0] == AS_BYTES[0]
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(secret)
+
+
+INVALID_ARGUMENTS: dict[str, Callable[[], object]] = {
+    "client": lambda: AsyncFriendli(SECRET, max_connections=0),
+    "adaptive": lambda: Adaptive(start=0),
+    "usage limit": lambda: UsageLimit(max_calls=-1),
+    "parent of a usage limit": lambda: UsageLimit(within=3),  # type: ignore[arg-type]  # invalid on purpose
+    "telemetry": lambda: importlib.import_module("friendli_async.integrations.opentelemetry").Telemetry(names="x"),
+}
+
+
+@pytest.mark.parametrize("name", INVALID_ARGUMENTS)
+def test_objects_whose_constructor_failed_can_be_shown(name: str) -> None:
+    if name == "telemetry":
+        pytest.importorskip("opentelemetry")
+    error = _error_of(INVALID_ARGUMENTS[name])
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "__init__"]
+    assert [repr(frame.f_locals["self"]) for frame in frames]
+
+
+@contextmanager
+def _local_variables_at_each_line(shown: dict[str, list[str]]) -> Iterator[None]:
+    """Collects what a debugger may show: the local variables of our frames, at each line that runs."""
+    package = str(Path(friendli_async.__file__).parent)
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        path = frame.f_code.co_filename
+        if not path.startswith(package) or Path(path).parent.name == "testing":  # the server has received the token
+            return None
+        for name, value in frame.f_locals.items():
+            # aiohttp's response is broken by its own repr before its head has arrived.
+            if name != "self" and not isinstance(value, aiohttp.ClientResponse):
+                shown.setdefault(f"{frame.f_code.co_qualname}: {name}", []).append(repr(value))
+        return trace
+
+    previous = sys.gettrace()  # of the coverage measurement
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(previous)
+
+
+@pytest.mark.parametrize("how", ["token", "callable", "proxy"])
+async def test_no_line_of_a_call_has_a_secret_in_its_local_variables(server: FriendliServer, how: str) -> None:
+    proxy = server.url.replace("//", f"//me:{PASSWORD}@") if how == "proxy" else None
+    token: Any = SECRET if how != "callable" else lambda: SECRET
+    shown: dict[str, list[str]] = {}
+    server.enqueue(status(503), text("Hi"), script(chunk("a"), cut()), status(401))
+    server.enqueue(json_body({"data": []}), json_body({"text": "Hi"}))
+    options: dict[str, Any] = {"headers": {"X-Private": HEADER}, "retry": FAST_RETRY, "proxy": proxy}
+    async with AsyncFriendli(token, server_url=server.url, **options) as client:
+        with _local_variables_at_each_line(shown):
+            await complete(client)
+            await _failure(_drain(open_stream(client)))
+            await _failure(complete(client))  # 401
+            await client.serverless.model.list()
+            await client.serverless.audio.transcribe(model="m", file=b"RIFF")
+    assert len(shown) > 200
+    shown.pop("masked: value", None)  # what it is given to mask
+    assert {name for name, texts in shown.items() for each in SECRETS if each in "".join(texts)} == set()
 
 
 class StallingHandlers:

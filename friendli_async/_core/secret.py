@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, MappingView
-from typing import Final, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, SupportsIndex, TypeVar, cast
 
 from friendli_async.errors import FriendliError
 from friendli_async.replies import Headers
@@ -35,7 +35,8 @@ _NOT_SECRET: Final = frozenset({"team", "timeout", "retry", "limits", "observers
 class Secret(str):
     """A string with a masked ``repr``, which is what tools print for the local variables of a traceback.
 
-    It remains a string: comparing, joining and encoding it use its value.
+    It remains a string: comparing, joining and encoding it use its value. A part of it is a secret, too, since some of
+    these tools shorten a string before they print it.
     """
 
     __slots__ = ()
@@ -43,8 +44,18 @@ class Secret(str):
     def __repr__(self) -> str:
         return "'***'"
 
+    def __getitem__(self, key: SupportsIndex | slice) -> Secret:
+        return Secret(super().__getitem__(key))
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret cannot be pickled or copied")
+        # PyYAML asks for it, too, when vcrpy writes a cassette.
+        raise TypeError("the token and the headers of a client cannot be pickled; with vcrpy, use filter_headers")
 
 
 class _SecretBytes(bytes):
@@ -54,6 +65,10 @@ class _SecretBytes(bytes):
 
     def __repr__(self) -> str:
         return "b'***'"
+
+    def __getitem__(self, key: SupportsIndex | slice) -> Any:
+        part = super().__getitem__(key)
+        return part if isinstance(part, int) else _SecretBytes(part)
 
 
 _SecretBytes.__name__ = "bytes"  # errors name the type of what was given
@@ -89,8 +104,8 @@ def token_of(headers: Mapping[str, str]) -> Secret:
     """Returns the token of a request; "" if it has none, or one that is too short to be told from words."""
     for name, value in headers.items():
         if name.lower() == "authorization":
-            token = value.rpartition(" ")[2]
-            return Secret(token if len(token) >= _MIN_TOKEN else "")
+            token = Secret(value.rpartition(" ")[2])
+            return token if len(token) >= _MIN_TOKEN else Secret()
     return Secret()
 
 
@@ -119,7 +134,7 @@ def _masked(text: str, token: str) -> str:
     text = text.replace(token, _MASK)  # what precedes it may be no escape
     found = _CUT.search(text, max(0, len(text) - _LONGEST_CUT))
     plain = text[: None if found is None else found.start()]
-    unescaped, token = _ESCAPED.sub(_unescaped, plain), _ESCAPED.sub(_unescaped, token)
+    unescaped, token = _ESCAPED.sub(_unescaped, plain), Secret(_ESCAPED.sub(_unescaped, token))
     if token[:_MIN_TOKEN] not in unescaped:
         return text
     characters = _CHARACTER.findall(plain)  # as many as in the unescaped text

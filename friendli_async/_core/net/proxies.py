@@ -62,11 +62,11 @@ def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Cal
 
 def _split_credentials(proxy: Secret) -> Proxy:
     """Moves the credentials of a proxy's URL to a header."""
-    before, at, address = (Secret(part) for part in proxy.rpartition("@"))
+    before, at, address = map(Secret, proxy.rpartition("@"))
     if not at:
         return Proxy(str(proxy))
-    scheme, _, credentials = (Secret(part) for part in before.partition("://"))
-    user, _, password = (Secret(part) for part in credentials.partition(":"))
+    scheme, _, credentials = map(Secret, before.partition("://"))
+    user, _, password = map(Secret, credentials.partition(":"))
     encoded = Secret(b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode())
     return Proxy(f"{scheme}://{address}", {"Proxy-Authorization": Secret(f"Basic {encoded}")})
 
