@@ -27,7 +27,10 @@ def system_instructions(body: Mapping[str, Any]) -> list[_Json]:
 
 def input_messages(body: Mapping[str, Any]) -> list[_Json]:
     """Returns the messages of a request body, of any of the APIs."""
-    return [_message(item) for item in _as_list(body.get("messages", body.get("input", body.get("prompt"))))]
+    given: object = body.get("messages", body.get("input", body.get("prompt")))
+    if given is None:
+        return []
+    return [_message(item) for item in (cast("list[object]", given) if isinstance(given, list) else [given])]
 
 
 def output_messages(reply: object, finish_reasons: Sequence[str]) -> list[_Json]:
@@ -35,15 +38,12 @@ def output_messages(reply: object, finish_reasons: Sequence[str]) -> list[_Json]
     if isinstance(reply, Partial):
         calls = msgspec.to_builtins(reply.tool_calls)
         message = {"reasoning": reply.reasoning or None, "content": reply.text or None, "tool_calls": calls}
-        return [_assistant_message(_choice_parts(message), _finish_reason(finish_reasons, 0))]
+        return [_answer(_message_parts(message), finish_reasons)]
     if choices := _builtins_of(reply, "choices"):
-        return [
-            _assistant_message(_choice_parts(choice), _finish_reason(finish_reasons, index))
-            for index, choice in enumerate(choices)
-        ]
-    items = _builtins_of(reply, "content") or _builtins_of(reply, "output")
-    parts = [part for item in items for part in _item_parts(item)]
-    return [_assistant_message(parts, _finish_reason(finish_reasons, 0))] if parts else []
+        parts_of_choices = [_message_parts(choice.get("message") or choice) for choice in choices]
+        return [_answer(parts, finish_reasons, index) for index, parts in enumerate(parts_of_choices)]
+    parts = _parts(_builtins_of(reply, "content") or _builtins_of(reply, "output"))
+    return [_answer(parts, finish_reasons)] if parts else []
 
 
 def _builtins_of(reply: object, name: str) -> list[_Json]:
@@ -53,15 +53,8 @@ def _builtins_of(reply: object, name: str) -> list[_Json]:
     return cast("list[_Json]", msgspec.to_builtins(getattr(reply, name) or ()))
 
 
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # JSON
-
-
-def _finish_reason(finish_reasons: Sequence[str], index: int) -> str:
-    return finish_reasons[index] if index < len(finish_reasons) else "error"
-
-
-def _assistant_message(parts: list[_Json], finish_reason: str) -> _Json:
+def _answer(parts: list[_Json], finish_reasons: Sequence[str], index: int = 0) -> _Json:
+    finish_reason = finish_reasons[index] if index < len(finish_reasons) else "error"
     return {"role": "assistant", "parts": parts, "finish_reason": finish_reason}
 
 
@@ -74,13 +67,13 @@ def _message(item: Any) -> _Json:
         result = message.get("content", message.get("output"))
         call_id = message.get("tool_call_id", message.get("call_id"))
         return {"role": "tool", "parts": [{"type": "tool_call_response", "id": call_id, "response": result}]}
-    role = message.get("role", "assistant" if kind in {"function_call", "reasoning"} else "user")
-    return {"role": role, "parts": _item_parts(message) if "role" not in message else _choice_parts(message)}
+    if "role" in message:
+        return {"role": message["role"], "parts": _message_parts(message)}
+    return {"role": "assistant" if kind in {"function_call", "reasoning"} else "user", "parts": _parts(message)}
 
 
-def _choice_parts(choice: Mapping[str, Any]) -> list[_Json]:
-    """Returns the parts of a chat message, of a chat choice, or of a text completion's choice."""
-    message: Mapping[str, Any] = choice.get("message") or choice
+def _message_parts(message: Mapping[str, Any]) -> list[_Json]:
+    """Returns the parts of a message with a role, or of a text completion's choice."""
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     parts: list[_Json] = [{"type": "reasoning", "content": reasoning}] if isinstance(reasoning, str) else []
     parts += _parts(message.get("content", message.get("text")))
@@ -90,54 +83,49 @@ def _choice_parts(choice: Mapping[str, Any]) -> list[_Json]:
     return parts
 
 
-def _tool_call(call_id: object, name: object, arguments: object) -> _Json:
-    return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
-
-
-def _item_parts(item: Any) -> list[_Json]:
-    """Returns the parts of a content block of messages, or of an item of responses."""
-    match item:
-        case {"type": "thinking", "thinking": text}:
-            return [{"type": "reasoning", "content": text}]
-        case {"type": "reasoning"}:
-            texts = [part.get("text") for part in item.get("content") or item.get("summary") or ()]
-            return [{"type": "reasoning", "content": "".join(text for text in texts if isinstance(text, str))}]
-        case {"type": "tool_use"}:
-            return [_tool_call(item.get("id"), item.get("name"), item.get("input"))]
-        case {"type": "tool_result"}:
-            return [{"type": "tool_call_response", "id": item.get("tool_use_id"), "response": item.get("content")}]
-        case {"type": "function_call"}:
-            return [_tool_call(item.get("call_id"), item.get("name"), item.get("arguments"))]
-        case {"type": "message", "content": content}:
-            return _parts(content)
-        case _:
-            return _parts([item])
-
-
 def _parts(content: Any) -> list[_Json]:
-    if content is None:
-        return []
-    if isinstance(content, list | tuple):  # replies have tuples
-        return [part for item in _as_list(content) for part in _content_part(item)]
-    return [{"type": "text", "content": content if isinstance(content, str) else str(content)}]
+    """Returns the parts of a content: text, one typed object, or a list of these."""
+    match content:
+        case None:
+            return []
+        case list() | tuple():  # replies have tuples
+            return [part for item in cast("Sequence[Any]", content) for part in _parts(item)]
+        case {"type": "message", "content": inner}:
+            return _parts(inner)
+        case {"type": str()}:
+            return [_part(content)]
+        case _:
+            return [{"type": "text", "content": str(content)}]
 
 
-def _content_part(item: Any) -> list[_Json]:
+def _part(item: Any) -> _Json:
+    """Returns the part for a content part of a chat, a content block of messages, or an item of responses."""
     match item:
         case {"type": str(kind), "text": text} if kind in _TEXT_TYPES:
-            return [{"type": "text", "content": text}]
+            return {"type": "text", "content": text}
         case {"type": "image_url", "image_url": {"url": str(url)}}:
-            return [_media_part("image", url)]
+            return _media_part("image", url)
         case {"type": "video_url", "video_url": {"url": str(url)}}:
-            return [_media_part("video", url)]
+            return _media_part("video", url)
         case {"type": "audio_url", "audio_url": {"url": str(url)}}:
-            return [_media_part("audio", url)]
-        case {"type": "thinking" | "tool_use" | "tool_result"}:
-            return _item_parts(item)
-        case {"type": str()}:
-            return [dict(item)]
+            return _media_part("audio", url)
+        case {"type": "thinking", "thinking": text}:
+            return {"type": "reasoning", "content": text}
+        case {"type": "reasoning"}:
+            texts = [part.get("text") for part in item.get("content") or item.get("summary") or ()]
+            return {"type": "reasoning", "content": "".join(text for text in texts if isinstance(text, str))}
+        case {"type": "tool_use"}:
+            return _tool_call(item.get("id"), item.get("name"), item.get("input"))
+        case {"type": "tool_result"}:
+            return {"type": "tool_call_response", "id": item.get("tool_use_id"), "response": item.get("content")}
+        case {"type": "function_call"}:
+            return _tool_call(item.get("call_id"), item.get("name"), item.get("arguments"))
         case _:
-            return [{"type": "text", "content": str(item)}]
+            return dict(item)
+
+
+def _tool_call(call_id: object, name: object, arguments: object) -> _Json:
+    return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
 
 
 def _media_part(modality: str, url: str) -> _Json:
