@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import KW_ONLY, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -107,6 +108,7 @@ class BatchRow(msgspec.Struct, frozen=True):
 # --- input -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class BatchInput:
     """An input file of requests, read line by line on each iteration.
 
@@ -118,20 +120,12 @@ class BatchInput:
         system: A system message for every line that is only a prompt, or None.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        deployment: DeploymentName,
-        model: str | None,
-        options: Mapping[str, object],
-        system: str | None,
-    ) -> None:
-        self.path = path
-        self._deployment: DeploymentName = deployment
-        self._model = model
-        self._options = options
-        self._system = system
+    path: Path
+    _: KW_ONLY
+    deployment: DeploymentName
+    model: str | None
+    options: Mapping[str, object]
+    system: str | None
 
     def check(self) -> int:
         """Reads and checks the whole file.
@@ -213,20 +207,20 @@ class BatchInput:
         prompt = line.pop("prompt", None)
         if not isinstance(prompt, str):
             raise RowsError("expected a request with a body, a prompt or messages")
-        system = [] if self._system is None else [{"role": "system", "content": self._system}]
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return {"messages": [*system, {"role": "user", "content": prompt}], **line}
 
     def _apply_settings(self, body: dict[str, Any], url: str) -> None:
         """Applies the model and options of the whole batch to one body."""
         if body.pop("stream", None):
             raise RowsError("a batch cannot stream: remove `stream` from the body")
-        if self._model is not None:
-            body["model"] = self._model
+        if self.model is not None:
+            body["model"] = self.model
         if url != _EMBEDDINGS:
-            body.update(self._options)
-        elif self._deployment != "dedicated":
+            body.update(self.options)
+        elif self.deployment != "dedicated":
             raise RowsError(f"{_EMBEDDINGS} is served by dedicated endpoints only (--deployment dedicated)")
-        if "model" not in body and self._deployment != "container":
+        if "model" not in body and self.deployment != "container":
             raise RowsError("no model: set it in the body, or pass -m MODEL")
 
     def _check_row(self, row: BatchRow) -> None:
