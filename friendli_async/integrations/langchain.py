@@ -19,7 +19,7 @@ import msgspec
 
 from friendli_async import AsyncFriendli
 from friendli_async.blocking import iterate, run
-from friendli_async.chat import Chat, ChatStream, json_schema
+from friendli_async.chat import Chat, json_schema
 from friendli_async.client import DeploymentName
 from friendli_async.errors import ArgumentError
 from friendli_async.integrations._chat_of import chat_of
@@ -145,12 +145,6 @@ class ChatFriendli(BaseChatModel):
         arguments.pop("stream", None)  # LangChain's own flag
         return {**arguments, "messages": wire_messages(messages)}
 
-    def _open(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> ChatStream:
-        arguments = self._arguments(messages, stop, kwargs)
-        if arguments.get("n") not in (None, 1):
-            raise ArgumentError("a LangChain stream supports only one choice; use generate() without streaming", "n")
-        return self._chat().stream(**arguments)
-
     async def _agenerate(
         self,
         messages: list[BaseMessage],
@@ -171,8 +165,11 @@ class ChatFriendli(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        arguments = self._arguments(messages, stop, kwargs)
+        if arguments.get("n") not in (None, 1):
+            raise ArgumentError("a LangChain stream supports only one choice; use generate() without streaming", "n")
         reader = ChunkReader()
-        async with self._open(messages, stop, kwargs) as stream:
+        async with self._chat().stream(**arguments) as stream:
             async for event in stream:
                 if (chunk := reader.read(event)) is not None:
                     if run_manager is not None:
@@ -196,14 +193,10 @@ class ChatFriendli(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        reader = ChunkReader()
-        stream = self._open(messages, stop, kwargs)
-        for event in iterate(stream):
-            if (chunk := reader.read(event)) is not None:
-                if run_manager is not None:
-                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
-        yield reader.last(run(stream.result()), self.model)
+        for chunk in iterate(self._astream(messages, stop, **kwargs)):
+            if run_manager is not None:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
 
     # --- tools and structured output ---------------------------------------------------------------------------------
 
