@@ -18,6 +18,7 @@ import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -214,15 +215,11 @@ class _Server:
 
 def _parse_url(url: str, source: str) -> tuple[str, str, int]:
     """Returns scheme, host and port of a URL. The error does not quote it: it may contain a password."""
-    try:
+    with suppress(ValueError):  # of an invalid port, or a name that cannot be encoded
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-        (host or "").encode("idna")  # as a look-up does
-    except ValueError:
-        pass
-    else:
-        if host and parts.scheme in _DEFAULT_PORTS:
-            return parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]
+        (parts.hostname or "").encode("idna")  # as a look-up does
+        if parts.hostname and parts.scheme in _DEFAULT_PORTS:
+            return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme]
     raise _CheckFailedError(f"{source} is not a valid http or https URL")
 
 
