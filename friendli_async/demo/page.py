@@ -27,6 +27,7 @@ _MARGIN: Final = "  "
 _LABEL: Final = 10  # columns for the name of the speaker
 _INDENT: Final = _MARGIN + " " * _LABEL
 _MAX_WIDTH: Final = 96
+_SYMBOLS: Final = "─│▁█⚙✓✗·…"
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS: Final = "_.:-=+*#"
 _MIN_BARS: Final = 8
@@ -48,7 +49,7 @@ class Page:
         terminal = self._out.isatty()
         self._can_erase = terminal and os.environ.get("TERM") != "dumb"
         self._coloured = self._can_erase and not os.environ.get("NO_COLOR")
-        self._symbols = _can_encode(self._out, "─│▁█⚙✓✗·…")
+        self._symbols = self._encodable(_SYMBOLS) == _SYMBOLS
         self._width = max(40, min(_MAX_WIDTH, shutil.get_terminal_size().columns if terminal else 80))
         self.is_speaking: bool = False
         self._text_width = self._width - len(_INDENT)
@@ -190,17 +191,13 @@ class Page:
         self._column += len(space) + length
 
     def _write(self, text: str) -> None:
-        encoding = self._out.encoding or "utf-8"
-        self._out.write(text.encode(encoding, "replace").decode(encoding))
+        self._out.write(self._encodable(text))
         self._out.flush()
 
-
-def _can_encode(out: TextIO, symbols: str) -> bool:
-    try:
-        symbols.encode(out.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    def _encodable(self, text: str) -> str:
+        """Return a text with question marks for what the output cannot encode."""
+        encoding = self._out.encoding or "utf-8"
+        return text.encode(encoding, "replace").decode(encoding)
 
 
 def _width_of(text: str) -> int:
