@@ -10,6 +10,7 @@ import inspect
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -347,7 +348,9 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
     """
     if not isinstance(event, threading.Event) and not inspect.iscoroutinefunction(getattr(event, "wait", None)):
         raise TypeError(f"gate() takes an asyncio.Event or a threading.Event, not {describe(event)}")
-    loop = _running_loop()  # of the test, if it is a coroutine
+    loop: asyncio.AbstractEventLoop | None = None
+    with suppress(RuntimeError):  # the test is no coroutine
+        loop = asyncio.get_running_loop()
 
     async def wait(_: ReplyWriter) -> None:
         if isinstance(event, threading.Event):
@@ -359,13 +362,6 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(event.wait(), loop))
 
     return _Call(f"gate({event!r})", wait)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def stall() -> Step:
