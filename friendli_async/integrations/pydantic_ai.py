@@ -165,7 +165,7 @@ class FriendliModel(Model[AsyncFriendli]):
         arguments = await self._arguments(messages, settings or {}, parameters)
         with _their_errors(self._name):
             reply = await self._chat(settings or {}).complete(**arguments)
-        finish_reason = reply.choices[0].finish_reason if reply.choices else None
+        finish_reason = reply.choices[0].finish_reason
         return ModelResponse(
             parts=parts_of(reply.message),
             usage=request_usage(reply.usage),
