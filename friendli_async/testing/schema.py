@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from itertools import islice
 from typing import Any, Final, cast
+
+import msgspec
 
 __all__ = ["Error", "Location", "Schema", "from_text", "resolve", "schemas", "validate"]
 
@@ -54,15 +55,11 @@ def from_text(name: str, fields: Mapping[str, Sequence[str]]) -> dict[str, objec
 
 
 def _from_text(schema: Schema, text: str) -> object:
-    match schema.get("type"):
-        case "boolean":
-            return {"true": True, "false": False}.get(text, text)
-        case "integer":
-            return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
-        case "number":
-            return float(text) if re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?([eE]-?[0-9]{1,2})?", text) else text
-        case _:
-            return text
+    kind = {"boolean": bool, "integer": int, "number": float}.get(schema.get("type", ""), str)
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except ValueError:
+        return text
 
 
 @cache
