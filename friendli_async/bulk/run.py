@@ -264,7 +264,7 @@ class Job(Generic[Row, R]):
     """The tasks behind a run.
 
     Args:
-        ledger: The record of finished rows, instead of a checkpoint.
+        ledger: The record of finished rows, such as a checkpoint; None if there is none.
         probes: Number of rows to send one at a time at first, until one has a reply.
         others: See ``run_all``.
     """
