@@ -26,9 +26,8 @@ PROVIDER: Final = "friendli"
 
 _arguments_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
-_REASONING: Final = {"reasoning": "reasoning", "thinking": "thinking"}  # block type -> field with its text
+_REASONING: Final = {"reasoning", "thinking"}  # types of blocks, and the names of the fields with their texts
 _CALLS: Final = {"tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call"}
-_ROLES: Final = {"developer": "system"}  # OpenAI's newer name
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -47,7 +46,8 @@ def wire_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 def _wire(message: BaseMessage, path: str) -> Iterator[dict[str, Any]]:
     for sent in convert_to_openai_messages([_with_media(message)]):
         role: str = sent["role"]
-        sent["role"] = _ROLES.get(role, role)
+        if role == "developer":  # OpenAI's newer name
+            sent["role"] = "system"
         content = sent.get("content")
         parts = cast("list[dict[str, Any]]", content) if isinstance(content, list) else []
         if isinstance(message, AIMessage) and role == "assistant":
@@ -84,7 +84,7 @@ def _complete_assistant(sent: dict[str, Any], message: AIMessage, parts: Sequenc
         sent["content"] = "".join(_text(part, path) for part in kept)
     sent["content"] = sent.get("content") or None
     extra = cast("dict[str, Any]", message.additional_kwargs)
-    reasoning_texts = [part[_REASONING[part["type"]]] for part in parts if part["type"] in _REASONING]
+    reasoning_texts = [part[part["type"]] for part in parts if part["type"] in _REASONING]
     if reasoning := extra.get("reasoning_content") or "".join(reasoning_texts):
         sent["reasoning_content"] = reasoning
     if details := extra.get("reasoning_details"):

@@ -106,7 +106,7 @@ async def _content(item: UserContent) -> _Wire:
         case str() | TextContent():
             return {"type": "text", "text": item if isinstance(item, str) else item.content}
         case ImageUrl() | AudioUrl() | VideoUrl():
-            kind = {"image-url": "image_url", "audio-url": "audio_url", "video-url": "video_url"}[item.kind]
+            kind = item.kind.replace("-", "_")
             url = (await download_item(item, "base64_uri"))["data"] if item.force_download else item.url
             return {"type": kind, kind: {"url": url}}
         case BinaryContent() if item.is_image or item.is_audio or item.is_video:
