@@ -38,10 +38,6 @@ __all__ = ["add_arguments", "run"]
 
 _SECONDS: Final = 10.0
 """Timeout of each check; the first event of the stream may take three times as long."""
-_URLS: Final = {
-    "container": ("FRIENDLI_CONTAINER_URL", CONTAINER_URL),
-    "server": ("FRIENDLI_SERVER_URL", API_URL),
-}
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ADVICE: Final = {
     401: ": the token was rejected; has it expired, or does it belong to another account?",
@@ -120,7 +116,10 @@ class _Server:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
-        self._variable, default = _URLS["container" if arguments.deployment == "container" else "server"]
+        if arguments.deployment == "container":
+            self._variable, default = "FRIENDLI_CONTAINER_URL", CONTAINER_URL
+        else:
+            self._variable, default = "FRIENDLI_SERVER_URL", API_URL
         self._url = strip_quotes(os.environ.get(self._variable, "")) or default
 
     async def versions(self) -> str:
