@@ -65,9 +65,9 @@ class FileStore:
             return status(400, message=f"the body is not a form: {error}")
         if parts.get("key") is None or parts["key"].text != f"files/{file['id']}":
             return status(403, message="the form fields of the upload are missing")
-        content = parts["file"].data if "file" in parts else None
-        if content is None or list(parts)[-1] != "file":
+        if list(parts)[-1] != "file":
             return status(400, message="the form does not end with the file")
+        content = parts["file"].data
         if len(content) != file["size"]:
             return status(400, message=f"expected {file['size']} bytes, received {len(content)}")
         if f"sha256:{hashlib.sha256(content).hexdigest()}" != file["digest"]:
