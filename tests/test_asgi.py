@@ -603,6 +603,18 @@ async def test_encode_that_returns_another_type_is_a_type_error(server: Friendli
     assert browser.ended
 
 
+@pytest.mark.parametrize("returned", ["sorry", 7])
+async def test_on_error_that_returns_another_type_is_a_type_error(
+    server: FriendliServer, client: AsyncFriendli, returned: Any
+) -> None:
+    server.enqueue(script(chunk("Once"), cut()))
+    browser = Server()
+    with pytest.raises(TypeError, match=f"on_error must return bytes, dict or None, not {type(returned).__name__}"):
+        await SSEResponse(open_stream(client), on_error=lambda _: returned)(HTTP, browser.receive, browser.send)
+    assert last_event(browser.body)[1]["error"]["message"] == "the service failed"
+    assert browser.ended
+
+
 @pytest.mark.parametrize("on_error", [None, lambda _: None], ids=["default", "on_error"])
 async def test_error_after_the_first_byte_is_logged(
     server: FriendliServer, client: AsyncFriendli, caplog: pytest.LogCaptureFixture, on_error: Any

@@ -133,8 +133,14 @@ def _split_lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def error_event(payload: bytes | dict[str, Any] | None) -> bytes:
-    """Returns what to send for an error: the data of ``event: error``, bytes of your own, or nothing."""
+def error_event(payload: object) -> bytes:
+    """Returns what to send for an error: the data of ``event: error``, bytes of your own, or nothing.
+
+    Raises:
+        TypeError: ``on_error`` returned something else.
+    """
     if payload is None or isinstance(payload, bytes):
         return payload or b""
-    return b"event: error\ndata: " + encode_json(payload) + b"\n\n"
+    if isinstance(payload, dict):
+        return b"event: error\ndata: %b\n\n" % encode_json(payload)
+    raise TypeError(f"on_error must return bytes, dict or None, not {type(payload).__name__}")
