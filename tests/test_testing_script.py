@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import aiohttp
 import pytest
@@ -12,7 +12,7 @@ from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
 from support.sockets import MESSAGES
 
 from friendli_async import AsyncFriendli, BadRequestError, InternalServerError, testing
-from friendli_async.testing import FriendliServer, ReceivedRequest, Script, script
+from friendli_async.testing import Answer, FriendliServer, ReceivedRequest, Script, script
 from friendli_async.testing.steps import Payload, Step
 
 
@@ -48,6 +48,12 @@ async def test_always_is_used_until_it_is_reset(server: FriendliServer, session:
     statuses = [(await post(session))[0] for _ in range(3)]
     server.always(None)
     assert [*statuses, (await post(session))[0]] == [500, 418, 418, 200]
+
+
+def test_answer_can_be_evaluated_as_an_annotation() -> None:
+    def answers(*many: Answer, last: Answer | None = None) -> None: ...
+
+    assert get_type_hints(answers).keys() == {"many", "last", "return"}
 
 
 async def test_script_can_be_a_function_of_the_request(server: FriendliServer, session: aiohttp.ClientSession) -> None:

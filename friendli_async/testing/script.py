@@ -101,7 +101,7 @@ class Script:
         await reply.end()
 
 
-Answer: TypeAlias = "Script | Step | Callable[[ReceivedRequest], Answer]"
+Answer: TypeAlias = Script | Step | Callable[[ReceivedRequest], "Answer"]
 """An answer to a request: a script, a single step (a script of one), or a function from the request to an answer
 (``text`` returns one)."""
 
