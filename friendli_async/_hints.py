@@ -101,6 +101,7 @@ _PARAMETERS: Final = {
 _OF_METHODS: Final = {
     "only parse() can ask again; after a stream, send OutputError.feedback yourself": "output_retries reask",
     "it is a parameter of parse(), parse_stream() and parse_run()": "strict",
+    "pass it first, by position, to parse(), parse_stream() or parse_run()": "type",
     "it is a parameter of chat.run()": (
         "before_tool between_turns concurrency decisions max_tool_result max_turns on_tool_error tool_timeout"
     ),

@@ -454,6 +454,7 @@ def test_invalid_setting_that_is_not_secret_is_quoted(name: str) -> None:
     [
         ("reask", r"only parse\(\) can ask again; after a stream, send OutputError.feedback yourself"),
         ("max_turns", r"it is a parameter of chat.run\(\)"),
+        ("type", r"pass it first, by position, to parse\(\), parse_stream\(\) or parse_run\(\)"),
     ],
 )
 async def test_parameter_of_another_method_is_not_suggested_for_extra_body(name: str, hint: str) -> None:
