@@ -102,7 +102,7 @@ class _UploadBody(msgspec.Struct):
     project_id: str
 
 
-_INIT: Final = operation("file.init_upload", "POST /beta/file", cast("type[FileUpload | None]", FileUpload | None))
+_INIT: Final = operation("file.init_upload", "POST /beta/file", FileUpload | None)
 _COMPLETE: Final = operation("file.complete_upload", "PATCH /beta/file/{file_id}", ANYTHING)
 _INFO: Final = operation("file.get_info", "GET /beta/file/{file_id}", FileInfo)
 _DOWNLOAD_URL: Final = operation("file.get_download_url", "GET /beta/file/{file_id}/download_url", DownloadURL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from friendli_async._core.protocol import Operation
 from friendli_async._hints import Hinted
@@ -10,13 +10,15 @@ from friendli_async._hints import Hinted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import TypeForm  # type checkers know it: nothing to install
+
     from friendli_async._core.engine import Engine
     from friendli_async.errors import APIStatusError
     from friendli_async.replies import ReplyHead
 
 T = TypeVar("T")
 
-ANYTHING: Final[type[Any]] = cast("type[Any]", Any)
+ANYTHING: Final[TypeForm[Any]] = Any
 """Reply type of an operation with an unspecified response: any JSON, or an empty body."""
 
 
@@ -27,7 +29,9 @@ class Resource(Hinted):
         self._engine = engine
 
 
-def operation(name: str, request: str, reply: type[T], *, repeatable: bool = False, team: bool = True) -> Operation[T]:
+def operation(
+    name: str, request: str, reply: TypeForm[T], *, repeatable: bool = False, team: bool = True
+) -> Operation[T]:
     """Declares an operation that runs no model (see ``Operation``), such as ``POST /v1/tokenize``.
 
     ``request`` is its method and path. GET, PUT and DELETE are always repeatable.
@@ -40,7 +44,7 @@ def operation(name: str, request: str, reply: type[T], *, repeatable: bool = Fal
 def inference(
     name: str,
     request: str,
-    reply: type[T],
+    reply: TypeForm[T],
     failure_of: Callable[[T, ReplyHead], APIStatusError | None] | None = None,
 ) -> Operation[T]:
     """Declares an operation that runs a model: repeatable and billed. See ``operation`` and ``Operation``."""
