@@ -20,6 +20,7 @@ from anyio import to_thread
 
 import friendli_async
 from friendli_async.testing import FriendliServer, status, text
+from friendli_async.tools import LocalTool, tool
 
 ROOT: Final = Path(friendli_async.__file__).parent
 NAME: Final = "friendli_async"
@@ -303,6 +304,16 @@ def test_public_names_are_in_all_and_other_names_have_an_underscore() -> None:
     checked = [name for name in SOURCES if component(name) != "_core" and not name.endswith(ENTRY_POINTS)]
     public = {(module, name) for module in checked for name in {*defined(module)} - {*declared(module)}}
     assert public - ours == set()
+
+
+def test_public_protocols_can_be_checked_at_run_time() -> None:
+    """pydantic and beartype do so with annotations of their users' own classes and functions."""
+    modules = [import_module(module) for module in SOURCES if component(module) != "_core"]
+    public = [getattr(module, name) for module in modules for name in declared(module.__name__)]
+    protocols = [each for each in public if getattr(each, "_is_protocol", False)]
+    assert LocalTool in protocols
+    assert [each for each in protocols if isinstance(object(), each)] == []
+    assert isinstance(tool(test_py_typed_is_shipped), LocalTool)
 
 
 def test_py_typed_is_shipped() -> None:

@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import closing
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from friendli_async._callables import check_plain
 from friendli_async._core.work import Work
@@ -42,6 +42,7 @@ _FAILED: Final = (
 )
 
 
+@runtime_checkable
 class Servable(Protocol[E_co]):
     """What a response can serve: a stream (``EventStream``), a run (``chat.run``), or a view of structured output.
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from friendli_async.options import check_seconds
 
@@ -20,6 +20,7 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _Handler = Callable[[int, FrameType | None], Any]
 
 
+@runtime_checkable
 class Drainable(Protocol):
     """What can be drained: ``AsyncFriendli``."""
 

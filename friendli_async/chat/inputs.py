@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
 import msgspec
 
@@ -139,6 +139,7 @@ class Tool(PydanticField, msgspec.Struct, frozen=True, tag_field="type", tag="fu
     function: Function
 
 
+@runtime_checkable
 class LocalTool(Protocol):
     """A tool that ``chat.run`` can call: a function decorated with ``tool``, an MCP server's tool or your own class.
 

@@ -17,7 +17,7 @@ import itertools
 import re
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from friendli_async._json import decode_json, encode_json, without_surrogates
 from friendli_async.errors import ToolError
@@ -29,6 +29,7 @@ _MAX_NAME: Final = 64
 _MAX_TOOLS: Final = 1000
 
 
+@runtime_checkable
 class MCPSession(Protocol):
     """The methods required of a session; ``ClientSession`` and ``Client`` of the SDK have them."""
 
