@@ -14,7 +14,6 @@ import msgspec
 from friendli_async._json import prepared, without_surrogates
 
 if TYPE_CHECKING:
-    from msgspec.structs import StructConfig
     from pydantic import GetJsonSchemaHandler, TypeAdapter
     from pydantic_core import CoreSchema, SchemaSerializer
     from pydantic_core.core_schema import PlainSerializerFunctionSerSchema
@@ -26,7 +25,7 @@ class PydanticField:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        __struct_config__: ClassVar[StructConfig]
+        __struct_config__: ClassVar[Any]
         __struct_fields__: ClassVar[tuple[str, ...]]
 
     @classmethod

@@ -316,6 +316,23 @@ def test_public_protocols_can_be_checked_at_run_time() -> None:
     assert isinstance(tool(test_py_typed_is_shipped), LocalTool)
 
 
+def test_annotations_of_classes_for_type_checkers_resolve_at_run_time() -> None:
+    """Sphinx reads them from the source, and cannot show the signature of a struct if it cannot evaluate one."""
+    found = [
+        (module, ast.unparse(field.annotation))
+        for module in SOURCES
+        for node in nodes(module)
+        if isinstance(node, ast.ClassDef)
+        for block in node.body
+        if isinstance(block, ast.If)
+        for field in block.body
+        if isinstance(field, ast.AnnAssign)
+    ]
+    assert found
+    for module, annotation in found:
+        eval(annotation, vars(import_module(module)))
+
+
 def test_py_typed_is_shipped() -> None:
     assert (ROOT / "py.typed").read_bytes() == b""
 
