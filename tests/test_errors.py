@@ -49,7 +49,6 @@ from friendli_async import (
 )
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.status_errors import status_error
-from friendli_async.errors import status_class
 from friendli_async.replies import FunctionCall, Headers, ReplyHead
 
 # --- hierarchy -------------------------------------------------------------------------------------------------------
@@ -92,32 +91,6 @@ def test_exception_hierarchy_is_complete_and_exported() -> None:
         assert kind.__bases__ == parents
         assert getattr(friendli_async, kind.__name__) is kind
     assert SDKError is APIStatusError
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (400, BadRequestError),
-        (401, AuthenticationError),
-        (402, APIStatusError),
-        (403, PermissionDeniedError),
-        (404, NotFoundError),
-        (408, APIStatusError),
-        (409, ConflictError),
-        (418, APIStatusError),
-        (422, UnprocessableEntityError),
-        (429, RateLimitError),
-        (499, APIStatusError),
-        (500, InternalServerError),
-        (503, InternalServerError),
-        (529, InternalServerError),
-        (599, InternalServerError),
-        (304, APIStatusError),
-        (200, APIStatusError),
-    ],
-)
-def test_status_maps_to_error_class(status: int, kind: type[APIStatusError]) -> None:
-    assert status_class(status) is kind
 
 
 META = Meta(

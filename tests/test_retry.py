@@ -195,21 +195,6 @@ def test_no_wait_after_the_last_attempt(attempts: int) -> None:
     assert [wait is None for wait in reported] == [False] * (attempts - 1) + [True]
 
 
-def test_waits_grow_with_each_failure() -> None:
-    bounds = (0.5, 1.0, 2.0, 4.0)
-    for _ in range(20):
-        reported = waits(*[status_error(500)] * 4, policy=RetryPolicy(max_attempts=5))
-        assert all(wait is not None and 0 <= wait <= bound for wait, bound in zip(reported, bounds, strict=True))
-
-
-def test_retry_after_applies_to_one_failure_only() -> None:
-    first, second = waits(rate_limited(7), status_error(503))
-    assert first is not None
-    assert 7 <= first <= 7.5
-    assert second is not None
-    assert second <= 1
-
-
 def test_retry_after_is_honored_up_to_and_including_max_retry_after() -> None:
     [exact] = waits(rate_limited(60))
     assert exact is not None
