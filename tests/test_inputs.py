@@ -80,15 +80,6 @@ async def test_unknown_keyword_is_a_type_error_with_a_suggestion(
     assert server.requests == []
 
 
-@pytest.mark.parametrize("setting", ["timeout", "retry", "headers", "team", "token", "server_url", "limits"])
-async def test_client_setting_as_keyword_suggests_with_options(
-    client: f.AsyncFriendli, server: FriendliServer, setting: str
-) -> None:
-    with pytest.raises(TypeError, match=rf"with_options\({setting}="):
-        await send(client, **{setting: None})
-    assert server.requests == []
-
-
 async def test_required_parameters_are_keyword_only(client: f.AsyncFriendli, server: FriendliServer) -> None:
     chat: Any = client.serverless.chat
     for arguments, keywords in ((("m", MESSAGES), {}), ((), {"model": "m"}), ((), {"messages": MESSAGES})):

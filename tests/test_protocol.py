@@ -25,7 +25,7 @@ from strategies import JSON, deterministic, fewer
 from friendli_async import AsyncFriendli, ConfigurationError
 from friendli_async._core.body.arguments import Arguments, Parameters, check_keywords, check_values, encode_query
 from friendli_async._core.body.json_values import encode_body
-from friendli_async._core.settings import ClientOptions, check_token
+from friendli_async._core.settings import check_token
 from friendli_async.chat.inputs import COMPLETE
 
 # --- headers ---------------------------------------------------------------------------------------------------------
@@ -371,24 +371,6 @@ def test_later_changes_to_arguments_have_no_effect() -> None:
     assert arguments.query == "a=1"
     assert options == {"extra_query": {"a": "2"}}
     assert "lives" not in repr(arguments)
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [("temprature", "did you mean 'temperature'"), ("maxtokens", "did you mean 'max_tokens'"), ("zzz", "extra_body=")],
-)
-def test_unknown_keyword_error_suggests_closest_match_or_extra_body(name: str, hint: str) -> None:
-    with pytest.raises(TypeError) as caught:
-        encoded(**{name: 1})
-    assert name in str(caught.value)
-    assert "complete()" in str(caught.value)
-    assert hint in str(caught.value)
-
-
-@pytest.mark.parametrize("name", sorted(ClientOptions.__annotations__.keys() - {"wake"}))
-def test_client_option_as_keyword_error_names_with_options(name: str) -> None:
-    with pytest.raises(TypeError, match=rf"with_options\({name}="):
-        check_keywords({name: 1}, frozenset({"temperature"}), "complete", ())
 
 
 @pytest.mark.parametrize(
