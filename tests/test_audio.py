@@ -11,13 +11,10 @@ from hypothesis import strategies as st
 from support.sockets import FAST_RETRY, assert_no_leaks, with_timeout
 
 from friendli_async import (
-    APIStatusError,
     ArgumentError,
     AsyncFriendli,
-    FriendliError,
     Partial,
     RateLimitError,
-    ResponseDecodeError,
     StreamInterruptedError,
     Usage,
 )
@@ -37,10 +34,8 @@ from friendli_async.testing import (
     error_event,
     event,
     json_body,
-    raw,
     script,
     stall,
-    status,
 )
 
 USAGE: Final = {
@@ -79,30 +74,6 @@ async def test_reply_has_text_usage_and_meta(server: FriendliServer, client: Asy
     assert reply.usage.input_token_details is not None
     assert reply.usage.input_token_details.audio_tokens == 4
     assert reply.meta.request_id == "req-000001"
-
-
-@pytest.mark.parametrize("body", [{}, {"text": 5}, []], ids=["empty", "number", "list"])
-async def test_reply_without_text_raises_decode_error(
-    server: FriendliServer, client: AsyncFriendli, body: object
-) -> None:
-    server.enqueue(json_body(body))
-    with pytest.raises(ResponseDecodeError):
-        await client.container.audio.transcribe(file=AUDIO)
-
-
-async def test_embedded_server_answers_on_every_deployment(server: FriendliServer, client: AsyncFriendli) -> None:
-    calls = [
-        client.serverless.audio.transcribe(model="m", file=AUDIO, language="en"),
-        client.dedicated.audio.transcribe(model="m", file=AUDIO, chunking_strategy="auto"),
-        client.container.audio.transcribe(file=AUDIO, temperature=1),
-    ]
-    texts = {(await call).text for call in calls}
-    assert texts == {f"This is audio.wav, {len(AUDIO)} bytes long."}
-    assert [request.path for request in server.requests] == [
-        "/serverless/v1/audio/transcriptions",
-        "/dedicated/v1/audio/transcriptions",
-        "/v1/audio/transcriptions",
-    ]
 
 
 async def test_extra_body_is_sent_as_form_fields_and_extra_query_in_the_url(
@@ -264,30 +235,6 @@ async def test_interrupted_stream_raises_with_partial_text(server: FriendliServe
         assert stream.outcome == "truncated"
 
 
-@pytest.mark.parametrize(
-    ("step", "error"),
-    [
-        (error_event({"message": "slow down", "code": "rate_limit_exceeded"}), RateLimitError),
-        (event({"error": {"message": "bad", "code": 422}}), APIStatusError),
-        (event({"type": "error", "message": "bad", "code": 422}), APIStatusError),
-        (raw(b"data: {not json\n\n"), ResponseDecodeError),
-        (event({"type": "transcript.text.delta", "delta": 5}), ResponseDecodeError),
-    ],
-    ids=["error event", "error key", "error type", "invalid JSON", "wrong type"],
-)
-async def test_error_event_raises_its_class_with_partial_text(
-    server: FriendliServer, client: AsyncFriendli, step: Step, error: type[FriendliError]
-) -> None:
-    server.enqueue(script(delta("Hello "), step, stall()))
-    stream = client.container.audio.stream(file=AUDIO)
-    with pytest.raises(error) as caught:
-        await with_timeout(stream.result())
-    assert caught.value.partial is not None
-    assert caught.value.partial.text == "Hello "
-    assert stream.outcome == "failed"
-    await assert_no_leaks(client, server)
-
-
 async def test_error_after_done_event_carries_usage_in_partial(server: FriendliServer, client: AsyncFriendli) -> None:
     end = transcript_done("Hello", usage={"input_tokens": 7, "output_tokens": 2})
     server.enqueue(script(delta("Hello"), end, error_event({"message": "slow down", "code": 429}), stall()))
@@ -295,22 +242,6 @@ async def test_error_after_done_event_carries_usage_in_partial(server: FriendliS
         await with_timeout(client.container.audio.stream(file=AUDIO).result())
     billed = Usage(prompt_tokens=7, completion_tokens=2, total_tokens=9)
     assert caught.value.partial == Partial(text="Hello", usage=billed)
-
-
-async def test_retry_of_opening_resends_the_whole_file(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(status(503), script(delta("a"), transcript_done("a")))
-    stream = client.container.audio.stream(file=AUDIO)
-    assert (await stream.result()).text == "a"
-    assert [request.form[-1].data for request in server.requests] == [AUDIO, AUDIO]
-
-
-async def test_leaving_a_stream_early_closes_the_connection(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(delta("a"), stall()))
-    async with client.container.audio.stream(file=AUDIO) as stream:
-        async for _ in stream:
-            break
-    assert stream.outcome == "cancelled"
-    await assert_no_leaks(client, server)
 
 
 @given(st.lists(st.text(max_size=5), max_size=6))

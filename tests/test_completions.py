@@ -9,7 +9,6 @@ import pytest
 
 from friendli_async import (
     AsyncFriendli,
-    InternalServerError,
     ResponseDecodeError,
     RetryPolicy,
     StreamInterruptedError,
@@ -26,16 +25,13 @@ from friendli_async.demo.engine import LocalEngine
 from friendli_async.replies import Usage
 from friendli_async.testing import (
     FriendliServer,
-    body,
     comment,
     done,
-    error_data,
     event,
     json_body,
     raw,
     reset,
     script,
-    split,
     stall,
     status,
 )
@@ -166,18 +162,6 @@ async def test_invalid_value_is_rejected_with_its_path_before_sending(
     assert server.requests == []
 
 
-async def test_unknown_keyword_raises_type_error_with_suggestion(client: AsyncFriendli, server: FriendliServer) -> None:
-    for keyword, hint in (("max_token", "'max_tokens'"), ("bad_word", "'bad_words'"), ("retry", "with_options")):
-        for run in both_methods(client, prompt="Hi", **{keyword: 1}):
-            with pytest.raises(TypeError, match=keyword) as raised:
-                await run()
-            assert hint in str(raised.value)
-    for method in (resource(client).complete, resource(client).stream):
-        with pytest.raises(TypeError, match="not accept 'stream'"):
-            await method(model="m", prompt="Hi", stream=True)
-    assert server.requests == []
-
-
 async def test_unknown_nested_keys_are_sent_and_none_becomes_null(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
@@ -235,13 +219,6 @@ async def test_minimal_reply_and_unknown_finish_reason_are_decoded(
     assert msgspec.json.encode(reply) == b'{"choices":[{"index":0,"text":"","finish_reason":"later"}]}'
 
 
-@pytest.mark.parametrize("data", [b"{}", b"[]", b"null", b"", b'{"choices": {}}'])
-async def test_malformed_reply_raises_decode_error(client: AsyncFriendli, server: FriendliServer, data: bytes) -> None:
-    server.enqueue(body(data, content_type="application/json"))
-    with pytest.raises(ResponseDecodeError):
-        await resource(client).complete(model="m", prompt="Hi")
-
-
 async def test_call_and_stream_are_retried_even_if_possibly_accepted(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
@@ -278,14 +255,6 @@ async def test_stream_yields_chunks_and_a_completion(client: AsyncFriendli, serv
     assert stream.usage == result.usage
     assert result.meta is stream.meta
     assert await stream.result() is result
-
-
-async def test_stream_split_into_single_bytes_gives_the_same_result(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
-    server.enqueue(script(split(chunk("Grüße")), split(chunk(" 👋")), split(FINISH), split(USAGE), split(done())))
-    result = await client.serverless.completions.stream(model="m", prompt="Hi").result()
-    assert (result.text, result.usage) == ("Grüße 👋", Usage(1, 2, 3))
 
 
 async def test_text_view_skips_empty_deltas(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -367,27 +336,6 @@ async def test_interrupted_stream_raises_with_partial(client: AsyncFriendli, ser
         await client.serverless.completions.stream(model="m", prompt="Hi", n=2).result()
     assert raised.value.partial is not None
     assert raised.value.partial.text == ""
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        error_data({"message": "broken", "type": "server_error"}),
-        event({"error": {"message": "broken", "code": 500}}, name="error"),
-        event({"choices": [{"text": "x"}], "error": {"message": "broken", "status": 500}}),
-    ],
-    ids=["data", "named", "with choices"],
-)
-async def test_error_event_raises_its_error_class(client: AsyncFriendli, server: FriendliServer, error: Any) -> None:
-    server.enqueue(script(chunk("a"), error, chunk("b")))
-    stream = client.serverless.completions.stream(model="m", prompt="Hi")
-    with pytest.raises(InternalServerError, match="broken") as raised:
-        await stream.result()
-    assert stream.outcome == "failed"
-    assert raised.value.partial is not None
-    has_choices = b"choices" in getattr(error, "data", b"")  # content in the same event is delivered before the error
-    assert raised.value.partial.text == ("ax" if has_choices else "a")
-    assert stream.meta.status == 200
 
 
 async def test_unrelated_event_is_skipped_and_malformed_chunk_raises(

@@ -19,16 +19,12 @@ from friendli_async import (
     NotFoundError,
     ResponseDecodeError,
     Timeouts,
-    UnprocessableEntityError,
 )
 from friendli_async.endpoints import (
     AcceleratorRequirement,
     AdvancedConfig,
     AutoscalingPolicy,
-    EndpointPage,
-    EndpointSpec,
     EndpointStatus,
-    EndpointVersionPage,
     SimplescaleConfig,
 )
 from friendli_async.testing import FriendliServer, body, json_body, script, stall, status
@@ -114,30 +110,9 @@ async def test_missing_or_null_page_data_is_an_empty_list(
     assert (await client.dedicated.endpoint.get_version_history("ep_1")).items == ()
 
 
-@pytest.mark.parametrize(
-    ("kind", "sample"),
-    [
-        (EndpointStatus, STATUS),
-        (EndpointSpec, SPEC),
-        (EndpointPage, {"data": {"ep_1": STATUS}, "nextCursor": "x"}),
-        (EndpointVersionPage, {"data": {"v1": SPEC}, "nextCursor": None}),
-    ],
-    ids=lambda value: getattr(value, "__name__", "sample"),
-)
-def test_response_round_trips_through_json(kind: type[msgspec.Struct], sample: Any) -> None:
-    decoded = msgspec.convert(sample, kind)
-    assert msgspec.json.decode(msgspec.json.encode(decoded), type=kind) == decoded
-
-
 async def test_documented_status_with_a_message_is_no_error(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(json_body({"status": "FAILED", "message": "out of memory"}))
     assert (await client.dedicated.endpoint.get_status("ep_1")).status == "FAILED"
-
-
-async def test_unknown_fields_and_statuses_are_accepted(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(state("DREAMING", phase="REM", errorCode="NIGHTMARE", new={"a": 1}))
-    reply = await client.dedicated.endpoint.get_status("ep_1")
-    assert (reply.status, reply.phase, reply.error_code) == ("DREAMING", "REM", "NIGHTMARE")
 
 
 @pytest.mark.parametrize("method", [*STATUS_METHODS, "get_spec", "update"])
@@ -170,13 +145,6 @@ async def test_delete_raises_on_error_or_html_in_success_response(
     with pytest.raises(ConflictError, match="in use"):
         await client.dedicated.endpoint.delete("ep_1")
     with pytest.raises(ResponseDecodeError):
-        await client.dedicated.endpoint.delete("ep_1")
-
-
-async def test_validation_error_message_includes_location(client: AsyncFriendli, server: FriendliServer) -> None:
-    detail = [{"loc": ["path", "endpoint_id"], "msg": "no such thing", "type": "value_error"}]
-    server.enqueue(json_body({"detail": detail}, status=422))
-    with pytest.raises(UnprocessableEntityError, match=r"path\.endpoint_id: no such thing"):
         await client.dedicated.endpoint.delete("ep_1")
 
 
@@ -274,17 +242,6 @@ async def test_endpoint_id_is_escaped_as_one_path_segment(client: AsyncFriendli,
     await client.dedicated.endpoint.sleep("a/../b?c#d e%2F")
     assert server.requests[0].raw_path == f"{BASE}/a%2F..%2Fb%3Fc%23d%20e%252F/sleep"
     assert not server.requests[0].query
-
-
-async def test_team_header_is_sent_and_status_changes_have_no_body(server: FriendliServer) -> None:
-    server.always(state("RUNNING"))
-    async with AsyncFriendli("test-token", team="team_1", server_url=server.url) as client:
-        for method in STATUS_METHODS:
-            await getattr(client.dedicated.endpoint, method)("ep_1")
-    for request in server.requests:
-        assert request.headers["x-friendli-team"] == "team_1"
-        assert "content-type" not in request.headers
-        assert request.body == b""
 
 
 @pytest.mark.parametrize("method", [*STATUS_METHODS, "get_spec", "update", "delete"])
@@ -488,11 +445,3 @@ async def test_endpoint_lifecycle_from_create_to_delete(client: AsyncFriendli) -
     with pytest.raises(NotFoundError):
         await endpoint.get_status(created.id)
     assert [listed async for listed in endpoint.list()] == []
-
-
-async def test_endpoint_is_created_from_wandb_artifact(client: AsyncFriendli) -> None:
-    created = await client.dedicated.endpoint.wandb_artifact_create(
-        wandb_artifact_version_name="ent/proj/art:v1", name="from artifact", idempotency_key="k"
-    )
-    assert created.endpoint_name == "from artifact"
-    assert (await client.dedicated.endpoint.get_spec(created.endpoint_id)).name == "from artifact"

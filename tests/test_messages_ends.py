@@ -1,9 +1,6 @@
 """Messages API: end of stream, errors, inputs and real servers."""
 
-from typing import Final
-
 import pytest
-from aioresponses import aioresponses
 from support.engine import LONG, MODEL
 from support.messages import (
     CALL,
@@ -17,18 +14,14 @@ from support.messages import (
     named,
     open_stream,
     read,
-    unnamed,
 )
-from support.sockets import FAST_RETRY, client_of, with_timeout
+from support.sockets import with_timeout
 
 from friendli_async import (
-    APIStatusError,
     AsyncFriendli,
-    InternalServerError,
     Partial,
     ResponseDecodeError,
     StreamInterruptedError,
-    UnprocessableEntityError,
 )
 from friendli_async.demo.engine import LocalEngine
 from friendli_async.messages import (
@@ -45,13 +38,11 @@ from friendli_async.messages import (
 )
 from friendli_async.testing import (
     FriendliServer,
-    error_event,
     event,
     json_body,
     reset,
     script,
     stall,
-    status,
 )
 
 # --- end of stream and errors ----------------------------------------------------------------------------------------
@@ -110,56 +101,6 @@ async def test_reset_interrupts_only_before_message_stop(server: FriendliServer,
     assert (await open_stream(client).result()).text == "Hello"
 
 
-OVERLOADED: Final[JSON] = {"type": "error", "error": {"type": "overloaded_error", "message": "too busy"}}
-
-
-@pytest.mark.parametrize("name", ["error", None], ids=["named", "unnamed"])
-async def test_error_event_raises_the_class_of_its_type(
-    server: FriendliServer, client: AsyncFriendli, name: str | None
-) -> None:
-    server.enqueue(script(*named(SHORT[:3]), event(OVERLOADED, name=name), stall()))
-    stream = open_stream(client)
-    error = await failure(stream, InternalServerError)
-    assert (error.status_code, error.type, error.message) == (503, "overloaded_error", "too busy")
-    assert error.meta.status == 200
-    assert error.partial.text == "Hel"
-    assert stream.outcome == "failed"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [{"error": {"message": "oh"}}, {"type": "new", "error": "oh"}, {"type": "error", "error": {"message": "oh"}}],
-)
-async def test_error_event_of_unknown_type_raises_status_error(
-    server: FriendliServer, client: AsyncFriendli, data: JSON
-) -> None:
-    server.enqueue(script(*unnamed(SHORT[:3]), event(data)))
-    error = await failure(open_stream(client), APIStatusError)
-    assert error.message == "oh"
-
-
-async def test_overload_in_first_event_is_retried(server: FriendliServer) -> None:
-    server.enqueue(script(error_event(OVERLOADED)), script(*named(SHORT)))
-    async with client_of(server.url, retry=FAST_RETRY) as client:
-        stream = open_stream(client)
-        assert (await stream.result()).text == "Hello"
-        assert len(stream.meta.attempts) == 2
-
-
-async def test_422_error_has_type_message_and_request_id(mock_http: aioresponses) -> None:
-    detail = {"type": "invalid_request_error", "message": "max_tokens: too large"}
-    reply = {"type": "error", "error": detail, "request_id": "r9"}
-    mock_http.post("http://friendli.test/serverless/v1/messages", status=422, payload=reply, repeat=True)
-    async with client_of("http://friendli.test") as client:
-        with pytest.raises(UnprocessableEntityError) as plain:
-            await client.serverless.messages.create(model="m", messages=HI)
-        with pytest.raises(UnprocessableEntityError) as streamed:
-            await open_stream(client).result()
-    for error in (plain.value, streamed.value):
-        assert (error.type, error.message) == ("invalid_request_error", "max_tokens: too large")
-        assert error.request_id == "r9"
-
-
 @pytest.mark.parametrize(
     ("data", "name"),
     [
@@ -188,12 +129,6 @@ async def test_events_without_known_content_are_skipped(server: FriendliServer, 
     skipped = [event({}), event("text", name="rated"), event({"type": None}), event({"type": 5})]
     server.enqueue(script(*named(SHORT[:3]), *skipped, *named(SHORT[3:])))
     assert len(await read(open_stream(client))) == len(SHORT)
-
-
-async def test_non_streamed_call_is_retried_after_503(server: FriendliServer) -> None:
-    server.enqueue(status(503), json_body(WHOLE))
-    async with client_of(server.url, retry=FAST_RETRY) as client:
-        assert (await client.serverless.messages.create(model="m", messages=HI)).text
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -281,14 +216,6 @@ async def test_invalid_value_is_rejected_with_its_path_before_sending(
     assert server.requests == []
 
 
-async def test_unknown_keyword_error_suggests_the_closest_match(client: AsyncFriendli) -> None:
-    arguments: JSON = {"model": "m", "messages": HI, "max_token": 5}
-    with pytest.raises(TypeError, match=r"create\(\).*max_tokens"):
-        await client.serverless.messages.create(**arguments)
-    with pytest.raises(TypeError, match=r"stream\(\).*max_tokens"):
-        client.serverless.messages.stream(**arguments)
-
-
 async def test_extra_body_and_extra_query_are_sent(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(json_body(WHOLE))
     await client.serverless.messages.create(
@@ -296,20 +223,6 @@ async def test_extra_body_and_extra_query_are_sent(server: FriendliServer, clien
     )
     assert server.requests[0].json_object["betas"] == ["x"]
     assert dict(server.requests[0].query) == {"beta": ["true"]}
-
-
-@pytest.mark.parametrize(
-    ("deployment", "path"),
-    [("serverless", "/serverless/v1/messages"), ("dedicated", "/dedicated/v1/messages"), ("container", "/v1/messages")],
-)
-async def test_every_deployment_has_messages(
-    server: FriendliServer, client: AsyncFriendli, deployment: str, path: str
-) -> None:
-    server.enqueue(json_body(WHOLE), script(*named(SHORT)))
-    messages = getattr(client, deployment).messages
-    assert (await messages.create(model="m", messages=HI)).text
-    assert (await messages.stream(model="m", messages=HI).result()).text == "Hello"
-    assert [(each.method, each.path) for each in server.requests] == [("POST", path)] * 2
 
 
 async def test_container_omits_model_if_none(server: FriendliServer, client: AsyncFriendli) -> None:

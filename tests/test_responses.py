@@ -3,7 +3,6 @@
 import json
 from typing import Any, Final
 
-import msgspec
 import pytest
 from support.engine import CALLS_A_TOOL
 from support.responses import CALL_ITEM, MESSAGE_ITEM, REASONING_ITEM, WHOLE
@@ -55,10 +54,6 @@ async def test_reply_exposes_text_reasoning_tool_calls_usage_and_meta(
     assert reply.usage == ResponseUsage(5, 7, 12, InputTokensDetails(2), OutputTokensDetails(3))
     assert reply.meta.status == 200
     assert [item.type for item in reply.output] == ["reasoning", "message", "function_call"]
-
-
-def test_reply_round_trips() -> None:
-    assert json.loads(msgspec.json.encode(msgspec.json.decode(json.dumps(WHOLE), type=Response))) == WHOLE
 
 
 async def test_unknown_item_types_part_types_and_statuses_are_kept(
@@ -176,13 +171,6 @@ async def test_invalid_value_is_rejected_with_its_path_before_sending(
         await client.serverless.responses.create(**{"model": "m", "input": "hi", **bad})
     with pytest.raises(ValueError, match=path):
         client.container.responses.stream(**{"input": "hi", **bad})
-    assert server.requests == []
-
-
-async def test_unknown_keyword_is_rejected_with_a_suggestion(client: AsyncFriendli, server: FriendliServer) -> None:
-    options: dict[str, Any] = {"max_output_token": 3}
-    with pytest.raises(TypeError, match="max_output_tokens"):
-        await client.serverless.responses.create(model="m", input="hi", **options)
     assert server.requests == []
 
 
