@@ -151,15 +151,6 @@ def test_chunk_without_content_is_an_error_only_if_its_fields_show_one(fields: d
         assert chunk.error or not (chunk.choices or fields.get("usage"))
 
 
-@pytest.mark.parametrize("kind", DIALECTS)
-@pytest.mark.parametrize("data", ERROR_PAYLOADS)
-def test_error_payload_without_content_is_an_error(kind: str, data: bytes) -> None:
-    payload, error, is_end = decode_event(data, dialect=DIALECTS[kind])
-    assert (payload, is_end) == (None, False)
-    assert error is not None
-    assert error.message == "quota exceeded"
-
-
 def outcome(data: bytes, name: str | None, kind: str) -> tuple[object, object, str]:
     """Returns the payload and the error of an event, or why it cannot be decoded."""
     try:
@@ -207,13 +198,6 @@ def test_content_is_delivered_whatever_the_name_of_its_event(kind: str, name: st
     payload, error, is_end = decode_event(CONTENT % index, name, dialect=DIALECTS[kind])
     assert (payload.text, is_end) == ("a", False)
     assert (error is not None) == (name == "error")
-
-
-@pytest.mark.parametrize("kind", DIALECTS)
-@pytest.mark.parametrize("name", [None, "x"])
-@pytest.mark.parametrize("data", [b"", b"null", b"{}", b"[]", b": comment", b"ping"])
-def test_heartbeats_are_ignored(kind: str, name: str | None, data: bytes) -> None:
-    assert decode_event(data, name, dialect=DIALECTS[kind]) == (None, None, False)
 
 
 def test_words_under_an_unknown_name_are_delivered_as_the_text_that_they_encode() -> None:

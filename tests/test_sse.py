@@ -586,15 +586,6 @@ def test_what_follows_done_is_ignored_at_any_split(sentinel: bytes, after: bytes
         assert (reader.has_ended, reader.failure, len(reader.ready)) == (True, None, 1), position
 
 
-@pytest.mark.parametrize("data", [b"", b"null", b"{}", b"[]", b": comment", b"ping"])
-def test_heartbeats_are_ignored(data: bytes) -> None:
-    heartbeat = b"data: " + data + b"\n\n"
-    stream = heartbeat + CONTENT + heartbeat + CONTENT + heartbeat
-    for chunks in ([stream], split_into_bytes(stream)):
-        reader = read([*chunks, b"data: [DONE]\n\n"])
-        assert (reader.failure, len(reader.ready)) == (None, 2)
-
-
 # --- named events ----------------------------------------------------------------------------------------------------
 
 _DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}

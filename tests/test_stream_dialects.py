@@ -280,14 +280,6 @@ async def test_overload_error_as_first_event_is_retried_transparently(server: Fr
     assert len(server.requests) == 2
 
 
-async def test_overload_error_after_first_event_is_not_retried(server: FriendliServer) -> None:
-    server.enqueue(script(chunk("a"), error_data({"message": "m", "code": 503})), text("never"))
-    async with client_of(server.url, retry=FAST_RETRY) as client:
-        with pytest.raises(InternalServerError):
-            await read(open_stream(client))
-    assert len(server.requests) == 1
-
-
 @pytest.mark.parametrize("steps", [[cut()], [reset()], [garbage()], [end()]])
 async def test_stream_interrupted_after_first_event_is_not_retried(server: FriendliServer, steps: list[Step]) -> None:
     server.enqueue(script(chunk("a"), *steps), text("never"))
@@ -307,12 +299,6 @@ async def test_client_error_as_first_event_is_raised_on_open(server: FriendliSer
         assert caught.value.meta is not None
         assert caught.value.meta.status == 200
     assert len(server.requests) == 1
-
-
-async def test_json_body_instead_of_stream_raises_decode_error(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(json_body({"choices": []}))
-    with pytest.raises(ResponseDecodeError):
-        await open_stream(client)
 
 
 WHOLE_REPLIES: dict[str, dict[str, Any]] = {
