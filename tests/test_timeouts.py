@@ -20,7 +20,6 @@ from support.sockets import (
     delta,
     open_stream,
     read,
-    reply,
     slots_in_use,
     unresponsive_port,
     with_timeout,
@@ -31,9 +30,7 @@ from friendli_async import (
     APIConnectionError,
     APITimeoutError,
     ChatStream,
-    InternalServerError,
     RateLimitError,
-    RetryPolicy,
     Timeouts,
 )
 from friendli_async._core.runtime import Runtime
@@ -50,7 +47,6 @@ from friendli_async.testing import (
     reset,
     script,
     stall,
-    status,
     text,
 )
 
@@ -162,16 +158,6 @@ async def test_timeout_while_a_dead_connection_is_replaced_is_marked_sent(
         with pytest.raises(APITimeoutError) as caught:
             await with_timeout(complete(client))
         assert limits_of(caught.value) == ("connect", 0.1, True)
-
-
-async def test_connect_timeout_is_retried(server: FriendliServer) -> None:
-    with unresponsive_port() as port:
-        url = f"http://127.0.0.1:{port}"
-        async with client_of(url, timeout=Timeouts(connect=0.05), retry=FAST_RETRY) as client:
-            with pytest.raises(APITimeoutError) as caught:
-                await with_timeout(complete(client))
-            assert caught.value.meta is not None
-            assert len(caught.value.meta.attempts) == 3
 
 
 async def test_total_that_expires_while_the_token_is_fetched_says_so(server: FriendliServer) -> None:
@@ -447,21 +433,6 @@ async def test_slow_consumer_does_not_cause_idle_timeout(server: FriendliServer,
     assert stream.outcome == "done"
 
 
-async def test_idle_timeout_restarts_with_each_wait(server: FriendliServer, clock: Clock) -> None:
-    gates = [asyncio.Event(), asyncio.Event()]
-    server.enqueue(script(chunk("a"), gate(gates[0]), chunk("b"), gate(gates[1]), chunk("c"), finish(), done()))
-    async with client_of(server.url, timeout=Timeouts(idle=50)) as client, open_stream(client) as stream:
-        assert (await anext(stream)).text == "a"
-        for opened, expected in zip(gates, ("b", "c"), strict=True):
-            waiting = asyncio.ensure_future(anext(stream))
-            await run_loop_iterations()
-            clock.advance(30)
-            await run_loop_iterations()
-            opened.set()
-            assert (await waiting).text == expected
-        assert await read(stream) == ""
-
-
 # --- total -----------------------------------------------------------------------------------------------------------
 
 
@@ -483,14 +454,6 @@ async def test_total_timeout_fires_at_every_stage(
             await result
         assert limits_of(caught.value) == ("total", 25, True)
         await assert_no_leaks(client, server)
-
-
-async def test_total_timeout_fires_while_connecting() -> None:
-    with unresponsive_port() as port:
-        async with client_of(f"http://127.0.0.1:{port}", timeout=0.1, retry=FAST_RETRY) as client:
-            with pytest.raises(APITimeoutError) as caught:
-                await with_timeout(complete(client))
-            assert limits_of(caught.value) == ("total", 0.1, False)
 
 
 async def test_total_timeout_fires_on_endless_stream(server: FriendliServer, clock: Clock) -> None:
@@ -520,36 +483,6 @@ async def test_total_timeout_disconnects_unread_stream(server: FriendliServer, c
         with pytest.raises(APITimeoutError) as caught:
             await read(stream)
         assert caught.value.limit == "total"
-
-
-async def test_total_timeout_spans_attempts(clock: Clock) -> None:
-    """Each attempt stays far below the limit, but together they exceed it."""
-
-    async def reply_busy(conversation: Conversation) -> None:
-        while await conversation.request():
-            clock.advance(5)
-            await run_loop_iterations()
-            await conversation.send(reply(b"{}", status="503 Busy"))
-
-    policy = RetryPolicy(max_attempts=1000, initial=0.0)
-    async with RawServer(reply_busy) as server, client_of(server.url, timeout=50, retry=policy) as client:
-        started = clock()
-        with pytest.raises(APITimeoutError) as caught:
-            await complete(client)
-        assert caught.value.limit == "total"
-        assert 45 < clock() - started < 60
-        assert caught.value.meta is not None
-        assert len(caught.value.meta.attempts) > 2
-
-
-async def test_retry_wait_beyond_total_timeout_is_not_started(server: FriendliServer, clock: Clock) -> None:
-    server.enqueue(status(503, retry_after=50))
-    async with client_of(server.url, timeout=40, retry=FAST_RETRY) as client:
-        started = clock()
-        with pytest.raises(InternalServerError) as caught:
-            await complete(client)
-        assert clock() == started
-        assert caught.value.retry_after == 50
 
 
 async def test_total_timeout_covers_wait_for_connection_slot(server: FriendliServer) -> None:
