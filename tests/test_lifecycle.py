@@ -325,7 +325,7 @@ gc.collect()
 asyncio.run(client.aclose())
 """,
     "cancelled by Ctrl-C": """
-import os, signal
+import signal
 async def main():
     client = make()
     async with client.serverless.chat.stream(model="m", messages=MESSAGES) as stream:
@@ -361,40 +361,18 @@ except KeyError:
     pass
 """,
     "fork": """
-import os
 client = make()
 asyncio.run(call(client))
-pid = os.fork()
-if pid == 0:
-    code = 1
-    try:
-        asyncio.run(call(client))
-        asyncio.run(client.aclose())
-        code = 0
-    finally:
-        os._exit(code)
-assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-asyncio.run(call(client))
-asyncio.run(client.aclose())
+wait(fork(lambda: use_and_close(client)))
+use_and_close(client)
 """,
     "fork of an unused client, used by two children": """
-import os
 client = make()
 for _ in range(2):
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            asyncio.run(call(client))
-            asyncio.run(client.aclose())
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    wait(fork(lambda: use_and_close(client)))
 asyncio.run(client.aclose())
 """,
     "fork with idle connections, which stay with the parent": """
-import os
 client = make()
 async def main():
     await client.serverless.chat.complete(model="m", messages=MESSAGES)
@@ -402,18 +380,7 @@ async def main():
     sockets = [p.transport.get_extra_info("socket") for pool, _ in client._runtime.transport._pools.values()
                for p in pool.connections]
     assert len(sockets) == 1
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            asyncio._set_running_loop(None)  # the child must not run in the parent's loop
-            asyncio.run(call(client))
-            asyncio.run(client.aclose())
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    await asyncio.to_thread(wait, fork(lambda: use_and_close(client)))
     await client.serverless.chat.complete(model="m", messages=MESSAGES)
     assert client.gauges().idle == 1
     assert sockets[0].fileno() >= 0, "the parent's connection was closed"
@@ -421,74 +388,50 @@ async def main():
 asyncio.run(main())
 """,
     "forks during an open stream, whose children use, close and drop the client": """
-import os
 client = make()
 async def main():
-    global client
     stream = await client.serverless.chat.stream(model="m", messages=MESSAGES)
-    pids = []
-    for use in (lambda: asyncio.run(call(client)), lambda: asyncio.run(client.aclose()), gc.collect, None):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                asyncio._set_running_loop(None)
-                if use is gc.collect:
-                    del client, stream
-                if use is not None:
-                    use()
-                code = 0
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    for pid in pids:
-        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+    def drop():
+        global client
+        nonlocal stream
+        del client, stream
+        gc.collect()
+    uses = [lambda: asyncio.run(call(client)), lambda: asyncio.run(client.aclose()), drop, lambda: None]
+    for pid in [fork(use) for use in uses]:
+        await asyncio.to_thread(wait, pid)
     assert stream.outcome == "open"
     assert "".join([event.text async for event in stream])
     await client.aclose()
 asyncio.run(main())
 """,
     "fork during a call in flight, which the child does not count": """
-import os
 client = make()
+def use():
+    assert client.gauges().calls_in_flight == 0
+    assert asyncio.run(client.drain(30)) == 0
 async def main():
     await client.warm_up(1)
     in_flight = asyncio.ensure_future(client.serverless.chat.complete(model="m", messages=MESSAGES))
     while not client.gauges().in_use:
         await asyncio.sleep(0)
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            asyncio._set_running_loop(None)
-            assert client.gauges().calls_in_flight == 0
-            assert asyncio.run(client.drain(30)) == 0
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    await asyncio.to_thread(wait, fork(use))
     assert (await in_flight).text
     await client.aclose()
 asyncio.run(main())
 """,
     "fork whose child exits without using the client": """
-import os
+def drop():
+    global client
+    del client
+    gc.collect()
 with asyncio.Runner() as runner:
     client = make()
     runner.run(call(client))
-    pid = os.fork()
-    if pid == 0:
-        del client
-        gc.collect()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    wait(fork(drop))
     runner.run(asyncio.wait_for(call(client), 30))
     runner.run(client.aclose())
 """,
     "fork during an open stream, which the parent ends while the child lives": """
-import os
 HEAD = b"HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\n\\r\\n"
 ended = asyncio.Event()
 async def answer(reader, writer):
@@ -514,23 +457,12 @@ async def main():
         await asyncio.wait_for(ended.wait(), 30)
         os.close(child_end)
         os.close(parent_end)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        wait(pid)
 asyncio.run(main())
 """,
     "new client after a fork": """
-import os
-async def main():
-    await call(make())
-asyncio.run(main())
-pid = os.fork()
-if pid == 0:
-    code = 1
-    try:
-        asyncio.run(main())
-        code = 0
-    finally:
-        os._exit(code)
-assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+asyncio.run(call(make()))
+wait(fork(lambda: asyncio.run(call(make()))))
 """,
 }
 PROGRAM = """
@@ -548,6 +480,22 @@ async def call(client):
     assert reply.text
     async with client.serverless.chat.stream(model="m", messages=MESSAGES) as stream:
         assert [event async for event in stream]
+def use_and_close(client):
+    asyncio.run(call(client))
+    asyncio.run(client.aclose())
+def fork(use):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            asyncio._set_running_loop(None)  # the child must not run in the parent's loop
+            use()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+def wait(pid):
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 async def call_to_the_end(client):  # of the bodies, too: only a running loop can receive that
     await call(client)
     [(pool, _)] = client._runtime.transport._pools.values()
