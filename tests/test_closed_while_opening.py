@@ -86,28 +86,6 @@ def virtual_client(transport: FakeTransport, recorder: Recorder, token: str = "t
     return client
 
 
-@each_closer
-@pytest.mark.parametrize("phase", PHASES)
-def test_close_in_any_phase_cancels_the_stream_in_virtual_time(phase: str, closer: Closer) -> None:
-    answer, sent = PHASES[phase]
-    recorder = Recorder()
-
-    async def main() -> tuple[ChatStream, StreamInterruptedError]:
-        transport = FakeTransport(answer)
-        client = virtual_client(transport, recorder)
-        stream = open_stream(client)
-        opening = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(2.0)
-        await closer(client, stream)
-        error = await assert_cancelled(opening, stream, recorder)
-        assert all(exchange.ends for exchange in transport.exchanges)
-        return stream, error
-
-    stream, error = run_in_virtual_time(main())
-    assert error.sent == sent
-    assert stream.outcome == "cancelled"
-
-
 def test_read_after_a_cancelled_opening_says_so_and_knows_the_attempts_before() -> None:
     async def main() -> StreamInterruptedError:
         rejected = response(status=503, retry_after="1")
@@ -272,20 +250,6 @@ async def reach(phase: str, server: FriendliServer | None, opening: asyncio.Futu
         await server.idle()
     await run_loop_iterations(50)
     assert not opening.done()
-
-
-@pytest.mark.parametrize("turns_before", range(30))
-async def test_closing_the_client_at_any_loop_turn_ends_calls_in_flight(turns_before: int) -> None:
-    async with FriendliServer() as server, client_of(server.url) as client:
-        server.always(script(head(), stall()))
-        stream = open_stream(client)
-        calls = [asyncio.ensure_future(complete(client)), asyncio.ensure_future(anext(stream))]
-        await run_loop_iterations(turns_before + 1)
-        await client.aclose()
-        for call in calls:
-            with pytest.raises(APIConnectionError, match="the client was closed"):
-                await with_timeout(call)
-        assert stream.outcome == "cancelled"
 
 
 @each_closer

@@ -10,10 +10,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.clock import Clock, run_loop_iterations, run_until, wait_until
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import (
     DONE,
-    FAST_RETRY,
     LAST_CHUNK,
     STREAM_HEAD,
     TOKEN,
@@ -38,11 +37,8 @@ from friendli_async import (
     APIStatusError,
     APITimeoutError,
     AsyncFriendli,
-    ChatCompletion,
-    ChatStream,
     ConfigurationError,
     FriendliError,
-    InternalServerError,
     StreamInterruptedError,
     Timeouts,
 )
@@ -322,48 +318,6 @@ async def test_two_hundred_streams_cancelled_at_any_point_leak_nothing(server: F
         await asyncio.gather(*[cancel_later(task, turns.randrange(400)) for task in tasks])
         results = await with_timeout(asyncio.gather(*tasks, return_exceptions=True), 60)
         assert {type(result) for result in results} == {asyncio.CancelledError}
-        await assert_no_leaks(client, server)
-
-
-async def test_two_hundred_plain_calls_cancelled_at_any_point_leak_nothing(server: FriendliServer) -> None:
-    turns = random.Random(9)
-    async with client_of(server.url, max_connections=40, retry=FAST_RETRY) as client:
-        server.enqueue(*[[text("ok"), status(503), drop(), stall()][number % 4] for number in range(200)])
-        tasks = [asyncio.create_task(complete(client)) for _ in range(200)]
-
-        async def cancel_later(task: asyncio.Task[Any]) -> None:
-            await run_loop_iterations(turns.randrange(300))
-            task.cancel()
-
-        await asyncio.gather(*[cancel_later(task) for task in tasks])
-        results = await with_timeout(asyncio.gather(*tasks, return_exceptions=True), 60)
-        ends = {asyncio.CancelledError, ChatCompletion, APIConnectionError, InternalServerError}  # of three times 503
-        assert {type(result) for result in results} <= ends
-        await server.idle()
-        await run_until(lambda: not slots_in_use(client))
-        assert slots_in_use(client) == 0
-        server.clear_replies()  # of calls that were cancelled before they arrived
-        assert (await with_timeout(complete(client))).text
-        await client.aclose()
-        await assert_no_leaks(client, server)
-
-
-async def test_two_hundred_streams_closed_at_any_point_leak_nothing(server: FriendliServer) -> None:
-    server.always(script(*[chunk(str(number)) for number in range(20)], stall()))
-    turns = random.Random(8)
-    async with client_of(server.url, max_connections=40, timeout=Timeouts(pool=None)) as client:
-
-        async def close_later(stream: ChatStream, count: int) -> None:
-            await run_loop_iterations(count)
-            await stream.aclose()
-
-        streams = [open_stream(client) for _ in range(200)]
-        readers = [asyncio.create_task(read(stream)) for stream in streams]
-        await asyncio.gather(*[close_later(stream, turns.randrange(400)) for stream in streams])
-        results = await with_timeout(asyncio.gather(*readers, return_exceptions=True), 60)
-        assert {type(result) for result in results} <= {StreamInterruptedError, str}
-        assert StreamInterruptedError in {type(result) for result in results}
-        assert {stream.outcome for stream in streams} == {"cancelled"}
         await assert_no_leaks(client, server)
 
 

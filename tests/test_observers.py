@@ -421,21 +421,6 @@ async def test_stream_cancelled_while_opening(client: AsyncFriendli, server: Fri
     assert seen.reported == ["call", "attempt 1", "connected", "200 CancelledError", "cancelled CancelledError"]
 
 
-async def test_stream_closed_while_opening_has_outcome_cancelled(
-    client: AsyncFriendli, server: FriendliServer, seen: Recorder
-) -> None:
-    server.enqueue(stall())
-    stream = open_stream(client)
-    task = asyncio.ensure_future(anext(stream))
-    await server.wait_for_requests()
-    await stream.aclose()
-    with pytest.raises(StreamInterruptedError):
-        await task
-    assert stream.outcome == "cancelled"
-    assert seen.end.outcome == "cancelled"
-    assert seen.reported[:3] == ["call", "attempt 1", "connected"]
-
-
 async def test_stream_outliving_its_event_loop_ends_when_dropped(remote: FriendliServer) -> None:
     seen = Recorder()
     client = client_of(remote.url, observers=[seen])

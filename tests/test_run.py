@@ -2051,30 +2051,6 @@ async def test_error_whose_read_is_cancelled_while_the_tools_end_is_raised_by_th
     await assert_idle(client, server)
 
 
-async def test_cancelling_at_any_point_leaves_no_tasks(client: AsyncFriendli, server: FriendliServer) -> None:
-    calls = tool_calls(("wait", {}), ("now", {}), ("fail", {}))
-    server.always(lambda request: (calls if len(request.json_object["messages"]) == 1 else text("x"))(request))
-    ours = ("ToolRunner", "_read_one", "Waiter")
-    for moment in range(1, 90):
-        waiter = Waiter()
-        if moment % 2:
-            waiter.may_finish.set()
-        run = start_run(client, waiter.wait, now, fail)
-        task: asyncio.Task[Any] = asyncio.create_task(run.result() if moment % 3 else _events_of(run))
-        for _ in range(moment):
-            await asyncio.sleep(0)
-        if task.done():
-            break
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert waiter.running == 0, moment
-        assert [name for name in library_tasks() if any(part in name for part in ours)] == [], moment
-        with pytest.raises(StreamInterruptedError):
-            await run.result()
-    await assert_idle(client, server)
-
-
 async def test_caller_timeout_ends_the_run(client: AsyncFriendli, server: FriendliServer, waiter: Waiter) -> None:
     run = await busy_run(client, server, waiter)
     with pytest.raises(TimeoutError):

@@ -436,18 +436,6 @@ async def test_exception_in_a_predicate_reaches_the_reader_and_closes_the_stream
 
 
 @pytest.mark.parametrize("at", ["a", "b"], ids=["first read", "later read"])
-async def test_stream_ended_by_a_failing_predicate_does_not_look_complete(
-    server: FriendliServer, client: AsyncFriendli, at: str
-) -> None:
-    stream = stream_failing_at(at, client, server)
-    with pytest.raises(LookupError):
-        await with_timeout(_iterate(stream))
-    with pytest.raises(StreamInterruptedError, match="LookupError"):
-        await with_timeout(anext(stream))
-    assert [event async for event in stream] == [], "the error is raised only once"
-
-
-@pytest.mark.parametrize("at", ["a", "b"], ids=["first read", "later read"])
 @pytest.mark.parametrize(
     "error",
     [ResponseDecodeError("not wanted"), APIConnectionError("no moderation"), StreamInterruptedError("of another")],

@@ -13,7 +13,6 @@ import pytest
 from support.clock import run_loop_iterations
 from support.sockets import (
     DONE,
-    MESSAGES,
     assert_no_leaks,
     complete,
     delta,
@@ -26,8 +25,6 @@ from support.streams import KINDS, Kind
 
 from friendli_async import (
     AsyncFriendli,
-    ChatChunk,
-    ChatStream,
     FriendliError,
     Partial,
     StreamInterruptedError,
@@ -36,7 +33,6 @@ from friendli_async.testing import (
     FriendliServer,
     chunk,
     endless,
-    gate,
     raw,
     script,
     stall,
@@ -319,53 +315,6 @@ async def test_closing_interrupts_a_waiting_reader(server: FriendliServer, clien
     assert again.value.partial is not None
     assert again.value.partial.text == "a"
     await assert_no_leaks(client, server)
-
-
-async def test_closing_interrupts_a_waiting_result(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(chunk("a"), stall()))
-    stream = await open_stream(client)
-    waiting = asyncio.create_task(stream.result())
-    await run_loop_iterations(3)
-    await stream.aclose()
-    with pytest.raises(StreamInterruptedError) as caught:
-        await with_timeout(waiting)
-    assert caught.value.partial is not None
-    assert caught.value.partial.text == "a"
-
-
-async def test_closing_as_an_event_arrives_gives_the_event_or_an_interruption(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    resume = asyncio.Event()
-    server.enqueue(script(chunk("a"), gate(resume), chunk("b"), stall()))
-    stream = await open_stream(client)
-    await anext(stream)
-    waiting = asyncio.ensure_future(anext(stream))
-    await run_loop_iterations(3)
-    resume.set()
-    await run_loop_iterations(2)
-    await stream.aclose()
-    (result,) = await with_timeout(asyncio.gather(waiting, return_exceptions=True))
-    assert isinstance(result, ChatChunk | StreamInterruptedError)
-    assert stream.outcome == "cancelled"
-    await assert_no_leaks(client, server)
-
-
-@pytest.mark.parametrize("stop", [_break_in_block, _close_here])
-async def test_result_after_closing_raises_with_the_partial_result(
-    server: FriendliServer, client: AsyncFriendli, stop: Stopper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.enqueue(script(chunk("a"), stall()))
-    streams: list[ChatStream] = []
-    monkeypatch.setitem(globals(), "open_stream", lambda client: streams[0])
-    streams.append(client.serverless.chat.stream(model="m", messages=MESSAGES))
-    await stop(client)
-    with pytest.raises(StreamInterruptedError) as caught:
-        await streams[0].result()
-    assert caught.value.partial is not None
-    assert caught.value.partial.text == "a"
-    assert caught.value.meta == streams[0].meta
-    assert streams[0].outcome == "cancelled"
 
 
 async def test_buffered_events_are_discarded_on_close(server: FriendliServer, client: AsyncFriendli) -> None:
