@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Entry, chats, chunk, chunkings, fewer
-from support.events import decode_event, decoded
+from support.events import decoded
 
 from friendli_async import APIStatusError, ChatChunk, ChatCompletion, Partial, ResponseDecodeError
 from friendli_async._core.events.reader import EventReader
@@ -225,174 +225,6 @@ def test_partial_always_holds_the_text_of_choice_0(data: st.DataObject) -> None:
         assert collector.partial().text == text
 
 
-# --- tool calls ------------------------------------------------------------------------------------------------------
-
-Calls = list[tuple[str | None, str | None, str | None]]
-
-# Deltas observed from servers, one list per chunk, and the tool calls that they encode.
-CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
-    "as documented": (
-        [[call(0, "a", "f", "")], [call(0, arguments='{"x"')], [call(0, arguments=":1}")], [call(1, "b", "g", "{}")]],
-        [("a", "f", '{"x":1}'), ("b", "g", "{}")],
-    ),
-    "interleaved calls": (
-        [
-            [call(0, "a", "f")],
-            [call(1, "b", "g")],
-            [call(0, arguments="1")],
-            [call(1, arguments="2")],
-            [call(0, arguments="3")],
-        ],
-        [("a", "f", "13"), ("b", "g", "2")],
-    ),
-    "several entries with one index in a chunk": (
-        [[call(0, "a", "f"), call(0, arguments="{"), call(1, "b", "g", "[]"), call(0, arguments="}")]],
-        [("a", "f", "{}"), ("b", "g", "[]")],
-    ),
-    "index starts at one": ([[call(1, "a", "f", "{")], [call(1, arguments="}")]], [("a", "f", "{}")]),
-    "id and name repeated in every chunk": (
-        [[call(0, "a", "f", "{")], [call(0, "a", "f", '"x"')], [call(0, "a", "f", ":1}")]],
-        [("a", "f", '{"x":1}')],
-    ),
-    "empty id and name in the continuation": (
-        [
-            [call(0, "a", "f", "{")],
-            [{"index": 0, "id": "", "type": "", "function": {"name": "", "arguments": "}"}}],
-        ],
-        [("a", "f", "{}")],
-    ),
-    "null id and name in the continuation": (
-        [
-            [call(0, "a", "f", "{")],
-            [{"index": 0, "id": None, "type": None, "function": {"name": None, "arguments": "}"}}],
-        ],
-        [("a", "f", "{}")],
-    ),
-    "different id in every delta": (
-        [[call(0, "a", "f", "{")], [call(0, "b", arguments="x")], [call(0, "c", arguments="}")]],
-        [("a", "f", "{x}")],
-    ),
-    "reused index": (
-        [[call(0, "a", "f", "{}")], [call(0, "b", "g", "[")], [call(0, arguments="]")]],
-        [("a", "f", "{}"), ("b", "g", "[]")],
-    ),
-    "id after name": ([[call(0, name="f")], [call(0, "a", arguments="{}")]], [("a", "f", "{}")]),
-    "no index, different id in every delta": (
-        [[call(id="a", name="f", arguments="{")], [call(id="b", arguments="}")], [call(id="c", name="g")]],
-        [("a", "f", "{}"), ("c", "g", "")],
-    ),
-    "no index, name after id": (
-        [[call(id="a", name="f", arguments="{}")], [call(id="b")], [call(id="b", name="g", arguments="[]")]],
-        [("a", "f", "{}"), ("b", "g", "[]")],
-    ),
-    "no index, one call": ([[call(id="a", name="f", arguments="{")], [call(arguments="}")]], [("a", "f", "{}")]),
-    "no index, two calls": (
-        [
-            [call(id="a", name="f", arguments="{}")],
-            [call(id="b", name="g")],
-            [call(arguments="[")],
-            [call(arguments="]")],
-        ],
-        [("a", "f", "{}"), ("b", "g", "[]")],
-    ),
-    "no index, two complete calls in one chunk": (
-        [[call(id="a", name="f", arguments="{}"), call(id="b", name="g", arguments="[]")]],
-        [("a", "f", "{}"), ("b", "g", "[]")],
-    ),
-    "no index, id repeated": (
-        [
-            [call(id="a", name="f", arguments="{")],
-            [call(id="a", arguments="}")],
-            [call(id="b", name="g", arguments="[]")],
-        ],
-        [("a", "f", "{}"), ("b", "g", "[]")],
-    ),
-    "no index, interleaved calls": (
-        [
-            [call(id="a", name="f", arguments="{")],
-            [call(id="b", name="g", arguments="[")],
-            [call(id="a", arguments="}")],
-        ],
-        [("a", "f", "{}"), ("b", "g", "[")],
-    ),
-    "null index": ([[{"index": None, **call(id="a", name="f", arguments="{}")}]], [("a", "f", "{}")]),
-    "null function": ([[call(0, "a", "f", "{}")], [{"index": 0, "function": None}]], [("a", "f", "{}")]),
-    "no function": ([[call(0, "a")], [call(0, name="f", arguments="{}")]], [("a", "f", "{}")]),
-    "null tool calls": ([[call(0, "a", "f", "{}")], []], [("a", "f", "{}")]),
-    "unknown fields": ([[{**call(0, "a", "f", "{}"), "new": {"x": [None]}}]], [("a", "f", "{}")]),
-    "neither index nor id, two calls in one chunk": (
-        [[call(name="f", arguments='{"a":1}'), call(name="f", arguments='{"a":2}')]],
-        [("", "f", '{"a":1}'), ("", "f", '{"a":2}')],
-    ),
-    "neither index nor id, two functions": (
-        [[call(name="f", arguments="{}")], [call(name="g", arguments="{")], [call(arguments="}")]],
-        [("", "f", "{}"), ("", "g", "{}")],
-    ),
-    "neither index nor id, second function begins without arguments": (
-        [[call(name="f", arguments="{}")], [call(name="g", arguments="")], [call(arguments="{}")]],
-        [("", "f", "{}"), ("", "g", "{}")],
-    ),
-    "neither index nor id, name repeated": (
-        [[call(name="f", arguments="{")], [call(name="f", arguments="}")], [call(name="f", arguments="")]],
-        [("", "f", "{}")],
-    ),
-    "reused index without ids": (
-        [[call(0, name="f", arguments="{}")], [call(0, name="g", arguments="{}")]],
-        [("", "f", "{}"), ("", "g", "{}")],
-    ),
-    "reused index with empty ids, one function": (
-        [[call(0, "", "f", '{"a":1}')], [call(0, "", "f", '{"a":2}')]],
-        [("", "f", '{"a":1}'), ("", "f", '{"a":2}')],
-    ),
-    "neither index nor id, two functions with empty arguments": (
-        [[call(name="f", arguments="")], [call(name="g", arguments="")]],
-        [("", "f", ""), ("", "g", "")],
-    ),
-    "name in pieces": (
-        [[call(0, "a", "get_")], [call(0, name="weather")], [call(0, name="", arguments="{}")]],
-        [("a", "get_weather", "{}")],
-    ),
-    "growing name": (
-        [[call(0, "a", "get_")], [call(0, "a", "get_weather", "{")], [call(0, "a", "get_weather", "}")]],
-        [("a", "get_weather", "{}")],
-    ),
-    "no ids, calls of one function announced before their arguments": (
-        [
-            *([call(0, name="f", arguments="")], [call(1, name="f", arguments="")]),
-            *([call(0, arguments="{}")], [call(1, arguments="[]")]),
-        ],
-        [("", "f", "{}"), ("", "f", "[]")],
-    ),
-    "no arguments": ([[call(0, "a", "f")]], [("a", "f", "")]),
-}
-
-
-@pytest.mark.parametrize("case", CORPUS)
-def test_tool_calls_are_assembled_from_observed_deltas(case: str) -> None:
-    deltas, expected = CORPUS[case]
-    assert calls_of(*deltas) == expected
-
-
-def test_tool_calls_of_several_choices_do_not_mix() -> None:
-    entries = [
-        {"index": index, "delta": {"tool_calls": [call(0, f"id-{index}", name, arguments)]}}
-        for name, arguments in (("f", "{"), (None, "}"))
-        for index in (0, 1)
-    ]
-    reply = collected(*(chunk([entry]) for entry in entries), n=2).result()
-    found = [choice.message.tool_calls or () for choice in reply.choices]
-    assert [[(each.id, each.function.arguments) for each in calls] for calls in found] == [
-        [("id-0", "{}")],
-        [("id-1", "{}")],
-    ]
-
-
-def test_message_with_only_tool_calls_has_no_content() -> None:
-    message = collected(delta(tool_calls=[call(0, "a", "f", "{}")])).result().choices[0].message
-    assert message.content is None
-    assert collected(delta(role="assistant")).result().choices[0].message.content == ""
-
-
 # --- surrogate pairs split between chunks ----------------------------------------------------------------------------
 
 SURROGATES = ("\ud83d", "\ude00")  # of 😀
@@ -419,88 +251,15 @@ def test_lone_surrogate_is_kept() -> None:
 # --- finish reasons --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "content_filter", "brand-new"])
-def test_any_finish_reason_completes_the_chat(reason: str) -> None:
-    collector = collected(delta(content="a"), delta(finish_reason=reason))
-    assert collector.may_end
-    assert collector.result().choices[0].finish_reason == reason
-
-
-@pytest.mark.parametrize("reason", ["null", None, ""])
-def test_null_or_empty_finish_reason_does_not_complete(reason: str | None) -> None:
-    collector = collected(delta(content="a", finish_reason=reason), delta(finish_reason=reason))
-    assert not collector.may_end
-    assert collector.result().choices[0].finish_reason is None
-
-
-def test_missing_finish_reason_does_not_complete() -> None:
-    collector = collected(chunk([{"index": 0, "delta": {"content": "a"}}]))
-    assert not collector.may_end
-
-
-def test_chunk_with_text_and_finish_reason_keeps_both() -> None:
-    collector = collected(delta(content="a"), delta(content="b", finish_reason="stop"))
-    assert (collector.result().text, collector.may_end) == ("ab", True)
-
-
 def test_empty_stream_is_not_complete() -> None:
     assert not collected().may_end
     assert not collected(n=0).may_end
     assert collected().partial() == Partial()
 
 
-def test_all_requested_choices_must_finish() -> None:
-    collector = collected(delta(0, content="a", finish_reason="stop"), n=2)
-    assert not collector.may_end
-    collector.extend([event for data in (delta(1, content="b"),) if (event := decoded(data)) is not None])
-    assert not collector.may_end
-    collector.extend([event for data in (delta(1, finish_reason="stop"),) if (event := decoded(data)) is not None])
-    assert collector.may_end
-
-
-def test_out_of_order_choices_are_sorted() -> None:
-    reply = collected(delta(2, content="c"), delta(0, content="a"), delta(1, content="b"), n=3).result()
-    assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "a"), (1, "b"), (2, "c")]
-    assert reply.text == "a"
-
-
-def test_extra_choices_are_kept_and_must_finish() -> None:
-    collector = collected(delta(0, finish_reason="stop"), delta(1, content="b"))
-    assert not collector.may_end
-    assert len(collector.result().choices) == 2
-
-
 # --- usage -----------------------------------------------------------------------------------------------------------
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-USAGE_CHUNKS: dict[str, bytes] = {
-    "in a chunk with no choices": chunk([], usage=USAGE),
-    "in a chunk without the key": json.dumps({"id": "c1", "usage": USAGE}).encode(),
-    "in a chunk with null choices": json.dumps({"id": "c1", "choices": None, "usage": USAGE}).encode(),
-    "in a choice without delta": chunk([{"index": 0}], usage=USAGE),
-    "in a choice with an empty delta": chunk([{"index": 0, "delta": {}}], usage=USAGE),
-    "in a choice with a null delta": chunk([{"index": 0, "delta": None}], usage=USAGE),
-    "with fields that are null": chunk([], usage={**USAGE, "prompt_tokens_details": None, "cost": None}),
-}
-
-
-@pytest.mark.parametrize("case", USAGE_CHUNKS)
-def test_usage_after_finish_reason_is_recorded_and_changes_nothing_else(case: str) -> None:
-    collector = collected(delta(content="a"), delta(finish_reason="stop"), USAGE_CHUNKS[case])
-    reply = collector.result()
-    assert collector.may_end
-    assert reply.usage is not None
-    assert reply.usage == collector.usage == collector.partial().usage
-    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (3, 2, 5)
-    assert (reply.text, reply.id, reply.model, reply.choices[0].finish_reason) == ("a", "c1", "m", "stop")
-
-
-def test_usage_in_finish_chunk_and_null_in_others() -> None:
-    finish = chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}], usage=USAGE)
-    collector = collected(chunk([{"index": 0, "delta": {"content": "a"}}], usage=None), finish)
-    assert collector.usage is not None
-    assert collector.usage.total_tokens == 5
-    assert collector.may_end
 
 
 def test_last_of_cumulative_usages_wins() -> None:
@@ -523,33 +282,6 @@ def test_usage_alone_adds_no_text_and_does_not_complete() -> None:
 # --- roles, reasoning, logprobs, metadata ----------------------------------------------------------------------------
 
 
-def test_role_is_set_once_and_null_role_is_ignored() -> None:
-    roles = [None, "assistant", "", "assistant", "user", None]
-    assert collected(*(delta(role=role, content="a") for role in roles)).result().choices[0].message.role == "assistant"
-    assert collected(delta(content="a")).result().choices[0].message.role == "assistant"
-    assert collected(delta(role="narrator", content="a")).result().choices[0].message.role == "narrator"
-
-
-@pytest.mark.parametrize("spelling", ["reasoning_content", "reasoning"])
-def test_reasoning_keeps_its_field_name_and_is_exposed_as_reasoning(spelling: str) -> None:
-    collector = collected(
-        delta(role="assistant", content=None, **{spelling: "be"}),
-        delta(content=None, **{spelling: "cause"}),
-        delta(content="Hi", **{spelling: None}),
-    )
-    reply = collector.result()
-    assert (reply.text, reply.reasoning, collector.partial().reasoning) == ("Hi", "because", "because")
-    assert getattr(reply.choices[0].message, spelling) == "because"
-
-
-def test_chunk_with_text_and_reasoning_keeps_both() -> None:
-    event = decoded(delta(content="Hi", reasoning="because"))
-    assert event is not None
-    assert (event.text, event.reasoning) == ("Hi", "because")
-    reply = collected(delta(content="Hi", reasoning="because")).result()
-    assert (reply.text, reply.reasoning) == ("Hi", "because")
-
-
 def test_logprobs_accumulate_even_from_chunks_without_text() -> None:
     def chunk_of(token: str | None, **fields: Any) -> bytes:
         top = [{"token": token, "logprob": -0.1, "bytes": [104]}, {"token": "?", "logprob": None, "bytes": None}]
@@ -567,29 +299,11 @@ def test_logprobs_accumulate_even_from_chunks_without_text() -> None:
     assert collected(delta(content="a")).result().choices[0].logprobs is None
 
 
-def test_metadata_comes_from_first_chunk_with_choices() -> None:
-    first = json.dumps({"id": "", "model": "", "choices": [], "prompt_filter_results": []}).encode()
-    second = json.dumps(
-        {"id": "c1", "created": 1700000000123456789, "model": "m", "choices": [{"delta": {"content": "a"}}]}
-    )
-    reply = collected(first, second.encode(), delta(content="b")).result()
-    assert (reply.id, reply.created, reply.model, reply.text) == ("c1", 1700000000123456789, "m", "ab")
-
-
 @pytest.mark.parametrize("created", [1700000000, 1700000000.5, 1700000000123456789, None])
 def test_created_accepts_any_number(created: object) -> None:
     event = decoded(json.dumps({"created": created, "choices": [{"index": 0}]}).encode())
     assert event is not None
     assert event.created == created
-
-
-def test_text_of_chunk_is_that_of_choice_0_in_any_position() -> None:
-    event = decoded(
-        chunk([{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a", "reasoning": "r"}}])
-    )
-    assert event is not None
-    assert (event.text, event.reasoning) == ("a", "r")
-    assert (ChatChunk().text, ChatChunk().reasoning) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -693,13 +407,6 @@ def test_unknown_event_between_texts_is_delivered_with_its_fields() -> None:
     unknown = {"id": "c1", "tokens_left": 5}
     reader = read(delta(content="a"), json.dumps(unknown).encode(), delta(content="b"))
     assert [event.message for event in reader.ready] == [None, unknown, None]
-
-
-@pytest.mark.parametrize(("name", "data"), [(None, b'{"id":"c1","tokens_left":5}'), ("citations", b'{"urls":["u"]}')])
-def test_unknown_event_is_a_chunk_without_choices(name: str | None, data: bytes) -> None:
-    payload, error, is_end = decode_event(data, name)
-    assert isinstance(payload, ChatChunk)
-    assert (payload.choices, error, is_end) == ((), None, False)
 
 
 def test_text_of_a_chunk_has_all_its_deltas_of_choice_0() -> None:

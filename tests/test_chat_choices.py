@@ -55,6 +55,8 @@ def calls(*deltas: JSON) -> JSON:
 
 # --- tool calls ------------------------------------------------------------------------------------------------------
 
+INTERLEAVED: Final = [(0, "f", "{"), (1, "g", "["), (0, None, "}"), (1, None, "]")]
+"""The index, name and arguments of each delta of two calls."""
 # The chunks, and the name and the arguments of each call that they encode.
 CALLS: Final[dict[str, tuple[list[JSON], list[tuple[str, str]]]]] = {
     "name after the arguments have begun": (
@@ -110,6 +112,27 @@ CALLS: Final[dict[str, tuple[list[JSON], list[tuple[str, str]]]]] = {
         [("f", "{}")],
     ),
     "delta without a function": ([calls({"index": 0, "id": "a"}), calls(call("f", "{}", index=0))], [("f", "{}")]),
+    "interleaved, with indexes": (
+        [calls(call(name, piece, index=at)) for at, name, piece in INTERLEAVED],
+        [("f", "{}"), ("g", "[]")],
+    ),
+    "interleaved, with ids only": (
+        [calls(call(name, piece, id=str(at))) for at, name, piece in INTERLEAVED[:3]],
+        [("f", "{}"), ("g", "[")],
+    ),
+    "first index is 1": ([calls(call("f", "{", index=1)), calls(call(None, "}", index=1))], [("f", "{}")]),
+    "one name, two calls announced before their arguments": (
+        [*(calls(call("f", "", index=at)) for at in (0, 1)), *(calls(call(None, "{}", index=at)) for at in (0, 1))],
+        [("f", "{}"), ("f", "{}")],
+    ),
+    "no index or id, two names": (
+        [calls(call("f", "{}")), calls(call("g", "")), calls(call(None, "[]"))],
+        [("f", "{}"), ("g", "[]")],
+    ),
+    "no index, new id and name after new ids": (
+        [calls(call("f", "{", id="a")), calls(call(None, "}", id="b")), calls(call("g", id="c"))],
+        [("f", "{}"), ("g", "")],
+    ),
 }
 
 

@@ -338,20 +338,6 @@ async def test_interrupted_stream_raises_with_partial(client: AsyncFriendli, ser
     assert raised.value.partial.text == ""
 
 
-async def test_unrelated_event_is_skipped_and_malformed_chunk_raises(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
-    unrelated = [event("null"), event({"type": "ping"}, name="ping"), event({}), event({"later": 1})]
-    named = event({"choices": [{"text": "b"}]}, name="later")
-    server.enqueue(script(*unrelated, chunk("a"), *unrelated, named, FINISH, done()))
-    assert (await client.serverless.completions.stream(model="m", prompt="Hi").result()).text == "ab"
-    server.enqueue(script(chunk("a"), event({"choices": 5})))
-    with pytest.raises(ResponseDecodeError) as raised:
-        await client.serverless.completions.stream(model="m", prompt="Hi").result()
-    assert raised.value.partial is not None
-    assert raised.value.partial.text == "a"
-
-
 # --- legacy frames of 2024 -------------------------------------------------------------------------------------------
 
 SAMPLED: Final = [{"index": 0, "text": " such", "token": 1778}, {"index": 0, "text": " as", "token": 439}]
@@ -469,11 +455,3 @@ async def test_logprobs_in_the_dialect_of_the_engine_are_decoded(local: AsyncFri
     assert "".join(each.token for each in logprobs.content) == result.text
     assert all(len(each.top_logprobs or ()) == 2 for each in logprobs.content)
     assert json.loads(msgspec.json.encode(logprobs))["content"]
-
-
-async def test_text_of_a_chunk_has_all_its_deltas_of_choice_0(server: FriendliServer, client: AsyncFriendli) -> None:
-    choices = [{"index": index, "text": text} for index, text in ((0, "a"), (1, "x"), (0, "b"))]
-    server.enqueue(script(event({"choices": choices}), done()))
-    stream = client.serverless.completions.stream(model="m", prompt="Hi", n=2)
-    assert [piece async for piece in stream.text()] == ["ab"]
-    assert (await stream.result()).text == "ab"

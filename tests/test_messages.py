@@ -18,7 +18,6 @@ from support.messages import (
     WHOLE,
     block_delta,
     block_start,
-    block_stop,
     json_delta,
     message_delta,
     named,
@@ -189,23 +188,6 @@ DIALECTS: Final[dict[str, list[Payload]]] = {
     "wrong event name": [event(each, name="message") for each in SHORT],
     "[DONE] sentinel": [*named(SHORT), done()],
     "[DONE] without message_stop": [*unnamed(SHORT[:-1]), done()],
-    "no content_block_start": named([start(), text_delta("Hel"), text_delta("lo"), message_delta(), STOP]),
-    "reused index": named(
-        [
-            start(),
-            block_start(TEXT),
-            text_delta("Hel"),
-            block_stop(),
-            block_start(TEXT),
-            text_delta("lo"),
-            block_stop(),
-            message_delta(),
-            STOP,
-        ]
-    ),
-    "index as string": [event(each | {"index": "0"} if "index" in each else each) for each in SHORT],
-    "no index": [event({k: v for k, v in each.items() if k != "index"}) for each in SHORT],
-    "content in message_start": named([start(content=[{"type": "text", "text": "Hello"}]), message_delta(), STOP]),
     "nulls": named(
         [
             start(),
@@ -269,67 +251,6 @@ async def test_unknown_event_without_type_is_identified_by_its_name(
 ) -> None:
     server.enqueue(script(*named(SHORT[:3]), event({"stars": 5}, name="rated"), *named(SHORT[3:])))
     assert (await read(open_stream(client)))[3] == UnknownEvent("rated", {"stars": 5})
-
-
-async def test_unknown_block_type_is_accumulated_in_order(server: FriendliServer, client: AsyncFriendli) -> None:
-    block = {"type": "server_tool_use", "id": "x", "name": "search", "input": {}}
-    events = [
-        start(),
-        block_start(block),
-        json_delta('{"q": 1}'),
-        block_start(TEXT, 1),
-        text_delta("Hello", 1),
-        message_delta(),
-        STOP,
-    ]
-    server.enqueue(script(*named(events)))
-    result = await open_stream(client).result()
-    assert result.content == ({**block, "input": {"q": 1}}, TextBlock("Hello"))
-
-
-@pytest.mark.parametrize("begun", ["", None])
-async def test_unknown_deltas_continue_the_texts_of_their_unknown_block(
-    server: FriendliServer, client: AsyncFriendli, begun: str | None
-) -> None:
-    events = [
-        start(),
-        block_start({"type": "hologram", "data": begun, "size": 3}),
-        block_delta({"type": "hologram_delta", "data": "a", "size": 4}),
-        block_delta({"type": "hologram_delta", "data": "b"}),
-        block_start(TEXT, 1),
-        block_delta({"type": "hologram_delta", "data": "c"}, 1),
-        text_delta("Hello", 1),
-        message_delta(),
-        STOP,
-    ]
-    server.enqueue(script(*named(events)))
-    result = await open_stream(client).result()
-    assert result.content == ({"type": "hologram", "data": "ab", "size": 3}, TextBlock("Hello"))
-
-
-@pytest.mark.parametrize("index", [1, "1", 1.0, None])
-async def test_unknown_block_with_any_index_type_is_kept_apart_from_text(
-    server: FriendliServer, client: AsyncFriendli, index: Any
-) -> None:
-    block = {"type": "hologram", "data": "x"}
-    events = [
-        start(),
-        block_start(TEXT),
-        text_delta("Hel"),
-        block_start(block, index),
-        text_delta("!", index),
-        text_delta("lo"),
-        message_delta(),
-        STOP,
-    ]
-    server.enqueue(script(*named(events)))
-    result = await open_stream(client).result()
-    assert result.content == (TextBlock("Hello"), block, TextBlock("!"))
-
-
-async def test_unknown_stop_reason_is_kept(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(*named([*SHORT[:-2], message_delta("pause_turn"), STOP])))
-    assert (await open_stream(client).result()).stop_reason == "pause_turn"
 
 
 # --- tool arguments --------------------------------------------------------------------------------------------------
@@ -418,11 +339,3 @@ def test_text_has_arrived_with_the_first_event_that_has_some(event: MessageEvent
     collector = MessagesCollector()
     collector.extend((event, ContentBlockDelta(delta=InputJSONDelta("{}"), index=1)))
     assert collector.has_text is has_text
-
-
-async def test_tool_use_and_thinking_without_block_start_are_kept(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    thinking = block_delta({"type": "thinking_delta", "thinking": "Hm"}, 1)
-    server.enqueue(script(*named([start(), json_delta('{"a": 1}'), thinking, message_delta(), STOP])))
-    assert (await open_stream(client).result()).content == (ToolUseBlock(input={"a": 1}), ThinkingBlock("Hm"))

@@ -3,13 +3,11 @@
 import pytest
 from support.engine import LONG, MODEL
 from support.messages import (
-    CALL,
     HI,
     JSON,
     SHORT,
     STREAMED,
     WHOLE,
-    block_start,
     failure,
     named,
     open_stream,
@@ -74,17 +72,6 @@ async def test_missing_message_stop_raises_interrupted_with_partial(
     assert (partial.usage.prompt_tokens, partial.usage.completion_tokens, partial.usage.total_tokens) == (7, 0, 7)
     with pytest.raises(StreamInterruptedError):
         await stream.result()
-
-
-async def test_partial_has_tool_arguments_of_content_block_start(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(
-        script(*named([block_start({**CALL, "input": {"city": "Rome"}})])), script(*named([block_start(CALL)]))
-    )
-    error = await failure(open_stream(client), StreamInterruptedError)
-    assert error.partial.tool_calls[0].function.arguments == '{"city": "Rome"}'
-    error = await failure(open_stream(client), StreamInterruptedError)
-    assert error.partial.tool_calls[0].function.arguments == ""
-    assert error.partial.usage is None
 
 
 async def test_stop_reason_alone_does_not_end_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
