@@ -18,6 +18,7 @@ import support.messages
 import support.responses
 from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, open_stream, read, start_run, with_timeout
+from support.tools import fail, never_ends, weather
 
 from friendli_async import AsyncFriendli, CallStarted, ChatStream, FriendliError, RateLimitError, Timeouts
 from friendli_async.embeddings import Embedding, EmbeddingList
@@ -189,16 +190,6 @@ async def test_team_is_an_attribute_of_the_span_and_of_the_metrics(
     assert "gen_ai.client.inference.time_to_first_chunk" not in recorded  # no stream
 
 
-async def leave(stream: ChatStream) -> None:
-    async with stream:
-        async for _ in stream:
-            return
-
-
-async def drop(stream: ChatStream) -> None:
-    await anext(stream)
-
-
 async def cancel(stream: ChatStream) -> None:
     await anext(stream)
     with suppress(asyncio.TimeoutError):
@@ -222,8 +213,6 @@ ENDS: Final[dict[str, tuple[Any, Callable[[ChatStream], Awaitable[object]], dict
         {"timeout": Timeouts(idle=0.05)},
         ("failed", "ERROR", "APITimeoutError", ("error",)),
     ),
-    "left early": (script(chunk("a"), chunk("b"), stall()), leave, {}, ("cancelled", "UNSET", None, ("error",))),
-    "dropped": (script(chunk("a"), stall()), drop, {}, ("cancelled", "UNSET", None, ("error",))),
     "cancelled": (script(chunk("a"), stall()), cancel, {}, ("cancelled", "UNSET", None, ("error",))),
 }
 
@@ -420,18 +409,6 @@ async def test_reading_a_stream_does_not_make_its_span_current(client: AsyncFrie
 # --- runs and tools --------------------------------------------------------------------------------------------------
 
 
-@tool
-async def weather(city: str = "Rome") -> str:
-    """Weather of a city."""
-    return f"sunny in {city}"
-
-
-@tool
-async def fail() -> str:
-    """Fails."""
-    raise LookupError("no such city")
-
-
 def tree(seen: InMemoryTelemetry) -> dict[str, str | None]:
     """Returns the name of each span's parent, by the span's name."""
     names = {span.context.span_id: span.name for span in seen.spans}
@@ -600,13 +577,6 @@ async def test_concurrent_runs_have_separate_spans(
 
 
 @tool
-async def never_ends() -> str:
-    """Never ends."""
-    await asyncio.Event().wait()
-    return "never"
-
-
-@tool
 async def wrong_argument(number: int) -> str:
     """Takes a number."""
     return str(number)
@@ -676,7 +646,6 @@ CALLED: Final = chunk(tool_calls=[{"index": 0, "id": "c", "function": {"name": "
 NEXT: Final = chunk(tool_calls=[{"index": 1, "id": "d", "function": {"name": "weather", "arguments": ""}}])
 RUN_ENDS: Final[dict[str, tuple[Any, Callable[[Run], Awaitable[object]], tuple[str, str, str | None]]]] = {
     "left": (script(CALLED, finish("tool_calls"), done()), leave_run, ("cancelled", "UNSET", None)),
-    "left during the stream": (script(CALLED, NEXT, stall()), leave_run, ("cancelled", "UNSET", None)),
     "dropped": (script(CALLED, NEXT, stall()), drop_run, ("cancelled", "UNSET", None)),
     "cancelled": (script(CALLED, NEXT, stall()), cancel_run, ("cancelled", "UNSET", None)),
     "truncated": (script(CALLED, NEXT, cut()), exhaust, ("truncated", "ERROR", "StreamInterruptedError")),

@@ -14,6 +14,7 @@ import pytest
 from support.clock import wait_until
 from support.recorder import Collecting, RunRecorder
 from support.sockets import DONE, MESSAGES, assert_no_leaks, client_of, complete, delta, start_run, with_timeout
+from support.tools import fail, never_ends, weather
 
 from friendli_async import (
     AsyncFriendli,
@@ -51,18 +52,6 @@ from friendli_async.tools import Run, ToolError, ToolStarted, TurnEnded, tool
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
 ONE_TOOL: Final = ["run", "call", "call done", "weather started", "weather done", "call", "call done", "run done"]
-
-
-@tool
-async def weather(city: str = "Rome") -> str:
-    """Weather of a city."""
-    return f"sunny in {city}"
-
-
-@tool
-async def fail() -> str:
-    """Fails."""
-    raise LookupError("no such city")
 
 
 class Waiter:
@@ -190,13 +179,6 @@ async def test_run_of_a_closed_client_fails(client: AsyncFriendli, seen: RunReco
 
 
 # --- tool calls ------------------------------------------------------------------------------------------------------
-
-
-@tool
-async def never_ends() -> str:
-    """Never ends."""
-    await asyncio.Event().wait()
-    return "never"
 
 
 @tool
