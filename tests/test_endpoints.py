@@ -418,30 +418,3 @@ async def test_wake_waits_only_if_asked(client: AsyncFriendli, server: FriendliS
     server.enqueue(state("SLEEPING"), state("AWAKING"), state("RUNNING"))
     assert (await client.dedicated.endpoint.wake("ep_1", wait=True, interval=0)).status == "RUNNING"
     assert [request.method for request in server.requests] == ["PUT", "PUT", "GET", "GET"]
-
-
-# --- lifecycle, on the embedded server -------------------------------------------------------------------------------
-
-
-async def test_endpoint_lifecycle_from_create_to_delete(client: AsyncFriendli) -> None:
-    endpoint = client.dedicated.endpoint
-    await endpoint.create(**NEW, autoscaling_policy={"maxReplica": 4})
-    [created] = [listed async for listed in endpoint.list(project_id="p")]
-    assert (await endpoint.wait(created.id, interval=0)).status == "RUNNING"
-    updated = await endpoint.update(created.id, advanced={**ADVANCED, "max_batch_size": 7}, new_version_comment="7")
-    assert (updated.name, updated.autoscaling_max, updated.max_batch_size) == ("n", 4, 7)
-    assert await endpoint.get_spec(created.id) == updated
-    versions = [version async for version in endpoint.get_version_history(created.id, limit=1)]
-    assert sorted(version.max_batch_size or 0 for version in versions)[0] == 7
-    await endpoint.wait(created.id, interval=0)
-    await endpoint.sleep(created.id)
-    assert (await endpoint.wait(created.id, until="SLEEPING", interval=0)).status == "SLEEPING"
-    assert (await endpoint.wake(created.id, wait=True, interval=0)).status == "RUNNING"
-    await endpoint.restart(created.id)
-    assert (await endpoint.wait(created.id, interval=0)).status == "RUNNING"
-    await endpoint.terminate(created.id)
-    assert (await endpoint.wait(created.id, until="TERMINATED", interval=0)).status == "TERMINATED"
-    await endpoint.delete(created.id)
-    with pytest.raises(NotFoundError):
-        await endpoint.get_status(created.id)
-    assert [listed async for listed in endpoint.list()] == []

@@ -129,14 +129,6 @@ async def test_invalid_argument_is_rejected_before_sending(
     assert server.connections == 0
 
 
-async def test_missing_file_raises_file_not_found_error(
-    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
-) -> None:
-    with pytest.raises(FileNotFoundError):
-        await client.container.image.edit(image=tmp_path / "no.png", prompt="p")
-    assert server.connections == 0
-
-
 @pytest.mark.parametrize("body", [{}, {"data": None}, {"data": {}}], ids=["nothing", "null", "object"])
 async def test_response_without_images_is_a_decode_error(
     server: FriendliServer, client: AsyncFriendli, body: object

@@ -32,7 +32,6 @@ from friendli_async.messages import (
     Tool,
     ToolResultBlock,
     ToolUseBlock,
-    UnknownEvent,
 )
 from friendli_async.testing import (
     FriendliServer,
@@ -221,17 +220,6 @@ async def test_container_omits_model_if_none(server: FriendliServer, client: Asy
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
-
-
-async def test_embedded_server_answers_plain_and_streamed(client: AsyncFriendli) -> None:
-    plain = await client.serverless.messages.create(model="m", messages=HI, max_tokens=20)
-    stream = open_stream(client, max_tokens=20)
-    events = await read(stream)
-    result = await stream.result()
-    assert plain.text
-    assert result.text == plain.text
-    assert isinstance(events[-1], MessageStop)
-    assert not any(isinstance(each, UnknownEvent) for each in events)
 
 
 @pytest.mark.engine

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from support.sockets import (
     DONE,
-    STREAM_HEAD,
-    chunked,
     client_of,
     complete,
     completion,
@@ -203,17 +201,6 @@ async def test_uninformative_index_of_the_only_choice_loses_no_text(
     assert reply.choices[0].finish_reason == "stop"
 
 
-async def test_second_choice_that_was_not_requested_is_kept_apart(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    texts = [(1, "a"), (0, "x"), (1, "b"), (0, "y")]
-    server.enqueue(script(*(event({"choices": [indexed(*each)]}) for each in texts), done()))
-    stream = open_stream(client)
-    assert [piece async for piece in stream.text()] == ["a", "b"]
-    reply = await stream.result()
-    assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "ab"), (1, "xy")]
-
-
 async def test_negative_indexes_in_one_chunk_are_replaced_by_the_positions(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
@@ -231,14 +218,6 @@ async def test_legacy_final_frame_with_invalid_choices_is_tolerated(
     async with client.serverless.completions.stream(model="m", prompt="Hi") as stream:
         assert "".join([chunk.text async for chunk in stream]) == "a"
     assert stream.outcome == "done"
-
-
-async def test_mislabelled_stream_is_detected_with_split_first_bytes() -> None:
-    head = STREAM_HEAD.replace(b"text/event-stream", b"application/json")
-    whole = delta("a", "stop") + b"data: [DONE]\n\n"
-    chunks = [chunked(whole[:2]), chunked(whole[2:9]), chunked(whole[9:]), b"0\r\n\r\n"]
-    async with serve_bytes(head, *chunks) as server, client_of(server.url) as client:
-        assert await read(open_stream(client)) == "a"
 
 
 CONTENT_TYPES = [
@@ -281,16 +260,6 @@ async def test_read_after_a_cancelled_read_raises_interrupted_with_partial(
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
     assert stream.outcome == "cancelled"
-
-
-async def test_reasoning_after_finish_reason_means_the_choice_is_unfinished(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    finished = {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}
-    reasoning = {"index": 0, "delta": {"reasoning_content": "hm"}}
-    server.enqueue(script(event({"choices": [finished]}), event({"choices": [reasoning]})))
-    with pytest.raises(StreamInterruptedError):
-        await with_timeout(open_stream(client).result())
 
 
 async def test_call_ended_has_usage_of_non_streamed_call(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -25,10 +25,8 @@ from friendli_async.responses import (
     OutputTextDelta,
     OutputTextDone,
     OutputTokensDetails,
-    Response,
     ResponseCompleted,
     ResponseCreated,
-    ResponseStream,
     ResponseUsage,
     UnknownEvent,
 )
@@ -235,25 +233,6 @@ TOOL: Final = {
         "required": ["city", "hourly"],
     },
 }
-
-
-@pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
-async def test_embedded_server_gives_the_same_reply_plain_and_streamed(client: AsyncFriendli, deployment: str) -> None:
-    responses = getattr(client, deployment).responses
-    for options in (
-        {"input": "good morning", "reasoning": {"effort": "low"}},
-        {"input": "good morning", "max_output_tokens": 2},
-        {"input": "weather in Rome", "tools": [TOOL], "tool_choice": "required"},
-    ):
-        whole: Response = await responses.create(model="m", **options)
-        stream: ResponseStream = responses.stream(model="m", **options)
-        texts = [each.delta async for each in stream if isinstance(each, OutputTextDelta)]
-        result = await stream.result()
-        assert "".join(texts) == result.text == whole.text
-        assert (result.reasoning, result.status) == (whole.reasoning, whole.status)
-        assert [call.function for call in result.tool_calls] == [call.function for call in whole.tool_calls]
-        assert result.usage == whole.usage
-        assert result.text or result.tool_calls
 
 
 @pytest.mark.engine

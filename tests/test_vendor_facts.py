@@ -23,7 +23,7 @@ from support.sockets import (
     with_timeout,
 )
 
-from friendli_async import APIStatusError, AsyncFriendli, RateLimitError
+from friendli_async import AsyncFriendli, RateLimitError
 from friendli_async.chat import ChatOptions
 from friendli_async.chat.tool_assisted import ToolAssistedChat, ToolStatus, ToolStatusError, ToolStatusParameter
 
@@ -74,17 +74,6 @@ async def test_unusual_tool_status_does_not_break_the_stream(
     assert not isinstance(chunk, ToolStatus)
     assert chunk.text == "4"
     assert stream.outcome == "done"
-
-
-@pytest.mark.parametrize("error", [{"message": "quota exceeded"}, {"message": "quota exceeded", "error": {}}])
-@pytest.mark.parametrize("streamed", [False, True])
-async def test_error_in_200_reply_needs_only_a_message(error: dict[str, Any], streamed: bool) -> None:
-    answer = reply(json.dumps(error).encode())
-    if streamed:
-        answer = STREAM_HEAD + chunked(sse(error) + DONE) + LAST_CHUNK
-    async with serve_bytes(answer) as server, client_of(server.url) as client:
-        with pytest.raises(APIStatusError, match="quota exceeded"):
-            await with_timeout(open_stream(client).result() if streamed else complete(client))
 
 
 async def test_delta_tool_calls_may_be_a_single_object() -> None:
