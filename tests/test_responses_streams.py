@@ -50,7 +50,6 @@ from friendli_async.testing import (
     FriendliServer,
     Payload,
     done,
-    error_event,
     event,
     json_body,
     raw,
@@ -113,12 +112,6 @@ async def test_event_is_identified_by_its_type_or_its_name(
     received = await events_of(client, server, *map(form, DATA))
     assert received == await events_of(client, server, *map(named, DATA))
     assert len(received) == len(DATA)
-
-
-async def test_chunk_boundaries_do_not_affect_events(client: AsyncFriendli, server: FriendliServer) -> None:
-    body = b"".join(b"event: %s\ndata: %s\n\n" % (d["type"].encode(), json.dumps(d).encode()) for d in DATA)
-    received = await events_of(client, server, *(raw(body[at : at + 97]) for at in range(0, len(body), 97)))
-    assert [json.loads(msgspec.json.encode(each)) for each in received] == DATA
 
 
 async def test_unknown_kinds_become_unknown_events(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -389,23 +382,6 @@ async def test_refusal_that_comes_whole_in_its_part_is_in_the_result(
     assert item.content == (ContentPart("refusal", refusal="no"),)
 
 
-@pytest.mark.parametrize("final", [[], [{"type": "output_text", "text": "Sure"}]], ids=["deltas", "item"])
-async def test_refusal_without_an_index_is_kept_apart_from_text(
-    client: AsyncFriendli, server: FriendliServer, final: list[dict[str, str]]
-) -> None:
-    events: list[dict[str, Any]] = [
-        {"type": "response.output_text.delta", "item_id": "i", "delta": "Sure"},
-        {"type": "response.refusal.delta", "item_id": "i", "delta": "no"},
-    ]
-    if final:
-        events += [{"type": "response.output_item.done", "item": {"type": "message", "id": "i", "content": final}}]
-    bare = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
-    server.enqueue(script(*map(named, [*events, bare])))
-    result = await ask(client).result()
-    assert result.text == "Sure"
-    assert result.output[0].content == (ContentPart("output_text", "Sure"), ContentPart("refusal", refusal="no"))
-
-
 async def test_arguments_that_the_final_event_lacks_are_in_the_result(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
@@ -416,46 +392,6 @@ async def test_arguments_that_the_final_event_lacks_are_in_the_result(
 
 def _without(data: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in names}
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [
-        ("sequence_number", "output_index", "content_index"),
-        ("item_id", "content_index"),
-        ("item_id", "output_index", "content_index"),
-    ],
-    ids=["ids-only", "indexes-only", "neither"],
-)
-async def test_deltas_are_assigned_to_items_by_id_index_or_order(
-    client: AsyncFriendli, server: FriendliServer, missing: tuple[str, ...]
-) -> None:
-    deltas = [_without(data, *missing) for data in DATA[:-1] if _only_deltas(data)]
-    server.enqueue(script(*map(named, deltas), done()))
-    result = await ask(client).result()
-    assert [item.id for item in result.output] == ["rs_1", "msg_1", "fc_1"]
-    assert (result.text, result.reasoning) == ("Hello there!", "think harder")
-    assert result.tool_calls[0].function.arguments == '{"city": "Rome"}'
-
-
-async def test_unannounced_items_are_built_from_their_deltas(client: AsyncFriendli, server: FriendliServer) -> None:
-    unannounced = [data for data in DATA if data["type"].endswith((".delta", "arguments.done"))]
-    server.enqueue(script(*map(named, unannounced), done()))
-    result = await ask(client).result()
-    assert (result.text, result.reasoning) == ("Hello there!", "think harder")
-    assert result.tool_calls == (ToolCall("", "function", FunctionCall("weather", '{"city": "Rome"}')),)
-
-
-async def test_interleaved_deltas_are_kept_apart(client: AsyncFriendli, server: FriendliServer) -> None:
-    calls = [{**CALL_ITEM, "id": f"fc_{n}", "call_id": f"call_{n}", "arguments": ""} for n in (0, 1)]
-    added = [{"type": "response.output_item.added", "output_index": n, "item": calls[n]} for n in (0, 1)]
-    kind = "response.function_call_arguments.delta"
-    deltas = [
-        {"type": kind, "item_id": f"fc_{n}", "output_index": n, "delta": text}
-        for n, text in [(0, "[0"), (1, "[1"), (0, ",2]"), (1, ",3]")]
-    ]
-    server.enqueue(script(*map(named, added + deltas), done()))
-    assert [call.function.arguments for call in (await ask(client).result()).tool_calls] == ["[0,2]", "[1,3]"]
 
 
 # --- final events ----------------------------------------------------------------------------------------------------
@@ -552,23 +488,6 @@ async def test_failure_before_the_first_event_is_retried(server: FriendliServer)
         result = await ask(client).result()
     assert result.text == "Hello there!"
     assert [attempt.status for attempt in result.meta.attempts] == [200, 200]
-
-
-@pytest.mark.parametrize(
-    "last",
-    [
-        error_event({"error": {"message": "too much", "code": "rate_limit_exceeded"}}),
-        event({"type": "error", "message": "too much", "code": "rate_limit_exceeded", "sequence_number": 4}),
-        event({"error": {"message": "too much", "code": 429}}),
-    ],
-    ids=["named", "by-type", "bare"],
-)
-async def test_error_event_raises(client: AsyncFriendli, server: FriendliServer, last: Payload) -> None:
-    server.enqueue(script(*map(named, DATA[:12]), last))
-    with pytest.raises(RateLimitError, match="too much") as caught:
-        await ask(client).result()
-    assert caught.value.partial is not None
-    assert caught.value.partial.text == "Hello"
 
 
 @pytest.mark.parametrize("count", range(1, len(DATA) - 1))

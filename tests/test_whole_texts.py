@@ -269,27 +269,6 @@ async def test_streamed_response_text_is_in_the_result_despite_an_item_without_i
     assert seen == text == WHOLE
 
 
-async def test_streamed_response_text_fills_only_the_part_that_lacks_it(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    parts = [{"type": "output_text", "text": "such"}, {"type": "output_text", "text": None}]
-    item = {
-        "type": "message",
-        "id": "i",
-        "role": "assistant",
-        "content": [*parts, {"type": "refusal", "refusal": "no"}],
-    }
-    steps = [
-        response_event("output_text.delta", item_id="i", output_index=0, content_index=index, delta=delta)
-        for index, delta in enumerate(("such", " as it is"))
-    ]
-    done_item = response_event("output_item.done", output_index=0, item=item)
-    server.enqueue(script(*steps, done_item, response_event("completed", response={"id": "r", "output": []})))
-    seen, text, result = await read_both_ways(client.serverless.responses.stream(model="m", input="Hi"))
-    assert seen == text == WHOLE
-    assert [part.refusal for part in result.output[0].content] == [None, None, "no"]
-
-
 @pytest.mark.parametrize("kind", ["", "x", "thinking", "tool_use", "text", None])
 async def test_streamed_message_text_is_in_the_result_whatever_the_type_of_its_block(
     server: FriendliServer, client: AsyncFriendli, kind: str | None
@@ -311,17 +290,3 @@ async def test_streamed_message_text_is_in_the_result_whatever_the_type_of_its_b
     seen, text, result = await read_both_ways(stream)
     assert seen == text == WHOLE
     assert [each.name for each in result.content if hasattr(each, "name")] == (["f"] if kind == "tool_use" else [])
-
-
-async def test_streamed_thinking_is_in_the_result_whatever_the_type_of_its_block(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    steps: list[dict[str, Any]] = [{"type": "message_start", "message": {"id": "m"}}]
-    for index, kind in enumerate(("text", "x")):
-        steps.append({"type": "content_block_start", "index": index, "content_block": {"type": kind, "text": ""}})
-        delta = {"type": "thinking_delta", "thinking": kind}
-        steps.append({"type": "content_block_delta", "index": index, "delta": delta})
-    steps += [{"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, {"type": "message_stop"}]
-    server.enqueue(script(*(event(fields, name=fields["type"]) for fields in steps)))
-    stream = client.serverless.messages.stream(model="m", max_tokens=5, messages=[{"role": "user", "content": "Hi"}])
-    assert (await stream.result()).reasoning == "textx"
