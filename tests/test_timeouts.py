@@ -420,16 +420,17 @@ async def test_events_reset_idle_timeout(clock: Clock) -> None:
 
 
 async def test_slow_consumer_does_not_cause_idle_timeout(server: FriendliServer, clock: Clock) -> None:
-    go = asyncio.Event()
-    server.enqueue(script(chunk("a"), gate(go), chunk("b"), finish(), done()))
+    gates = {"a": asyncio.Event(), "b": asyncio.Event()}  # so that the reader has waited for the second event
+    server.enqueue(script(chunk("a"), gate(gates["a"]), chunk("b"), gate(gates["b"]), chunk("c"), finish(), done()))
     async with client_of(server.url, timeout=Timeouts(idle=25)) as client, open_stream(client) as stream:
         seen: list[str] = []
         async for piece in stream.text():
             seen.append(piece)
             clock.advance(35)
             await run_loop_iterations()
-            go.set()
-        assert seen == ["a", "b"]
+            if piece in gates:
+                gates[piece].set()
+        assert seen == ["a", "b", "c"]
     assert stream.outcome == "done"
 
 
