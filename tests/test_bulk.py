@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 from support.clock import wait_until
-from support.sockets import FAST_RETRY, client_of, complete, library_tasks, with_timeout
+from support.sockets import FAST_RETRY, client_of, complete, library_tasks, open_stream, with_timeout
 
 from friendli_async import (
     APIStatusError,
@@ -35,8 +35,9 @@ from friendli_async import (
 )
 from friendli_async.bulk import Adaptive, Outcome, Progress, RejectedError, RowsError, Run, run_all
 from friendli_async.bulk.checkpoint import Checkpoint
+from friendli_async.chat import ChatStream
 from friendli_async.replies import Timing, attach_meta
-from friendli_async.testing import FriendliServer, status, text
+from friendli_async.testing import FriendliServer, chunk, script, stall, status, text
 
 LIMIT = 4
 WINDOW = 4 * LIMIT
@@ -1085,6 +1086,31 @@ async def test_ten_rejections_in_a_row_end_the_run(server: FriendliServer, clien
     assert 10 <= len(seen) <= 13  # calls in flight finish, and are delivered
     assert len(server.requests) == len(seen)
     assert caught.value.__cause__ in [outcome.error for outcome in seen]
+
+
+async def test_open_stream_in_place_of_a_reply_is_closed_and_rejected(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.always(script(chunk("a"), stall()))
+    seen: list[Outcome[Any, Any]] = []
+    with pytest.raises(
+        RejectedError, match=r"returned a stream that is open: its answer is `await stream\.result\(\)`"
+    ):
+        await read_into(seen, run_all(range(500), lambda row: open_stream(client), concurrency=4))
+    assert {type(outcome.error) for outcome in seen} == {ConfigurationError}
+    assert client.gauges().open_streams == 0
+
+
+async def test_stream_that_has_ended_is_a_reply(server: FriendliServer, client: AsyncFriendli) -> None:
+    async def read(row: int) -> ChatStream:
+        stream = open_stream(client)
+        await stream.result()
+        return stream
+
+    server.enqueue(text("Hi"))
+    (outcome,) = await collect(run_all([1], read))
+    assert outcome.error is None
+    assert outcome.reply.partial.text == "Hi"
 
 
 async def test_missing_configuration_ends_the_run() -> None:

@@ -115,15 +115,15 @@ def run_all(
     Args:
         rows: The rows: an iterable (its ``next`` is called in the event loop), an async iterable, or the Path of a
             JSON Lines file. Its exceptions end the run, once the rows in flight have finished and been delivered. An
-            iterator of yours is not closed, so you can read the remaining rows from it; but an async generator ends if
-            the run is stopped or closed while it waits for a row, since this wait is cancelled.
-        call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
-            the row; so does a CancelledError that it raises without being cancelled, as the cause of a FriendliError.
-            After a 429 or 503, or if there was no connection (an APIConnectionError with ``sent`` False), it is called
-            again with the same row: up to five times, and unless the row's waits exceed an hour in all. The whole run
-            pauses for the ``Retry-After``, up to an hour; without one, the row waits for 0.5 s, then longer each time,
-            about a minute in all, and an adaptive run pauses briefly. There, the client's own retries of a rejected
-            call wait for the pause, too; if it has more than a second left, the row is called again instead.
+            iterator of yours is not closed, so you can read on from it; but an async generator ends if the run is
+            stopped or closed while it waits for a row, since this wait is cancelled.
+        call: Usually a coroutine function that uses a client. Its exceptions become the outcome of the row; so does a
+            CancelledError that it raises without being cancelled, as the cause of a FriendliError, and a
+            ConfigurationError if it returns an open stream, which is closed. After a 429 or 503, or without a
+            connection (an APIConnectionError with ``sent`` False), it is called again with the same row: up to five
+            times, and unless the row's waits exceed an hour. The run pauses for the ``Retry-After``, up to an hour;
+            without one, the row waits, longer each time, about a minute in all, and an adaptive run pauses briefly.
+            There, retries of the client wait for the pause, too; if it has over a second left, the row is called again.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that

@@ -17,8 +17,9 @@ from friendli_async._core.held import weak_method
 from friendli_async._core.pacing import is_rejected_by_load, on_rejection
 from friendli_async.bulk.errors import is_overload, is_unsent
 from friendli_async.bulk.gate import Gate
-from friendli_async.errors import APIStatusError, FriendliError
+from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 from friendli_async.replies import Meta, Reply, usage_of
+from friendli_async.streams.stream import EventStream
 
 __all__ = ["RowSender", "RunState"]
 
@@ -139,6 +140,7 @@ class RowSender(Generic[Row, R]):
         on_rejection.set(partial(self._report_weakly, reported))
         try:
             reply = await self._call(row)
+            await _check_reply(reply)
         except Exception as error:
             if is_rejected_by_load(error):
                 self._report_late(reported, error)
@@ -187,6 +189,13 @@ class RowSender(Generic[Row, R]):
     def _refuse(self, error: APIStatusError, ago: float | None) -> None:
         self.refused += 1
         self._gate.refused(_pause_after(error), ago=ago, is_rate_limit=error.status_code == _RATE_LIMITED)
+
+
+async def _check_reply(reply: object) -> None:
+    """Closes a stream that is still open, whose answer has not been read, and raises ConfigurationError."""
+    if isinstance(reply, EventStream) and reply.outcome == "open":
+        await reply.aclose()
+        raise ConfigurationError("call returned a stream that is open: its answer is `await stream.result()`")
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
