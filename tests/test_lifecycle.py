@@ -213,6 +213,24 @@ def test_run_is_cancelled_if_its_event_loop_is_closed(remote: FriendliServer, lo
     loop_errors.clear()
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_stream_dropped_after_its_event_loop_was_closed_without_a_shutdown_tells_the_server(
+    remote: FriendliServer,
+) -> None:
+    client = client_of(remote.url)  # it is kept, and with it the connection
+    remote.enqueue(script(chunk("a"), stall()))
+
+    async def main() -> Any:
+        return await open_stream(client)
+
+    loop = asyncio.new_event_loop()
+    stream = loop.run_until_complete(main())
+    loop.close()
+    del stream
+    gc.collect()
+    assert asyncio.run(remote.requests[0].disconnected())
+
+
 def test_client_is_usable_after_a_stream_outlives_its_event_loop(remote: FriendliServer) -> None:
     client = client_of(remote.url)
     remote.enqueue(script(chunk("a"), stall()))

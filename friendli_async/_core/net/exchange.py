@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
@@ -335,8 +336,10 @@ class AiohttpExchange:
         self._readable = True  # the protocol no longer reports the disconnect
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
-            with suppress(RuntimeError):  # the loop is closed, and can close nothing
+            try:
                 connection.transport.abort()  # close() would flush first and, over TLS, shut down gracefully
+            except RuntimeError:  # the loop was closed, and its connections left open
+                _shut_down(connection.transport)
         self._response.close()
         self._detach()
 
@@ -392,6 +395,14 @@ class AiohttpExchange:
         content = self.content
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError(_CLOSED))
+
+
+def _shut_down(transport: asyncio.BaseTransport) -> None:
+    """Ends a connection whose loop can no longer close it: the server would send on until the socket is collected."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def _retrieve_exception(closed: asyncio.Future[None]) -> None:
