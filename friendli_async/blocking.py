@@ -13,6 +13,7 @@ import gc
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import wait
 from contextlib import suppress
 from typing import Final, TypeVar, cast
 
@@ -21,14 +22,16 @@ __all__ = ["iterate", "run"]
 T = TypeVar("T")
 
 _GRACE: Final = 5.0  # seconds to wait for the loop at interpreter exit
+# An exception that another thread has raised here, such as Dramatiq's time limit, is noticed only between two waits.
+_INTERRUPT_SECONDS: Final = 1.0
 _END: Final = object()
 
 
 def run(work: Awaitable[T]) -> T:
     """Runs an awaitable in the background loop, in the caller's context, and waits for its result.
 
-    Interrupting the caller (Ctrl-C) cancels it. An event loop that runs in the caller's thread is blocked meanwhile:
-    there, await instead.
+    An exception that is raised in the waiting thread, by a signal (Ctrl-C) or by another thread, cancels it. An event
+    loop that runs in the caller's thread is blocked meanwhile: there, await instead.
 
     Args:
         work: A call of the client, such as ``client.serverless.chat.complete(...)``, or a coroutine of your own.
@@ -55,6 +58,8 @@ def run(work: Awaitable[T]) -> T:
             work.close()
         raise
     try:
+        while not wait((future,), _INTERRUPT_SECONDS).done:
+            pass
         return future.result()
     finally:
         future.cancel()  # a no-op once it is done

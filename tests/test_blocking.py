@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import ctypes
 import gc
 import subprocess
 import sys
@@ -227,6 +228,31 @@ def test_iterator_dropped_in_the_background_loop_closes_its_source() -> None:
     run(drop())
     run(asyncio.sleep(0))
     assert left == ["left"]
+
+
+def test_exception_raised_by_another_thread_cancels_the_call(
+    remote: FriendliServer, client: AsyncFriendli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "_INTERRUPT_SECONDS", 0.01)
+    remote.enqueue(script(chunk("a"), stall()))
+    began = threading.Event()
+    raised: list[str] = []
+
+    def read() -> None:
+        try:
+            for _ in iterate(client.serverless.chat.stream(model="m", messages=MESSAGES).text()):
+                began.set()
+        except TimeoutError as error:
+            raised.append(type(error).__name__)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert began.wait(60)
+    # as the time limits of Dramatiq do
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(reader.ident or 0), ctypes.py_object(TimeoutError))
+    assert run(remote.requests[0].disconnected())
+    reader.join(60)
+    assert raised == ["TimeoutError"]
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
