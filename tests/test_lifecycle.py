@@ -214,8 +214,9 @@ def test_run_is_cancelled_if_its_event_loop_is_closed(remote: FriendliServer, lo
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_stream_dropped_after_its_event_loop_was_closed_without_a_shutdown_tells_the_server(
-    remote: FriendliServer,
+@pytest.mark.parametrize("ending", ["the stream is dropped", "the client is used in another loop"])
+def test_server_is_told_of_a_stream_whose_event_loop_was_closed_without_a_shutdown(
+    remote: FriendliServer, ending: str
 ) -> None:
     client = client_of(remote.url)  # it is kept, and with it the connection
     remote.enqueue(script(chunk("a"), stall()))
@@ -226,8 +227,11 @@ def test_stream_dropped_after_its_event_loop_was_closed_without_a_shutdown_tells
     loop = asyncio.new_event_loop()
     stream = loop.run_until_complete(main())
     loop.close()
-    del stream
-    gc.collect()
+    if ending == "the stream is dropped":
+        del stream
+        gc.collect()
+    else:
+        asyncio.run(complete(client))
     assert asyncio.run(remote.requests[0].disconnected())
 
 

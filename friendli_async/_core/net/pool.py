@@ -108,7 +108,13 @@ class Pool:
             self._closed.set_result(None)
 
     def discard(self) -> None:
-        """Detaches the session if the loop no longer runs and cannot close it, so that aiohttp does not warn."""
+        """Gives up what is open if the loop is closed: nothing can read it any more.
+
+        Detaches the session if the loop no longer runs and cannot close it, so that aiohttp does not warn.
+        """
+        if self.loop.is_closed():
+            for exchange in tuple(self.exchanges):
+                exchange.abort()
         if self.owned and not self.loop.is_running():
             self.session.detach()
 
