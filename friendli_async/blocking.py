@@ -13,7 +13,6 @@ import gc
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from concurrent.futures import wait
 from contextlib import suppress
 from typing import Final, TypeVar, cast
 
@@ -57,8 +56,11 @@ def run(work: Awaitable[T]) -> T:
         if isinstance(work, Coroutine):
             work.close()
         raise
+    pending = threading.Lock()  # an Event would take a fifth of a call
+    pending.acquire()
     try:
-        while not wait((future,), _INTERRUPT_SECONDS).done:
+        future.add_done_callback(lambda _: pending.release())
+        while not pending.acquire(timeout=_INTERRUPT_SECONDS):
             pass
         return future.result()
     finally:
