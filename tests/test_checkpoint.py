@@ -767,15 +767,25 @@ async def test_checkpoint_is_locked_by_its_run(path: Path) -> None:
     assert len(await run(ROWS, Caller(), path, key=None)) == len(ROWS)
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP])
 async def test_file_system_without_locks_is_used_with_a_warning(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     def flock(file: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", flock)
     assert len(await run(ROWS, Caller(), path)) == len(ROWS)
     assert "file system without file locks" in caplog.text
+
+
+async def test_error_of_the_lock_is_not_blamed_on_another_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: int, operation: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(CheckpointError, match=r"done\.jsonl cannot be used: Input/output error"):
+        await run(ROWS, Caller(), path)
 
 
 async def test_run_leaves_no_file_open(path: Path) -> None:

@@ -33,7 +33,8 @@ T = TypeVar("T")
 _logger: Final = logging.getLogger("friendli_async")
 _SYNC_SECONDS: Final = 1.0
 _BUFFER_SIZE: Final = 1 << 20
-_LOCKING_UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_LOCKED: Final = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+_LOCKING_UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # two numbers on macOS
 _HOW_TO_CLOSE: Final = (
     " of this program: if its loop was left, close it with `await run.aclose()`, or use `async with run_all(...)`"
 )
@@ -105,9 +106,11 @@ class Journal:
         try:
             _try_lock(self._file)
         except OSError as error:
-            if error.errno not in _LOCKING_UNSUPPORTED:
+            if error.errno in _LOCKED:
                 which = _HOW_TO_CLOSE if identity in _open_files else ""
                 raise CheckpointInUseError(f"{self.path} is in use by another run{which}") from error
+            if error.errno not in _LOCKING_UNSUPPORTED:
+                raise
             _logger.warning(
                 "%s is on a file system without file locks; make sure that no other run writes to it", self.path
             )
