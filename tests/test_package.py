@@ -19,6 +19,7 @@ import pytest
 from anyio import to_thread
 
 import friendli_async
+from friendli_async.cli.__main__ import COMMANDS
 from friendli_async.testing import FriendliServer, status, text
 from friendli_async.tools import LocalTool, tool
 
@@ -208,6 +209,11 @@ def test_library_is_imported_only_where_allowed(library: str, importers: tuple[s
     }
     assert found
     assert {name for name in found if not f"{name}.".startswith(importers)} == set()
+
+
+def test_commands_are_imported_by_statements_which_freezers_follow() -> None:
+    imported = {found.name for found in imports(f"{NAME}.cli.__main__")}
+    assert {f"{NAME}.cli.{command}" for command in COMMANDS} - imported == set()
 
 
 def test_core_contains_no_endpoint_paths() -> None:

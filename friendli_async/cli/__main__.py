@@ -7,7 +7,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, Final, TextIO
 
 from friendli_async._version import __version__
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] in _GLOBAL_OPTIONS:
         _overview().parse_args(given)
     name, rest = (given[0], given[1:]) if given and given[0] in COMMANDS else ("chat", given)
-    module: Any = import_module(f"friendli_async.cli.{name}")
+    module = _command(name)
     parser = argparse.ArgumentParser(
         prog=f"friendli-async {name}",
         description=module.__doc__,
@@ -51,6 +50,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     module.add_arguments(parser)
     return _run(module, parser.parse_args(rest))
+
+
+def _command(name: str) -> Any:
+    """Imports a command, by a statement: what packs a program into one file does not find computed names."""
+    match name:
+        case "batch":
+            from friendli_async.cli import batch
+
+            return batch
+        case "models":
+            from friendli_async.cli import models
+
+            return models
+        case "doctor":
+            from friendli_async.cli import doctor
+
+            return doctor
+        case "serve":
+            from friendli_async.cli import serve
+
+            return serve
+        case _:
+            from friendli_async.cli import chat
+
+            return chat
 
 
 def _prepare_streams() -> None:
