@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -605,6 +606,16 @@ def test_doctor_passes_with_a_healthy_server(run: Run) -> None:
     names = [finding["name"] for finding in report["findings"]]
     assert names == ["versions", "token", "proxy", "name", "connection", "TLS", "stream"]
     assert "first event after" in report["findings"][-1]["words"]
+
+
+def test_doctor_names_a_package_without_metadata(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    done = run("doctor", "-m", "m")
+    assert done.returncode == 0
+    assert "msgspec of unknown version" in checks(done)["versions"]
 
 
 def test_doctor_reports_failed_checks(run: Run, refused_port: int) -> None:

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -126,7 +126,7 @@ class _Server:
         """Returns the versions of this library, Python, the platform and the dependencies."""
         names = ("aiohttp", "msgspec", "tenacity", "anyio")
         parts = [f"friendli_async {__version__}", f"Python {platform.python_version()}", platform.platform(terse=True)]
-        return ", ".join(parts + [f"{name} {version(name)}" for name in names])
+        return ", ".join(parts + [f"{name} {_version_of(name)}" for name in names])
 
     async def token(self) -> str:
         """Returns the source of the token; fails if it is missing or unusable."""
@@ -210,6 +210,13 @@ class _Server:
         if not catalogue:
             raise _CheckFailedError("the catalogue is empty")
         return catalogue[0].id
+
+
+def _version_of(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a program packed into one file may contain a package without its metadata
+        return "of unknown version"
 
 
 def _parse_url(url: str, source: str) -> tuple[str, str, int]:
