@@ -247,6 +247,23 @@ def test_invalid_line_is_reported_and_nothing_is_sent(files: Files, line: str, m
     assert not files.target.exists()
 
 
+def test_input_that_becomes_invalid_during_the_run_does_not_pass_for_one_of_which_nothing_was_sent(
+    files: Files,
+) -> None:
+    def spoil(received: ReceivedRequest) -> Script:
+        with files.source.open("a", encoding="utf-8") as source:
+            source.write("spoiled\n")
+        return GOOD
+
+    files.write(*(request(str(number)) for number in range(20)))
+    files.server.always(spoil)
+    code, stderr = files.run("--concurrency", "1")
+    assert code == 1
+    assert "the input has changed since it was checked: " in stderr
+    assert "line 21 is not JSON" in stderr
+    assert "20 of 20 rows succeeded" in stderr
+
+
 def test_first_ten_invalid_lines_are_reported_at_once(files: Files) -> None:
     good = '{"custom_id": "a", "prompt": "Hi"}\n'
     files.source.write_text(good + "{bad\n" + '{"prompt": 7}\n' + good)

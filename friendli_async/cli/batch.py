@@ -147,6 +147,7 @@ def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
 
 async def _send(job: Job[BatchRow, Reply], client: AsyncFriendli, output: BatchOutput, reporter: _Reporter) -> int:
     outcomes = Run(job)
+    has_changed = False
     async with client, outcomes:
         with _interruptible(outcomes, reporter) as interrupted, reporter.showing_progress(outcomes):
             try:
@@ -160,6 +161,9 @@ async def _send(job: Job[BatchRow, Reply], client: AsyncFriendli, output: BatchO
                     f"stopped after {_MAX_REJECTIONS} rejections in a row ({type(error.__cause__).__name__}); "
                     "to continue regardless, pass --keep-going"
                 )
+            except (RowsError, OSError) as error:
+                has_changed = True
+                reporter.write_line(f"friendli-async batch: the input has changed since it was checked: {error}")
             except CheckpointError:
                 if output.unwritten:
                     reporter.write_line(
@@ -170,7 +174,7 @@ async def _send(job: Job[BatchRow, Reply], client: AsyncFriendli, output: BatchO
     reporter.summary(progress)
     if interrupted and progress.done < reporter.total:
         return 128 + interrupted[0]
-    return connection.FAILED if progress.failed else 0
+    return connection.FAILED if progress.failed or has_changed else 0
 
 
 @contextlib.contextmanager
