@@ -474,7 +474,8 @@ def test_foreign_output_file_is_not_overwritten(files: Files, content: str) -> N
 
 def test_unwritable_output_path_is_reported(files: Files, tmp_path: Path) -> None:
     files.write("Hi")
-    for target in (tmp_path, tmp_path / "none" / "out.jsonl", Path("/dev/full")):
+    too_long = tmp_path / ("a" * 300)  # of such a path, not even `exists` can be asked
+    for target in (tmp_path, tmp_path / "none" / "out.jsonl", Path("/dev/full"), too_long):
         files.target = target
         code, stderr = files.run()
         assert (code, str(target) in stderr) == (3, True)

@@ -117,7 +117,7 @@ def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
         raise RowsError(
             f"{source} is not a regular file: it is read twice, so that it is checked before anything is sent"
         )
-    if target.exists() and target.samefile(source):
+    if _is_same_file(source, target):
         raise RowsError(f"{source} cannot be both the input and the output")
     given = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
     rows = BatchInput(
@@ -143,6 +143,13 @@ def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
 
     job = Job(rows, call, concurrency, output, key=lambda row: row.custom_id, max_rejections=max_rejections)
     return asyncio.run(_send(job, client, output, reporter))
+
+
+def _is_same_file(source: Path, target: Path) -> bool:
+    try:
+        return target.samefile(source)
+    except OSError:  # one is missing or out of reach: opening it says more
+        return False
 
 
 async def _send(job: Job[BatchRow, Reply], client: AsyncFriendli, output: BatchOutput, reporter: _Reporter) -> int:
