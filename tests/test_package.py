@@ -214,6 +214,8 @@ def test_library_is_imported_only_where_allowed(library: str, importers: tuple[s
 def test_commands_are_imported_by_statements_which_freezers_follow() -> None:
     imported = {found.name for found in imports(f"{NAME}.cli.__main__")}
     assert {f"{NAME}.cli.{command}" for command in COMMANDS} - imported == set()
+    # PyInstaller finds `from package.__main__ import run`, but not this.
+    assert [name for name, path in SOURCES.items() if "import __main__" in path.read_text("utf-8")] == []
 
 
 def test_core_contains_no_endpoint_paths() -> None:
