@@ -156,7 +156,7 @@ class TranscriptCollector:
     is_last: bool = False  # only the sentinel marks the end
     add_texts: None = None
     finish_reasons: tuple[str, ...] = ()
-    head: None = None  # a transcript has neither id nor model
+    envelope: None = None  # a transcript has neither id nor model
 
     def __init__(self) -> None:
         self.usage: TranscriptionUsage | None = None

@@ -528,7 +528,7 @@ class Call(Generic[T]):
         self.stopwatch.stop()
         if self.reporter is not None:
             reasons = finish_reasons_of(reply) if self._operation.billed else ()
-            self.reporter.end("done", self.meta(), usage_of(reply), reasons, head=reply, reply=reply)
+            self.reporter.end("done", self.meta(), usage_of(reply), reasons, envelope=reply, reply=reply)
 
     # --- reading the reply ---------------------------------------------------------------------------------------
 

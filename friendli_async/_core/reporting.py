@@ -189,12 +189,12 @@ class CallReporter:
         error: BaseException | None = None,
         *,
         is_complete: bool = True,
-        head: object = None,
+        envelope: object = None,
         reply: object = None,
     ) -> None:
         """Reports the end of the call. Only the first call of this method does.
 
-        ``is_complete`` is for ``UsageLimit.add``; ``head`` is an object with the ``id`` and ``model`` of the reply;
+        ``is_complete`` is for ``UsageLimit.add``; ``envelope`` is an object with the ``id`` and ``model`` of the reply;
         ``reply`` is needed if an observer has ``call_content``.
         """
         if self._ended:
@@ -215,8 +215,8 @@ class CallReporter:
                 reason=reason_of(error),
                 status=getattr(error, "status_code", None) or meta.status,
                 request_id=getattr(error, "request_id", None) or meta.request_id,
-                response_id=_string_attribute(head, "id"),
-                response_model=_string_attribute(head, "model"),
+                response_id=_string_attribute(envelope, "id"),
+                response_model=_string_attribute(envelope, "model"),
             )
         finally:
             if self._run is not None:
@@ -347,6 +347,6 @@ def _class_name(error: BaseException | None) -> str | None:
     return None if error is None else type(error).__name__
 
 
-def _string_attribute(head: object, name: str) -> str | None:
-    value = getattr(head, name, None)
+def _string_attribute(envelope: object, name: str) -> str | None:
+    value = getattr(envelope, name, None)
     return value if isinstance(value, str) else None

@@ -148,7 +148,7 @@ class ChoicesCollector(Generic[C, P]):
 
     def __init__(self, n: int = 1) -> None:
         self.usage: Usage | None = None
-        self.head: C | None = None
+        self.envelope: C | None = None
         """The first chunk with a choice."""
         self.choices: dict[int, P] = {}
         self._n = n
@@ -188,8 +188,8 @@ class ChoicesCollector(Generic[C, P]):
         """Creates and registers the choice for a new index."""
         parts: P = self._parts(index)
         self.choices[index] = parts
-        if self.head is None:
-            self.head = chunk
+        if self.envelope is None:
+            self.envelope = chunk
         return parts
 
     def extend(self, events: Sequence[C]) -> int:
@@ -246,10 +246,10 @@ class ChoicesCollector(Generic[C, P]):
 
     def _build_reply(self, reply: Callable[..., R], object: str) -> R:
         """Builds a reply of the given class; ``object`` is the value of its ``object`` field."""
-        head: Any = self.head or ChatChunk()
+        first: Any = self.envelope or ChatChunk()
         choices = tuple([parts.result() for parts in self.in_order()])
         return reply(
-            choices=choices, id=head.id, object=object, created=head.created, model=head.model, usage=self.usage
+            choices=choices, id=first.id, object=object, created=first.created, model=first.model, usage=self.usage
         )
 
 

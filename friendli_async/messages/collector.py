@@ -222,7 +222,7 @@ class MessagesCollector:
         self.usage: MessageUsage | None = None
         self.is_last: bool = False
         self.has_text: bool = False
-        self.head: Message = Message(content=())
+        self.envelope: Message = Message(content=())
         """The start of the message, with its ``id`` and ``model``."""
         self._ending = MessageDeltaPayload()
         self._text_of = Wording("text").of
@@ -237,7 +237,7 @@ class MessagesCollector:
     @property
     def finish_reasons(self) -> tuple[str, ...]:
         """The stop reason, once it has arrived."""
-        reason = self._ending.stop_reason or self.head.stop_reason
+        reason = self._ending.stop_reason or self.envelope.stop_reason
         return () if reason is None else (reason,)
 
     def extend(self, events: Sequence[MessageEvent]) -> int:
@@ -261,7 +261,7 @@ class MessagesCollector:
     def _add_other(self, event: MessageEvent) -> None:
         match event:
             case MessageStart(message=envelope):
-                self.head = envelope
+                self.envelope = envelope
                 self.usage = envelope.usage
                 for position, block in enumerate(envelope.content):
                     if block not in _EMPTY_BLOCKS:
@@ -311,9 +311,9 @@ class MessagesCollector:
     def result(self) -> Message:
         """Returns the complete message."""
         return msgspec.structs.replace(
-            self.head,
+            self.envelope,
             content=tuple(block for parts in self._blocks for block in parts.result()),
-            stop_reason=self._ending.stop_reason or self.head.stop_reason,
-            stop_sequence=self._ending.stop_sequence or self.head.stop_sequence,
+            stop_reason=self._ending.stop_reason or self.envelope.stop_reason,
+            stop_sequence=self._ending.stop_sequence or self.envelope.stop_sequence,
             usage=self.usage,
         )

@@ -87,7 +87,7 @@ class ResponseCollector:
     def __init__(self) -> None:
         self.is_last: bool = False
         self.has_text: bool = False
-        self.head: Response = Response(id="", output=())
+        self.envelope: Response = Response(id="", output=())
         """The response object with the reply's ``id`` and ``model``, of the latest event that has one."""
         self._items = Items()
 
@@ -99,19 +99,19 @@ class ResponseCollector:
     @property
     def finish_reasons(self) -> tuple[str, ...]:
         """The status of the response, once it has ended."""
-        return () if not self.is_last or self.head.status is None else (self.head.status,)
+        return () if not self.is_last or self.envelope.status is None else (self.envelope.status,)
 
     @property
     def usage(self) -> ResponseUsage | None:
         """The usage, once the server has sent it."""
-        return self.head.usage
+        return self.envelope.usage
 
     def extend(self, events: Sequence[ResponseEvent]) -> int:
         """Adds events in order, up to the final one; returns how many it added."""
         count = len(events)
         for position, event in enumerate(events, 1):
             if isinstance(event, OfResponse):
-                self.head = event.response
+                self.envelope = event.response
                 self.is_last = not isinstance(event, ResponseCreated | ResponseInProgress)
                 if self.is_last:
                     count = position
@@ -129,8 +129,8 @@ class ResponseCollector:
     def result(self) -> Response:
         """Returns the response of the final event, or if that lacks content, one assembled from the other events."""
         output = tuple(parts.result() for parts in self._items.all)
-        assembled = msgspec.structs.replace(self.head, output=output)
-        return self.head if self.is_last and not _has_more(assembled, self.head) else assembled
+        assembled = msgspec.structs.replace(self.envelope, output=output)
+        return self.envelope if self.is_last and not _has_more(assembled, self.envelope) else assembled
 
 
 def _has_more(assembled: Response, final: Response) -> bool:

@@ -80,7 +80,7 @@ class Collector(Protocol[E, R_co, U_co]):
         ...
 
     @property
-    def head(self) -> object:
+    def envelope(self) -> object:
         """The object with the reply's ``id`` and ``model``, as far as they have arrived."""
         ...
 

@@ -397,7 +397,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             error,
             # Before the finish reason, it is that so far: a message begins with that of its prompt.
             is_complete=was_read or (usage is not None and bool(collector.finish_reasons)),
-            head=collector.head,
+            envelope=collector.envelope,
             reply=reply,
         )
 
