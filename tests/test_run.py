@@ -34,6 +34,7 @@ from friendli_async import (
     StreamInterruptedError,
     ToolCall,
 )
+from friendli_async._core.reporting import RunReporter
 from friendli_async.chat import SystemMessage, TextContent, UserMessage
 from friendli_async.chat.tool_loop import RunSettings, ToolRunner
 from friendli_async.replies import FunctionCall
@@ -1410,7 +1411,7 @@ async def test_call_that_its_run_cancels_before_the_tool_is_called_is_reported_a
         await asyncio.get_running_loop().create_future()
         return True
 
-    calls = ToolRunner({"now": now}, RunSettings(before_tool=never))
+    calls = ToolRunner({"now": now}, RunSettings(before_tool=never), RunReporter(None))
     call = ToolCall("1", function=FunctionCall("now", "{}"))
     calls.start(call)
     await run_loop_iterations(turns)

@@ -62,17 +62,14 @@ class Engine(Caller):
         """Returns the opening of an EventStream.
 
         ``collector`` creates a new collector for each attempt, and ``run`` reports the run that the stream is a turn
-        of, if there is one and it is observed.
+        of, if there is one.
         """
         return StreamOpening(self, operation, arguments, collector, run)
 
-    def run_reporter(self, operation: Operation[Any], required: Mapping[str, object]) -> RunReporter | None:
-        """Returns a reporter for a new run that calls the operation with these arguments; None without observers."""
-        observers = self.settings.observers
-        if observers is None:
-            return None
-        team = self.billed_team(operation)
-        return RunReporter(observers, deployment=self.deployment.name, model=model_of(required), team=team)
+    def run_reporter(self, operation: Operation[Any], required: Mapping[str, object]) -> RunReporter:
+        """Returns a reporter for a new run that calls the operation with these arguments."""
+        deployment, team = self.deployment.name, self.billed_team(operation)
+        return RunReporter(self.settings.observers, deployment=deployment, model=model_of(required), team=team)
 
     async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
         """Makes a call whose response body is not JSON, and passes the body to ``sink``, or discards it.

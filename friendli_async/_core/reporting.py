@@ -224,25 +224,19 @@ class CallReporter:
 
 
 class RunReporter:
-    """Reports the events of one run to a client's observers.
+    """Reports the events of one run to a client's observers, if any. ``fields`` are those of every event.
 
     The run starts with its first call. Its end is reported once all its calls and tools have ended: a run that is
     dropped ends before them, and so does one that is closed by a tool.
 
     Attributes:
-        run_id: The run's number.
+        run_id: The run's number; None if nobody observes it.
     """
 
-    def __init__(self, observers: Observers, *, deployment: str, model: str | None, team: str | None) -> None:
-        self.run_id: int = next(_run_ids)
-        self._observers = observers
-        self._fields: dict[str, Any] = {
-            "run_id": self.run_id,
-            "operation": "chat.run",
-            "deployment": deployment,
-            "model": model,
-            "team": team,
-        }
+    def __init__(self, observers: Observers | None, **fields: str | None) -> None:
+        self.run_id: int | None = None if observers is None else next(_run_ids)
+        self._observers = observers or _NOBODY
+        self._fields: dict[str, Any] = {"run_id": self.run_id, "operation": "chat.run", **fields}
         self._began: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # from the start on
         self._call_id = 0

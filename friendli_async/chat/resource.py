@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from friendli_async._core.reporting import RunReporter
     from friendli_async.chat.run import ParsedRun, Run
-    from friendli_async.chat.run_arguments import MakeAnswer
     from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
 
 __all__ = ["Chat", "ContainerChat", "ContainerParsing", "Parsing"]
@@ -277,28 +276,15 @@ class Chat(Parsing):
         self, kind: Any, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, Any]
     ) -> ParsedRun[Any]:
         from friendli_async.chat.answer_tool import AnswerTool
+        from friendli_async.chat.run_arguments import create_run
 
-        return cast("ParsedRun[Any]", self._run(required, tools, options, partial(AnswerTool, kind)))
+        make_answer = partial(AnswerTool, kind)
+        return cast("ParsedRun[Any]", create_run(self._engine, self._stream, required, tools, options, make_answer))
 
-    def _run(
-        self,
-        required: Mapping[str, Any],
-        tools: Sequence[LocalTool],
-        options: Mapping[str, object],
-        make_answer: MakeAnswer | None = None,
-    ) -> Run:
+    def _run(self, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, object]) -> Run:
         from friendli_async.chat.run_arguments import create_run  # loaded only if tools are run
 
-        reporter = self._engine.run_reporter(COMPLETE, required)
-        return create_run(
-            lambda messages, options: self._stream({**required, "messages": messages}, options, "run", reporter),
-            required["messages"],
-            tools,
-            options,
-            reporter,
-            self._engine.runtime.begin_work,
-            make_answer,
-        )
+        return create_run(self._engine, self._stream, required, tools, options)
 
     def _stream(
         self,

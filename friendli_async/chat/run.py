@@ -130,7 +130,7 @@ class Run:
         first: ChatStream,
         transcript: Transcript,
         runner: ToolRunner,
-        reporter: RunReporter | None,
+        reporter: RunReporter,
         begin_work: Callable[[Work], None],
         answer: AnswerTool | None,
     ) -> None:
@@ -147,8 +147,12 @@ class Run:
         self._error: FriendliError | None = None
         self._result: RunResult | None = None
         self._read_task: asyncio.Task[ChatChunk | None] | None = None
-        self._stream: ChatStream | None = None if transcript.pending else first
         self._reply: ChatCompletion | None = None
+        self._begin_turn(None if transcript.pending else first)
+
+    def _begin_turn(self, stream: ChatStream | None) -> None:
+        """Begins to read the answer of a turn; None: the calls of an earlier run come first."""
+        self._stream = stream
         self._complete_calls = CompleteToolCalls()
         # Of tool calls: the stream's own is ahead by as much as a read has brought. It is for two choices, so that it
         # does not take the first that has a tool call for the only one.
@@ -161,16 +165,12 @@ class Run:
         Also the unfinished turn, if a tool has been called in it: what a tool has done must not be forgotten, even if
         the process is killed. A tool message says so where the tool has not finished, or was not called.
         """
-        transcript = self._transcript
         if not self._runner.has_called:
-            return list(transcript.messages)
-        if transcript.pending:
-            return transcript.with_results(self._runner)
-        if self._reply is not None:
-            return transcript.with_results(self._runner, self._reply.message)
-        assert self._stream is not None, "the call came in it"
-        received = self._stream._received  # pyright: ignore[reportPrivateUsage]  # its own stream
-        return transcript.with_results(self._runner, received.result().message)
+            return list(self._transcript.messages)
+        answer = self._reply
+        if answer is None and self._stream is not None:
+            answer = self._stream._received.result()  # pyright: ignore[reportPrivateUsage]  # its own stream
+        return self._transcript.with_results(self._runner, answer)
 
     @property
     def usage(self) -> Usage | None:
@@ -198,7 +198,7 @@ class Run:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         self._work.close()
         self._runner.drop()
-        if self._reporter is not None and not is_finalizing():
+        if not is_finalizing():
             self._reporter.end_dropped(StreamInterruptedError("the last reference to the run was dropped"), self.usage)
 
     # --- opening and closing ---------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Run:
                 if isinstance(failed, ToolError):
                     failed.messages, failed.usage = self.messages, self.usage
             if was_open:
-                self._report_end(outcome, error)
+                self._reporter.end(outcome, error, self.usage)
 
     def _error_for_later(self, error: BaseException) -> FriendliError:
         """Returns what later calls raise after an error."""
@@ -257,10 +257,6 @@ class Run:
         if isinstance(error, StreamInterruptedError) and error.partial is None:
             error.partial = partial
         return copy.copy(error)
-
-    def _report_end(self, outcome: Outcome, error: BaseException | None, reply: ChatCompletion | None = None) -> None:
-        if self._reporter is not None:
-            self._reporter.end(outcome, error, self.usage, finish_reasons_of(reply))
 
     async def _open(self) -> None:
         if self._stream is not None:
@@ -382,7 +378,7 @@ class Run:
         stream = await (self._runner.run_as_call(turn) if self._transcript.between_turns is not None else turn)
         if stream is not None:  # not stopped meanwhile
             self._work.is_between_calls = False
-            self._stream, self._complete_calls, self._delivered = stream, CompleteToolCalls(), ChatCollector(2)
+            self._begin_turn(stream)
 
     def _begin_pending(self) -> None:
         """Makes the calls of an earlier run open work: a drain waits for them as for those of a turn."""
@@ -418,7 +414,7 @@ class Run:
             )
             if self._answer is not None:
                 self._result = ParsedRunResult(**msgspec.structs.asdict(self._result), answer=self._answer.value)
-            self._report_end("done", None, reply)
+            self._reporter.end("done", None, self.usage, finish_reasons_of(reply))
 
     def _is_answered(self, reply: ChatCompletion) -> bool:
         """Whether a reply, whose calls have finished, is the last; if it was to be and is invalid, asks again."""

@@ -9,9 +9,8 @@ import msgspec
 
 from friendli_async._core.body.arguments import check_keywords, check_values
 from friendli_async._core.body.json_values import is_list, to_builtins
-from friendli_async._core.reporting import RunReporter
-from friendli_async._core.work import Work
 from friendli_async.chat.inputs import (
+    COMPLETE,
     LocalTool,
     Messages,
     ParseRunOptions,
@@ -24,12 +23,15 @@ from friendli_async.chat.inputs import (
 )
 from friendli_async.chat.run import ParsedRun, Run
 from friendli_async.chat.tool_loop import RunSettings, ToolRunner
-from friendli_async.chat.transcript import OpenTurn, Transcript, without_required_call
+from friendli_async.chat.transcript import Transcript, without_required_call
 from friendli_async.errors import ArgumentError
 from friendli_async.options import is_number, plain_number
 
 if TYPE_CHECKING:
+    from friendli_async._core.engine import Engine
+    from friendli_async._core.reporting import RunReporter
     from friendli_async.chat.answer_tool import AnswerTool
+    from friendli_async.chat.collector import ChatStream
 
 __all__: list[str] = []
 
@@ -41,23 +43,22 @@ MakeAnswer = Callable[[bool], "AnswerTool"]
 
 
 def create_run(
-    open_turn: OpenTurn,
-    messages: Messages,
+    engine: Engine,
+    stream: Callable[[Mapping[str, object], Mapping[str, object], str, RunReporter], ChatStream],
+    required: Mapping[str, Any],
     tools: Sequence[LocalTool],
     options: Mapping[str, object],
-    reporter: RunReporter | None,
-    begin_work: Callable[[Work], None],
     make_answer: MakeAnswer | None = None,
 ) -> Run:
     """Validates the arguments and creates a run. Nothing is sent.
 
     Args:
-        open_turn: Creates the stream of a turn.
-        messages: The conversation so far.
+        engine: Makes its calls.
+        stream: Creates the stream of a turn, without opening it, from its required parameters and options; the method
+            and the reporter are those of the run.
+        required: The parameters of each turn, with the conversation so far.
         tools: The tools that the model may call.
         options: The given ``RunOptions``, or ``ParseRunOptions``.
-        reporter: Reports the run to observers; None if there are none.
-        begin_work: Makes the run open work of the client before its first turn, or raises what an opening would.
         make_answer: Creates the tool that gives the value that the run ends with, from the option ``strict``, once the
             keywords have been checked. None: it ends with text.
 
@@ -81,13 +82,19 @@ def create_run(
     forced = {} if answer is None else {"tool_choice": "required"}  # in each turn: the answer is a call, too
     sent = {**forced, **{name: value for name, value in options.items() if name not in _NOT_SENT}}
     sent["tools"] = [to_request_tool(tool) for tool in by_name.values()]
+    reporter = engine.run_reporter(COMPLETE, required)
     runner = ToolRunner(by_name, settings, reporter, answer)
-    first = open_turn(messages, sent)  # validates them
+
+    def open_turn(messages: Messages, options: Mapping[str, object]) -> ChatStream:
+        return stream({**required, "messages": messages}, options, "run", reporter)
+
+    first = open_turn(required["messages"], sent)  # validates them
     later = {**forced, **without_required_call(sent)}
-    transcript = Transcript(open_turn, messages, later, settings)
+    transcript = Transcript(open_turn, required["messages"], later, settings)
     if settings.decisions is not None:
         first = open_turn(transcript.messages, sent)  # the results may have been in another order
-    return (Run if answer is None else ParsedRun[Any])(first, transcript, runner, reporter, begin_work, answer)
+    kind = Run if answer is None else ParsedRun[Any]
+    return kind(first, transcript, runner, reporter, engine.runtime.begin_work, answer)
 
 
 def _settings_of(options: Mapping[str, object]) -> RunSettings:

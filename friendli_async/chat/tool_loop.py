@@ -158,7 +158,7 @@ class ToolRunner:
     Args:
         tools: The tools by name.
         settings: The settings of the run.
-        reporter: Reports the calls to observers; None if there are none.
+        reporter: Reports the calls to observers.
         answer: The tool that gives the answer, which ``before_tool`` is not called for.
 
     Attributes:
@@ -169,7 +169,7 @@ class ToolRunner:
         self,
         tools: Mapping[str, LocalTool],
         settings: RunSettings,
-        reporter: RunReporter | None = None,
+        reporter: RunReporter,
         answer: AnswerTool | None = None,
     ) -> None:
         self._tools = tools
@@ -207,19 +207,24 @@ class ToolRunner:
         """Starts a call, or queues it if no slot is free."""
         requested = _RequestedCall(call)
         self._turn.append(requested)
-        if self._interruption is not None:
-            self.fail(copy.copy(self._interruption))
         if not self._is_stopped:
-            task = self.spawn(self._run_call(requested))
-            self._calls.add(task)
+            task = self._spawn_call(self._run_call(requested))
             task.add_done_callback(partial(self._check_result, requested))
 
-    def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Creates a task that is cancelled when the run is dropped."""
         self._loop = asyncio.get_running_loop()
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
+        return task
+
+    def _spawn_call(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Creates the task of a call, which also ends when the run is stopped or interrupted."""
+        task = self.spawn(coroutine)
+        self._calls.add(task)
+        if self._interruption is not None:
+            self.fail(copy.copy(self._interruption))
         return task
 
     async def run_as_call(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
@@ -229,10 +234,7 @@ class ToolRunner:
             FriendliError: It was cancelled, but not by the run. A CancelledError would look like a cancelled read.
             BaseException: What the code raises.
         """
-        task: asyncio.Task[T] = self.spawn(coroutine)
-        self._calls.add(task)
-        if self._interruption is not None:
-            self.fail(copy.copy(self._interruption))
+        task = self._spawn_call(coroutine)
         try:
             while not task.done():
                 await self.wait()
@@ -341,8 +343,7 @@ class ToolRunner:
         """Ends a failed call: with an error for the model, or with a failure of the run."""
         call = requested.call
         if not requested.is_started:
-            if self._reporter is not None:
-                self._reporter.start_tool(call, None, requested.elapsed)
+            self._reporter.start_tool(call, None, requested.elapsed)
             self._record_end(call, 0.0, error)
         self._finish(requested, self._content_of(error), error)
         if self._settings.on_tool_error == "raise" and error.kind != "refused":
@@ -393,8 +394,7 @@ class ToolRunner:
         """Calls a tool; reports and logs how that ends."""
         began = monotonic()
         try:
-            if self._reporter is not None:
-                self._reporter.start_tool(call, tool.description, queued)
+            self._reporter.start_tool(call, tool.description, queued)
             _current_call.set(call)  # never reset: the task ends with the call
             content = await self._run_with_timeout(tool, call.function.arguments)
         except BaseException as error:
@@ -420,8 +420,7 @@ class ToolRunner:
         if _logger.isEnabledFor(logging.DEBUG):
             shown = outcome if error is None else f"{problem or outcome}, {type(error).__name__}"
             _logger.debug("tool %r: %s in %.3f s", call.function.name[:MAX_NAME], shown, seconds)
-        if self._reporter is not None:
-            self._reporter.end_tool(call, outcome, seconds, problem=problem, error=error, result=content)
+        self._reporter.end_tool(call, outcome, seconds, problem=problem, error=error, result=content)
 
     async def _is_to_run(self, tool: LocalTool, call: ToolCall) -> bool:
         """Returns whether a call is to be run now; False if it is deferred.
@@ -487,10 +486,7 @@ class ToolRunner:
 
     def _warn(self, message: str, *arguments: object, cause: BaseException | None = None) -> None:
         """Logs a warning about the running call; the record has what identifies the call in the events of the run."""
-        extra = {
-            "friendli_tool_call_id": _current_call.get().id,
-            "friendli_run_id": None if self._reporter is None else self._reporter.run_id,
-        }
+        extra = {"friendli_tool_call_id": _current_call.get().id, "friendli_run_id": self._reporter.run_id}
         _logger.warning(message, *arguments, exc_info=cause, extra=extra, stacklevel=2)
 
     def _check_content(self, tool: LocalTool, content: object) -> str:

@@ -124,7 +124,7 @@ class Transcript:
         """Adds a finished turn."""
         self.turns += 1
         self.usage = add_usage(self.usage, reply.usage)
-        self.messages = self.with_results(runner, reply.message)
+        self.messages = self.with_results(runner, reply)
 
     def deferred(self) -> tuple[ToolCall, ...]:
         """Returns the calls of the last turn without a result, with the arguments with which they are saved."""
@@ -135,9 +135,9 @@ class Transcript:
         self.messages = self.with_results(runner)
         self.pending = ()
 
-    def with_results(self, runner: ToolRunner, answer: ChatMessage | None = None) -> Conversation:
+    def with_results(self, runner: ToolRunner, answer: ChatCompletion | None = None) -> Conversation:
         """Returns the conversation with the results of the tool calls of an answer; None: of the pending ones."""
-        added: Conversation = [] if answer is None else [_with_calls(answer, runner.requested)]
+        added: Conversation = [] if answer is None else [_with_calls(answer.message, runner.requested)]
         for call, content in runner.contents():
             added.append({"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content})
         return _with_results_in_order([*self.messages, *added])
