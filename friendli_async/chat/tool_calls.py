@@ -70,17 +70,14 @@ class ToolCallView(View[ToolCall]):
         while not ready:
             if self._is_complete():  # maybe because result() has read the events
                 ready.extend(self._complete_calls.rest(self._stream.partial.tool_calls))
-                break
-            try:
-                event = await self._stream.__anext__()
+                if not ready:
+                    raise StopAsyncIteration
+            elif (event := await anext(self._stream, None)) is not None:
                 received = self._stream._received  # pyright: ignore[reportPrivateUsage]  # its own view
                 ready.extend(self._complete_calls.after(event, received))
-            except StopAsyncIteration:
-                if not self._is_complete():
-                    raise
-        if ready:
-            return ready.popleft()
-        raise StopAsyncIteration
+            elif not self._is_complete():
+                raise StopAsyncIteration
+        return ready.popleft()
 
     def _is_complete(self) -> bool:
         return self._stream.outcome == "done"

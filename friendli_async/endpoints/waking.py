@@ -40,7 +40,9 @@ class Waker:
         if error.status_code not in _MAYBE_ASLEEP:
             return False
         endpoint_id = (arguments.model or "").partition(":")[0]  # ENDPOINT_ID:ADAPTER_ROUTE names an adapter
-        endpoints = self._endpoints()
+        # A state that only adds to a message is asked for once, and briefly: a server that is down must not get more
+        # requests, and the caller's error must not wait for it.
+        endpoints = Endpoints(self._engine if self._wake else self._engine.with_options(_LOOK))
         try:
             state = (await endpoints.get_status(endpoint_id)).status
         except (FriendliError, ValueError):  # also for an invalid id: the caller should see the error of its own call
@@ -59,14 +61,6 @@ class Waker:
         # The call's own total timeout may end this earlier.
         await wait_for_state(endpoints, endpoint_id, "RUNNING", WAIT_TIMEOUT, POLL_INTERVAL, may_sleep=False)
         return True
-
-    def _endpoints(self) -> Endpoints:
-        """Returns the endpoint operations to use.
-
-        A state that only adds to a message is asked for once, and briefly: a server that is down must not get more
-        requests, and the caller's error must not wait for it.
-        """
-        return Endpoints(self._engine if self._wake else self._engine.with_options(_LOOK))
 
 
 async def _wake_up(endpoints: Endpoints, endpoint_id: str) -> None:

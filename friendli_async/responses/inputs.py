@@ -162,11 +162,8 @@ class CustomTool(AnyTool, frozen=True, omit_defaults=True, tag_field="type", tag
     description: str | None = None
 
 
-class _NamedFunction(msgspec.Struct, tag_field="type", tag="function"):
-    name: str
-
-
-class _NamedCustomTool(msgspec.Struct, tag_field="type", tag="custom"):
+class _NamedTool(msgspec.Struct):
+    type: Literal["function", "custom"]
     name: str
 
 
@@ -262,7 +259,7 @@ PARAMETERS: Final = Parameters(
     {
         "reasoning": _ReasoningConfig | None,
         "text": _TextConfig | None,
-        "tool_choice": str | _NamedFunction | _NamedCustomTool | None,
+        "tool_choice": str | _NamedTool | None,
         "tools": list[FunctionTool | CustomTool] | None,
     },
     {"input": map_items(_encode_item), "tools": map_items(_encode_tool)},
