@@ -108,7 +108,7 @@ class JSONReader:
         self._token = ""  # a number or a literal
         self._offset = 0  # of the current piece
         self._error: JSONError | None = None
-        self._decoder: codecs.IncrementalDecoder | None = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         # A plain function, because a bound method would create a reference cycle.
         self._state: Callable[[JSONReader, str, int], int] = JSONReader._at_value
 
@@ -169,8 +169,6 @@ class JSONReader:
             self._flush_string()
 
     def _decode(self, piece: bytes, *, final: bool = False) -> str:
-        if self._decoder is None:
-            self._decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             return self._decoder.decode(piece, final)
         except UnicodeDecodeError:

@@ -19,7 +19,7 @@ from friendli_async.options import plain_number
 from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usage, convert_reply, partial_of
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.engine import Engine, StreamOpening
 
 __all__: list[str] = []
 
@@ -289,6 +289,8 @@ class OutputAPI(Generic[R]):
     """A TypedDict of the optional keywords of a call without structured output."""
     parsed: type[R]
     """The class of a reply with a value."""
+    collector: type[Any]
+    """The class that collects the events of a stream."""
     option: str
     """The option for the format of the answer."""
 
@@ -303,6 +305,10 @@ class OutputAPI(Generic[R]):
     def next_request(self, required: Mapping[str, Any], reply: Any, feedback: str) -> Mapping[str, object]:
         """Returns the parameters that ask again, from the last ones, their reply, and a message about its error."""
         raise NotImplementedError
+
+    def stream_fields(self, sent: Mapping[str, object]) -> dict[str, object]:
+        """Returns the fields that a stream adds to a body with these options."""
+        return {"stream": True}
 
     def check(self, method: str, sent: Mapping[str, object]) -> None:
         """Checks what only this API does not support with structured output. Raises ArgumentError."""
@@ -336,6 +342,14 @@ class OutputAPI(Generic[R]):
         sent = {name: value for name, value in options.items() if name not in own}
         self.check(method, sent)
         return output, {**sent, self.option: self.format_of(output.declared())}
+
+    def opening(
+        self, engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
+    ) -> tuple[StreamOpening[Any, Any, Any], Output[Any]]:
+        """Returns the opening of the stream of an answer, and its type."""
+        output, sent = self.prepare("parse_stream", kind, required, options)
+        arguments = self.parameters.encode("parse_stream", required, sent, self.stream_fields(sent))
+        return engine.opening(self.operation, arguments, self.collector), output
 
     async def parse(
         self, engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]

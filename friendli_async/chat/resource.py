@@ -109,9 +109,9 @@ class Parsing(Resource):
         Returns:
             The stream, with ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
         """
-        from friendli_async.chat.structured import parse_stream
+        from friendli_async.chat.structured import OUTPUT, ParsedChatStream
 
-        return parse_stream(self._engine, type, {"model": model, "messages": messages}, options)
+        return ParsedChatStream(*OUTPUT.opening(self._engine, type, {"model": model, "messages": messages}, options))
 
 
 class ContainerParsing(Parsing):
@@ -155,9 +155,10 @@ class ContainerParsing(Parsing):
         self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[Any]:
         """Streams a structured answer; see ``Parsing.parse_stream``. ``model`` selects an adapter route."""
-        from friendli_async.chat.structured import parse_stream
+        from friendli_async.chat.structured import OUTPUT, ParsedChatStream
 
-        return parse_stream(self._engine, type, {**without_none(model=model), "messages": messages}, options)
+        required = {**without_none(model=model), "messages": messages}
+        return ParsedChatStream(*OUTPUT.opening(self._engine, type, required, options))
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

@@ -39,16 +39,13 @@ _SET_EACH_TURN: Final = frozenset({"messages", "tools"})
 _NOT_SENT: Final = frozenset({*RunSettings.__struct_fields__, "strict"})
 
 
-MakeAnswer = Callable[[bool], "AnswerTool"]
-
-
 def create_run(
     engine: Engine,
     stream: Callable[[Mapping[str, object], Mapping[str, object], str, RunReporter], ChatStream],
     required: Mapping[str, Any],
     tools: Sequence[LocalTool],
     options: Mapping[str, object],
-    make_answer: MakeAnswer | None = None,
+    make_answer: Callable[[bool], AnswerTool] | None = None,
 ) -> Run:
     """Validates the arguments and creates a run. Nothing is sent.
 

@@ -82,12 +82,11 @@ def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
         TypeError: Not a type, or a type without a JSON form; the message names it.
         ArgumentError: ``strict`` is not a bool.
     """
-    return schema_and_adapter(type, strict)[0]
+    return schema_and_adapter(type, plain_strict(strict))[0]
 
 
 def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
-    """Returns what ``json_schema`` and ``pydantic_adapter`` do, and raises the same."""
-    strict = plain_strict(strict)
+    """Returns what ``json_schema`` and ``pydantic_adapter`` do, and raises the same TypeErrors."""
     if isinstance(kind, Mapping):
         raise TypeError("a JSON schema is not a type: pass it to complete() or stream(), in response_format")
     adapter = pydantic_adapter(kind)

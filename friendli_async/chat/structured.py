@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import COMPLETE, PARAMETERS, ChatOptions, requested_choices, stream_fields
@@ -16,9 +16,6 @@ from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import HasValue, Usage
-
-if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
 
 __all__ = ["ItemView", "ParsedChatStream", "ParsedCompletion", "SnapshotView", "json_schema"]
 
@@ -46,6 +43,7 @@ class _ChatOutput(OutputAPI[ParsedCompletion[Any]]):
     parameters = PARAMETERS
     options = ChatOptions
     parsed = ParsedCompletion
+    collector = ChatCollector
     option = "response_format"
 
     def format_of(self, declared: dict[str, object] | None) -> object:
@@ -57,6 +55,9 @@ class _ChatOutput(OutputAPI[ParsedCompletion[Any]]):
 
     def next_request(self, required: Mapping[str, Any], reply: ChatCompletion, feedback: str) -> Mapping[str, object]:
         return {**required, "messages": [*required["messages"], reply.message, {"role": "user", "content": feedback}]}
+
+    def stream_fields(self, sent: Mapping[str, object]) -> dict[str, object]:
+        return stream_fields(sent)
 
     def check(self, method: str, sent: Mapping[str, object]) -> None:
         if requested_choices(sent) != 1:
@@ -76,12 +77,3 @@ class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatSt
     async def result(self) -> ParsedCompletion[T]:
         """Reads the rest and returns the completion, with its ``value``; see ``OutputStream.result``."""
         return cast("ParsedCompletion[T]", await super().result())
-
-
-def parse_stream(
-    engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
-) -> ParsedChatStream[Any]:
-    """Returns the stream of a structured answer."""
-    output, sent = OUTPUT.prepare("parse_stream", kind, required, options)
-    arguments = PARAMETERS.encode("parse_stream", required, sent, stream_fields(sent))
-    return ParsedChatStream(engine.opening(COMPLETE, arguments, ChatCollector), output)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from friendli_async.chat.replies import ChatCompletion
     from friendli_async.chat.tool_loop import RunSettings, ToolRunner
 
-OpenTurn = Callable[[Messages, Mapping[str, object]], "ChatStream"]
+_OpenTurn = Callable[[Messages, Mapping[str, object]], "ChatStream"]
 """Creates the stream of a turn from the conversation so far and the options, without opening it."""
 
 
@@ -52,7 +52,7 @@ class Transcript:
 
     def __init__(
         self,
-        open_turn: OpenTurn,
+        open_turn: _OpenTurn,
         messages: Messages,
         options: dict[str, object],
         settings: RunSettings,

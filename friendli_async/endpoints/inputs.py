@@ -15,8 +15,6 @@ __all__: list[str] = ["AcceleratorRequirement", "AdvancedConfig", "AutoscalingPo
 __all__ += ["EndpointCreateOptions", "EndpointUpdateOptions", "EndpointVersionOptions", "SimplescaleConfig"]
 __all__ += ["EndpointListOptions", "WandbArtifactOptions"]
 
-_UNSET: Final = msgspec.UNSET
-
 
 class AdvancedConfig(PydanticField, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Engine configuration of an endpoint."""
@@ -24,7 +22,7 @@ class AdvancedConfig(PydanticField, msgspec.Struct, frozen=True, kw_only=True, o
     tokenizer_skip_special_tokens: bool
     tokenizer_add_special_tokens: bool
     max_batch_size: int | None = None
-    max_token_count: int | msgspec.UnsetType = _UNSET
+    max_token_count: int | msgspec.UnsetType = msgspec.UNSET
     enable_content_logging: bool | None = None
     max_input_length: int | None = None
     max_context_length: int | None = None
@@ -45,9 +43,9 @@ class SimplescaleConfig(PydanticField, msgspec.Struct, frozen=True):
 class AutoscalingPolicy(PydanticField, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Scales the number of replicas with the load. As a dict, its keys are camelCase: ``{"maxReplica": 2}``."""
 
-    min_replica: int | msgspec.UnsetType = _UNSET
-    max_replica: int | msgspec.UnsetType = _UNSET
-    cooldown_period: int | msgspec.UnsetType = _UNSET
+    min_replica: int | msgspec.UnsetType = msgspec.UNSET
+    max_replica: int | msgspec.UnsetType = msgspec.UNSET
+    cooldown_period: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class AcceleratorRequirement(PydanticField, msgspec.Struct, frozen=True):

@@ -102,9 +102,9 @@ class ResponseParsing(Resource):
         Returns:
             The stream, with ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
         """
-        from friendli_async.responses.structured import parse_stream
+        from friendli_async.responses.structured import OUTPUT, ParsedResponseStream
 
-        return parse_stream(self._engine, type, {"model": model, "input": input}, options)
+        return ParsedResponseStream(*OUTPUT.opening(self._engine, type, {"model": model, "input": input}, options))
 
 
 class ContainerResponseParsing(ResponseParsing):
@@ -142,9 +142,10 @@ class ContainerResponseParsing(ResponseParsing):
         self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
     ) -> ParsedResponseStream[Any]:
         """Streams a value; see ``ResponseParsing.parse_stream``. ``model`` selects an adapter route."""
-        from friendli_async.responses.structured import parse_stream
+        from friendli_async.responses.structured import OUTPUT, ParsedResponseStream
 
-        return parse_stream(self._engine, type, {**without_none(model=model), "input": input}, options)
+        required = {**without_none(model=model), "input": input}
+        return ParsedResponseStream(*OUTPUT.opening(self._engine, type, required, options))
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from friendli_async.chat.output import Answer, OutputAPI
 from friendli_async.chat.output_stream import OutputStream
@@ -15,9 +15,6 @@ from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS, ResponsesOptions
 from friendli_async.responses.replies import Response, ResponseUsage
-
-if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
 
 __all__ = ["ParsedResponse", "ParsedResponseStream"]
 
@@ -41,6 +38,7 @@ class _ResponseOutput(OutputAPI[ParsedResponse[Any]]):
     parameters = PARAMETERS
     options = ResponsesOptions
     parsed = ParsedResponse
+    collector = ResponseCollector
     option = "text"
 
     def format_of(self, declared: dict[str, object] | None) -> object:
@@ -73,12 +71,3 @@ class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, 
     async def result(self) -> ParsedResponse[T]:
         """Reads the rest and returns the response, with its ``value``; see ``OutputStream.result``."""
         return cast("ParsedResponse[T]", await super().result())
-
-
-def parse_stream(
-    engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
-) -> ParsedResponseStream[Any]:
-    """Returns the stream of a response whose text is a value."""
-    output, sent = OUTPUT.prepare("parse_stream", kind, required, options)
-    arguments = PARAMETERS.encode("parse_stream", required, sent, {"stream": True})
-    return ParsedResponseStream(engine.opening(CREATE, arguments, ResponseCollector), output)
