@@ -126,5 +126,6 @@ class FunctionCallArgumentsDone(OfItem, frozen=True, kw_only=True, tag="response
 Stages = ResponseCreated | ResponseInProgress | ResponseCompleted | ResponseIncomplete | ResponseFailed
 _Items = OutputItemAdded | OutputItemDone | FunctionCallArgumentsDelta | FunctionCallArgumentsDone
 _Parts = ContentPartAdded | ContentPartDone | OutputTextDelta | OutputTextDone | ReasoningTextDelta | ReasoningTextDone
-KnownEvent = Stages | _Items | _Parts
+ItemEvent = _Items | _Parts
+KnownEvent = Stages | ItemEvent
 ResponseEvent = KnownEvent | UnknownEvent

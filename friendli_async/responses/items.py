@@ -16,6 +16,7 @@ from friendli_async.responses.events import (
     ContentPartDone,
     FunctionCallArgumentsDelta,
     FunctionCallArgumentsDone,
+    ItemEvent,
     OfItem,
     OfPart,
     OutputItemAdded,
@@ -24,7 +25,6 @@ from friendli_async.responses.events import (
     OutputTextDone,
     ReasoningTextDelta,
     ReasoningTextDone,
-    ResponseEvent,
 )
 from friendli_async.responses.replies import ContentPart, OutputItem
 
@@ -166,7 +166,7 @@ class Items:
         self._by_index: dict[int, ItemParts] = {}
         self._latest: dict[str, ItemParts] = {}  # by type
 
-    def add(self, event: ResponseEvent) -> tuple[str, str]:
+    def add(self, event: ItemEvent | UnknownEvent) -> tuple[str, str]:
         """Adds an event of an item or of a part, and returns the type of part and the text that it adds."""
         match event:
             case OutputTextDelta():
@@ -194,8 +194,6 @@ class Items:
                 self.finish(event)
             case UnknownEvent():
                 return self._add_untyped(event)
-            case _:
-                pass
         return _NOTHING
 
     def finish(self, event: OutputItemDone) -> ItemParts:

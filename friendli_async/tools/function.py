@@ -434,8 +434,6 @@ def _decodable(kind: Any) -> Any:
 
 
 def _decode_pydantic(kind: Any, value: object) -> Any:
-    if not hasattr(kind, "model_validate_json"):
-        raise NotImplementedError(f"{getattr(kind, '__name__', kind)} has no JSON representation")
     try:
         return kind.model_validate_json(encode_json(value))  # of Python's values, strict models would reject dates
     except ValueError as error:
