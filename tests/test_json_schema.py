@@ -28,7 +28,7 @@ import pydantic
 import pytest
 import typing_extensions
 
-from friendli_async.chat import json_schema
+from friendli_async.chat import ParsedCompletion, json_schema
 from friendli_async.chat.output import output_of
 from friendli_async.chat.schema import schema_name
 
@@ -226,6 +226,15 @@ def test_non_strict_schema_allows_what_the_type_allows() -> None:
     assert "additionalProperties" not in schema
     assert json_schema(set[int], strict=False)["uniqueItems"] is True
     assert json_schema(Pair, strict=False)["minItems"] == 1
+
+
+class Answered(pydantic.BaseModel):
+    reply: ParsedCompletion[tuple[int, str]]
+
+
+def test_tuple_in_a_reply_in_a_model_has_no_items_that_are_false() -> None:
+    reply = json_schema(Answered)["properties"]["reply"]
+    assert reply["properties"]["value"] == {"type": "array", "prefixItems": [INT, TEXT], "minItems": 2, "maxItems": 2}
 
 
 class PartA(pydantic.BaseModel):

@@ -433,7 +433,7 @@ class _Rewriter:
             return self._ref(schema)
         if "oneOf" in schema:
             schema["anyOf"] = schema.pop("oneOf")
-        if "prefixItems" in schema and schema.get("items") is False:  # msgspec 0.21; llama.cpp rejects it
+        if "prefixItems" in schema and schema.get("items") is False:  # of a reply in a model; llama.cpp rejects it
             del schema["items"]
         if schema.get("format") == "duration":
             del schema["format"]
