@@ -14,11 +14,13 @@ import msgspec
 import numpy as np
 import pydantic
 import pytest
-from support.sockets import MESSAGES
+from support.sockets import MESSAGES, open_stream
 
 import friendli_async as f
 from friendli_async.chat import (
     AssistantMessage,
+    ChatChoice,
+    ChatMessage,
     Function,
     ImageContent,
     Media,
@@ -677,10 +679,15 @@ class Unset(pydantic.BaseModel):
     """As in mistralai and Friendli's SDK."""
 
 
+REPLY: Final = f.ChatCompletion(choices=(ChatChoice(message=ChatMessage(content="Hi")),))
+
 ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
     ({"messages": [Pydantic()]}, r"messages\[0\]: .*; pass its model_dump\(\)"),
     ({"messages": [Plain()]}, r"messages\[0\]: .*; pass dataclasses.asdict\(...\)"),
     ({"messages": [Named()]}, r"messages\[0\]: .*; pass its _asdict\(\)"),
+    ({"messages": [REPLY]}, r"messages\[0\]: .*ChatCompletion`; pass its message$"),
+    ({"messages": [REPLY.choices[0]]}, r"messages\[0\]: .*; pass its message$"),
+    ({"messages": [open_stream(f.AsyncFriendli("token"))]}, r"messages\[0\]: .*; pass what its result\(\) returns$"),
     ({"messages": (message for message in MESSAGES)}, r"messages: .*generator`; pass list\(...\)"),
     ({"messages": map(dict, MESSAGES)}, r"messages: .*map`; pass list\(...\)"),
     ({"messages": {"a": MESSAGES[0]}.values()}, r"messages: .*dict_values`; pass list\(...\)"),

@@ -182,12 +182,15 @@ _FORMS: Final = {
     "messages": '[{"role": "user", "content": ...}]',
     **dict.fromkeys(("image_url", "audio_url", "video_url"), '{"url": ...}'),
 }
-# The attribute that identifies a kind of class, and how to convert its instances to JSON.
+# The attribute that identifies a kind of class, and what to pass in place of its instances.
 _CONVERSIONS: Final = {
     "model_dump": "its model_dump()",
     "__dataclass_fields__": "dataclasses.asdict(...)",
     "__attrs_attrs__": "attrs.asdict(...)",
     "_asdict": "its _asdict()",
+    "message": "its message",  # a reply of chat, where a message is expected
+    "output": "its output",  # a response
+    "result": "what its result() returns",  # a stream, a run, a future
 }
 # The classes of the values that mean "not given" to openai, anthropic, mistralai, Friendli's SDK and msgspec.
 _ABSENT: Final = frozenset({"NotGiven", "Omit", "Unset", "UnsetType"})
