@@ -12,9 +12,11 @@ import atexit
 import gc
 import os
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import Final, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
+
+from friendli_async._core.loops import wait_done
 
 __all__ = ["iterate", "run"]
 
@@ -41,6 +43,8 @@ def run(work: Awaitable[T]) -> T:
     Raises:
         RuntimeError: Called from the background loop itself, where it would deadlock, or after it has ended.
     """
+    pending = threading.Lock()  # an Event would take a fifth of a call
+    pending.acquire()
     waiting = _wait(work)
     try:
         background = _started()
@@ -56,8 +60,6 @@ def run(work: Awaitable[T]) -> T:
         if isinstance(work, Coroutine):
             work.close()
         raise
-    pending = threading.Lock()  # an Event would take a fifth of a call
-    pending.acquire()
     try:
         future.add_done_callback(lambda _: pending.release())
         while not pending.acquire(timeout=_INTERRUPT_SECONDS):
@@ -80,13 +82,13 @@ def iterate(source: AsyncIterable[T]) -> Generator[T]:
     Yields:
         Its items.
     """
-    iterator = aiter(source)
+    steps = _Steps(aiter(source))
     try:
-        while (item := run(_next(iterator))) is not _END:
+        while (item := run(steps.next())) is not _END:
             yield cast("T", item)
     except BaseException:  # also GeneratorExit: the loop was left
-        if (aclose := getattr(iterator, "aclose", None)) is not None:
-            _end(aclose)
+        if steps.can_be_closed:
+            _end(steps.close)
         raise
 
 
@@ -94,8 +96,33 @@ async def _wait(work: Awaitable[T]) -> T:
     return await work
 
 
-async def _next(iterator: AsyncIterator[T]) -> T | object:
-    return await anext(iterator, _END)
+class _Steps(Generic[T]):
+    """The steps of an iteration, each of which is a task of its own in the background loop."""
+
+    def __init__(self, iterator: AsyncIterator[T]) -> None:
+        self._iterator = iterator
+        self._running: asyncio.Task[Any] | None = None
+
+    @property
+    def can_be_closed(self) -> bool:
+        return hasattr(self._iterator, "aclose")
+
+    async def next(self) -> T | object:
+        self._running = asyncio.current_task()
+        try:
+            return await anext(self._iterator, _END)
+        finally:
+            self._running = None
+
+    async def close(self) -> None:
+        iterator: Any = self._iterator
+        step = self._running
+        if step is not None and isinstance(cast("object", iterator), AsyncGenerator):
+            # It cannot be closed before the step has ended, which may take a cancelled one several turns of the loop.
+            if not step.cancelling():  # the caller was interrupted before it waited
+                step.cancel()
+            await wait_done((step,))
+        await iterator.aclose()
 
 
 def _end(aclose: Callable[[], Awaitable[object]]) -> None:

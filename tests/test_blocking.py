@@ -14,6 +14,7 @@ from contextlib import closing
 from typing import Any, Final
 
 import pytest
+from support.clock import run_loop_iterations
 from support.programs import WARNINGS_ARE_ERRORS
 from support.sockets import MESSAGES
 
@@ -230,6 +231,14 @@ def test_iterator_dropped_in_the_background_loop_closes_its_source() -> None:
     assert left == ["left"]
 
 
+class Interrupt(BaseException):
+    """As Dramatiq raises in the thread of a task: asyncio's ``except OSError`` would take a TimeoutError."""
+
+
+def interrupt(thread: threading.Thread) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupt))
+
+
 def test_exception_raised_by_another_thread_cancels_the_call(
     remote: FriendliServer, client: AsyncFriendli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,17 +251,46 @@ def test_exception_raised_by_another_thread_cancels_the_call(
         try:
             for _ in iterate(client.serverless.chat.stream(model="m", messages=MESSAGES).text()):
                 began.set()
-        except TimeoutError as error:
+        except BaseException as error:
             raised.append(type(error).__name__)
 
     reader = threading.Thread(target=read)
     reader.start()
     assert began.wait(60)
-    # as the time limits of Dramatiq do
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(reader.ident or 0), ctypes.py_object(TimeoutError))
+    interrupt(reader)
     assert run(remote.requests[0].disconnected())
     reader.join(60)
-    assert raised == ["TimeoutError"]
+    assert raised == ["Interrupt"]
+
+
+def test_exception_raised_by_another_thread_ends_an_async_generator_that_takes_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blocking, "_INTERRUPT_SECONDS", 0.01)
+    began = threading.Event()
+    ended: list[str] = []
+
+    async def slow() -> AsyncIterator[int]:
+        try:
+            began.set()
+            await asyncio.Event().wait()
+            yield 1
+        finally:
+            await run_loop_iterations(9)
+            ended.append("generator")
+
+    def read() -> None:
+        try:
+            list(iterate(slow()))
+        except BaseException as error:
+            ended.append(type(error).__name__)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert began.wait(60)
+    interrupt(reader)
+    reader.join(60)
+    assert ended == ["generator", "Interrupt"]
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
