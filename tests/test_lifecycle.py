@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
+import zlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from friendli_async._core.net import pool as pool_module
 from friendli_async._core.net.guard import close_soon
 from friendli_async._core.observers import Observer
 from friendli_async.bulk import run_all
-from friendli_async.testing import FriendliServer, chunk, script, stall, status, text, tool_calls
+from friendli_async.testing import FriendliServer, chunk, raw, script, stall, status, text, tool_calls
 from friendli_async.tools import tool
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
@@ -233,6 +234,58 @@ def test_server_is_told_of_a_stream_whose_event_loop_was_closed_without_a_shutdo
     else:
         asyncio.run(complete(client))
     assert asyncio.run(remote.requests[0].disconnected())
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_compressed_stream_that_was_read_when_its_event_loop_was_closed_does_not_fail_the_next_call(
+    remote: FriendliServer, loop_errors: list[str]
+) -> None:
+    client = client_of(remote.url)
+    compressor = zlib.compressobj(wbits=31)
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    data = compressor.compress(event) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    headers = {"Content-Encoding": "gzip"}
+    remote.enqueue(script(raw(data), stall(), headers=headers, content_type="text/event-stream"))
+
+    async def main() -> asyncio.Task[Any]:
+        stream = await open_stream(client)
+        await anext(stream)
+        reading = asyncio.ensure_future(anext(stream))
+        await run_loop_iterations()
+        return reading
+
+    loop = asyncio.new_event_loop()
+    reading = loop.run_until_complete(main())
+    loop.close()
+    assert asyncio.run(complete(client)).text
+    assert asyncio.run(remote.requests[0].disconnected())
+    del reading
+    gc.collect()
+    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
+    loop_errors.clear()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_call_that_waited_for_a_finished_connection_when_its_event_loop_was_closed_does_not_fail_the_next_call(
+    remote: FriendliServer, loop_errors: list[str]
+) -> None:
+    client = client_of(remote.url)
+    remote.enqueue(script(chunk("a"), raw(b"data: [DONE]\n\n"), stall()))  # its body does not end
+
+    async def main(client: AsyncFriendli) -> asyncio.Task[Any]:
+        await read(open_stream(client))
+        waiting = asyncio.ensure_future(complete(client))
+        await run_loop_iterations()
+        return waiting
+
+    loop = asyncio.new_event_loop()
+    waiting = loop.run_until_complete(main(client))
+    loop.close()
+    assert asyncio.run(complete(client)).text
+    del waiting, loop, client
+    gc.collect()
+    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
+    loop_errors.clear()
 
 
 def test_client_is_usable_after_a_stream_outlives_its_event_loop(remote: FriendliServer) -> None:

@@ -340,6 +340,9 @@ class AiohttpExchange:
                 connection.transport.abort()  # close() would flush first and, over TLS, shut down gracefully
             except RuntimeError:  # the loop was closed, and its connections left open
                 _shut_down(connection.transport)
+        if self.loop.is_closed():
+            with suppress(RuntimeError):  # a reader that waits in aiohttp cannot be woken: ``close`` would fail
+                self.content.set_exception(aiohttp.ClientPayloadError(_CLOSED))
         self._response.close()
         self._detach()
 
@@ -380,7 +383,8 @@ class AiohttpExchange:
         pool, self._pool = self._pool, None
         if self._finish_timer is not None:
             self._finish_timer.cancel()
-            wake(self._waiter)
+            if not self.loop.is_closed():
+                wake(self._waiter)
         if self._closed is not None:
             self._closed.remove_done_callback(self._connection_closed)
         if self._protocol is not None and self._protocol.exchange is self:
