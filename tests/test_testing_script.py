@@ -12,7 +12,7 @@ from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
 from support.sockets import MESSAGES
 
 from friendli_async import AsyncFriendli, BadRequestError, InternalServerError, testing
-from friendli_async.testing import Answer, FriendliServer, ReceivedRequest, Script, script
+from friendli_async.testing import FriendliServer, ReceivedRequest, Script, script
 from friendli_async.testing.steps import Payload, Step
 
 
@@ -51,7 +51,7 @@ async def test_always_is_used_until_it_is_reset(server: FriendliServer, session:
 
 
 def test_answer_can_be_evaluated_as_an_annotation() -> None:
-    def answers(*many: Answer, last: Answer | None = None) -> None: ...
+    def answers(*many: testing.Answer, last: testing.Answer | None = None) -> None: ...
 
     assert get_type_hints(answers).keys() == {"many", "last", "return"}
 

@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from multidict import CIMultiDict
 
@@ -101,7 +101,10 @@ class Script:
         await reply.end()
 
 
-Answer: TypeAlias = Script | Step | Callable[[ReceivedRequest], "Answer"]
+if TYPE_CHECKING:
+    Answer: TypeAlias = Script | Step | Callable[[ReceivedRequest], "Answer"]
+else:  # a name in it would be looked up in the module of whoever resolves the annotation
+    Answer = Script | Step | Callable[[ReceivedRequest], Any]
 """An answer to a request: a script, a single step (a script of one), or a function from the request to an answer
 (``text`` returns one)."""
 
