@@ -52,6 +52,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
     Usage,
+    UsageLimit,
 )
 from friendli_async._core.observers import METHODS, Observers
 from friendli_async.testing import (
@@ -924,3 +925,23 @@ def test_events_are_made_only_for_methods_that_do_something() -> None:
     observers = Observers([Ends(), cast("Observer", Starts()), Observer()])
     assert {method for method in METHODS if observers.wants(method)} == {"call_ended", "call_started"}
     assert Observers([Mock(Observer)]).wants("first_event")
+
+
+async def test_events_that_nobody_receives_are_not_passed_on(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ends(Observer):
+        def call_ended(self, event: CallEnded) -> None: ...
+
+    reported: list[str] = []
+
+    def report(_: Observers, method: str, *__: object, **___: object) -> None:
+        reported.append(method)
+
+    monkeypatch.setattr(Observers, "report", report)
+    limit = UsageLimit(max_calls=9)
+    for observers in ([Ends()], []):
+        async with client_of(server.url, observers=observers, usage_limit=limit) as client:
+            await read(open_stream(client))
+            await client.serverless.chat.run(model="m", messages=MESSAGES, tools=[]).result()
+    assert reported == ["call_ended"] * 2

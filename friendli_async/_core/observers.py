@@ -295,10 +295,12 @@ class Observers:
         return bool(self._receivers[method])
 
     def report(self, method: str, kind: type[CallEvent | ObservedRunEvent], **fields: Any) -> None:
-        """Passes a new event to the observers with this method, if any; logs the first exception of each class."""
-        receivers = self._receivers[method]
-        event = kind(**fields) if receivers else None
-        for index, observer in receivers:
+        """Passes a new event to the observers with this method; logs the first exception of each class.
+
+        Ask ``wants`` first: to pass on the fields of an event that nobody receives costs as much as the event.
+        """
+        event = kind(**fields)
+        for index, observer in self._receivers[method]:
             try:
                 getattr(observer, method)(event)
             except BaseException as error:

@@ -168,7 +168,8 @@ class CallReporter:
 
     def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
         """Passes one event to the observers that have the method; ``fields`` are those that not every event has."""
-        self._observers.report(method, kind, **self._fields, attempt=self.attempt, **fields)
+        if self._observers.wants(method):
+            self._observers.report(method, kind, **self._fields, attempt=self.attempt, **fields)
 
     def begin_call(self) -> None:
         """Raises UsageLimitError if the limit does not allow the call, and otherwise counts it."""
@@ -334,7 +335,8 @@ class RunReporter:
         return {"call_id": self._call_id, "tool_call_id": call.id, "name": call.function.name[:MAX_NAME]}
 
     def _report(self, method: str, kind: type[ObservedRunEvent], **fields: Any) -> None:
-        self._observers.report(method, kind, **self._fields, **fields)
+        if self._observers.wants(method):
+            self._observers.report(method, kind, **self._fields, **fields)
 
 
 def _class_name(error: BaseException | None) -> str | None:
