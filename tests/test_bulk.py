@@ -1088,15 +1088,20 @@ async def test_ten_rejections_in_a_row_end_the_run(server: FriendliServer, clien
     assert caught.value.__cause__ in [outcome.error for outcome in seen]
 
 
-async def test_open_stream_in_place_of_a_reply_is_closed_and_rejected(
-    server: FriendliServer, client: AsyncFriendli
+@pytest.mark.parametrize(
+    ("kind", "of"),
+    [("ChatStream", lambda stream: stream), ("TextView", ChatStream.text), ("Branch", lambda stream: stream.tee(1)[0])],
+)
+async def test_stream_that_is_not_read_is_no_reply_and_is_closed(
+    server: FriendliServer, client: AsyncFriendli, kind: str, of: Callable[[ChatStream], object]
 ) -> None:
+    async def call(row: int) -> object:
+        return of(await open_stream(client))
+
     server.always(script(chunk("a"), stall()))
     seen: list[Outcome[Any, Any]] = []
-    with pytest.raises(
-        RejectedError, match=r"returned a stream that is open: its answer is `await stream\.result\(\)`"
-    ):
-        await read_into(seen, run_all(range(500), lambda row: open_stream(client), concurrency=4))
+    with pytest.raises(RejectedError, match=rf"returned a {kind} that is not read: return its answer, `await"):
+        await read_into(seen, run_all(range(500), call, concurrency=4))
     assert {type(outcome.error) for outcome in seen} == {ConfigurationError}
     assert client.gauges().open_streams == 0
 

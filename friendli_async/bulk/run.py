@@ -119,7 +119,7 @@ def run_all(
             stopped or closed while it waits for a row, since this wait is cancelled.
         call: Usually a coroutine function that uses a client. Its exceptions become the outcome of the row; so does a
             CancelledError that it raises without being cancelled, as the cause of a FriendliError, and a
-            ConfigurationError if it returns an open stream, which is closed. After a 429 or 503, or without a
+            ConfigurationError if it returns a stream or a run that is not read. After a 429 or 503, or without a
             connection (an APIConnectionError with ``sent`` False), it is called again with the same row: up to five
             times, and unless the row's waits exceed an hour. The run pauses for the ``Retry-After``, up to an hour;
             without one, the row waits, longer each time, about a minute in all, and an adaptive run pauses briefly.

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import random
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 from friendli_async._core.held import weak_method
 from friendli_async._core.pacing import is_rejected_by_load, on_rejection
@@ -192,10 +192,13 @@ class RowSender(Generic[Row, R]):
 
 
 async def _check_reply(reply: object) -> None:
-    """Closes a stream that is still open, whose answer has not been read, and raises ConfigurationError."""
-    if isinstance(reply, EventStream) and reply.outcome == "open":
-        await reply.aclose()
-        raise ConfigurationError("call returned a stream that is open: its answer is `await stream.result()`")
+    """Closes a stream, a view of one or a run, whose answer has not been read, and raises ConfigurationError."""
+    if not isinstance(reply, AsyncIterable) or (isinstance(reply, EventStream) and reply.outcome != "open"):
+        return
+    name, aclose = type(cast("object", reply)).__name__, getattr(cast("object", reply), "aclose", None)
+    if aclose is not None:
+        await aclose()
+    raise ConfigurationError(f"call returned a {name} that is not read: return its answer, `await stream.result()`")
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
