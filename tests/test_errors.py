@@ -391,6 +391,7 @@ def embedded_error(data: bytes, *headers: tuple[str, str]) -> APIStatusError | N
         ({"code": 8, "message": "m", "details": []}, RateLimitError, 429),
         ({"code": 14, "message": "m", "details": []}, InternalServerError, 503),
         ({"code": 16, "message": "m", "details": []}, AuthenticationError, 401),
+        ({"code": 7, "message": "m"}, APIStatusError, 200),  # not a code of gRPC
         ({"__type": "com.amazon.coral#ThrottlingException", "message": "m"}, RateLimitError, 429),
         ({"__type": "TooManyRequestsException", "message": "m"}, RateLimitError, 429),
         ({"statusCode": 404, "message": "m"}, NotFoundError, 404),
@@ -425,6 +426,44 @@ def test_error_in_successful_response_raises_its_class(data: object, expected: t
         "m",
         error.body,
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "names"),
+    [
+        (400, "invalid_request_error INVALID_ARGUMENT FAILED_PRECONDITION OUT_OF_RANGE ValidationException BadRequest"),
+        (400, "context_length_exceeded exceed_context_size_error"),
+        (401, "authentication_error UNAUTHENTICATED invalid_api_key invalid_token ExpiredTokenException Unauthorized"),
+        (402, "billing_error insufficient_credits payment_required"),
+        (403, "permission_error PERMISSION_DENIED AccessDeniedException Forbidden"),
+        (404, "not_found_error NOT_FOUND model_not_found ResourceNotFoundException"),
+        (408, "RequestTimeout"),
+        (409, "ABORTED ALREADY_EXISTS ConflictException"),
+        (413, "request_too_large PayloadTooLarge"),
+        (422, "UnprocessableEntityError validation_error"),
+        (429, "rate_limit_error RateLimited insufficient_quota quota_exceeded RESOURCE_EXHAUSTED too_many_requests"),
+        (429, "ThrottlingException rate_limit_exceeded"),
+        (500, "api_error INTERNAL InternalServerError InternalServerException InternalFailure server_error"),
+        (501, "UNIMPLEMENTED"),
+        (502, "bad_gateway"),
+        (503, "overloaded_error UNAVAILABLE ServiceUnavailableException server_overloaded"),
+        (504, "timeout_error DEADLINE_EXCEEDED gateway_timeout"),
+    ],
+)
+def test_name_of_an_error_gives_its_status(status: int, names: str) -> None:
+    for name in names.split():
+        error = embedded_error(json.dumps({"error": {"type": name, "message": "m"}}).encode())
+        assert error is not None
+        assert error.status_code == status, name
+
+
+@pytest.mark.parametrize(
+    ("event", "status"), [("event: ERROR\ndata: overloaded", 503), ("data: Internal Server Error", 200)]
+)
+def test_text_of_an_event_in_place_of_a_reply_is_a_name_only_if_the_event_is_an_error(event: str, status: int) -> None:
+    error = embedded_error(event.encode())
+    assert error is not None
+    assert error.status_code == status
 
 
 def test_words_under_a_neutral_name_beside_an_error_code_are_its_message() -> None:
