@@ -10,7 +10,7 @@ from encodings.aliases import aliases
 from typing import Final
 
 # Python's codecs, by their own names; some have no alias. UTF-7 is slow for a long input.
-_CODECS: Final = frozenset({*aliases.values(), "cp874", "koi8_u", "utf_8_sig"}) - {"utf_7"}
+_CODECS: Final = frozenset({*aliases.values(), "koi8_u", "utf_8_sig"}) - {"utf_7"}
 # A string, compiled when it is needed, so that it does not slow down the import of the library.
 _CHARSET: Final = r"(?i)charset\s*=\s*[\"']?([\w.:+-]+)"
 _BYTE_ORDER_MARKS: Final = (

@@ -73,16 +73,14 @@ _METADATA: Final = frozenset({*_NUMERIC_FIELDS, *TYPE_FIELDS, "error", "object",
 # The fields of a validation error that name the invalid parameter.
 _PARAMETER_FIELDS: Final = ("field", "param", "target")
 # The fields whose value may be a word for failure.
-_FLAG_FIELDS: Final = frozenset(
-    {"status", "state", "level", "severity", "result", "outcome", "type", "object", "event"}
-)
-_FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "ko", "rejected"})
+_FLAG_FIELDS: Final = frozenset({"status", "state", "level", "result", "type", "object", "event"})
+_FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal"})
 _SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "true", "deleted", "done", "completed"})
 # The fields in which a gateway may wrap an upstream reply; a message alone in it may belong to a successful reply.
 _ENVELOPE_FIELDS: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
 _SUCCESS_FIELDS: Final = frozenset({"success", "ok"})
 _MAX_CACHED_NAME: Final = 64
-_TELLING_FIELDS: Final = frozenset({"error", *_NUMERIC_FIELDS, *_FLAG_FIELDS, *_SUCCESS_FIELDS, *_ENVELOPE_FIELDS})
+_TELLING_FIELDS: Final = frozenset({*_NUMERIC_FIELDS, *_FLAG_FIELDS, *_SUCCESS_FIELDS, *_ENVELOPE_FIELDS})
 
 
 def _cached_by_name(function: Callable[[str], T]) -> Callable[[str], T]:
@@ -173,7 +171,7 @@ def _is_failure_flag(name: str, value: object) -> bool:
     """Whether a field is like ``"success": false``, ``"type": "error"``, ``"status": "failed"``, ``"status": 500``."""
     plain = normalize_name(name)
     if plain in _SUCCESS_FIELDS:
-        return value is False or (isinstance(value, str) and value.lower() == "false")
+        return value is False
     if plain in {"status", "state"} and isinstance(value, str) and value.isupper():
         return False  # the state of a resource, which the caller asked for
     return plain in _FLAG_FIELDS and (is_error_name(value) or (plain == "status" and _is_error_status(value)))
@@ -344,7 +342,7 @@ def _find_in_usual_fields(value: object, depth: int = 0) -> tuple[str, list[Fiel
 def _with_context(name: str, message: str, fields: Fields) -> str:
     """Adds to a message the title that RFC 9457 puts next to it, or the raw error of a router's provider."""
     title, raw = fields.get("title"), as_object(fields.get("metadata")).get("raw")
-    if name == "detail" and isinstance(title, str) and title and title not in message:
+    if name == "detail" and isinstance(title, str) and title not in message:
         return f"{title.rstrip('.: ')}: {message}"
     return f"{message}: {raw[:EXCERPT_LENGTH]}" if isinstance(raw, str) and raw else message
 

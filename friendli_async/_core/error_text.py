@@ -33,7 +33,7 @@ _JSON_PREFIX: Final = r"(?:\)\]\}'?,?|while\s*\(1\);|for\s*\(;;\);|/\*.*?\*/|[A-
 _EVENT_FIELD: Final = r"(?:data|event|id|retry)?:"
 
 # The start of JSON: a text that begins like this is a malformed reply, not a message.
-_JSON_START: Final = r"""\s*(?:\{|\[\s*(?:[\[\]{"\d-]|null|true|false|$)|"|(?:null|true|false|-?[\d.]+)\s*$)"""
+_JSON_START: Final = r"""\s*(?:\{|\[\s*(?:[\[\]{"\d-]|null|true|false|$)|"|null\s*$)"""
 # Malformed JSON that is an error by its first name: truncated, or the repr of a Python dict.
 _MALFORMED_ERROR: Final = r"""(?i)[\s\[{]*["'](?:error|err|message|msg|detail|errors|exception)\b"""
 # A text in a message field of malformed JSON.

@@ -44,7 +44,7 @@ _TEXT_FIELDS: Final = frozenset({"content", "reasoning", "reasoning_content", "t
 # The fields that hold a list of parts, and the type of a text part.
 _PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text"}
 _FINISH_REASONS: Final = frozenset({"finish_reason", "stop_reason"})
-_BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+_BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 _MAX_SECONDS: Final = 1e11  # larger timestamps are in milliseconds
 _LARGEST_DATE: Final = 99991231  # of ISO 8601's form without hyphens; as seconds, it would be in 1973
 # Required fields that a reply may lack: names, and copies of values from the request.

@@ -164,7 +164,7 @@ def _certificate_reason(error: Exception, dial: DialContext) -> str | None:
 
 def why_untrusted(error: Exception, advice: str) -> str:
     """Returns why a certificate was rejected, with the advice for another authority only if that is the reason."""
-    message = str(getattr(error, "verify_message", "") or describe(error)).rstrip(".")
+    message = (getattr(error, "verify_message", "") or describe(error)).rstrip(".")
     more = f"; to trust another CA, {advice}" if getattr(error, "verify_code", 0) in _UNTRUSTED_CODES else ""
     return f"{message}{more}{_ca_path_hint()}"
 
