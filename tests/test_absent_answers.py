@@ -19,7 +19,13 @@ async def text_complete(client: AsyncFriendli) -> Any:
 
 
 @pytest.mark.parametrize("call", [complete, text_complete])
-@pytest.mark.parametrize("choice", [{"text": "hi"}, {"message": HI}, {"delta": HI}, {"message": None, "text": "hi"}])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *({"text": "hi"}, {"message": HI}, {"delta": HI}, {"message": None, "text": "hi"}),
+        *({"message": {"text": "hi"}, "finish_reason": "stop"}, {"delta": {"text": "hi"}}),
+    ],
+)
 async def test_answer_in_field_of_another_api_is_accepted(
     client: AsyncFriendli, server: FriendliServer, call: Any, choice: dict[str, Any]
 ) -> None:

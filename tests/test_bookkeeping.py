@@ -171,6 +171,8 @@ def test_choices_and_vectors_with_invalid_indexes_keep_their_order(wrong: Any) -
         ({"type": "text", "text": "paid"}, "paid"),
         ([{"text": "paid"}], "paid"),
         ([{"type": "text", "content": "paid"}], "paid"),
+        ({"answer": 5}, '{"answer":5}'),  # what the model wrote as JSON
+        ([], ""),
     ],
 )
 def test_text_in_parts_is_joined(content: Any, text: str) -> None:
@@ -186,6 +188,15 @@ def test_text_in_parts_is_joined(content: Any, text: str) -> None:
             ReplyHead(200),
         )
         assert reply.text == text, kind
+
+
+@pytest.mark.parametrize("part", [{"type": "text", "text": "paid"}, {"type": "thinking", "thinking": "twice"}])
+def test_reasoning_beside_content_in_parts_is_kept(part: JSON) -> None:
+    whole = REPLIES["chat"]
+    message = {"role": "assistant", "reasoning_content": "because", "content": [part]}
+    body = json.dumps({**whole.value, "choices": [{"index": 0, "message": message}]}).encode()
+    reply: Any = decode_reply(body, msgspec.json.Decoder(whole.kind), ReplyHead(200))
+    assert reply.reasoning == "because"
 
 
 @pytest.mark.parametrize("number", [0, 0.0, 5, 1.5])
@@ -216,6 +227,7 @@ def test_number_in_place_of_a_streamed_text_raises_decode_error_even_if_it_is_ze
 
 def test_bare_texts_among_the_parts_of_an_answer_are_text_parts() -> None:
     replies: list[tuple[type[Any], Any]] = [
+        (Message, {"content": "paid"}),
         (Message, {"content": ["pa", {"type": "text", "text": "id"}]}),
         (Response, {"output": [{"type": "message", "content": ["pa", {"type": "output_text", "text": "id"}]}]}),
     ]

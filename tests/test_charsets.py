@@ -18,6 +18,7 @@ from friendli_async._charsets import decode_by_charset, to_utf8
         ("né".encode("utf-16"), "text/plain; charset=latin-1", None, "né"),
         ("né".encode("utf-32"), "text/plain", None, "né"),
         ("né".encode("utf-8-sig"), "text/plain; charset=latin-1", None, "né"),
+        ("Київ".encode("koi8-u"), "text/plain; charset=KOI8-U", None, "Київ"),
         ("日本".encode("shift_jis"), "text/plain; charset=ascii", "shift_jis", "日本"),
         (b"abc", "text/plain", None, None),
         (b"abc", "text/plain; charset=rot13", None, None),

@@ -240,7 +240,7 @@ async def test_error_of_untrusted_authority_says_how_to_trust_it(
 async def test_self_signed_certificate_is_explained(authority: Authority, streamed: bool) -> None:
     server_tls = authority.server(authority.certificate, authority.key)
     reason = await tls_error(server_tls, ssl.create_default_context(), user_session=False, streamed=streamed)
-    assert reason.startswith("[the server's certificate was rejected: self-signed certificate")
+    assert reason.startswith("[the server's certificate was rejected: self-signed certificate; to trust another CA, ")
 
 
 @pytest.mark.compatibility

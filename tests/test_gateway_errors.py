@@ -21,7 +21,7 @@ from friendli_async import (
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async.billing import CostPage
-from friendli_async.chat import ChatCollector
+from friendli_async.chat import ChatCollector, ChatCompletion
 from friendli_async.replies import Headers, ReplyHead
 from friendli_async.testing import FriendliServer
 from friendli_async.testing import body as reply_of
@@ -72,8 +72,11 @@ PAYLOADS: Final[list[Any]] = [
     {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": MSG}},
     {"data": None, "errors": [{"message": MSG, "path": []}]},
     {"level": "error", "msg": MSG},
+    {"result": "failed", "note": MSG},
     {"event": "error", "data": MSG},
     *({envelope: {"error": {"message": MSG}}} for envelope in ("response", "result", "data", "body")),
+    *({envelope: {"success": False, "message": MSG}} for envelope in ("result", "data")),
+    {"ret_code": 7, "ret_msg": MSG},
     # together with fields of a response
     {"id": "c", "object": "x", "created": 1, "model": "m", "error": {"message": MSG}},
     {"choices": [], "error": {"message": MSG, "code": 429}},
@@ -275,7 +278,7 @@ SUCCESS_PAYLOADS: Final = [
     {},
     [],
     None,
-    "ok",
+    *("ok", "true", "succeeded"),
     True,
 ]
 
@@ -420,6 +423,21 @@ def test_message_beside_a_filled_reply_is_ignored(kind: str, note: JSON) -> None
     assert decode_reply(reply, msgspec.json.Decoder(whole.kind), ReplyHead(200)) == plain
 
 
+@pytest.mark.parametrize("note", [{"detail": MSG}, {"code": 429, "msg": MSG}])
+def test_message_beside_an_answer_without_text_is_ignored(note: JSON) -> None:
+    call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    reply = {"choices": [{"index": 0, "message": {"content": None, "tool_calls": [call]}}], **note}
+    decoded = decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(ChatCompletion), ReplyHead(200))
+    assert [each.id for each in decoded.choices[0].message.tool_calls or ()] == ["t"]
+
+
+@pytest.mark.parametrize("note", [{"detail": MSG}, {"code": 429, "msg": MSG}])
+def test_message_beside_an_answer_that_cannot_be_decoded_is_not_its_error(note: JSON) -> None:
+    reply = {"choices": [{"index": 0, "message": {"content": 5}}], **note}
+    with pytest.raises(ResponseDecodeError):
+        decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(ChatCompletion), ReplyHead(200))
+
+
 BLANK: Final = [
     *(None, "", " ", {}, [], False, 0, "null", "None"),
     *({"message": None, "code": None}, {"message": "", "code": 0}, {"details": [], "inner": {"code": None}}),
@@ -437,6 +455,7 @@ def test_blank_message_beside_the_usage_is_ignored(name: str, value: Any) -> Non
 EMPTY_CHUNKS: Final[list[tuple[str, JSON]]] = [
     *(("chat", {"delta": delta}) for delta in ({}, {"content": ""}, {"role": "assistant", "content": None})),
     ("chat", {"delta": {}, "finish_reason": "error"}),
+    ("chat", {"delta": {}, "seed": 5}),  # of Together AI
     ("completions", {"text": ""}),
     ("completions", {"text": "", "finish_reason": "null"}),
 ]
