@@ -59,6 +59,21 @@ async def test_choice_without_content_is_rejected(
     assert "choices" in str(raised.value.excerpt)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": [{"id": "t", "function": {"name": "f", "arguments": "{}"}}]},
+        *({"reasoning_content": "why"}, {"reasoning": "why"}, {"reasoning_details": [{"text": "why"}]}),
+        {"refusal": "no"},
+    ],
+)
+async def test_answer_without_content_or_finish_reason_is_accepted(
+    client: AsyncFriendli, server: FriendliServer, message: dict[str, Any]
+) -> None:
+    server.enqueue(json_body({"choices": [{"index": 0, "message": message}]}))
+    assert len((await complete(client)).choices) == 1
+
+
 @pytest.mark.parametrize("call", [complete, text_complete])
 @pytest.mark.parametrize("choice", [{"text": {}}, {"delta": None, "text": {}}, {"message": {}, "text": {}}])
 async def test_empty_object_as_content_is_rejected(

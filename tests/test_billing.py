@@ -134,7 +134,9 @@ async def test_invalid_value_is_rejected_with_its_path(
 
 
 @pytest.mark.parametrize(
-    "moment", [1767225600, "1767225600", 1767225600000, "1767225600000", "1767225600.0", "2026-01-01"], ids=repr
+    "moment",
+    [1767225600, "1767225600", 1767225600000, "1767225600000", "1767225600.0", "2026-01-01", "20260101"],
+    ids=repr,
 )
 async def test_times_in_other_forms_are_decoded(client: AsyncFriendli, server: FriendliServer, moment: object) -> None:
     bucket = {"start_time": moment, "end_time": moment, "results": [{"total": "1"}]}

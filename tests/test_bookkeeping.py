@@ -14,6 +14,7 @@ from friendli_async import ResponseDecodeError
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.lenient import convert
+from friendli_async.chat import ChatCompletion
 from friendli_async.endpoints import EndpointVersion
 from friendli_async.files import FileInfo
 from friendli_async.messages import Message
@@ -171,7 +172,8 @@ def test_choices_and_vectors_with_invalid_indexes_keep_their_order(wrong: Any) -
         ({"type": "text", "text": "paid"}, "paid"),
         ([{"text": "paid"}], "paid"),
         ([{"type": "text", "content": "paid"}], "paid"),
-        ({"answer": 5}, '{"answer":5}'),  # what the model wrote as JSON
+        (["paid ", 5], "paid 5"),
+        ({"answer": "né"}, '{"answer":"né"}'),  # what the model wrote as JSON
         ([], ""),
     ],
 )
@@ -188,6 +190,13 @@ def test_text_in_parts_is_joined(content: Any, text: str) -> None:
             ReplyHead(200),
         )
         assert reply.text == text, kind
+
+
+def test_thinking_in_parts_of_parts_is_the_reasoning() -> None:  # of Mistral
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "because"}]}
+    body = json.dumps({"choices": [{"message": {"content": [thinking, {"type": "text", "text": "paid"}]}}]}).encode()
+    reply = decode_reply(body, msgspec.json.Decoder(ChatCompletion), ReplyHead(200))
+    assert (reply.text, reply.reasoning) == ("paid", "because")
 
 
 @pytest.mark.parametrize("part", [{"type": "text", "text": "paid"}, {"type": "thinking", "thinking": "twice"}])

@@ -760,3 +760,11 @@ async def test_timeout_in_user_connector_is_marked_not_sent(limit: str) -> None:
 def test_header_that_cannot_be_parsed_is_not_quoted() -> None:
     error = aiohttp.ClientPayloadError("Invalid HTTP header: b'Set-Cookie: secret'")  # of the pure-Python parser
     assert describe(error) == "ClientPayloadError: Invalid HTTP header"
+
+
+@pytest.mark.parametrize("quoted", [rb"b'Set-Cookie: secret\x00'", rb'''b"Set-Cookie: it's secret\x00"'''])
+def test_line_that_the_parser_quotes_is_not_shown(quoted: bytes) -> None:
+    request: Any = None
+    message = f"Invalid header value char:\n\n  {quoted.decode()}\n    ^"
+    error = aiohttp.ClientResponseError(request, (), status=400, message=message)
+    assert describe(error) == "invalid HTTP response: Invalid header value char"

@@ -123,6 +123,8 @@ def test_reasoning_details_of_another_shape_keep_their_text(details: object, tex
     body = json.dumps({"choices": [{"message": {"content": "hi", "reasoning_details": details}}]}).encode()
     reply = decode(body, COMPLETION)
     assert (reply.text, reply.reasoning) == ("hi", text)
+    if isinstance(details, str):
+        assert reply.choices[0].message.reasoning_details == ({"type": "reasoning.text", "text": text},)
 
 
 def test_lists_as_objects_of_items_by_index_are_decoded() -> None:

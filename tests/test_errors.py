@@ -391,6 +391,13 @@ def embedded_error(data: bytes, *headers: tuple[str, str]) -> APIStatusError | N
         ({"code": 8, "message": "m", "details": []}, RateLimitError, 429),
         ({"code": 14, "message": "m", "details": []}, InternalServerError, 503),
         ({"code": 16, "message": "m", "details": []}, AuthenticationError, 401),
+        *(
+            ({"code": code, "message": "m", "details": []}, kind, status)
+            for code, kind, status in (
+                *((3, BadRequestError, 400), (4, InternalServerError, 504), (5, NotFoundError, 404)),
+                *((6, ConflictError, 409), (7, PermissionDeniedError, 403), (13, InternalServerError, 500)),
+            )
+        ),
         ({"code": 7, "message": "m"}, APIStatusError, 200),  # not a code of gRPC
         ({"__type": "com.amazon.coral#ThrottlingException", "message": "m"}, RateLimitError, 429),
         ({"__type": "TooManyRequestsException", "message": "m"}, RateLimitError, 429),

@@ -228,7 +228,7 @@ async def test_page_labelled_as_json_is_reported_as_not_json(
         await complete(client)
 
 
-@pytest.mark.parametrize("data", [b'{"choices": [{"message": {"content": "a', b"[1, 2", b"null", b'"a', b"   "])
+@pytest.mark.parametrize("data", [b'{"choices": [{"message": {"content": "a', b"[1, 2", b"[", b"null", b'"a', b"   "])
 async def test_malformed_reply_is_reported_as_such(server: FriendliServer, client: AsyncFriendli, data: bytes) -> None:
     server.enqueue(reply_of(data, content_type="application/json"))
     with pytest.raises(ResponseDecodeError, match="the server's reply could not be decoded"):
