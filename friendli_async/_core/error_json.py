@@ -73,8 +73,10 @@ _METADATA: Final = frozenset({*_NUMERIC_FIELDS, *TYPE_FIELDS, "error", "object",
 # The fields of a validation error that name the invalid parameter.
 _PARAMETER_FIELDS: Final = ("field", "param", "target")
 # The fields whose value may be a word for failure.
-_FLAG_FIELDS: Final = frozenset({"status", "state", "level", "result", "type", "object", "event"})
-_FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal"})
+_FLAG_FIELDS: Final = frozenset(
+    {"status", "state", "level", "severity", "result", "outcome", "type", "object", "event"}
+)
+_FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "rejected"})
 _SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "true", "deleted", "done", "completed"})
 # The fields in which a gateway may wrap an upstream reply; a message alone in it may belong to a successful reply.
 _ENVELOPE_FIELDS: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
@@ -171,7 +173,7 @@ def _is_failure_flag(name: str, value: object) -> bool:
     """Whether a field is like ``"success": false``, ``"type": "error"``, ``"status": "failed"``, ``"status": 500``."""
     plain = normalize_name(name)
     if plain in _SUCCESS_FIELDS:
-        return value is False
+        return value is False or (isinstance(value, str) and value.lower() == "false")
     if plain in {"status", "state"} and isinstance(value, str) and value.isupper():
         return False  # the state of a resource, which the caller asked for
     return plain in _FLAG_FIELDS and (is_error_name(value) or (plain == "status" and _is_error_status(value)))
