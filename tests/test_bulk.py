@@ -15,11 +15,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import anyio
 import pytest
 from support.clock import wait_until
-from support.sockets import FAST_RETRY, client_of, complete, library_tasks, open_stream, with_timeout
+from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, library_tasks, open_stream, with_timeout
 
 from friendli_async import (
     APIStatusError,
@@ -1106,16 +1107,54 @@ async def test_stream_that_is_not_read_is_no_reply_and_is_closed(
     assert client.gauges().open_streams == 0
 
 
-async def test_stream_that_has_ended_is_a_reply(server: FriendliServer, client: AsyncFriendli) -> None:
-    async def read(row: int) -> ChatStream:
+async def test_run_that_is_not_read_is_no_reply(client: AsyncFriendli) -> None:
+    async def call(row: int) -> object:
+        return client.serverless.chat.run(model="m", messages=MESSAGES, tools=[])
+
+    (outcome,) = await collect(run_all([1], call))
+    assert "returned a Run that is not read" in str(outcome.error)
+
+
+@pytest.mark.parametrize("kind", ["stream", "view", "branch", "run"])
+async def test_stream_or_run_that_has_ended_is_a_reply(
+    server: FriendliServer, client: AsyncFriendli, kind: str
+) -> None:
+    async def call(row: int) -> Any:
+        if kind == "run":
+            run = client.serverless.chat.run(model="m", messages=MESSAGES, tools=[])
+            await run.result()
+            return run
         stream = open_stream(client)
+        if kind == "branch":
+            (branch,) = stream.tee(1)
+            assert [event async for event in branch]
+            return branch
         await stream.result()
-        return stream
+        return stream.text() if kind == "view" else stream
 
     server.enqueue(text("Hi"))
-    (outcome,) = await collect(run_all([1], read))
+    (outcome,) = await collect(run_all([1], call))
     assert outcome.error is None
-    assert outcome.reply.partial.text == "Hi"
+    assert outcome.reply is not None
+
+
+async def test_other_replies_that_can_be_iterated_are_replies() -> None:
+    class Page:
+        """As other clients return: the first page of a list, which is whole, and goes on to the others."""
+
+        async def __aiter__(self) -> AsyncIterator[int]:
+            yield 1
+
+        async def aclose(self) -> None:
+            raise AssertionError
+
+    replies = [Page(), MagicMock()]
+
+    async def call(row: int) -> object:
+        return replies[row]
+
+    outcomes = await collect(run_all(range(2), call, ordered=True))
+    assert [outcome.reply for outcome in outcomes] == replies
 
 
 async def test_missing_configuration_ends_the_run() -> None:

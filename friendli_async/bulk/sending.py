@@ -11,7 +11,7 @@ import random
 from asyncio import CancelledError
 from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import partial
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from friendli_async._core.held import weak_method
 from friendli_async._core.pacing import is_rejected_by_load, on_rejection
@@ -20,6 +20,8 @@ from friendli_async.bulk.gate import Gate
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 from friendli_async.replies import Meta, Reply, usage_of
 from friendli_async.streams.stream import EventStream
+from friendli_async.streams.tee import Branch
+from friendli_async.streams.views import View
 
 __all__ = ["RowSender", "RunState"]
 
@@ -193,12 +195,27 @@ class RowSender(Generic[Row, R]):
 
 async def _check_reply(reply: object) -> None:
     """Closes a stream, a view of one or a run, whose answer has not been read, and raises ConfigurationError."""
-    if not isinstance(reply, AsyncIterable) or (isinstance(reply, EventStream) and reply.outcome != "open"):
+    if not _is_open(reply):
         return
-    name, aclose = type(cast("object", reply)).__name__, getattr(cast("object", reply), "aclose", None)
-    if aclose is not None:
-        await aclose()
+    await cast("Any", reply).aclose()
+    name = type(reply).__name__
     raise ConfigurationError(f"call returned a {name} that is not read: return its answer, `await stream.result()`")
+
+
+def _is_open(reply: Any) -> bool:
+    """Whether a reply is a stream, a view or a branch of one, or a run, that has not ended.
+
+    Other objects that can be iterated may be whole: the page of another client's list, or a mock.
+    """
+    while isinstance(reply, View | Branch):
+        reply = cast("Any", reply)._stream
+    if isinstance(reply, EventStream):
+        return reply.outcome == "open"
+    if not isinstance(reply, AsyncIterable):  # the common case
+        return False
+    from friendli_async.chat.run import Run  # not loaded with the library
+
+    return isinstance(reply, Run) and reply._state == "open"  # pyright: ignore[reportPrivateUsage]
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
