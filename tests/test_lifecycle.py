@@ -237,6 +237,29 @@ def test_server_is_told_of_a_stream_whose_event_loop_was_closed_without_a_shutdo
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_server_is_told_of_a_call_that_waited_for_its_reply_when_its_event_loop_was_closed(
+    remote: FriendliServer, loop_errors: list[str]
+) -> None:
+    client = client_of(remote.url)
+    remote.enqueue(stall())
+
+    async def main(client: AsyncFriendli) -> asyncio.Task[Any]:
+        waiting = asyncio.ensure_future(complete(client))
+        await wait_until(lambda: bool(remote.requests))
+        return waiting
+
+    loop = asyncio.new_event_loop()
+    waiting = loop.run_until_complete(main(client))
+    loop.close()
+    asyncio.run(complete(client))
+    assert asyncio.run(with_timeout(remote.requests[0].disconnected()))
+    del waiting, loop, client
+    gc.collect()
+    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
+    loop_errors.clear()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_compressed_stream_that_was_read_when_its_event_loop_was_closed_does_not_fail_the_next_call(
     remote: FriendliServer, loop_errors: list[str]
 ) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
@@ -183,7 +184,7 @@ class PooledProtocol(ResponseHandler):
         """Closes the connection at once, also if it is already closing but still sending."""
         transport = self.transport or self.closing
         if transport is not None:
-            transport.abort()
+            abort_transport(transport)
 
     def pause_reading(self) -> None:
         self.was_paused = True
@@ -207,6 +208,20 @@ class PooledProtocol(ResponseHandler):
             drained.exception()  # or asyncio logs that it was never retrieved, if the upload was cancelled
         if self.exchange is not None:
             self.exchange.notify_readable()
+
+
+def abort_transport(transport: asyncio.Transport) -> None:
+    """Closes a connection at once; if its loop was closed, and left it open, its socket is shut down.
+
+    Otherwise the server would send on until the socket is collected.
+    """
+    try:
+        transport.abort()  # close() would flush first and, over TLS, shut down gracefully
+    except RuntimeError:  # without its loop it cannot
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def pooled_protocol(loop: Any, connections: set[PooledProtocol]) -> PooledProtocol:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
@@ -15,7 +14,7 @@ from friendli_async._core.held import clear_tracebacks
 from friendli_async._core.loops import wake
 from friendli_async._core.net.clock import TimeLimit
 from friendli_async._core.net.compression import inflater
-from friendli_async._core.net.dialing import PooledProtocol
+from friendli_async._core.net.dialing import PooledProtocol, abort_transport
 from friendli_async._core.net.failures import BROKEN, describe
 from friendli_async._core.net.framing import whole_chunks
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError
@@ -336,10 +335,7 @@ class AiohttpExchange:
         self._readable = True  # the protocol no longer reports the disconnect
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
-            try:
-                connection.transport.abort()  # close() would flush first and, over TLS, shut down gracefully
-            except RuntimeError:  # the loop was closed, and its connections left open
-                _shut_down(connection.transport)
+            abort_transport(connection.transport)
         if self.loop.is_closed():
             with suppress(RuntimeError):  # a reader that waits in aiohttp cannot be woken: ``close`` would fail
                 self.content.set_exception(aiohttp.ClientPayloadError(_CLOSED))
@@ -399,14 +395,6 @@ class AiohttpExchange:
         content = self.content
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError(_CLOSED))
-
-
-def _shut_down(transport: asyncio.BaseTransport) -> None:
-    """Ends a connection whose loop can no longer close it: the server would send on until the socket is collected."""
-    connection = transport.get_extra_info("socket")
-    if connection is not None:
-        with suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
 
 
 def _retrieve_exception(closed: asyncio.Future[None]) -> None:

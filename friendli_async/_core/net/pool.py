@@ -115,6 +115,8 @@ class Pool:
         if self.loop.is_closed():
             for exchange in tuple(self.exchanges):
                 exchange.abort()
+            for protocol in tuple(self.connections):  # also those of calls that wait for a reply
+                protocol.abort_connection()
         if self.owned and not self.loop.is_running():
             self.session.detach()
 
