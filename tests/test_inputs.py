@@ -31,6 +31,7 @@ from friendli_async.chat import (
     UserMessage,
     json_schema,
 )
+from friendli_async.responses import Response
 from friendli_async.testing import FriendliServer, json_body, status, text
 from friendli_async.tools import tool
 
@@ -688,6 +689,9 @@ ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
     ({"messages": [REPLY]}, r"messages\[0\]: .*ChatCompletion`; pass its message$"),
     ({"messages": [REPLY.choices[0]]}, r"messages\[0\]: .*; pass its message$"),
     ({"messages": [open_stream(f.AsyncFriendli("token"))]}, r"messages\[0\]: .*; pass what its result\(\) returns$"),
+    ({"messages": [{"role": "user", "content": REPLY}]}, r"messages\[0\].content: .*ChatCompletion`; pass its text$"),
+    ({"messages": REPLY}, r"messages: Expected `array`, got `ChatCompletion`; pass \[\{"),
+    ({"messages": MESSAGES, "stop": REPLY}, r"stop: .*, got `ChatCompletion`$"),
     ({"messages": (message for message in MESSAGES)}, r"messages: .*generator`; pass list\(...\)"),
     ({"messages": map(dict, MESSAGES)}, r"messages: .*map`; pass list\(...\)"),
     ({"messages": {"a": MESSAGES[0]}.values()}, r"messages: .*dict_values`; pass list\(...\)"),
@@ -718,6 +722,21 @@ async def test_value_without_json_form_suggests_a_conversion(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         await send(client, **options)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Response(output=()), r"input: .*`Response`; pass its output$"),
+        ([Response(output=())], r"input\[0\]: .*`Response`; pass the items of its output$"),
+    ],
+)
+async def test_response_in_place_of_its_output_is_rejected_with_advice(
+    client: f.AsyncFriendli, server: FriendliServer, value: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        await client.serverless.responses.create(model="m", input=value)
     assert server.requests == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections import UserString
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -163,7 +164,9 @@ def conversion_hint(value: object, where: str) -> str:
         return CALLABLE_HINTS.get(where.partition("[")[0], "")
     if type(value).__name__ in _ABSENT:
         return "; leave it out"
-    how = next((how for mark, how in _CONVERSIONS.items() if hasattr(type(value), mark)), None)
+    place = re.sub(r"\[\d+\]", "[]", where.rpartition(".")[2])
+    marks = (*_CONVERSIONS.items(), *_PARTS.get(place, ()))
+    how = next((how for mark, how in marks if hasattr(type(value), mark)), None)
     if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
         how = "list(...)"
     if how is None:
@@ -188,9 +191,14 @@ _CONVERSIONS: Final = {
     "__dataclass_fields__": "dataclasses.asdict(...)",
     "__attrs_attrs__": "attrs.asdict(...)",
     "_asdict": "its _asdict()",
-    "message": "its message",  # a reply of chat, where a message is expected
-    "output": "its output",  # a response
-    "result": "what its result() returns",  # a stream, a run, a future
+}
+_RESULT: Final = ("result", "what its result() returns")  # of a stream, a run, a future
+# The same for a whole reply, by the place where only a part of it is expected.
+_PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "messages[]": (("message", "its message"), _RESULT),
+    "content": (_RESULT, ("text", "its text")),  # `text` of a stream is a method
+    "input": (("output", "its output"), _RESULT),
+    "input[]": (("output", "the items of its output"), _RESULT),
 }
 # The classes of the values that mean "not given" to openai, anthropic, mistralai, Friendli's SDK and msgspec.
 _ABSENT: Final = frozenset({"NotGiven", "Omit", "Unset", "UnsetType"})
