@@ -12,7 +12,7 @@ import atexit
 import gc
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -117,8 +117,9 @@ class _Steps(Generic[T]):
     async def close(self) -> None:
         iterator: Any = self._iterator
         step = self._running
-        if step is not None and isinstance(cast("object", iterator), AsyncGenerator):
-            # It cannot be closed before the step has ended, which may take a cancelled one several turns of the loop.
+        if step is not None:
+            # An async generator, which the iterator may be or wrap, cannot be closed before the step has ended, which
+            # may take a cancelled one several turns of the loop.
             if not step.cancelling():  # the caller was interrupted before it waited
                 step.cancel()
             await wait_done((step,))

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 from support.clock import run_loop_iterations
@@ -263,14 +263,31 @@ def test_exception_raised_by_another_thread_cancels_the_call(
     assert raised == ["Interrupt"]
 
 
+class Wrapper:
+    """An iterator that passes on the items of an async generator."""
+
+    def __init__(self, items: AsyncGenerator[int, None]) -> None:
+        self._items = items
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> int:
+        return await anext(self._items)
+
+    async def aclose(self) -> None:
+        await self._items.aclose()
+
+
+@pytest.mark.parametrize("wrap", [lambda items: items, Wrapper], ids=["bare", "wrapped"])
 def test_exception_raised_by_another_thread_ends_an_async_generator_that_takes_its_time(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, wrap: Callable[[AsyncGenerator[int, None]], AsyncIterator[int]]
 ) -> None:
     monkeypatch.setattr(blocking, "_INTERRUPT_SECONDS", 0.01)
     began = threading.Event()
     ended: list[str] = []
 
-    async def slow() -> AsyncIterator[int]:
+    async def slow() -> AsyncGenerator[int, None]:
         try:
             began.set()
             await asyncio.Event().wait()
@@ -281,7 +298,7 @@ def test_exception_raised_by_another_thread_ends_an_async_generator_that_takes_i
 
     def read() -> None:
         try:
-            list(iterate(slow()))
+            list(iterate(wrap(slow())))
         except BaseException as error:
             ended.append(type(error).__name__)
 
