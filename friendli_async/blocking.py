@@ -126,17 +126,17 @@ class _Steps(Generic[T]):
         await iterator.aclose()
 
 
-def _end(aclose: Callable[[], Awaitable[object]]) -> None:
+def _end(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Closes an iterator; may be called by the garbage collector, in the loop's own thread, or at interpreter exit."""
     background = _background
     if background is None or background.is_ending:
         return  # the loop closes what is open when it ends
     if threading.current_thread() is background.thread:
-        background.loop.create_task(_wait(aclose()))  # safe without a reference: nothing it awaits is collected first
+        background.loop.create_task(close())  # safe without a reference: nothing it awaits is collected first
     elif threading.get_ident() == _collecting:  # do not wait: this thread may hold a lock that the loop needs
-        asyncio.run_coroutine_threadsafe(_wait(aclose()), background.loop)
+        asyncio.run_coroutine_threadsafe(close(), background.loop)
     else:
-        run(aclose())
+        run(close())
 
 
 class _Background:
