@@ -235,8 +235,13 @@ class Interrupt(BaseException):
     """As Dramatiq raises in the thread of a task: asyncio's ``except OSError`` would take a TimeoutError."""
 
 
-def interrupt(thread: threading.Thread) -> None:
+def interrupted_thread(target: Callable[[], None], began: threading.Event) -> threading.Thread:
+    """Starts a thread, and raises Interrupt in it once it has begun."""
+    thread = threading.Thread(target=target)
+    thread.start()
+    assert began.wait(60)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupt))
+    return thread
 
 
 def test_exception_raised_by_another_thread_cancels_the_call(
@@ -254,10 +259,7 @@ def test_exception_raised_by_another_thread_cancels_the_call(
         except BaseException as error:
             raised.append(type(error).__name__)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert began.wait(60)
-    interrupt(reader)
+    reader = interrupted_thread(read, began)
     assert run(remote.requests[0].disconnected())
     reader.join(60)
     assert raised == ["Interrupt"]
@@ -302,10 +304,7 @@ def test_exception_raised_by_another_thread_ends_an_async_generator_that_takes_i
         except BaseException as error:
             ended.append(type(error).__name__)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert began.wait(60)
-    interrupt(reader)
+    reader = interrupted_thread(read, began)
     reader.join(60)
     assert ended == ["generator", "Interrupt"]
 

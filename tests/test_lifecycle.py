@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import copy
 import functools
 import gc
@@ -15,7 +16,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -31,6 +32,7 @@ from support.sockets import (
     client_sockets,
     complete,
     open_stream,
+    opened_stream,
     read,
     with_timeout,
 )
@@ -50,6 +52,8 @@ from friendli_async._core.observers import Observer
 from friendli_async.bulk import run_all
 from friendli_async.testing import FriendliServer, chunk, raw, script, stall, status, text, tool_calls
 from friendli_async.tools import tool
+
+T = TypeVar("T")
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
@@ -160,6 +164,19 @@ def test_cancelled_aclose_still_interrupts_streams_of_other_event_loops(remote: 
     thread.join(60)
 
 
+def run_without_shutdown(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine in an event loop that is then closed, and leaves open what is open in it."""
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        return loop.run_until_complete(coroutine)
+
+
+def collect_pending_task(loop_errors: list[str]) -> None:
+    """Collects the task of a loop that was closed, of which asyncio must say only that."""
+    gc.collect()
+    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
+    loop_errors.clear()
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # from asyncio and aiohttp, for what the loop left open
 @pytest.mark.parametrize("bypass_session", [True, False])
 def test_call_is_cancelled_if_its_event_loop_is_closed(
@@ -203,15 +220,11 @@ def test_run_is_cancelled_if_its_event_loop_is_closed(remote: FriendliServer, lo
         await wait_until(lambda: "wait started" in recorder.reported)
         return task
 
-    loop = asyncio.new_event_loop()
-    task = loop.run_until_complete(main(client))
-    loop.close()
+    task = run_without_shutdown(main(client))
     asyncio.run(client.aclose())
-    del task, loop, client
-    gc.collect()
+    del task, client
+    collect_pending_task(loop_errors)
     assert recorder.end.outcome == "cancelled"
-    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
-    loop_errors.clear()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -222,12 +235,7 @@ def test_server_is_told_of_a_stream_whose_event_loop_was_closed_without_a_shutdo
     client = client_of(remote.url)  # it is kept, and with it the connection
     remote.enqueue(script(chunk("a"), stall()))
 
-    async def main() -> Any:
-        return await open_stream(client)
-
-    loop = asyncio.new_event_loop()
-    stream = loop.run_until_complete(main())
-    loop.close()
+    stream = run_without_shutdown(opened_stream(client))
     if ending == "the stream is dropped":
         del stream
         gc.collect()
@@ -248,15 +256,11 @@ def test_server_is_told_of_a_call_that_waited_for_its_reply_when_its_event_loop_
         await wait_until(lambda: bool(remote.requests))
         return waiting
 
-    loop = asyncio.new_event_loop()
-    waiting = loop.run_until_complete(main(client))
-    loop.close()
+    waiting = run_without_shutdown(main(client))
     asyncio.run(complete(client))
     assert asyncio.run(with_timeout(remote.requests[0].disconnected()))
-    del waiting, loop, client
-    gc.collect()
-    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
-    loop_errors.clear()
+    del waiting, client
+    collect_pending_task(loop_errors)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -277,15 +281,11 @@ def test_compressed_stream_that_was_read_when_its_event_loop_was_closed_does_not
         await run_loop_iterations()
         return reading
 
-    loop = asyncio.new_event_loop()
-    reading = loop.run_until_complete(main())
-    loop.close()
+    reading = run_without_shutdown(main())
     assert asyncio.run(complete(client)).text
     assert asyncio.run(remote.requests[0].disconnected())
     del reading
-    gc.collect()
-    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
-    loop_errors.clear()
+    collect_pending_task(loop_errors)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -301,24 +301,17 @@ def test_call_that_waited_for_a_finished_connection_when_its_event_loop_was_clos
         await run_loop_iterations()
         return waiting
 
-    loop = asyncio.new_event_loop()
-    waiting = loop.run_until_complete(main(client))
-    loop.close()
+    waiting = run_without_shutdown(main(client))
     assert asyncio.run(complete(client)).text
-    del waiting, loop, client
-    gc.collect()
-    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
-    loop_errors.clear()
+    del waiting, client
+    collect_pending_task(loop_errors)
 
 
 def test_client_is_usable_after_a_stream_outlives_its_event_loop(remote: FriendliServer) -> None:
     client = client_of(remote.url)
     remote.enqueue(script(chunk("a"), stall()))
 
-    async def main() -> Any:
-        return await open_stream(client)
-
-    stream = asyncio.run(main())
+    stream = asyncio.run(opened_stream(client))
     del stream
     gc.collect()
     assert asyncio.run(complete(client)).text

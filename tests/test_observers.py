@@ -27,6 +27,7 @@ from support.sockets import (
     complete,
     delta,
     open_stream,
+    opened_stream,
     read,
     with_timeout,
 )
@@ -427,11 +428,8 @@ async def test_stream_outliving_its_event_loop_ends_when_dropped(remote: Friendl
     client = client_of(remote.url, observers=[seen])
     remote.enqueue(script(chunk("a"), stall()))
 
-    async def main() -> ChatStream:
-        return await open_stream(client)
-
     def run_in_own_loop() -> None:
-        stream = asyncio.run(main())
+        stream = asyncio.run(opened_stream(client))
         del stream
         gc.collect()
 
@@ -447,12 +445,9 @@ async def test_stream_dropped_before_its_event_loop_is_closed_without_another_tu
     client = client_of(remote.url, observers=[seen])
     remote.enqueue(script(chunk("a"), stall()))
 
-    async def main() -> ChatStream:
-        return await open_stream(client)
-
     def run_in_own_loop() -> None:
         with closing(asyncio.new_event_loop()) as loop:
-            stream = loop.run_until_complete(main())
+            stream = loop.run_until_complete(opened_stream(client))
             del stream
             gc.collect()
             assert seen.reported == OPENED

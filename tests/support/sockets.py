@@ -37,6 +37,11 @@ def open_stream(client: AsyncFriendli, **options: Any) -> ChatStream:
     return client.serverless.chat.stream(model="m", messages=MESSAGES, **options)
 
 
+async def opened_stream(client: AsyncFriendli) -> ChatStream:
+    """Returns a stream that is open: a coroutine, as an event loop requires."""
+    return await open_stream(client)
+
+
 async def complete(client: AsyncFriendli, **options: Any) -> ChatCompletion:
     return await client.serverless.chat.complete(model="m", messages=MESSAGES, **options)
 
