@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -294,12 +294,8 @@ class Observers:
         """Returns whether any observer has this method; else its events need not be made."""
         return bool(self._receivers[method])
 
-    def report(self, method: str, kind: type[CallEvent | ObservedRunEvent], **fields: Any) -> None:
-        """Passes a new event to the observers with this method; logs the first exception of each class.
-
-        Ask ``wants`` first: to pass on the fields of an event that nobody receives costs as much as the event.
-        """
-        event = kind(**fields)
+    def report(self, method: str, event: CallEvent | ObservedRunEvent) -> None:
+        """Passes an event to the observers with this method; logs the first exception of each class."""
         for index, observer in self._receivers[method]:
             try:
                 getattr(observer, method)(event)

@@ -169,7 +169,7 @@ class CallReporter:
     def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
         """Passes one event to the observers that have the method; ``fields`` are those that not every event has."""
         if self._observers.wants(method):
-            self._observers.report(method, kind, **self._fields, attempt=self.attempt, **fields)
+            self._observers.report(method, kind(**self._fields, attempt=self.attempt, **fields))
 
     def begin_call(self) -> None:
         """Raises UsageLimitError if the limit does not allow the call, and otherwise counts it."""
@@ -336,7 +336,7 @@ class RunReporter:
 
     def _report(self, method: str, kind: type[ObservedRunEvent], **fields: Any) -> None:
         if self._observers.wants(method):
-            self._observers.report(method, kind, **self._fields, **fields)
+            self._observers.report(method, kind(**self._fields, **fields))
 
 
 def _class_name(error: BaseException | None) -> str | None:
