@@ -98,7 +98,7 @@ def retry_delay_of(status: int, headers: Mapping[str, str]) -> float | None:
     """
     for name, unit in _DELAY_HEADERS:
         if text := headers.get(name):
-            if any(re.fullmatch(_HUGE_NUMBER, part) for part in split_values(text)):
+            if any(re.fullmatch(_HUGE_NUMBER, part) for part in _split_values(text)):
                 return _LONGEST_DELAY
             delay = _longest_delay(text, unit, headers)
             if delay is not None and delay >= 0:
@@ -162,7 +162,7 @@ def _parse_list(value: str, windows: _Windows) -> None:
                 windows.setdefault(names, {})[field] = max(0.0, number)
 
 
-def split_values(text: str) -> list[str]:
+def _split_values(text: str) -> list[str]:
     """Splits the values of a header that may have been sent several times."""
     return [part.strip() for part in re.split(_SEPARATOR, text)]
 
@@ -182,7 +182,7 @@ def _parse_number(text: str) -> float | None:
 
 def _longest_delay(text: str, unit: float, headers: Mapping[str, str]) -> float | None:
     """Parses seconds from the reply; of several (sent by a server and a proxy) the most, which satisfies all."""
-    delays = (_delay(part, unit, headers) for part in split_values(text))
+    delays = (_delay(part, unit, headers) for part in _split_values(text))
     return max((seconds for seconds in delays if seconds is not None), default=None)
 
 
@@ -221,7 +221,7 @@ def _unit_seconds(name: str) -> float:
 
 def _sent_at(headers: Mapping[str, str]) -> float:
     """Returns when the reply was sent, by the server's clock like the times in it, or else by ours."""
-    date = _parse_date(split_values(headers.get("date", ""))[0])
+    date = _parse_date(_split_values(headers.get("date", ""))[0])
     return time() if date is None else date
 
 

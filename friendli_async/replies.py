@@ -10,7 +10,7 @@ import msgspec
 from friendli_async._help import document_fields
 from friendli_async._hints import raise_for_attribute
 from friendli_async._pydantic import PydanticField
-from friendli_async.rate_limits import RateLimit, rate_limit_of, split_values
+from friendli_async.rate_limits import RateLimit, rate_limit_of
 
 __all__ = ["Attempt", "FunctionCall", "Headers", "Meta", "PromptTokensDetails", "Reply", "UnknownEvent", "Usage"]
 __all__ += ["CompletionTokensDetails", "Gauges", "LoopGauges", "Partial", "Timing", "ToolCall"]
@@ -72,7 +72,8 @@ class ReplyHead(NamedTuple):
 
 def request_id_of(headers: Headers) -> str | None:
     """Returns the ``x-request-id``; the first, if a proxy has added another."""
-    return next(filter(None, split_values(headers.get("x-request-id", ""))), None)
+    values = headers.get("x-request-id", "").split(",")  # at each: an id may end like the name of a day
+    return next(filter(None, (value.strip() for value in values)), None)
 
 
 def _join_values(items: Iterable[tuple[str, str]]) -> dict[str, str]:

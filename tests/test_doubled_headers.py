@@ -91,7 +91,12 @@ async def test_longest_retry_delay_wins(headers: tuple[str, ...], delay: float |
 @pytest.mark.compatibility
 @pytest.mark.parametrize(
     ("headers", "request_id"),
-    [(("X-Request-Id: a", "x-request-id: b"), "a"), (("X-Request-Id:", "X-Request-Id: b"), "b"), ((), None)],
+    [
+        (("X-Request-Id: a", "x-request-id: b"), "a"),
+        (("X-Request-Id:", "X-Request-Id: b"), "b"),
+        (("X-Request-Id: 8sun", "X-Request-Id: b"), "8sun"),  # like the name of a day
+        ((), None),
+    ],
 )
 async def test_first_nonempty_request_id_wins(headers: tuple[str, ...], request_id: str | None) -> None:
     error = await error_for(http(ERROR_BODY, JSON, *headers))
