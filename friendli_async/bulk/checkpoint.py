@@ -83,8 +83,8 @@ class Lines(Generic[Row, R]):
     def __init__(self, codec: ReplyCodec[R] | None = None) -> None:
         self._codec: ReplyCodec[R] = ReplyCodec() if codec is None else codec
 
-    def write(self, outcome: Outcome[Row, R], digest: str) -> bytes:
-        """Encodes an outcome as a line.
+    def write(self, outcome: Outcome[Row, R], digest: str) -> tuple[bytes, str | None]:
+        """Encodes an outcome as a line. Returns it, and the name of the type of the reply.
 
         Raises:
             CheckpointError: The reply cannot be encoded.
@@ -95,16 +95,16 @@ class Lines(Generic[Row, R]):
         else:
             line.type, data = self._codec.encode(outcome.key, outcome.reply)
             line.reply = msgspec.Raw(data)
-        return encode_json(line) + b"\n"
+        return encode_json(line) + b"\n", line.type
 
-    def check(self, outcome: Outcome[Row, R], line: bytes) -> None:
-        """Checks that the reply of a written line can be restored.
+    def check(self, outcome: Outcome[Row, R], line: bytes, name: str | None) -> None:
+        """Checks that the reply of a written line can be restored; ``name`` is that of its type.
 
         Raises:
             CheckpointError: It cannot.
         """
         if outcome.error is None:
-            self._codec.check(outcome.reply, lambda: self._decode_reply(outcome.key, line))
+            self._codec.check(outcome.reply, name, lambda: self._decode_reply(outcome.key, line))
 
     def head(self, line: bytes) -> _Head | None:
         """Decodes the head of a line. Returns None if the line is invalid."""
@@ -180,9 +180,9 @@ class Checkpoint(Generic[Row, R]):
         Raises:
             CheckpointError: The outcome was not written, or its reply cannot be restored.
         """
-        line = self._lines.write(outcome, self._hashes.pop(outcome.key))
+        line, name = self._lines.write(outcome, self._hashes.pop(outcome.key))
         self._journal.append(line)
-        self._lines.check(outcome, line)
+        self._lines.check(outcome, line, name)
 
     def close(self) -> None:
         """Makes written outcomes durable; see ``Journal.close``."""

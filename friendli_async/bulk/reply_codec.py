@@ -119,13 +119,12 @@ class ReplyCodec(Generic[R]):
             self._decoders[name] = self._given if library is None else [*self._given, (name, library)]
         return self._decoders[name]
 
-    def check(self, reply: object, restore: Callable[[], object]) -> None:
-        """Checks, for the first reply of each type, that a written reply can be restored.
+    def check(self, reply: object, name: str | None, restore: Callable[[], object]) -> None:
+        """Checks, for the first reply of each type, that a written reply can be restored; ``name`` is from ``encode``.
 
         Raises:
             CheckpointError: It cannot; see ``decode``.
         """
-        name = _type_name(reply)
         if name not in self._restored:
             if type(restore()) is not type(reply) and name is not None and not self._is_declared:
                 raise CheckpointError(f"another type is named {name}, too{_hint(name)}")

@@ -243,7 +243,8 @@ class _Checkpoint:
 
     def keep(self, outcome: Outcome[_Row, _Answer]) -> None:
         """Appends an outcome."""
-        self._journal.append(self.lines.write(outcome, _digest(outcome.row)))
+        line, _ = self.lines.write(outcome, _digest(outcome.row))
+        self._journal.append(line)
 
     def close(self) -> None:
         """Does nothing: the file stays open for the next batch."""
