@@ -24,7 +24,6 @@ from friendli_async._core.observers import (
     CallEnded,
     CallHeld,
     CallStarted,
-    FirstEvent,
     ObservedRunEvent,
     Observer,
     RunEnded,
@@ -199,12 +198,6 @@ class Telemetry(Observer):
                 retried["friendli.reason"] = event.reason
             call.span.add_event("friendli.retry", {**retried, "friendli.wait": event.wait})
 
-    def first_event(self, event: FirstEvent) -> None:
-        """Records the time to the first chunk of a stream."""
-        call = self._calls.get(event.call_id)
-        if call is not None:
-            call.span.set_attribute("gen_ai.response.time_to_first_chunk", event.seconds)
-
     def call_ended(self, event: CallEnded) -> None:
         """Ends the span of a call, and records its metrics."""
         call = self._calls.pop(event.call_id, None)
@@ -215,6 +208,8 @@ class Telemetry(Observer):
         attributes["http.request.resend_count"] = max(event.attempt - 1, 0)
         if event.status is not None and event.attempt:  # else it is that of the response to another call
             attributes["http.response.status_code"] = event.status
+        if call.streamed and event.timing.first_event is not None:
+            attributes["gen_ai.response.time_to_first_chunk"] = event.timing.first_event
         if event.request_id is not None:
             attributes["friendli.request_id"] = event.request_id
         if event.response_id is not None:
