@@ -41,12 +41,14 @@ from friendli_async import (
     CallEnded,
     CallEvent,
     CallStarted,
+    ChatCompletion,
     ChatStream,
     ConfigurationError,
     Connected,
     FirstEvent,
     FriendliError,
     InternalServerError,
+    Meta,
     Observer,
     RateLimitError,
     RetryPolicy,
@@ -871,6 +873,20 @@ async def test_content_is_sent_only_to_observers_with_call_content(
     assert all(msgspec.json.decode(event.request or b"")["messages"] == MESSAGES for event in contents)
     assert not [event for event in seen.events if isinstance(event, CallContent)]
     assert "hello" not in repr(contents)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_reply_has_meta_when_an_observer_receives_it(client: AsyncFriendli, streamed: bool) -> None:
+    found: list[tuple[int, Meta]] = []
+
+    class Archive(Observer):
+        def call_content(self, event: CallContent) -> None:
+            assert isinstance(event.reply, ChatCompletion)
+            found.append((event.call_id, event.reply.meta))
+
+    watched = client.with_options(observers=[Archive()])
+    reply = await (open_stream(watched).result() if streamed else complete(watched))
+    assert found == [(reply.meta.call_id, reply.meta)]
 
 
 async def calls_to_read(observers: list[Observer]) -> Counter[str]:

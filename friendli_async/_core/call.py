@@ -52,7 +52,7 @@ from friendli_async.errors import (
     StreamInterruptedError,
     UsageLimitError,
 )
-from friendli_async.replies import Attempt, Headers, Meta, keep_raw, usage_of
+from friendli_async.replies import Attempt, Headers, Meta, attach_meta, keep_raw, usage_of
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -526,9 +526,11 @@ class Call(Generic[T]):
         if self._is_stream:
             return  # the call ends with its stream
         self.stopwatch.stop()
+        meta = self.meta()
+        attach_meta(reply, meta)
         if self.reporter is not None:
             reasons = finish_reasons_of(reply) if self._operation.billed else ()
-            self.reporter.end("done", self.meta(), usage_of(reply), reasons, envelope=reply, reply=reply)
+            self.reporter.end("done", meta, usage_of(reply), reasons, envelope=reply, reply=reply)
 
     # --- reading the reply ---------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from friendli_async._core.reporting import RunReporter
 from friendli_async._core.work import Work
 from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
 from friendli_async.options import is_count, plain_number
-from friendli_async.replies import Meta, attach_meta
+from friendli_async.replies import Meta
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -48,9 +48,7 @@ class Engine(Caller):
             FriendliError: See ``friendli_async.errors``.
         """
         call = Call(self, operation, arguments, "json")
-        reply = await call.run(call.read_reply)
-        attach_meta(reply, call.meta())
-        return reply
+        return await call.run(call.read_reply)
 
     def opening(
         self,

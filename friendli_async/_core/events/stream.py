@@ -12,7 +12,7 @@ from friendli_async._core.held import Held, reject_stop_iteration, weak_method
 from friendli_async._core.loops import CallOnce, call_in_loop, call_once_soon
 from friendli_async._core.secret import mask_token, token_of, without_token
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
-from friendli_async.replies import Meta, Timing, usage_of
+from friendli_async.replies import Meta, Timing, attach_meta, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -388,6 +388,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         reply: object = None
         if reporter.wants("call_content"):
             reply = collector.result() if outcome in {"done", "stopped"} else collector.partial()
+            attach_meta(reply, self.meta)
         was_read = outcome == "done" and self.reader.has_ended  # else the connection broke after the finish reason
         reporter.end(
             outcome,
