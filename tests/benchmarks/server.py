@@ -34,7 +34,9 @@ _MIB: Final = 1024 * 1024
 _ENDLESS: Final = 128 * _MIB
 """Bytes after which an endless body stops: a client without limits must not exhaust the machine's memory."""
 
-_STREAM: Final = b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+_ID: Final = b"X-Request-Id: 0b9f3c52-6d0e-4f0a-9a39-51d6b8a2f6b1\r\n"
+"""Servers send one, and observers are told of it."""
+_STREAM: Final = _ID + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
 
 
 @functools.cache
@@ -56,7 +58,8 @@ _frames = functools.cache(wire.chat_frames)
 @functools.cache
 def _plain() -> bytes:
     body = wire.plain_reply()
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    head = b"HTTP/1.1 200 OK\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % (_ID, len(body)) + body
 
 
 @functools.cache

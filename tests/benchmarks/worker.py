@@ -283,9 +283,13 @@ async def observed(client: Client, pairs: int) -> Result:
 
 
 def _telemetry() -> dict[str, object]:
-    """Return OpenTelemetry's observer, with the API alone and with the SDK, which records and exports nothing."""
+    """Return OpenTelemetry's observer, with the API alone and with the SDK, which exports nothing.
+
+    The reader is what makes the SDK aggregate the measurements: without one, it discards them.
+    """
     from opentelemetry.metrics import NoOpMeterProvider
     from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import NoOpTracerProvider
 
@@ -293,7 +297,7 @@ def _telemetry() -> dict[str, object]:
 
     return {
         "telemetry": Telemetry(NoOpTracerProvider(), NoOpMeterProvider()),
-        "telemetry, SDK": Telemetry(TracerProvider(), MeterProvider()),
+        "telemetry, SDK": Telemetry(TracerProvider(), MeterProvider([InMemoryMetricReader()])),
     }
 
 
