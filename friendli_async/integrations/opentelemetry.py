@@ -12,7 +12,6 @@ Extra: ``pip install 'friendli_async[otel]'``. It installs only the API; exporti
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from friendli_async._core.observers import (
     ToolCallEnded,
     ToolCallStarted,
 )
-from friendli_async._json import encode_json, replace_surrogates
+from friendli_async._json import decode_json, encode_json, replace_surrogates
 from friendli_async._version import __version__
 from friendli_async.integrations._genai_messages import input_messages, output_messages, system_instructions
 from friendli_async.replies import Usage, token_details
@@ -228,7 +227,7 @@ class Telemetry(Observer):
         call = self._calls.get(event.call_id)
         if call is None or not call.is_inference or event.request is None:
             return
-        body: dict[str, Any] = json.loads(event.request)
+        body: dict[str, Any] = decode_json(event.request)
         content = {
             "gen_ai.system_instructions": system_instructions(body),
             "gen_ai.input.messages": input_messages(body),
