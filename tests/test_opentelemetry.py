@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -53,6 +54,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 from pytest_genai_semconv import (
     assert_chat_span,
@@ -889,6 +891,19 @@ async def test_content_with_a_lone_surrogate_can_be_exported(server: FriendliSer
     assert recorded["gen_ai.output.messages"].isascii()
     [message] = json.loads(recorded["gen_ai.output.messages"])
     assert message["parts"] == [{"type": "text", "content": "é \ud83d"}]
+
+
+@pytest.mark.parametrize("switch", ["span_only", "span_and_event"])
+async def test_content_of_a_call_that_is_not_sampled_is_collected_only_for_its_event(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", switch)
+    collect = Mock(return_value=[])
+    monkeypatch.setattr("friendli_async.integrations.opentelemetry.input_messages", collect)
+    telemetry = Telemetry(TracerProvider(ALWAYS_OFF), MeterProvider(), logger_provider=LoggerProvider())
+    async with client_of(server.url, observers=[telemetry]) as client:
+        await complete(client)
+    assert collect.called is (switch == "span_and_event")
 
 
 async def test_truncated_stream_records_partial_content(server: FriendliServer) -> None:

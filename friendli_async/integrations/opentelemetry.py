@@ -227,6 +227,8 @@ class Telemetry(Observer):
         call = self._calls.get(event.call_id)
         if call is None or not call.is_inference or event.request is None:
             return
+        if not (self._as_events or call.span.is_recording()):
+            return  # the call is not sampled
         body: dict[str, Any] = decode_json(event.request)
         content = {
             "gen_ai.system_instructions": system_instructions(body),
