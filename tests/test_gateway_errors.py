@@ -441,9 +441,10 @@ def test_message_beside_an_answer_that_cannot_be_decoded_is_not_its_error(note: 
         decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(ChatCompletion), ReplyHead(200))
 
 
-BLANK: Final = [
+BLANK: Final[list[Any]] = [
     *(None, "", " ", {}, [], False, 0, "null", "None"),
     *({"message": None, "code": None}, {"message": "", "code": 0}, {"details": [], "inner": {"code": None}}),
+    *("false", "0", "ok", 200, {"code": "0"}, {"code": 0, "message": "success"}, {"code": 200, "message": "OK"}),
 ]
 
 
@@ -592,6 +593,7 @@ IGNORED_EVENTS: Final = [
     *('data: {"type":"ping"}', 'data: {"type":"keep_alive","ts":1}', 'data: {"event":"heartbeat"}', "retry: 5"),
     *('data: {"ping":1}', 'data: {"message":"ping"}', 'data: {"object":"ping"}', 'data: {"status":"alive"}', "id: 7"),
     *('data: {"heartbeat":"2026-01-01T00:00:00Z"}', 'data: {"type":"ping","timestamp":"2026-01-01 00:00"}', "data"),
+    *("data: false", "data: None", "data: undefined"),
     *('data: {"error":null}', 'data: {"error":""}', 'data: {"error":false}', "event: foo", "\n\n"),
 ]
 

@@ -127,7 +127,7 @@ async def test_error_in_a_reply_that_has_not_failed_is_raised(
         assert bool(caught.value.partial.text) == ("output" not in fields)
 
 
-@pytest.mark.parametrize("error", [{}, {"code": None, "message": None}, {"code": "", "message": "null"}])
+@pytest.mark.parametrize("error", [{}, {"code": None, "message": None}, {"code": "", "message": "null"}, {"code": 0}])
 async def test_blank_error_in_a_reply_is_ignored(
     client: AsyncFriendli, server: FriendliServer, error: dict[str, Any]
 ) -> None:

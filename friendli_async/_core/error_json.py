@@ -128,18 +128,22 @@ def has_value(fields: Fields, names: Iterable[str]) -> bool:
     return any(fields.get(name) not in _EMPTY for name in names)
 
 
-_BLANK_WORDS: Final = frozenset({"", "null", "none"})
+# What stands in an ``error`` that is none: nothing as a text, and what gateways report of success.
+_BLANK_WORDS: Final = frozenset({"", "null", "none", "false", "0", "200", "ok", "success"})
 _EMPTY: Final[tuple[object, ...]] = (None, [], {}, "")
 
 
 def is_blank(value: object, depth: int = 0) -> bool:
-    """Whether a value says nothing: null (also as a text), false, zero, "", or an object or list of only these."""
+    """Whether a value in place of an error says nothing: null, false, zero, or "" (also as texts), or success.
+
+    An object or list says nothing if all its values do.
+    """
     if isinstance(value, str):
         return value.strip().lower() in _BLANK_WORDS
     items = as_list(value) or as_object(value).values()
     if items and depth < _MAX_DEPTH:
         return all(is_blank(item, depth + 1) for item in items)
-    return not value
+    return not value or value == 200
 
 
 def declares_error(value: object, own: Collection[str] = ()) -> bool:

@@ -65,7 +65,8 @@ NOT_DECODED: Final = (ValueError, RecursionError)
 _DEFAULT_NAME: Final = "message"
 """The name of an event without a name in the SSE standard; some servers send it."""
 _HEARTBEAT_FIELDS: Final = frozenset({"type", "event", "object", "name", "status", "message", "msg", "data"})
-_EMPTY_DATA: Final = frozenset({b"", b"null", b"{}", b"[]", b'""'})
+_EMPTY_DATA: Final = frozenset({b"", b"null", b"{}", b"[]", b'""', b"false", b"None", b"undefined"})
+"""Nothing in JSON, Python and JavaScript: gateways send it for an event of which they have found no content."""
 _SENTINELS: Final = frozenset({b"[DONE]", b"DONE", b"[END]"})
 _END_EVENTS: Final = frozenset({"done", "end"})
 METADATA: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "timestamp"})
