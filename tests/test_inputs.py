@@ -348,6 +348,25 @@ async def test_sequence_in_place_of_a_mapping_is_rejected(
     assert server.requests == []
 
 
+class _More(msgspec.Struct):
+    model: str = "m"
+    messages: Any = ()
+    limit: int = 5
+
+
+async def test_struct_in_place_of_a_mapping_is_sent(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    server.always(text("ok"))
+    await send(client, extra_body=_More(messages=[{"role": "user", "content": "x"}]), extra_query=_More(messages=[1]))
+    assert (sent(server)["limit"], server.requests[-1].query["limit"]) == (5, ["5"])
+    body: Any = _More(messages=MESSAGES)
+    await client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
+    assert (sent(server)["limit"], sent(server)["messages"]) == (5, MESSAGES)
+    query: Any = _More(messages=[1])
+    server.enqueue(json_body({"data": {}}))
+    assert await client.dedicated.endpoint.list(extra_query=query)
+    assert server.requests[-1].query["limit"] == ["5"]
+
+
 async def test_single_stop_string_is_sent_as_a_list(client: f.AsyncFriendli, server: FriendliServer) -> None:
     server.always(text("ok"))
     await send(client, stop="END")

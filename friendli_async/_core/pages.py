@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, encode_query, path_parameters
+from friendli_async._core.body.arguments import Arguments, Parameters, as_mapping, encode_query, path_parameters
 from friendli_async._core.protocol import Operation
 from friendli_async.errors import ArgumentError, ResponseDecodeError
 from friendli_async.replies import Reply
@@ -61,7 +61,7 @@ class Listing(msgspec.Struct, Generic[T, P], frozen=True, eq=False):
             ValueError: A value of the wrong type, with its name.
         """
         given = self.parameters.checked(self.operation.name.rpartition(".")[2], required, options)
-        given.update(cast("Mapping[str, object] | None", given.pop("extra_query", None)) or {})
+        given.update(as_mapping(given.pop("extra_query", None)))
         start = given.pop(self.format.cursor, None)
         if start is not None and not isinstance(start, str):  # from extra_query, which is not validated above
             raise ArgumentError(f"Expected `str`, got `{type(start).__name__}`", f"extra_query[{self.format.cursor!r}]")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, check_values, model_of
+from friendli_async._core.body.arguments import Arguments, Parameters, as_mapping, check_values, model_of
 from friendli_async._core.body.json_values import encode_body, to_builtins
 from friendli_async._core.events.decoding import Dialect
 from friendli_async._core.resource import Resource, inference
@@ -258,6 +258,7 @@ class ToolAssistedCall:
 
     def __init__(self, engine: Engine, body: Mapping[str, object]) -> None:
         check_values(body, _Body, _BODY)
+        body = as_mapping(body)
         streams = to_builtins(body.get("stream")) is not False
         sent = _PARAMETERS.converted(body)
         # The original form accepted null for these; the latest one omits them.

@@ -20,6 +20,7 @@ from friendli_async._core.body.json_values import (
     encode_body,
     is_list,
     normalize,
+    struct_to_dict,
     to_builtins,
 )
 from friendli_async._core.secret import masked
@@ -110,6 +111,11 @@ def _query_value(name: str, value: object) -> str:
 def _has_surrogates(text: str) -> bool:
     """Whether a text has lone surrogates, which only JSON can carry."""
     return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def as_mapping(value: Any) -> Mapping[str, object]:
+    """Returns a checked mapping: a struct passes the check, too, and None stands for an empty one."""
+    return struct_to_dict(value) if isinstance(value, msgspec.Struct) else value or {}
 
 
 def without_none(**parameters: object) -> dict[str, object]:
@@ -226,8 +232,7 @@ class Parameters:
             The given parameters, the contents of ``extra_body``, and the encoded query.
         """
         given = self.checked(method, required, options)
-        query: Any = given.pop("extra_query", None)
-        extra: Any = given.pop("extra_body", None) or {}
+        query, extra = as_mapping(given.pop("extra_query", None)), as_mapping(given.pop("extra_body", None))
         if "stream" in extra:
             raise ArgumentError("cannot be set here; call stream() to stream a reply", "extra_body.stream")
         return given, extra, encode_query(query) if query else ""
