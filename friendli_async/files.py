@@ -15,19 +15,25 @@ import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Unpack, cast
 
 import msgspec
 
 from friendli_async._callables import check_plain
-from friendli_async._core.body.arguments import Arguments, ForeignArguments, check_values, path_parameters
+from friendli_async._core.body.arguments import (
+    Arguments,
+    ExtraOptions,
+    ExtraQuery,
+    ForeignArguments,
+    Parameters,
+    path_arguments,
+)
 from friendli_async._core.body.content_types import OCTET_STREAM
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.json_values import encode_body
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, open_in_thread, source_of
 from friendli_async._core.loops import running_loop
 from friendli_async._core.resource import ANYTHING, Resource, operation
-from friendli_async._json import prepared
 from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIConnectionError, ArgumentError, ResponseDecodeError
 from friendli_async.replies import Reply
@@ -94,13 +100,7 @@ class UploadedFile(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
 # --- operations ------------------------------------------------------------------------------------------------------
 
 
-@prepared
-class _UploadBody(msgspec.Struct):
-    name: str
-    size: int
-    digest: str
-    project_id: str
-
+_UPLOAD: Final = Parameters(ExtraOptions, {"name": str, "size": int, "digest": str, "project_id": str})
 
 _INIT: Final = operation("file.init_upload", "POST /beta/file", FileUpload | None)
 _COMPLETE: Final = operation("file.complete_upload", "PATCH /beta/file/{file_id}", ANYTHING)
@@ -207,7 +207,10 @@ def _check_destination(path: Path) -> None:
 class Files(Resource):
     """Files: ``client.file``.
 
+    The single steps also accept ``extra_query``; ``upload`` and ``download`` combine them, and do not.
+
     Raises:
+        TypeError: An unknown keyword.
         ValueError: An invalid value, with its name, or an invalid id. Nothing was sent.
         FriendliError: A call failed; see ``friendli_async.errors``.
     """
@@ -237,7 +240,7 @@ class Files(Resource):
         check_plain(progress, "progress", "two numbers of bytes")
         source = source_of(content, "content")
         # Validate the arguments before the content is read.
-        _upload_body(name="" if name is None else name, size=0, digest="", project_id=project_id)
+        _UPLOAD.check({"name": "" if name is None else name, "project_id": project_id})
         if not source.is_one_shot:
             size, digest = await self._measure(source, None)
             return await self._upload(source, size, digest, project_id, name or source.name, progress)
@@ -335,7 +338,9 @@ class Files(Resource):
             raise
         return destination
 
-    async def init_upload(self, *, name: str, size: int, digest: str, project_id: str) -> FileUpload | None:
+    async def init_upload(
+        self, *, name: str, size: int, digest: str, project_id: str, **options: Unpack[ExtraOptions]
+    ) -> FileUpload | None:
         """Announces a file: the first step of an upload.
 
         Args:
@@ -343,26 +348,24 @@ class Files(Resource):
             size: Its size in bytes.
             digest: ``sha256:`` and its digest in hexadecimal.
             project_id: The project that will own the file.
+            options: See ``ExtraOptions``.
 
         Returns:
             Its id and the destination of its content; None if the server sends an empty reply (202).
         """
-        body = _upload_body(name=name, size=size, digest=digest, project_id=project_id)
-        return await self._engine.call(_INIT, Arguments(encode_body(body)))
+        required = {"name": name, "size": size, "digest": digest, "project_id": project_id}
+        given, extra, query = _UPLOAD.checked_parts("init_upload", required, options)
+        given["projectId"] = given.pop("project_id")
+        return await self._engine.call(_INIT, Arguments(encode_body({**given, **extra}), query))
 
-    async def complete_upload(self, file_id: str) -> None:
+    async def complete_upload(self, file_id: str, **options: Unpack[ExtraQuery]) -> None:
         """Confirms that the content of a file has been sent: the last step of an upload."""
-        await self._engine.call(_COMPLETE, Arguments(path=path_parameters(file_id=file_id)))
+        await self._engine.call(_COMPLETE, path_arguments("complete_upload", options, file_id=file_id))
 
-    async def get_info(self, file_id: str) -> FileInfo:
+    async def get_info(self, file_id: str, **options: Unpack[ExtraQuery]) -> FileInfo:
         """Returns the metadata of a file: its name, size, digest, ``status`` and so on."""
-        return await self._engine.call(_INFO, Arguments(path=path_parameters(file_id=file_id)))
+        return await self._engine.call(_INFO, path_arguments("get_info", options, file_id=file_id))
 
-    async def get_download_url(self, file_id: str) -> DownloadURL:
+    async def get_download_url(self, file_id: str, **options: Unpack[ExtraQuery]) -> DownloadURL:
         """Returns the URL from which to download a file's content, without a token."""
-        return await self._engine.call(_DOWNLOAD_URL, Arguments(path=path_parameters(file_id=file_id)))
-
-
-def _upload_body(*, name: object, size: object, digest: object, project_id: object) -> dict[str, object]:
-    check_values({"name": name, "size": size, "digest": digest, "project_id": project_id}, _UploadBody)
-    return {"name": name, "size": size, "digest": digest, "projectId": project_id}
+        return await self._engine.call(_DOWNLOAD_URL, path_arguments("get_download_url", options, file_id=file_id))

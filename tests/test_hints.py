@@ -24,11 +24,13 @@ from friendli_async import (
     ConfigurationError,
     FriendliError,
     Limits,
+    NotFoundError,
     RateLimitError,
     RetryPolicy,
     Timeouts,
 )
 from friendli_async._core.settings import ClientOptions
+from friendli_async.testing import FriendliServer, status
 
 CLIENT = client_of("http://nowhere")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -274,6 +276,27 @@ async def test_client_setting_as_a_keyword_of_a_method_suggests_with_options(met
     call = partial(call, tools=[]) if method == "run" else call
     with pytest.raises(TypeError, match=rf"'{name}': it is a client setting; use client\.with_options\("):
         await call(model="m", messages=[], **{name: "x"})
+
+
+PATH_ONLY: Any = [
+    *(f"dedicated.endpoint.{name}" for name in ("delete", "get_spec", "get_status", "restart", "sleep", "terminate")),
+    *("dedicated.endpoint.wake", "file.complete_upload", "file.get_info", "file.get_download_url"),
+]
+
+
+@pytest.mark.parametrize("path", PATH_ONLY)
+async def test_method_without_a_body_accepts_an_extra_query_and_suggests_where_a_setting_belongs(
+    path: str, server: FriendliServer, client: AsyncFriendli
+) -> None:
+    call = operator.attrgetter(path)(client)
+    with pytest.raises(TypeError, match=r"'x_friendli_team': it is a client setting; use client\.with_options\(team="):
+        await call("id", x_friendli_team="t")
+    with pytest.raises(TypeError, match=r"'endpoint_ids'|'file_ids'"):
+        await call("id", **{"endpoint_ids" if "endpoint" in path else "file_ids": []})
+    server.enqueue(status(404))
+    with pytest.raises(NotFoundError):
+        await call("id", extra_query={"q": 1})
+    assert [request.query for request in server.requests] == [{"q": ["1"]}]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Unpack
 
-from friendli_async._core.body.arguments import Arguments, Parameters, path_parameters
+from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters, path_arguments, path_parameters
 from friendli_async._core.body.json_values import encode_body
 from friendli_async._core.pages import Listing, PageFormat, Pages
 from friendli_async._core.resource import ANYTHING, Resource, operation
@@ -82,7 +82,7 @@ _REACHABLE_STATES: Final[dict[str, frozenset[str]]] = {
 class Endpoints(Resource):
     """Manages endpoints: ``client.dedicated.endpoint``. To call their models, see ``client.dedicated.chat`` etc.
 
-    ``endpoint_id`` is the id of an endpoint; ``list`` returns it.
+    ``endpoint_id`` is the id of an endpoint; ``list`` returns it. Every method but ``wait`` accepts ``extra_query``.
 
     Raises:
         TypeError: An unknown keyword.
@@ -148,9 +148,9 @@ class Endpoints(Resource):
         arguments = _body_arguments(UPDATE_PARAMETERS, "update", {}, options, endpoint_id=endpoint_id)
         return await self._engine.call(_UPDATE, arguments)
 
-    async def delete(self, endpoint_id: str) -> None:
+    async def delete(self, endpoint_id: str, **options: Unpack[ExtraQuery]) -> None:
         """Deletes an endpoint."""
-        await self._engine.call(_DELETE, _endpoint_arguments(endpoint_id))
+        await self._engine.call(_DELETE, path_arguments("delete", options, endpoint_id=endpoint_id))
 
     def list(self, **options: Unpack[EndpointListOptions]) -> Pages[ListedEndpoint, EndpointPage]:
         """Lists the endpoints of the team.
@@ -177,25 +177,25 @@ class Endpoints(Resource):
         """
         return _VERSIONS.of(self._engine, {}, options, endpoint_id=endpoint_id)
 
-    async def get_spec(self, endpoint_id: str) -> EndpointSpec:
+    async def get_spec(self, endpoint_id: str, **options: Unpack[ExtraQuery]) -> EndpointSpec:
         """Returns the configuration of an endpoint, and its numbers of replicas."""
-        return await self._engine.call(_GET_SPEC, _endpoint_arguments(endpoint_id))
+        return await self._engine.call(_GET_SPEC, path_arguments("get_spec", options, endpoint_id=endpoint_id))
 
-    async def get_status(self, endpoint_id: str) -> EndpointStatus:
+    async def get_status(self, endpoint_id: str, **options: Unpack[ExtraQuery]) -> EndpointStatus:
         """Returns the status of an endpoint, with an error code if it failed."""
-        return await self._engine.call(_GET_STATUS, _endpoint_arguments(endpoint_id))
+        return await self._engine.call(_GET_STATUS, path_arguments("get_status", options, endpoint_id=endpoint_id))
 
-    async def restart(self, endpoint_id: str) -> EndpointStatus:
+    async def restart(self, endpoint_id: str, **options: Unpack[ExtraQuery]) -> EndpointStatus:
         """Restarts an endpoint, and returns its status."""
-        return await self._engine.call(_RESTART, _endpoint_arguments(endpoint_id))
+        return await self._engine.call(_RESTART, path_arguments("restart", options, endpoint_id=endpoint_id))
 
-    async def sleep(self, endpoint_id: str) -> EndpointStatus:
+    async def sleep(self, endpoint_id: str, **options: Unpack[ExtraQuery]) -> EndpointStatus:
         """Puts an endpoint to sleep, and returns its status; ``wake`` wakes it."""
-        return await self._engine.call(_SLEEP, _endpoint_arguments(endpoint_id))
+        return await self._engine.call(_SLEEP, path_arguments("sleep", options, endpoint_id=endpoint_id))
 
-    async def terminate(self, endpoint_id: str) -> EndpointStatus:
+    async def terminate(self, endpoint_id: str, **options: Unpack[ExtraQuery]) -> EndpointStatus:
         """Terminates an endpoint, and returns its status."""
-        return await self._engine.call(_TERMINATE, _endpoint_arguments(endpoint_id))
+        return await self._engine.call(_TERMINATE, path_arguments("terminate", options, endpoint_id=endpoint_id))
 
     async def wake(
         self,
@@ -204,6 +204,7 @@ class Endpoints(Resource):
         wait: bool = False,
         timeout: float | None = WAIT_TIMEOUT,
         interval: float = POLL_INTERVAL,
+        **options: Unpack[ExtraQuery],
     ) -> EndpointStatus:
         """Wakes a sleeping endpoint.
 
@@ -212,6 +213,7 @@ class Endpoints(Resource):
             wait: Whether to wait until it runs, as ``wait(endpoint_id)`` does.
             timeout: Maximum wait in seconds, as for ``wait``.
             interval: Seconds between polls, as for ``wait``.
+            options: See ``ExtraQuery``.
 
         Returns:
             Its current status, or with ``wait`` its status once it runs.
@@ -220,7 +222,7 @@ class Endpoints(Resource):
             FriendliError: The call or the wait failed.
         """
         timeout, interval = _plain_seconds(timeout, interval)
-        status = await self._engine.call(_WAKE, _endpoint_arguments(endpoint_id))
+        status = await self._engine.call(_WAKE, path_arguments("wake", options, endpoint_id=endpoint_id))
         return await self.wait(endpoint_id, timeout=timeout, interval=interval) if wait else status
 
     async def wait(
@@ -312,10 +314,6 @@ def _body_arguments(
 def _camel(name: str) -> str:
     first, *others = name.split("_")
     return first + "".join(map(str.capitalize, others))
-
-
-def _endpoint_arguments(endpoint_id: str) -> Arguments:
-    return Arguments(path=path_parameters(endpoint_id=endpoint_id))
 
 
 def _plain_seconds(timeout: object, interval: object) -> tuple[float | None, float]:

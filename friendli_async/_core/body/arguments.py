@@ -238,6 +238,20 @@ class Parameters:
         return given, extra, encode_query(query) if query else ""
 
 
+_NO_BODY: Final = Parameters(ExtraQuery)
+
+
+def path_arguments(method: str, options: Mapping[str, object], **path: str) -> Arguments:
+    """Checks and encodes the arguments of a method that sends no more than the parameters of its path.
+
+    Raises:
+        TypeError: The method has no such keyword.
+        ValueError: An invalid path parameter or ``extra_query``.
+    """
+    _, _, query = _NO_BODY.checked_parts(method, path, options)
+    return Arguments(query=query, path=path_parameters(**path))
+
+
 def check_keywords(given: Mapping[str, object], known: Collection[str], method: str, required: Collection[str]) -> None:
     """Rejects keywords that a method does not have; ``required`` are the parameters in its signature.
 
