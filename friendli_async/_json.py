@@ -115,6 +115,11 @@ def without_surrogates(value: object) -> Any:
     return json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
 
 
+def arguments_json(text: str) -> str:
+    """Returns the arguments of a tool call; "{}" for what models send to a tool that takes none: nothing, or null."""
+    return "{}" if text.strip() in {"", "null"} else text
+
+
 def is_json_object(text: str) -> bool:
     """Whether text is a JSON object."""
     if not text.rstrip().endswith("}"):

@@ -160,7 +160,7 @@ class AnyPayment:
         return arguments
 
 
-@pytest.mark.parametrize(("arguments", "saved"), [("five", '{"invalid_json": "five"}'), ("", "{}")])
+@pytest.mark.parametrize(("arguments", "saved"), [("five", '{"invalid_json": "five"}'), ("", "{}"), ("null", "{}")])
 async def test_deferred_calls_are_shown_with_the_arguments_with_which_they_would_be_called(
     client: AsyncFriendli, server: FriendliServer, arguments: str, saved: str
 ) -> None:

@@ -378,6 +378,12 @@ async def test_arguments_with_a_lone_surrogate_are_valid(server: FriendliServer,
     assert [call["args"] for call in answer.tool_calls] == [{"x": "half \ud83d"}]
 
 
+async def test_call_without_arguments_is_valid(server: FriendliServer, model: ChatFriendli) -> None:
+    server.enqueue(tool_calls(("f", ""), ("g", "null")))
+    answer = await model.bind_tools([{"name": name, "parameters": {}} for name in "fg"]).ainvoke("Hi")
+    assert [call["args"] for call in answer.tool_calls] == [{}, {}]
+
+
 def delta(index: int | None, id: str | None = None, name: str | None = None, text: str | None = None) -> ToolCallDelta:
     return ToolCallDelta(index=index, id=id, function=FunctionCallDelta(name=name, arguments=text))
 

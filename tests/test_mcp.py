@@ -136,7 +136,7 @@ async def test_names_are_sanitized_and_calls_use_the_servers_names(
 )  # fmt: skip
 async def test_result_is_rendered_as_text(result: Any, text: str) -> None:
     [tool] = await mcp_tools(OldSession(["add"], result=result))
-    assert await tool.run("") == text
+    assert await tool.run("") == await tool.run("null") == text
 
 
 @pytest.mark.parametrize("flag", ["is_error", "isError"])

@@ -418,6 +418,14 @@ def test_return_annotation_is_not_resolved() -> None:
     assert asyncio.run(tool(find).run("")) == "1"
 
 
+@pytest.mark.parametrize("arguments", ["", " ", "null", " null\n"])
+def test_tool_is_called_without_arguments_if_the_model_sends_none(arguments: str) -> None:
+    def find(place: str = "here") -> str:
+        return place
+
+    assert asyncio.run(tool(find).run(arguments)) == "here"
+
+
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from friendli_async._core.body.arguments import check_values
 from friendli_async._core.body.json_values import to_builtins
-from friendli_async._json import is_json_object
+from friendli_async._json import arguments_json, is_json_object
 from friendli_async.chat.inputs import Conversation, Message, Messages, extra_body_of, to_request_message
 from friendli_async.chat.replies import ChatMessage
 from friendli_async.errors import ArgumentError, TurnLimitError
@@ -234,9 +234,7 @@ def _with_calls(answer: ChatMessage, calls: Sequence[ToolCall]) -> dict[str, obj
 
 def _as_input(call: ToolCall) -> dict[str, object]:
     """Returns a call in its request form. Servers parse the arguments and reject anything but a JSON object."""
-    arguments = call.function.arguments
-    if not arguments.strip():
-        arguments = "{}"
-    elif not is_json_object(arguments):
+    arguments = arguments_json(call.function.arguments)
+    if not is_json_object(arguments):
         arguments = json.dumps({"invalid_json": arguments})
     return ToolCall(call.id, function=FunctionCall(call.function.name, arguments)).as_input()

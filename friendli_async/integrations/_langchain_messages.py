@@ -13,7 +13,7 @@ from langchain_core.messages.tool import ToolCall as LangChainCall
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
-from friendli_async._json import decode_json
+from friendli_async._json import arguments_json, decode_json
 from friendli_async.chat import ChatChoice, ChatChunk, ChatCompletion, ChatMessage, ChunkDelta
 from friendli_async.chat.replies import ChunkChoice, reasoning_of
 from friendli_async.errors import ArgumentError
@@ -164,7 +164,7 @@ def _split_calls(calls: Sequence[ToolCall]) -> tuple[list[LangChainCall], list[I
     for call in calls:
         name, text = call.function.name, call.function.arguments
         try:
-            arguments = decode_json(text or "{}", _arguments_decoder)
+            arguments = decode_json(arguments_json(text), _arguments_decoder)
         except (ValueError, RecursionError) as error:
             invalid.append(
                 {"type": "invalid_tool_call", "name": name, "args": text, "id": call.id, "error": str(error)}

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
-from friendli_async._json import decode_json, encode_json, without_surrogates
+from friendli_async._json import arguments_json, decode_json, encode_json, without_surrogates
 from friendli_async.errors import ToolError
 
 __all__ = ["MCPSession", "MCPTool", "mcp_tools"]
@@ -67,7 +67,7 @@ class MCPTool:
         """Calls the tool. Cancellation is passed on to the server.
 
         Args:
-            arguments: A JSON object as text; "" is an empty one. The server validates it.
+            arguments: A JSON object as text; "" and "null" are an empty one. The server validates it.
 
         Returns:
             The text of the result, or its structured content as JSON if it has none. Images and audio become
@@ -78,7 +78,7 @@ class MCPTool:
             Exception: Whatever the session raises.
         """
         try:
-            given: object = without_surrogates(decode_json(arguments.strip() or "{}"))
+            given: object = without_surrogates(decode_json(arguments_json(arguments)))
         except (ValueError, RecursionError) as error:
             raise ToolError(f"the arguments are not valid JSON: {error}", kind="arguments") from None
         if not isinstance(given, dict):

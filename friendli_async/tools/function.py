@@ -28,7 +28,7 @@ import msgspec
 from friendli_async._callables import is_async
 from friendli_async._core.body.choices import choices_hint
 from friendli_async._core.body.json_values import json_hook
-from friendli_async._json import decode_json, encode_json, type_lock
+from friendli_async._json import arguments_json, decode_json, encode_json, type_lock
 from friendli_async._pydantic import stand_in
 from friendli_async.chat.faults import describe_faults, faults_of
 from friendli_async.chat.inputs import LocalTool, check_timeout
@@ -181,7 +181,7 @@ class FunctionTool(Generic[F_co]):
         return _encode_result(result)
 
     def _decode_arguments(self, arguments: str) -> dict[str, Any]:
-        text = arguments.strip() or "{}"
+        text = arguments_json(arguments)
         try:
             try:
                 decoded = decode_json(text, self._parameters.decoder)
