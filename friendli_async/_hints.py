@@ -20,7 +20,7 @@ _SETTINGS: Final = {
     "timeout=Timeouts(connect=...)": "connect_timeout",
     "timeout=Timeouts(first_event=..., idle=...)": "read_timeout",
     "timeout=seconds": "timeout_ms",
-    "retry=RetryPolicy(...)": "retry retries retry_config",
+    "retry=RetryPolicy(...)": "retry retries retry_config retry_policy",
     "retry=RetryPolicy(max_attempts=...)": "max_retries num_retries",
     "pacing=...": "pacing",
     "limits=...": "limits",
@@ -42,7 +42,7 @@ _POOL_SETTINGS: Final = {
 }
 # Names that are unambiguous only as client settings; as keywords of a method they may mean anything.
 _CLIENT_SETTINGS: Final = {
-    "token=...": "apikey auth credentials key personal_access_token security",
+    "token=...": "apikey auth credential credentials key personal_access_token security token_provider",
     "server_url=... or container_url=...": "azure_endpoint endpoint host server url",
     "extra_query={...} of a method": "default_query params",
     "observers=[...]": "callbacks event_hooks",
@@ -99,6 +99,7 @@ _PARAMETERS: Final = {
 }
 # Keywords of single methods.
 _OF_METHODS: Final = {
+    "the method decides: stream() accepts an event stream, all others JSON": "accept_header_override",
     "only parse() can ask again; after a stream, send OutputError.feedback yourself": "output_retries reask",
     "it is a parameter of parse(), parse_stream() and parse_run()": "strict",
     "pass it first, by position, to parse(), parse_stream() or parse_run()": "type",

@@ -477,6 +477,7 @@ def test_invalid_setting_that_is_not_secret_is_quoted(name: str) -> None:
     [
         ("reask", r"only parse\(\) can ask again; after a stream, send OutputError.feedback yourself"),
         ("max_turns", r"it is a parameter of chat.run\(\)"),
+        ("accept_header_override", r"the method decides: stream\(\) accepts an event stream, all others JSON"),
         ("type", r"pass it first, by position, to parse\(\), parse_stream\(\) or parse_run\(\)"),
     ],
 )

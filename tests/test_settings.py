@@ -404,6 +404,7 @@ FOREIGN_SETTINGS: Final = {
     "base_url": "server_url=... or container_url=...",
     "max_retries": "retry=RetryPolicy(max_attempts=...)",
     "retry_config": "retry=RetryPolicy(...)",
+    "retry_policy": "retry=RetryPolicy(...)",
     "timeout_ms": "timeout=seconds",
     "x_friendli_team": "team=...",
     "default_headers": "headers={...}",
@@ -434,6 +435,7 @@ FOREIGN_POOL_SETTINGS: Final = {
 CLIENT_HINTS: Final = {
     "key": "use token=...",
     "credentials": "use token=...",
+    "token_provider": "use token=...",
     "security": "use token=...",
     "host": "use server_url=... or container_url=...",
     "server": "use server_url=... or container_url=...",
