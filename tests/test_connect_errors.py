@@ -16,6 +16,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 from aiohttp.client_exceptions import UnixClientConnectorError
+from aiohttp.http_exceptions import TransferEncodingError
 from support.sockets import (
     BAD_REQUEST,
     FAST_RETRY,
@@ -760,6 +761,21 @@ async def test_timeout_in_user_connector_is_marked_not_sent(limit: str) -> None:
 def test_header_that_cannot_be_parsed_is_not_quoted() -> None:
     error = aiohttp.ClientPayloadError("Invalid HTTP header: b'Set-Cookie: secret'")  # of the pure-Python parser
     assert describe(error) == "ClientPayloadError: Invalid HTTP header"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("secret", "the size of a chunk is invalid"),
+        ("Unexpected: not enough is expected of a secret", "the size of a chunk is invalid"),
+        ("Unexpected LF in chunk-extension: b'secret'", "ClientPayloadError: Unexpected LF in chunk-extension"),
+        ("Chunk size mismatch: expected CRLF", "ClientPayloadError: Chunk size mismatch: expected CRLF"),
+    ],
+)
+def test_line_in_place_of_the_size_of_a_chunk_is_not_quoted(message: str, shown: str) -> None:
+    error = aiohttp.ClientPayloadError(f"400, message:\n  {message}\r")  # of the pure-Python parser
+    error.__cause__ = TransferEncodingError(message)
+    assert describe(error) == shown
 
 
 @pytest.mark.parametrize("quoted", [rb"b'Set-Cookie: secret\x00'", rb'''b"Set-Cookie: it's secret\x00"'''])

@@ -131,7 +131,8 @@ async def test_stream_with_two_content_types_is_read() -> None:
         (http(ERROR_BODY, f"Content-Length: {len(ERROR_BODY)}"), "Content-Length"),
         (http(ERROR_BODY, "Content-Length: 3"), "Content-Length"),
         (http(ERROR_BODY, "Transfer-Encoding: chunked"), "Transfer-Encoding"),
-        (http(ERROR_BODY, status="42 X"), "status"),
+        (http(ERROR_BODY, status="42 secret"), "status"),
+        (http(ERROR_BODY, status="429 " + "secret" * 2000), "Got more than 8190 bytes when reading"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", ""),
     ],
 )
@@ -146,6 +147,7 @@ async def test_invalid_http_error_is_one_line_without_quoted_bytes(reply: bytes,
     assert detail in message
     assert "\n" not in message
     assert "b'" not in message
+    assert "secret" not in message
     assert error.sent
 
 

@@ -15,7 +15,7 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, TransferEncodingError
 
 from friendli_async._core.net.clock import timeout_error
 from friendli_async.errors import APIConnectionError, ConfigurationError
@@ -43,7 +43,9 @@ _TRUNCATED: Final = "Not enough data to satisfy "  # "... transfer length header
 # The message of a request whose connection was closed while it was being written.
 _NOT_WRITTEN: Final = "Can not write request body"
 # Bytes of the reply at the end of a line: they may be the value of a header, such as a cookie.
-_QUOTED: Final = r":? b['\"].*"
+_QUOTED: Final = r":? (?:bytearray\()?b['\"].*|(?<=Bad status line) ['\"].*"
+# What the pure-Python parser says of chunked framing; otherwise, its message is the line that should be a chunk's size.
+_OF_FRAMING: Final = rf"\A(?:Unexpected LF|Bad [\w-]+ line ending|Chunk size mismatch)|{_TRUNCATED}"
 _MAX_LENGTH: Final = 300
 # Statuses of a proxy that may differ on the next attempt.
 _TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)} - {HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED})
@@ -305,6 +307,8 @@ def describe(error: BaseException, peer: str = "the server") -> str:
     text = re.sub(_QUOTED, "", re.sub(_NOISE, "", str(error))).strip()
     if text == _NOT_WRITTEN:
         return f"{peer} closed the connection while the request was being sent"
+    if isinstance(error.__cause__, TransferEncodingError) and re.search(_OF_FRAMING, text) is None:
+        return "the size of a chunk is invalid"
     if isinstance(error, aiohttp.ClientPayloadError) and (inner := re.search(_WRAPPED, text)) is not None:
         if inner[1].startswith(_TRUNCATED):
             lost = re.search(_LOST, text)
