@@ -173,6 +173,9 @@ def test_choices_and_vectors_with_invalid_indexes_keep_their_order(wrong: Any) -
         ([{"text": "paid"}], "paid"),
         ([{"type": "text", "content": "paid"}], "paid"),
         (["paid ", 5], "paid 5"),
+        ([{"type": "text", "text": "paid"}, {"type": "text", "text": None}], "paid"),
+        ([{"type": "text", "text": "paid "}, {"type": "text", "text": True}], "paid true"),
+        ([{"type": "text", "text": {"value": "paid", "annotations": []}}], "paid"),  # of OpenAI's assistants
         ({"answer": "né"}, '{"answer":"né"}'),  # what the model wrote as JSON
         ([], ""),
     ],
@@ -192,9 +195,21 @@ def test_text_in_parts_is_joined(content: Any, text: str) -> None:
         assert reply.text == text, kind
 
 
-def test_thinking_in_parts_of_parts_is_the_reasoning() -> None:  # of Mistral
-    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "because"}]}
-    body = json.dumps({"choices": [{"message": {"content": [thinking, {"type": "text", "text": "paid"}]}}]}).encode()
+@pytest.mark.parametrize("field", ["content", "reasoning_content", "reasoning"])
+@pytest.mark.parametrize(
+    "thinking",
+    [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "because"}]},  # of Mistral
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "because"}]},
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "because"}]},
+        {"type": "message", "content": [{"type": "reasoning_text", "text": "because"}]},
+        {"type": "reasoning.text", "text": "because"},
+    ],
+)
+def test_thinking_in_parts_of_parts_is_the_reasoning(thinking: JSON, field: str) -> None:
+    message = {"content": [{"type": "text", "text": "paid"}]}
+    message[field] = [thinking, *message.get(field, [])]
+    body = json.dumps({"choices": [{"message": message}]}).encode()
     reply = decode_reply(body, msgspec.json.Decoder(ChatCompletion), ReplyHead(200))
     assert (reply.text, reply.reasoning) == ("paid", "because")
 

@@ -41,8 +41,12 @@ _DROPPABLE_WITHOUT_TEXT: Final = frozenset({"reasoning", "reasoning_content", "t
 _LIST_FIELDS: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "tool_calls"})
 # Of the content fields, those of text.
 _TEXT_FIELDS: Final = frozenset({"content", "reasoning", "reasoning_content", "text", "thinking"})
+# Those of an answer, whose thinking has a field of its own.
+_ANSWER_FIELDS: Final = frozenset({"content", "text"})
 # The fields that hold a list of parts, and the type of a text part.
 _PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text"}
+# The fields in which a part of a text has it.
+_PART_TEXTS: Final = ("thinking", "text", "content", "summary")
 _FINISH_REASONS: Final = frozenset({"finish_reason", "stop_reason"})
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 _MAX_SECONDS: Final = 1e11  # larger timestamps are in milliseconds
@@ -415,26 +419,32 @@ def _to_text(holder: Any, name: str, value: Any) -> str:
     if name in _TEXT_FIELDS:
         parts = [value] if as_object(value).keys() & _TEXT_FIELDS else as_list(value)
         if parts or value == []:
-            return _join_parts(holder, parts)
+            return _join_parts(holder, name, parts)
     if name in _FINISH_REASONS:
         return next((word for word in as_object(value).values() if isinstance(word, str)), "stop")
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def _join_parts(holder: Fields, parts: list[Any]) -> str:
-    """Joins the text of a list of parts; the text of thinking parts goes to ``reasoning_content`` of the holder."""
-    text, thinking = "", ""
+def _join_parts(holder: Fields, name: str, parts: list[Any]) -> str:
+    """Joins the text of a list of parts; in an answer, that of thinking parts goes to its ``reasoning_content``."""
+    text: list[str] = []
+    thinking: list[str] = [] if name in _ANSWER_FIELDS else text
+    _collect_texts(parts, text, thinking)
+    if thinking is not text and any(thinking) and not holder.get("reasoning_content"):
+        holder["reasoning_content"] = "".join(thinking)
+    return "".join(text)
+
+
+def _collect_texts(parts: list[Any], text: list[str], thinking: list[str]) -> None:
+    """Adds the texts of a list of parts to ``text``, and those inside of thinking parts to ``thinking``."""
     for part in parts:
         if isinstance(part, dict):
             fields = cast("Fields", part)
-            content: Any = fields.get("thinking", fields.get("text", fields.get("content", "")))
-            piece = _join_parts({}, cast("list[object]", content)) if isinstance(content, list) else f"{content}"
-            if fields.get("type") in {"thinking", "reasoning"}:
-                thinking += piece
-            else:
-                text += piece
+            content: Any = next((value for name in _PART_TEXTS if (value := fields.get(name)) is not None), "")
+            if is_object(content):  # {"value": "text", "annotations": []}
+                content = as_object(content).get("value", content)
+            inner = cast("list[object]", content) if isinstance(content, list) else [content]
+            is_thinking = f"{fields.get('type')}".startswith(("thinking", "reasoning"))
+            _collect_texts(inner, thinking if is_thinking else text, thinking)
         elif part is not None:
-            text += part if isinstance(part, str) else json.dumps(part)
-    if thinking and not holder.get("reasoning_content"):
-        holder["reasoning_content"] = thinking
-    return text
+            text.append(part if isinstance(part, str) else json.dumps(part))
