@@ -342,6 +342,24 @@ async def test_views_yield_once_what_is_in_items(
     assert (await ask(client).result()).text == "Hello there!"
 
 
+_TEXTS: Final = frozenset({"delta", "text", "arguments"})
+
+
+@pytest.mark.parametrize("stage", ["delta", "done"])
+async def test_null_text_costs_nothing_of_the_result(client: AsyncFriendli, server: FriendliServer, stage: str) -> None:
+    """It stands before each delta, or in place of each repetition of what the deltas have brought."""
+    bare = {"type": "response.completed", "response": {"id": "resp_1", "status": "completed"}}
+    events: list[dict[str, Any]] = []
+    for data in DATA[:-1]:
+        is_empty = data["type"].endswith(f".{stage}") and not _TEXTS.isdisjoint(data)
+        empty = [data | dict.fromkeys(_TEXTS)] if is_empty else []
+        events += empty if empty and stage == "done" else [*empty, data]
+    server.enqueue(script(*map(named, [*events, bare])))
+    result = await ask(client).result()
+    assert (result.text, result.reasoning) == ("Hello there!", "think harder")
+    assert result.tool_calls[0].function.arguments == CALL_ITEM["arguments"]
+
+
 UNTYPED: Final = {
     "refusal": {"type": "message", "content": [{"type": "refusal", "refusal": "I cannot"}]},
     "reasoning_summary_text": {"type": "reasoning", "summary": [{"type": "summary_text", "text": "I cannot"}]},

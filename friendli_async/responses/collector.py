@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
 
@@ -14,6 +14,7 @@ from friendli_async.replies import Partial, ReplyHead, partial_of
 from friendli_async.responses.events import (
     ContentPartAdded,
     ContentPartDone,
+    ItemEvent,
     KnownEvent,
     OfResponse,
     OutputItemAdded,
@@ -37,8 +38,20 @@ from friendli_async.streams.views import TextView
 __all__ = ["ResponseCollector", "ResponseStream", "Wording"]
 
 
-def _fill_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """Adds an empty ``output``: some engines start with little more than the id of the response."""
+_TEXTS: Final[dict[str, str]] = {
+    kind.__struct_config__.tag: text
+    for kind in get_args(ItemEvent)
+    for text in ("delta", "text", "arguments")
+    if text in kind.__struct_fields__
+}
+"""The field of the text of an event, by the event's type."""
+
+
+def _fill(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Makes a null text an empty one, and adds an empty ``output``: some engines start with little more than an id."""
+    text = _TEXTS.get(f"{fields.get('type')}") or _TEXTS.get(f"{name}")
+    if text in fields and fields[text] is None:
+        fields = {**fields, text: ""}
     response: Any = fields.get("response")
     if isinstance(response, dict) and cast("dict[str, Any]", response).get("output") is None:
         return {**fields, "response": {**response, "output": []}}
@@ -79,7 +92,7 @@ class ResponseCollector:
     """Accumulates the events of a response, even if an engine omits indexes or ids."""
 
     dialect: Dialect[ResponseEvent] = TaggedDialect(
-        KnownEvent, reporting=frozenset(get_args(Stages)), rewrite=_fill_output, failure_of=_failure_of
+        KnownEvent, reporting=frozenset(get_args(Stages)), rewrite=_fill, failure_of=_failure_of
     )
     add_texts: None = None
     may_end: bool = False  # the last event ends the stream at once, so nothing can end it later
