@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args, get_origin
 import msgspec
 
 from friendli_async._json import prepared, without_surrogates
+from friendli_async._lazy import LazyModule
 
 if TYPE_CHECKING:
-    from pydantic import GetJsonSchemaHandler, TypeAdapter
-    from pydantic_core import CoreSchema, SchemaSerializer
-    from pydantic_core.core_schema import PlainSerializerFunctionSerSchema
+    import pydantic
+    import pydantic_core
+else:
+    pydantic, pydantic_core = LazyModule("pydantic"), LazyModule("pydantic_core")
 
 
 class PydanticField:
@@ -29,7 +31,7 @@ class PydanticField:
         __struct_fields__: ClassVar[tuple[str, ...]]
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: object) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: object) -> pydantic_core.CoreSchema:
         from pydantic_core import core_schema
 
         kind = _prepared(source)  # with its arguments, if it is generic
@@ -67,12 +69,14 @@ class PydanticField:
             raise msgspec.ValidationError(f"Object missing required field `{field}`")
 
     @property
-    def __pydantic_serializer__(self) -> SchemaSerializer:
+    def __pydantic_serializer__(self) -> pydantic_core.SchemaSerializer:
         """Used by pydantic for a value whose type is not annotated, as in ``-> dict[str, Any]``."""
         return _serializer()
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        cls, core: pydantic_core.CoreSchema, handler: pydantic.GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         def schema_of(kind: object) -> dict[str, Any]:
             schema: dict[str, Any] = _adapter(kind).json_schema(ref_template="{model}", mode=handler.mode)
             inlined: dict[str, Any] = _inline_refs(schema, schema.pop("$defs", {}), ())
@@ -87,13 +91,13 @@ class PydanticField:
 class _StandIn(type):
     """Metaclass of stand-ins: msgspec checks the class of what a hook returns."""
 
-    adapter: TypeAdapter[Any]
+    adapter: pydantic.TypeAdapter[Any]
 
     def __instancecheck__(cls, instance: object) -> bool:
         return True
 
 
-def stand_in(name: str, adapter: TypeAdapter[Any]) -> Any:
+def stand_in(name: str, adapter: pydantic.TypeAdapter[Any]) -> Any:
     """Returns a class that stands for a type that pydantic has to validate, with the methods of a model.
 
     msgspec ignores the type's constraints, or rejects it, such as a union of models. To msgspec, the class is an
@@ -120,20 +124,20 @@ def _prepared(source: Any) -> Any:
     return source
 
 
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return kind.adapter if isinstance(kind, _StandIn) else TypeAdapter(kind)
 
 
-def _serialization() -> PlainSerializerFunctionSerSchema:
+def _serialization() -> pydantic_core.core_schema.PlainSerializerFunctionSerSchema:
     from pydantic_core import core_schema
 
     return core_schema.plain_serializer_function_ser_schema(as_json)
 
 
 @cache
-def _serializer() -> SchemaSerializer:
+def _serializer() -> pydantic_core.SchemaSerializer:
     from pydantic_core import SchemaSerializer, core_schema
 
     return SchemaSerializer(core_schema.any_schema(serialization=_serialization()))

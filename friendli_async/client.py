@@ -12,6 +12,7 @@ from friendli_async._core.protocol import Deployment
 from friendli_async._core.secret import masked, masked_values
 from friendli_async._core.settings import ClientOptions, NoOptions, Settings, Token, check_proxy, unknown_option
 from friendli_async._hints import Hinted
+from friendli_async._lazy import LazyModule
 from friendli_async.audio import Audio, ContainerAudio
 from friendli_async.billing import TeamCost, TeamUsage
 from friendli_async.chat.render import ChatRender
@@ -36,9 +37,12 @@ from friendli_async.usage_limit import UsageLimit
 if TYPE_CHECKING:
     import ssl as ssl_module
 
-    from friendli_async._core.engine import Engine
-    from friendli_async._core.net.transport import Session
+    from friendli_async._core import engine as engine_module
+    from friendli_async._core.net import transport as transport_module
     from friendli_async._core.runtime import Runtime
+else:
+    ssl_module, engine_module = LazyModule("ssl"), LazyModule("friendli_async._core.engine")
+    transport_module = LazyModule("friendli_async._core.net.transport")
 
 __all__ = ["AsyncFriendli", "ClientOptions", "Container", "Dedicated", "DeploymentName", "Serverless", "Token"]
 
@@ -54,7 +58,7 @@ _DEPLOYMENTS: Final = {
 class Serverless(Hinted):
     """Models of Friendli's catalogue: ``client.serverless``."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: engine_module.Engine) -> None:
         self.audio: Final = Audio(engine)
         self.chat: Final = Chat(engine)
         self.chat_render: Final = ChatRender(engine)
@@ -105,7 +109,7 @@ class Serverless(Hinted):
 class Dedicated(Hinted):
     """Your own endpoints on Friendli's hardware: ``client.dedicated``."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: engine_module.Engine) -> None:
         self.endpoint: Final = Endpoints(engine)
         engine = engine.with_recovery(Waker(engine))
         self.audio: Final = Audio(engine)
@@ -123,7 +127,7 @@ class Dedicated(Hinted):
 class Container(Hinted):
     """A self-hosted engine: ``client.container``. It needs no token, and has no teams."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: engine_module.Engine) -> None:
         self.audio: Final = ContainerAudio(engine)
         self.chat: Final = ContainerChat(engine)
         self.completions: Final = ContainerCompletions(engine)
@@ -193,7 +197,7 @@ class AsyncFriendli(Hinted):
         usage_limit: UsageLimit | None = None,
         proxy: str | None = None,
         ssl: ssl_module.SSLContext | bool | None = None,
-        session: Session | None = None,
+        session: transport_module.Session | None = None,
         **others: Unpack[NoOptions],
     ) -> None:
         token, proxy, headers = masked(token), masked(proxy), masked(headers)
@@ -324,7 +328,7 @@ def _create_runtime(
     max_connections: int,
     proxy: str | None,
     ssl: ssl_module.SSLContext | bool | None,
-    session: Session | None,
+    session: transport_module.Session | None,
 ) -> Runtime:
     """Creates the runtime. Imports the core, aiohttp and tenacity: not at import time, and never during a request."""
     from friendli_async._core.net.tls import default_tls  # first: see that module

@@ -34,12 +34,15 @@ from friendli_async._core.body.json_values import encode_body
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, open_in_thread, source_of
 from friendli_async._core.loops import running_loop
 from friendli_async._core.resource import ANYTHING, Resource, operation
+from friendli_async._lazy import LazyModule
 from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIConnectionError, ArgumentError, ResponseDecodeError
 from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import pathlib
+else:
+    pathlib = LazyModule("pathlib")
 
 __all__ = ["Content", "DownloadURL", "FileInfo", "FileUpload", "Files", "Progress", "UploadedFile"]
 
@@ -189,7 +192,7 @@ class _FileSink:
             self._progress(self._written, self.size)
 
 
-def _check_destination(path: Path) -> None:
+def _check_destination(path: pathlib.Path) -> None:
     """Rejects what the downloaded file could not replace, before it is downloaded.
 
     Raises:
@@ -291,7 +294,9 @@ class Files(Resource):
         await self.complete_upload(announced.file_id)
         return UploadedFile(id=announced.file_id, name=name, size=size, digest=digest)
 
-    async def download(self, file_id: str, to: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
+    async def download(
+        self, file_id: str, to: str | os.PathLike[str], *, progress: Progress | None = None
+    ) -> pathlib.Path:
         """Downloads a file's content.
 
         The content is written to a temporary file in the same folder, which replaces the destination once complete.
@@ -310,10 +315,8 @@ class Files(Resource):
             APIConnectionError: The download was interrupted, or does not match the uploaded file.
             OSError: The file cannot be written. Nothing was sent if the path is that of a folder, or too long.
         """
-        from pathlib import Path
-
         check_plain(progress, "progress", "two numbers of bytes")
-        destination = Path(to)
+        destination = pathlib.Path(to)
         if not destination.name:
             raise ArgumentError(f"{os.fspath(to)!r} has no file name", "to")
         await in_thread(_check_destination, destination)

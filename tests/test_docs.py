@@ -241,6 +241,7 @@ def public_modules() -> list[str]:
         "_help",
         "_hints",
         "_json",
+        "_lazy",
         "_locks",
         "_pydantic",
         "_version",

@@ -33,6 +33,7 @@ LAYERS: Final = (
         "_help",
         "_hints",
         "_json",
+        "_lazy",
         "_locks",
         "_pydantic",
         "_version",

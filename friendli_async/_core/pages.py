@@ -12,11 +12,14 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, as_mapping, encode_query, path_parameters
 from friendli_async._core.protocol import Operation
+from friendli_async._lazy import LazyModule
 from friendli_async.errors import ArgumentError, ResponseDecodeError
 from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core import engine as engine_module
+else:
+    engine_module = LazyModule("friendli_async._core.engine")
 
 __all__ = ["ItemIterator", "Listing", "PageFormat", "PageIterator", "Pages"]
 
@@ -46,7 +49,7 @@ class Listing(msgspec.Struct, Generic[T, P], frozen=True, eq=False):
 
     def of(
         self,
-        engine: Engine,
+        engine: engine_module.Engine,
         required: Mapping[str, object],
         options: Mapping[str, object],
         **path: str,
@@ -79,7 +82,9 @@ class Pages(Generic[T, P]):
     tasks wait for the same iterator at the same time, one gets a ``RuntimeError``.
     """
 
-    def __init__(self, engine: Engine, listing: Listing[T, P], arguments: Arguments, start: str | None) -> None:
+    def __init__(
+        self, engine: engine_module.Engine, listing: Listing[T, P], arguments: Arguments, start: str | None
+    ) -> None:
         self._engine = engine
         self._listing = listing
         self._arguments = arguments

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from friendli_async._core.protocol import Operation
 from friendli_async._hints import Hinted
+from friendli_async._lazy import LazyModule, TypeForm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from typing_extensions import TypeForm  # type checkers know it: nothing to install
-
-    from friendli_async._core.engine import Engine
+    from friendli_async._core import engine as engine_module
     from friendli_async.errors import APIStatusError
     from friendli_async.replies import ReplyHead
+else:
+    engine_module = LazyModule("friendli_async._core.engine")
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ ANYTHING: Final[TypeForm[Any]] = Any
 class Resource(Hinted):
     """A group of operations of one deployment."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: engine_module.Engine) -> None:
         self._engine = engine
 
 

@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import AsyncGeneratorType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar, overload
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from friendli_async._callables import check_plain
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop, wait_done, wait_ended
 from friendli_async._core.work import Scope
+from friendli_async._lazy import TypeForm
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, plain_key
 from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, RejectedError, is_overload, is_rejection
@@ -29,9 +30,6 @@ from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
 from friendli_async.bulk.sending import RowSender, RunState
 from friendli_async.options import is_count, plain_number
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeForm  # of the type checkers, nothing to install
 
 __all__ = ["Run", "run_all"]
 

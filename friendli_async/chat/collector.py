@@ -18,6 +18,7 @@ from friendli_async._core.events.decoding import (
 from friendli_async._core.lenient import correct_usage, is_blank_usage
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._json import is_json_object
+from friendli_async._lazy import LazyModule
 from friendli_async.chat.replies import (
     ChatChoice,
     ChatChunk,
@@ -35,8 +36,10 @@ from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
+    from friendli_async.chat import tool_calls as tool_calls_module
     from friendli_async.chat.incremental_json import JSONReader
-    from friendli_async.chat.tool_calls import ToolCallView
+else:
+    tool_calls_module = LazyModule("friendli_async.chat.tool_calls")
 
 __all__: list[str] = ["ChatCollector", "ChoiceParts", "ChoicesCollector", "ChoicesDialect"]
 __all__ += ["ChatStream", "CompletionStream"]
@@ -558,11 +561,9 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
         """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""
         return TextView(self, lambda event: event.reasoning if isinstance(event, ChatChunk) else "")
 
-    def tool_calls(self) -> ToolCallView:
+    def tool_calls(self) -> tool_calls_module.ToolCallView:
         """Returns a view of choice 0's tool calls, each as soon as it is complete."""
-        from friendli_async.chat.tool_calls import ToolCallView
-
-        return ToolCallView(self)
+        return tool_calls_module.ToolCallView(self)
 
     @property
     def _received(self) -> ChatCollector:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, overloa
 import msgspec
 
 from friendli_async._core.held import Held
+from friendli_async._lazy import LazyModule, TypeForm
 from friendli_async.chat.faults import describe_faults
 from friendli_async.chat.incremental_json import ElementTexts, JSONError, JSONReader
 from friendli_async.chat.output import MismatchError, Output, OutputAPI, output_of
@@ -19,9 +20,9 @@ from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import ValueView
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeForm  # of the type checkers, nothing to install
-
-    from friendli_async._core.engine import StreamOpening
+    from friendli_async._core import engine as engine_module
+else:
+    engine_module = LazyModule("friendli_async._core.engine")
 
 __all__ = ["ItemView", "OutputStream", "SnapshotView"]
 
@@ -49,7 +50,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 
     _api: ClassVar[OutputAPI[Any]]
 
-    def __init__(self, opening: StreamOpening[E, R, U], output: Output[V]) -> None:
+    def __init__(self, opening: engine_module.StreamOpening[E, R, U], output: Output[V]) -> None:
         super().__init__(opening)
         self._output = output
         self._pick = self._text_extractor()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource
+from friendli_async._lazy import LazyModule, TypeForm
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import (
     COMPLETE,
@@ -29,11 +30,11 @@ from friendli_async.chat.inputs import (
 from friendli_async.chat.replies import ChatCompletion
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeForm  # of the type checkers, nothing to install
-
     from friendli_async._core.reporting import RunReporter
-    from friendli_async.chat.run import ParsedRun, Run
-    from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
+    from friendli_async.chat import run as run_module
+    from friendli_async.chat import structured
+else:
+    run_module, structured = LazyModule("friendli_async.chat.run"), LazyModule("friendli_async.chat.structured")
 
 __all__ = ["Chat", "ContainerChat", "ContainerParsing", "Parsing"]
 
@@ -57,16 +58,16 @@ class Parsing(Resource):
     @overload
     async def parse(
         self, type: TypeForm[T], /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> ParsedCompletion[T]: ...
+    ) -> structured.ParsedCompletion[T]: ...
 
     @overload
     async def parse(
         self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> ParsedCompletion[Any]: ...
+    ) -> structured.ParsedCompletion[Any]: ...
 
     async def parse(
         self, type: Any = ..., /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> ParsedCompletion[Any]:
+    ) -> structured.ParsedCompletion[Any]:
         """Generates an answer, parses it as a value of a type, and returns the completion.
 
         The type's schema is sent to the server, and the answer is validated against the type here, whether or not the
@@ -88,16 +89,16 @@ class Parsing(Resource):
     @overload
     def parse_stream(
         self, type: TypeForm[T], /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedChatStream[T]: ...
+    ) -> structured.ParsedChatStream[T]: ...
 
     @overload
     def parse_stream(
         self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedChatStream[Any]: ...
+    ) -> structured.ParsedChatStream[Any]: ...
 
     def parse_stream(
         self, type: Any = ..., /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedChatStream[Any]:
+    ) -> structured.ParsedChatStream[Any]:
         """Generates an answer that is a value of a type, and streams it. The request is sent on first use.
 
         Args:
@@ -120,16 +121,16 @@ class ContainerParsing(Parsing):
     @overload
     async def parse(
         self, type: TypeForm[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> ParsedCompletion[T]: ...
+    ) -> structured.ParsedCompletion[T]: ...
 
     @overload
     async def parse(
         self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> ParsedCompletion[Any]: ...
+    ) -> structured.ParsedCompletion[Any]: ...
 
     async def parse(
         self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> ParsedCompletion[Any]:
+    ) -> structured.ParsedCompletion[Any]:
         """Generates and parses an answer; see ``Parsing.parse``. ``model`` selects an adapter route."""
         from friendli_async.chat.structured import OUTPUT
 
@@ -144,16 +145,16 @@ class ContainerParsing(Parsing):
         model: str | None = None,
         messages: Messages,
         **options: Unpack[ParseStreamOptions],
-    ) -> ParsedChatStream[T]: ...
+    ) -> structured.ParsedChatStream[T]: ...
 
     @overload
     def parse_stream(
         self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedChatStream[Any]: ...
+    ) -> structured.ParsedChatStream[Any]: ...
 
     def parse_stream(
         self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedChatStream[Any]:
+    ) -> structured.ParsedChatStream[Any]:
         """Streams a structured answer; see ``Parsing.parse_stream``. ``model`` selects an adapter route."""
         from friendli_async.chat.structured import OUTPUT, ParsedChatStream
 
@@ -200,7 +201,9 @@ class Chat(Parsing):
         """
         return self._stream({"model": model, "messages": messages}, options)
 
-    def run(self, *, model: str, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]) -> Run:
+    def run(
+        self, *, model: str, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]
+    ) -> run_module.Run:
         """Lets the model call tools that run in this process, and continue from their results until it is done.
 
         Args:
@@ -229,7 +232,7 @@ class Chat(Parsing):
         messages: Messages,
         tools: Sequence[LocalTool],
         **options: Unpack[ParseRunOptions],
-    ) -> ParsedRun[T]: ...
+    ) -> run_module.ParsedRun[T]: ...
 
     @overload
     def parse_run(
@@ -241,7 +244,7 @@ class Chat(Parsing):
         messages: Messages,
         tools: Sequence[LocalTool],
         **options: Unpack[ParseRunOptions],
-    ) -> ParsedRun[Any]: ...
+    ) -> run_module.ParsedRun[Any]: ...
 
     def parse_run(
         self,
@@ -252,7 +255,7 @@ class Chat(Parsing):
         messages: Messages,
         tools: Sequence[LocalTool],
         **options: Unpack[ParseRunOptions],
-    ) -> ParsedRun[Any]:
+    ) -> run_module.ParsedRun[Any]:
         """Lets the model call tools as ``run`` does, until it gives its answer as a value of a type.
 
         The model answers by calling one more tool, ``final_answer``, whose arguments have the type's schema. By
@@ -275,14 +278,17 @@ class Chat(Parsing):
 
     def _parse_run(
         self, kind: Any, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, Any]
-    ) -> ParsedRun[Any]:
+    ) -> run_module.ParsedRun[Any]:
         from friendli_async.chat.answer_tool import AnswerTool
         from friendli_async.chat.run_arguments import create_run
 
         make_answer = partial(AnswerTool, kind)
-        return cast("ParsedRun[Any]", create_run(self._engine, self._stream, required, tools, options, make_answer))
+        run = create_run(self._engine, self._stream, required, tools, options, make_answer)
+        return cast("run_module.ParsedRun[Any]", run)
 
-    def _run(self, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, object]) -> Run:
+    def _run(
+        self, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, object]
+    ) -> run_module.Run:
         from friendli_async.chat.run_arguments import create_run  # loaded only if tools are run
 
         return create_run(self._engine, self._stream, required, tools, options)
@@ -315,7 +321,7 @@ class ContainerChat(ContainerParsing, Chat):
 
     def run(
         self, *, model: str | None = None, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]
-    ) -> Run:
+    ) -> run_module.Run:
         """Runs a chat with local tools; see ``Chat.run``. ``model`` selects an adapter route."""
         return self._run({**without_none(model=model), "messages": messages}, tools, options)
 
@@ -329,7 +335,7 @@ class ContainerChat(ContainerParsing, Chat):
         messages: Messages,
         tools: Sequence[LocalTool],
         **options: Unpack[ParseRunOptions],
-    ) -> ParsedRun[T]: ...
+    ) -> run_module.ParsedRun[T]: ...
 
     @overload
     def parse_run(
@@ -341,7 +347,7 @@ class ContainerChat(ContainerParsing, Chat):
         messages: Messages,
         tools: Sequence[LocalTool],
         **options: Unpack[ParseRunOptions],
-    ) -> ParsedRun[Any]: ...
+    ) -> run_module.ParsedRun[Any]: ...
 
     def parse_run(
         self,
@@ -352,6 +358,6 @@ class ContainerChat(ContainerParsing, Chat):
         messages: Messages,
         tools: Sequence[LocalTool],
         **options: Unpack[ParseRunOptions],
-    ) -> ParsedRun[Any]:
+    ) -> run_module.ParsedRun[Any]:
         """Runs a chat with local tools for a value; see ``Chat.parse_run``. ``model`` selects an adapter route."""
         return self._parse_run(type, {**without_none(model=model), "messages": messages}, tools, options)

@@ -16,8 +16,9 @@ from friendli_async._core.loops import is_current, running_loop
 from friendli_async._core.reporting import RunReporter, finish_reasons_of
 from friendli_async._core.work import Work
 from friendli_async._help import document_fields
+from friendli_async._lazy import LazyModule
 from friendli_async._pydantic import PydanticField
-from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls
 from friendli_async.chat.tool_loop import RunEvent, ToolRunner, TurnEnded
@@ -32,10 +33,10 @@ from friendli_async.errors import (
 from friendli_async.replies import HasValue, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
-    from friendli_async.chat.answer_tool import AnswerTool
-    from friendli_async.chat.collector import ChatStream
+    from friendli_async.chat import answer_tool
     from friendli_async.chat.inputs import Conversation
 else:
+    answer_tool = LazyModule("friendli_async.chat.answer_tool")
     # What the messages of a result are, and what msgspec can decode, so that a checkpoint can restore results.
     Conversation = list[dict[str, Any]]
 
@@ -132,7 +133,7 @@ class Run:
         runner: ToolRunner,
         reporter: RunReporter,
         begin_work: Callable[[Work], None],
-        answer: AnswerTool | None,
+        answer: answer_tool.AnswerTool | None,
     ) -> None:
         self._answer = answer
         self._transcript = transcript

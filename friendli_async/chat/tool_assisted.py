@@ -19,6 +19,7 @@ from friendli_async._core.events.decoding import Dialect
 from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
 from friendli_async._json import encode_json, prepared
+from friendli_async._lazy import LazyModule
 from friendli_async.chat.collector import ChatCollector, ChoicesDialect, CompletionStream
 from friendli_async.chat.inputs import (
     CHECKS,
@@ -37,7 +38,9 @@ from friendli_async.errors import ArgumentError
 from friendli_async.replies import Usage, Value, always_encoded
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core import engine as engine_module
+else:
+    engine_module = LazyModule("friendli_async._core.engine")
 
 __all__: list[str] = ["BuiltInToolName", "ToolStatus", "ToolStatusError", "ToolStatusFile", "ToolStatusParameter"]
 __all__ += ["ToolAssistedChat", "ToolAssistedChatOptions", "ToolAssistedEvent", "ToolAssistedStream"]
@@ -233,7 +236,7 @@ class ToolAssistedChat(Resource):
         return _create_stream(self._engine, arguments, requested_choices(options))
 
 
-def _create_stream(engine: Engine, arguments: Arguments, n: int) -> ToolAssistedStream:
+def _create_stream(engine: engine_module.Engine, arguments: Arguments, n: int) -> ToolAssistedStream:
     return ToolAssistedStream(engine.opening(_COMPLETE, arguments, lambda: ToolAssistedCollector(n)))
 
 
@@ -256,7 +259,7 @@ class ToolAssistedCall:
     ``stream: False`` in the body, returns the ``ChatCompletion``.
     """
 
-    def __init__(self, engine: Engine, body: Mapping[str, object]) -> None:
+    def __init__(self, engine: engine_module.Engine, body: Mapping[str, object]) -> None:
         check_values(body, _Body, _BODY)
         body = as_mapping(body)
         streams = to_builtins(body.get("stream")) is not False

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from friendli_async._core.events.decoding import is_finish_reason
+from friendli_async._lazy import LazyModule
 from friendli_async.chat.replies import ChatChunk
 from friendli_async.replies import ToolCall
 from friendli_async.streams.views import View
 
 if TYPE_CHECKING:
-    from friendli_async.chat.collector import ChatCollector, CompletionStream
+    from friendli_async.chat import collector as collector_module
+else:  # which imports this module
+    collector_module = LazyModule("friendli_async.chat.collector")
 
 __all__ = ["ToolCallView"]
 
@@ -31,7 +34,7 @@ class CompleteToolCalls:
         self.has_finished: bool = False
         """Whether the finish reason has arrived."""
 
-    def after(self, event: object, collector: ChatCollector) -> Iterator[ToolCall]:
+    def after(self, event: object, collector: collector_module.ChatCollector) -> Iterator[ToolCall]:
         """Yields the calls that an event has completed; the collector has the tool calls of all events so far."""
         if not isinstance(event, ChatChunk):
             return
@@ -58,9 +61,9 @@ class ToolCallView(View[ToolCall]):
     The view reads the stream's events; closing it closes the stream.
     """
 
-    _stream: CompletionStream[Any]
+    _stream: collector_module.CompletionStream[Any]
 
-    def __init__(self, stream: CompletionStream[Any]) -> None:
+    def __init__(self, stream: collector_module.CompletionStream[Any]) -> None:
         super().__init__(stream)
         self._complete_calls = CompleteToolCalls()
         self._ready: deque[ToolCall] = deque()

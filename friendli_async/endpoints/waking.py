@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from friendli_async._core.body.arguments import Arguments
+from friendli_async._lazy import LazyModule
 from friendli_async.endpoints.resource import POLL_INTERVAL, WAIT_TIMEOUT, Endpoints, wait_for_state
 from friendli_async.errors import APIStatusError, FriendliError
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core import engine as engine_module
+else:
+    engine_module = LazyModule("friendli_async._core.engine")
 
 __all__ = ["Waker"]
 
@@ -27,7 +30,7 @@ class Waker:
     Otherwise the error message only mentions its state.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: engine_module.Engine) -> None:
         self._engine = engine
         self._wake = engine.settings.wake
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl as ssl_module
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts, UsageLimit
 from friendli_async._json import encode_json, replace_surrogates
+from friendli_async._lazy import LazyModule
 from friendli_async._pydantic import PydanticField, as_json
 from friendli_async.asgi import SSEResponse, drain_on_shutdown, error_body, error_status
 from friendli_async.asgi.disconnect import run_until_disconnect
@@ -34,6 +36,7 @@ from friendli_async.errors import ArgumentError, FriendliError, UnknownArgumentE
 from friendli_async.options import check_seconds
 
 try:
+    from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, HTTPConnection, Request
     from starlette.responses import Response
@@ -48,11 +51,9 @@ with suppress(ImportError):  # Starlette alone
     encoders_by_class_tuples[as_json] = (PydanticField,)
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
-
-    from starlette.applications import Starlette
-
-    from friendli_async._core.net.transport import Session
+    from friendli_async._core.net import transport
+else:
+    transport = LazyModule("friendli_async._core.net.transport")
 
 __all__ = ["ClientDisconnected", "FriendliResponse", "LifespanOptions", "client_of", "get_client"]
 __all__ += ["install_error_handlers", "lifespan", "while_connected"]
@@ -188,7 +189,7 @@ class LifespanOptions(TypedDict, total=False):
     usage_limit: UsageLimit | None
     proxy: str | None
     ssl: ssl_module.SSLContext | bool | None
-    session: Session | None
+    session: transport.Session | None
 
 
 def lifespan(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource
+from friendli_async._lazy import LazyModule, TypeForm
 from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.inputs import (
     CREATE,
@@ -24,9 +25,9 @@ from friendli_async.responses.inputs import (
 from friendli_async.responses.replies import Response
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeForm  # of the type checkers, nothing to install
-
-    from friendli_async.responses.structured import ParsedResponse, ParsedResponseStream
+    from friendli_async.responses import structured
+else:
+    structured = LazyModule("friendli_async.responses.structured")
 
 __all__ = ["ContainerResponseParsing", "ContainerResponses", "ResponseParsing", "Responses"]
 
@@ -50,16 +51,16 @@ class ResponseParsing(Resource):
     @overload
     async def parse(
         self, type: TypeForm[T], /, *, model: str, input: Input, **options: Unpack[ParseOptions]
-    ) -> ParsedResponse[T]: ...
+    ) -> structured.ParsedResponse[T]: ...
 
     @overload
     async def parse(
         self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseOptions]
-    ) -> ParsedResponse[Any]: ...
+    ) -> structured.ParsedResponse[Any]: ...
 
     async def parse(
         self, type: Any = ..., /, *, model: str, input: Input, **options: Unpack[ParseOptions]
-    ) -> ParsedResponse[Any]:
+    ) -> structured.ParsedResponse[Any]:
         """Generates a response and parses its text into a value of a type.
 
         The request contains the type's schema. The client validates the answer against the type, even if the server
@@ -81,16 +82,16 @@ class ResponseParsing(Resource):
     @overload
     def parse_stream(
         self, type: TypeForm[T], /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedResponseStream[T]: ...
+    ) -> structured.ParsedResponseStream[T]: ...
 
     @overload
     def parse_stream(
         self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedResponseStream[Any]: ...
+    ) -> structured.ParsedResponseStream[Any]: ...
 
     def parse_stream(
         self, type: Any = ..., /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedResponseStream[Any]:
+    ) -> structured.ParsedResponseStream[Any]:
         """Streams a response whose text is a value of a type. The request is sent on first use.
 
         Args:
@@ -113,16 +114,16 @@ class ContainerResponseParsing(ResponseParsing):
     @overload
     async def parse(
         self, type: TypeForm[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
-    ) -> ParsedResponse[T]: ...
+    ) -> structured.ParsedResponse[T]: ...
 
     @overload
     async def parse(
         self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
-    ) -> ParsedResponse[Any]: ...
+    ) -> structured.ParsedResponse[Any]: ...
 
     async def parse(
         self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
-    ) -> ParsedResponse[Any]:
+    ) -> structured.ParsedResponse[Any]:
         """Generates a value; see ``ResponseParsing.parse``. ``model`` selects an adapter route."""
         from friendli_async.responses.structured import OUTPUT
 
@@ -131,16 +132,16 @@ class ContainerResponseParsing(ResponseParsing):
     @overload
     def parse_stream(
         self, type: TypeForm[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedResponseStream[T]: ...
+    ) -> structured.ParsedResponseStream[T]: ...
 
     @overload
     def parse_stream(
         self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedResponseStream[Any]: ...
+    ) -> structured.ParsedResponseStream[Any]: ...
 
     def parse_stream(
         self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> ParsedResponseStream[Any]:
+    ) -> structured.ParsedResponseStream[Any]:
         """Streams a value; see ``ResponseParsing.parse_stream``. ``model`` selects an adapter route."""
         from friendli_async.responses.structured import OUTPUT, ParsedResponseStream
 

@@ -13,6 +13,7 @@ from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.loops import running_loop
 from friendli_async._core.secret import token_of, without_token_bytes
+from friendli_async._lazy import LazyModule
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Partial, Timing, attach_meta
 from friendli_async.streams.stop_conditions import predicate_on_text
@@ -20,8 +21,10 @@ from friendli_async.streams.tee import Branch, Fanout, Slow
 from friendli_async.streams.views import RawView, TextView
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import StreamOpening
+    from friendli_async._core import engine as engine_module
     from friendli_async._core.work import Work
+else:
+    engine_module = LazyModule("friendli_async._core.engine")
 
 __all__ = ["AssembledStream", "EventStream"]
 
@@ -70,7 +73,7 @@ class EventStream(Generic[E]):
         "_waiting",
     )
 
-    def __init__(self, opening: StreamOpening[E, Any, Any]) -> None:
+    def __init__(self, opening: engine_module.StreamOpening[E, Any, Any]) -> None:
         self._opening = opening
         self._open: OpenStream[E, Any, Any] | None = None
         self._ready: deque[E] | None = None  # the open stream's queue, for the fast path of iteration
@@ -493,10 +496,10 @@ class AssembledStream(EventStream[E], Generic[E, R, U]):
 
     __slots__ = ("_result",)
 
-    _opening: StreamOpening[E, R, U]
+    _opening: engine_module.StreamOpening[E, R, U]
     _open: OpenStream[E, R, U] | None
 
-    def __init__(self, opening: StreamOpening[E, R, U]) -> None:
+    def __init__(self, opening: engine_module.StreamOpening[E, R, U]) -> None:
         super().__init__(opening)
         self._result: R | None = None
 

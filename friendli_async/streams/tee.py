@@ -13,19 +13,22 @@ them is finalized when its last reference is dropped.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar, get_args
 
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop
+from friendli_async._lazy import LazyModule
 from friendli_async.errors import ArgumentError, FriendliError, StreamInterruptedError
 from friendli_async.options import is_count, plain_number
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
-    from friendli_async.streams.stream import EventStream
+    from friendli_async.streams import stream as stream_module
+else:
+    asyncio, stream_module = LazyModule("asyncio"), LazyModule("friendli_async.streams.stream")
 
 __all__ = ["Branch", "BranchOverrunError", "Fanout", "Slow"]
 
@@ -166,7 +169,7 @@ class Branch(Generic[E]):
 
     __slots__ = ("__weakref__", "_buffer", "_error", "_fanout", "_has_ended", "_stream")
 
-    def __init__(self, stream: EventStream[E], fanout: Fanout[E], buffer: _Buffer[E]) -> None:
+    def __init__(self, stream: stream_module.EventStream[E], fanout: Fanout[E], buffer: _Buffer[E]) -> None:
         self._stream = stream
         self._fanout = fanout
         self._buffer = buffer
@@ -326,7 +329,7 @@ class Branch(Generic[E]):
 
 
 def _close_branch(
-    stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any], end: Callable[[str], None]
+    stream: stream_module.EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any], end: Callable[[str], None]
 ) -> None:
     """Closes a branch; the last one closes the stream, by calling ``end``."""
     if buffer.closed:
@@ -344,7 +347,7 @@ def _close_branch(
         end("all branches of the stream were closed")
 
 
-def _drop_branch(stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
+def _drop_branch(stream: stream_module.EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
     """Closes a branch whose last reference is gone, from any thread, with or without a running loop."""
     loop = fanout.loop
     if loop is None:  # no branch has ever waited

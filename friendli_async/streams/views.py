@@ -6,10 +6,13 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from friendli_async._core.text import split_surrogate
+from friendli_async._lazy import LazyModule
 
 if TYPE_CHECKING:
-    from friendli_async.streams.stream import EventStream
-    from friendli_async.streams.tee import Branch
+    from friendli_async.streams import stream as stream_module
+    from friendli_async.streams import tee
+else:  # which import this module
+    stream_module, tee = LazyModule("friendli_async.streams.stream"), LazyModule("friendli_async.streams.tee")
 
 __all__ = ["RawView", "TextView", "ValueView", "View"]
 
@@ -19,7 +22,7 @@ T_co = TypeVar("T_co", covariant=True)
 class View(Generic[T_co]):
     """A way to read a stream or a branch; closing the view closes the stream or the branch."""
 
-    def __init__(self, stream: EventStream[Any] | Branch[Any]) -> None:
+    def __init__(self, stream: stream_module.EventStream[Any] | tee.Branch[Any]) -> None:
         self._stream = stream
 
     def __aiter__(self) -> Self:
@@ -46,7 +49,7 @@ class TextView(View[str]):
     It consumes the events, and closing it closes the stream or the branch.
     """
 
-    def __init__(self, stream: EventStream[Any] | Branch[Any], pick: Callable[[Any], str]) -> None:
+    def __init__(self, stream: stream_module.EventStream[Any] | tee.Branch[Any], pick: Callable[[Any], str]) -> None:
         super().__init__(stream)
         self._pick = pick
         self._high_surrogate = ""  # of a surrogate pair that is split between two tokens
@@ -78,7 +81,7 @@ class RawView(View[bytes]):
     No piece is empty, and a piece need not end at an event boundary.
     """
 
-    def __init__(self, stream: EventStream[Any], read: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
+    def __init__(self, stream: stream_module.EventStream[Any], read: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
         super().__init__(stream)
         self._read = read
 

@@ -1,0 +1,31 @@
+"""What annotations name, without importing it: modules that are not loaded with the library, and ``TypeForm``.
+
+``typing.get_type_hints`` and ``inspect.signature(..., eval_str=True)``, and with them FastAPI, pydantic, beartype and
+containers for dependency injection, evaluate an annotation with the names that its module has at run time. There, a
+name that is imported for type checkers only does not exist.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # type checkers know it: nothing to install
+else:
+    TypeForm = type[TypeVar("T")] | Any  # any object stands for a type, such as `list[int]`
+
+__all__ = ["LazyModule", "TypeForm"]
+
+
+class LazyModule(ModuleType):
+    """Stands for a module in annotations, and imports it when one of them is evaluated.
+
+    Type checkers see the import itself, which stands under ``TYPE_CHECKING``.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # asked of every value of a module, for example by doctest
+            raise AttributeError(f"module {self.__name__!r} is not imported for {name!r}")
+        return getattr(import_module(self.__name__), name)
