@@ -1,4 +1,4 @@
-"""Support for pydantic: replies and inputs as its fields, and so in the routes of FastAPI; its models as JSON.
+"""Support for pydantic: replies, inputs and options as its fields, and so in the routes of FastAPI; its models as JSON.
 
 This module does not import pydantic: it is loaded by whatever has a model, or asks for a schema.
 """
@@ -116,6 +116,8 @@ def _prepared(source: Any) -> Any:
         prepared(source)
         msgspec.json.schema_components([source])
     except TypeError:
+        if not get_args(source):  # msgspec decodes it, but has no schema of a field, such as a callback
+            return prepared(source)
         try:
             adapter = TypeAdapter(*get_args(source))
         except PydanticUserError:  # a model inside of a struct

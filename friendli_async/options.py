@@ -14,6 +14,7 @@ import msgspec
 from friendli_async._callables import is_async
 from friendli_async._help import document_fields
 from friendli_async._hints import field_hint
+from friendli_async._pydantic import PydanticField
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import Attempt
 
@@ -106,7 +107,7 @@ class _HintingMeta(msgspec.StructMeta):
             raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {unknown[0]!r}{hint}")
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, metaclass=_HintingMeta):
+class _Value(PydanticField, msgspec.Struct, frozen=True, kw_only=True, metaclass=_HintingMeta):
     """Base of the option values that users create."""
 
 
@@ -205,7 +206,7 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
 
 
 @document_fields
-class Pacing(msgspec.Struct, frozen=True):
+class Pacing(PydanticField, msgspec.Struct, frozen=True):
     """Rate-limit holds and retry budget, shared by the calls of a client and its copies; ``Pacing(None)`` has neither.
 
     A call paused by a hold waits within its ``total``, and its ``timing.queued`` includes the wait. If the wait exceeds

@@ -1,4 +1,4 @@
-"""What a request consists of, as fields of pydantic models: the body of a route that takes a conversation."""
+"""What a request consists of, and options, as fields of pydantic models: a conversation in a body, settings."""
 
 import json
 from types import ModuleType
@@ -10,7 +10,7 @@ from fastapi import Body, Depends, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from friendli_async import AsyncFriendli, ChatChunk, ChatCompletion, ChatMessage
+from friendli_async import AsyncFriendli, ChatChunk, ChatCompletion, ChatMessage, Limits, Pacing, RetryPolicy, Timeouts
 from friendli_async.chat import Message, SystemMessage, ToolAssistedEvent, ToolStatus, UserMessage, inputs
 from friendli_async.chat.replies import ChunkChoice, ChunkDelta
 from friendli_async.endpoints import inputs as endpoint_inputs
@@ -148,3 +148,15 @@ def test_input_of_the_other_apis_is_validated() -> None:
     block = {"type": "thinking", "thinking": "Hm", "signature": "s", "new": 1}
     message = TypeAdapter(InputMessage).validate_python({"role": "assistant", "content": [block]})
     assert message.content == [block]
+
+
+@pytest.mark.parametrize(
+    "value", [Limits(event=5), Pacing(retry_budget=7), RetryPolicy(initial=1), Timeouts(idle=None)]
+)
+def test_options_in_settings_are_validated(value: Limits | Pacing | RetryPolicy | Timeouts) -> None:
+    options = TypeAdapter(type(value))
+    assert options.validate_python(value) is value
+    assert options.validate_json(options.dump_json(value)) == value
+    first = value.__struct_fields__[0]
+    with pytest.raises(ValidationError, match=first):
+        options.validate_python({first: -1})
