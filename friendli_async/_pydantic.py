@@ -77,8 +77,13 @@ class PydanticField:
     def __get_pydantic_json_schema__(
         cls, core: pydantic_core.CoreSchema, handler: pydantic.GetJsonSchemaHandler
     ) -> dict[str, Any]:
+        from pydantic.errors import PydanticInvalidForJsonSchema
+
         def schema_of(kind: object) -> dict[str, Any]:
-            schema: dict[str, Any] = _adapter(kind).json_schema(ref_template="{model}", mode=handler.mode)
+            try:
+                schema: dict[str, Any] = _adapter(kind).json_schema(ref_template="{model}", mode=handler.mode)
+            except PydanticInvalidForJsonSchema:
+                return {"not": {}}  # a callback: no JSON value is one
             inlined: dict[str, Any] = _inline_refs(schema, schema.pop("$defs", {}), ())
             return inlined
 

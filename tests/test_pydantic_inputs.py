@@ -157,6 +157,7 @@ def test_options_in_settings_are_validated(value: Limits | Pacing | RetryPolicy 
     options = TypeAdapter(type(value))
     assert options.validate_python(value) is value
     assert options.validate_json(options.dump_json(value)) == value
+    assert options.json_schema()["properties"].keys() == {*value.__struct_fields__}
     first = value.__struct_fields__[0]
     with pytest.raises(ValidationError, match=first):
         options.validate_python({first: -1})
