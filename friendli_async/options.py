@@ -107,7 +107,9 @@ class _HintingMeta(msgspec.StructMeta):
             raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {unknown[0]!r}{hint}")
 
 
-class _Value(PydanticField, msgspec.Struct, frozen=True, kw_only=True, metaclass=_HintingMeta):
+class _Value(
+    PydanticField, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_HintingMeta
+):
     """Base of the option values that users create."""
 
 
@@ -206,7 +208,7 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
 
 
 @document_fields
-class Pacing(PydanticField, msgspec.Struct, frozen=True):
+class Pacing(PydanticField, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rate-limit holds and retry budget, shared by the calls of a client and its copies; ``Pacing(None)`` has neither.
 
     A call paused by a hold waits within its ``total``, and its ``timing.queued`` includes the wait. If the wait exceeds

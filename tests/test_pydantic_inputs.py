@@ -161,3 +161,5 @@ def test_options_in_settings_are_validated(value: Limits | Pacing | RetryPolicy 
     first = value.__struct_fields__[0]
     with pytest.raises(ValidationError, match=first):
         options.validate_python({first: -1})
+    with pytest.raises(ValidationError, match="unknown field `totall`"):
+        options.validate_python({"totall": 1})
