@@ -47,7 +47,7 @@ from friendli_async import (
     Usage,
     UsageLimitError,
 )
-from friendli_async._core.events.plain_reply import decode_reply
+from friendli_async._core.events.plain_reply import decode_reply, not_a_stream
 from friendli_async._core.status_errors import status_error
 from friendli_async.replies import FunctionCall, Headers, ReplyHead
 
@@ -465,12 +465,29 @@ def test_name_of_an_error_gives_its_status(status: int, names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "status"), [("event: ERROR\ndata: overloaded", 503), ("data: Internal Server Error", 200)]
+    ("name", "data", "status"),
+    [
+        ("ERROR", "overloaded", 503),
+        ("error", "429 Too Many Requests", 429),
+        ("failed", "503", 503),
+        ("error", "4096 tokens are the most", 200),
+        (None, "Internal Server Error", 200),
+    ],
 )
-def test_text_of_an_event_in_place_of_a_reply_is_a_name_only_if_the_event_is_an_error(event: str, status: int) -> None:
-    error = embedded_error(event.encode())
-    assert error is not None
-    assert error.status_code == status
+def test_text_of_an_event_is_the_name_of_an_error_only_if_the_event_is_one(
+    name: str | None, data: str, status: int
+) -> None:
+    in_reply = embedded_error(f"event: {name}\ndata: {data}".encode() if name else f"data: {data}".encode())
+    for error in (in_reply, decode_event(data.encode(), name).error):
+        assert error is not None
+        assert (error.status_code, error.message) == (status, data)
+
+
+def test_text_in_json_is_an_error_in_place_of_events_as_in_place_of_a_reply() -> None:
+    data = b'"no workers"'
+    for error in (embedded_error(data), not_a_stream(data, COMPLETION, ReplyHead(200))):
+        assert isinstance(error, APIStatusError)
+        assert error.message == "no workers"
 
 
 def test_words_under_a_neutral_name_beside_an_error_code_are_its_message() -> None:

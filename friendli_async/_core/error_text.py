@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 from friendli_async._charsets import decode_by_charset
-from friendli_async._core.error_json import is_success_word
+from friendli_async._core.error_json import is_error_name, is_success_word
 from friendli_async._json import loads, replace_surrogates
 
 _MAX_MESSAGE: Final = 2000
@@ -133,7 +133,7 @@ def _parse_events(text: str) -> list[object] | None:
         is_stream = is_stream or bool(data)
         whole = "\n".join(data).strip()
         if whole and whole != "[DONE]":
-            is_error = any(name == "event" and "error" in value.lower() for name, _, value in fields)
+            is_error = any(name == "event" and is_error_name(value.strip()) for name, _, value in fields)
             events.append(next(_iter_json(whole), {"error": whole} if is_error else whole))
     return events[:_MAX_VALUES] if is_stream else None
 

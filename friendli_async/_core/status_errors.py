@@ -24,6 +24,7 @@ from friendli_async._core.error_json import (
     describes_error,
     find_message,
     first_value,
+    json_or_none,
     normalize_name,
 )
 from friendli_async._core.error_text import decode_text, is_message, parse_body, sanitize
@@ -53,13 +54,15 @@ def status_error(head: ReplyHead, body: bytes, proxy: str | None = None) -> APIS
     return _build(message, parsed, status, decode_text(body, content_type), headers)
 
 
-def error_of_payload(value: object, data: bytes, head: ReplyHead) -> APIStatusError:
+def error_of_payload(value: object, data: bytes, head: ReplyHead, *, is_named: bool = False) -> APIStatusError:
     """Builds the error that a reply with a good status, or an event of a stream, contains.
 
-    ``value`` is the decoded data, or None if it is not JSON. An error that has no status has that of the reply.
+    ``value`` is the decoded data, or None if it is not JSON. An error that has no status has that of the reply. If the
+    event itself is named an error, a text or number in it is parsed like a field ``error``, which may have a status.
     """
     data = to_utf8(data, head.headers)
-    parsed = _parse(_first_error(parse_body(data)) if value is None else value)
+    value = _first_error(parse_body(data)) if value is None else value
+    parsed = _parse({"error": value} if is_named and isinstance(value, str | int) else value)
     message = parsed.summary or sanitize(excerpt(data)) or "the server reported an error without a message"
     return _build(message, parsed, parsed.status or head.status, excerpt(data), head.headers)
 
@@ -69,7 +72,7 @@ def parse_unframed(data: bytes, head: ReplyHead) -> tuple[APIStatusError | None,
     data = to_utf8(data, head.headers)
     value = _first_error(parse_body(data))
     message = _parse(value).message
-    is_text = not isinstance(value, str) or is_message(data)
+    is_text = not isinstance(value, str) or is_message(data) or json_or_none(data) == value
     if describes_error(value) and is_text and data.lstrip()[:1] != b"<":
         return error_of_payload(value, data, head), message
     return None, message[:EXCERPT_LENGTH] or sanitize(excerpt(data))
@@ -215,7 +218,7 @@ def _status_of(error: Fields) -> int | None:
     """Derives the HTTP status from the code, type or status of an error, numbers first; field names are normalized."""
     values = [value for name in _STATUS_SOURCES if isinstance(value := error.get(name), str | int)]
     for value in values:
-        found = re.fullmatch(r"([45]\d\d)\d*(?: \D*)?", str(value)[:40], re.ASCII)
+        found = re.fullmatch(r"([45]\d\d)(?:\d*| \D*)", str(value)[:40], re.ASCII)
         if found is not None:
             return int(found[1])
     if isinstance(code := error.get("code"), int) and isinstance(error.get("details"), list):

@@ -140,7 +140,7 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
         if is_object(value) and not is_error:
             return self._decode_fields(name, fields, data, head)
         if is_error or (name is None and _has_error_message(value, data)):
-            error = error_of_payload(value, data, head)
+            error = error_of_payload(value, data, head, is_named=is_error)
             return Decoded(self._content_with_error(name, fields), error)
         if is_own_name:
             raise ResponseDecodeError("an event of the stream is not a JSON object", excerpt=excerpt(data))
