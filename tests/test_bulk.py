@@ -1101,25 +1101,47 @@ async def test_stream_that_is_not_read_is_no_reply_and_is_closed(
 
     server.always(script(chunk("a"), stall()))
     seen: list[Outcome[Any, Any]] = []
-    with pytest.raises(RejectedError, match=rf"returned a {kind} that is not read: return its answer, `await"):
+    with pytest.raises(RejectedError, match=rf"returned a {kind} that is not awaited or read: return its answer"):
         await read_into(seen, run_all(range(500), call, concurrency=4))
     assert {type(outcome.error) for outcome in seen} == {ConfigurationError}
     assert client.gauges().open_streams == 0
 
 
-async def test_run_that_is_not_read_is_no_reply(client: AsyncFriendli) -> None:
+@pytest.mark.parametrize(
+    ("kind", "unread"),
+    [
+        ("Run", lambda client: client.serverless.chat.run(model="m", messages=MESSAGES, tools=[])),
+        ("Run", lambda client: run_all([1], double)),
+        ("coroutine", complete),
+        ("list of coroutine", lambda client: [complete(client), complete(client)]),
+        ("list of ChatStream", lambda client: [open_stream(client), open_stream(client)]),
+        ("async_generator", lambda client: numbers(1)),
+        ("Pages", lambda client: client.dedicated.endpoint.list()),
+    ],
+)
+async def test_what_is_not_awaited_or_read_is_no_reply(
+    client: AsyncFriendli, kind: str, unread: Callable[[AsyncFriendli], object]
+) -> None:
     async def call(row: int) -> object:
-        return client.serverless.chat.run(model="m", messages=MESSAGES, tools=[])
+        return unread(client)
 
     (outcome,) = await collect(run_all([1], call))
-    assert "returned a Run that is not read" in str(outcome.error)
+    assert f"returned a {kind} that is not awaited or read" in str(outcome.error)
 
 
-@pytest.mark.parametrize("kind", ["stream", "view", "branch", "run"])
+@pytest.mark.parametrize("kind", ["stream", "view", "branch", "run", "bulk run", "reference"])
 async def test_stream_or_run_that_has_ended_is_a_reply(
     server: FriendliServer, client: AsyncFriendli, kind: str
 ) -> None:
     async def call(row: int) -> Any:
+        if kind == "reference":  # to a value elsewhere, as of Ray and Dask: it can be awaited, and is whole
+            reference: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            reference.set_result(row)
+            return reference
+        if kind == "bulk run":
+            inner = run_all([row], double)
+            assert await collect(inner)
+            return inner
         if kind == "run":
             run = client.serverless.chat.run(model="m", messages=MESSAGES, tools=[])
             await run.result()

@@ -28,7 +28,7 @@ from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress, close_in_thread
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
-from friendli_async.bulk.sending import RowSender, RunState
+from friendli_async.bulk.sending import Outcomes, RowSender, RunState
 from friendli_async.options import is_count, plain_number
 
 __all__ = ["Run", "run_all"]
@@ -117,11 +117,11 @@ def run_all(
             stopped or closed while it waits for a row, since this wait is cancelled.
         call: Usually a coroutine function that uses a client. Its exceptions become the outcome of the row; so does a
             CancelledError that it raises without being cancelled, as the cause of a FriendliError, and a
-            ConfigurationError if it returns a stream or a run that is not read. After a 429 or 503, or without a
-            connection (an APIConnectionError with ``sent`` False), it is called again with the same row: up to five
-            times, and unless the row's waits exceed an hour. The run pauses for the ``Retry-After``, up to an hour;
-            without one, the row waits, longer each time, about a minute in all, and an adaptive run pauses briefly.
-            There, retries of the client wait for the pause, too; if it has over a second left, the row is called again.
+            ConfigurationError if it returns what is not awaited or read, such as a stream. After a 429 or 503, or
+            without a connection (an APIConnectionError with ``sent`` False), it is called again with the same row: up
+            to five times, and unless the row's waits exceed an hour. The run pauses for the ``Retry-After``, up to an
+            hour; without one, the row waits, longer each time, about a minute in all, and an adaptive run pauses
+            briefly. There, retries of the client wait, too; with over a second left of it, the row is called again.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that
@@ -170,7 +170,7 @@ def run_all(
     )
 
 
-class Run(Generic[Row, R]):
+class Run(Outcomes, Generic[Row, R]):
     """A run of bulk calls: an async iterator over their outcomes. Created by ``run_all``.
 
     Closing it (leaving ``async with``, ``aclose()``, dropping the last reference) cancels the calls in flight and waits
@@ -187,6 +187,7 @@ class Run(Generic[Row, R]):
     """
 
     def __init__(self, job: Job[Row, R]) -> None:
+        super().__init__(job.state)
         self._job = job
         self._outcomes = _outcomes(job)
 
@@ -289,9 +290,9 @@ class Job(Generic[Row, R]):
         self._rejections = 0  # calls in a row
         self._probes = probes
         self._owns_rows = self._rows is not rows  # an iterator of the caller is not closed: it may be read further
-        self._state = RunState()
+        self.state = RunState()
         self._scope = Scope()  # of its tasks, which must not wait for its end
-        self._sender = RowSender(call, self._gate, self._state)
+        self._sender = RowSender(call, self._gate, self.state)
         self._ledger = ledger
         self._key = key
         self._on_progress = on_progress
@@ -335,7 +336,7 @@ class Job(Generic[Row, R]):
     def progress(self) -> Progress:
         """Returns the progress so far."""
         seconds, paused = self._seconds, 0.0
-        if self._loop is not None and not self._state.closed:
+        if self._loop is not None and not self.state.closed:
             now = self._loop.time()
             seconds, paused = now - self._started_at, self._gate.pause(now)
         return Progress(
@@ -353,7 +354,7 @@ class Job(Generic[Row, R]):
     # --- taking rows ---
 
     async def _take_rows(self) -> None:
-        if self._state.stopped:  # before the run was iterated: the checkpoint is not created
+        if self.state.stopped:  # before the run was iterated: the checkpoint is not created
             return
         try:
             with self._scope.making_calls():
@@ -377,7 +378,7 @@ class Job(Generic[Row, R]):
         await asyncio.to_thread(ledger.open)
 
     async def _start_calls(self) -> None:
-        while not self._state.stopped:
+        while not self.state.stopped:
             while self._is_full():
                 self._has_room.clear()
                 await self._has_room.wait()
@@ -388,7 +389,7 @@ class Job(Generic[Row, R]):
                     row = await anext(self._rows)
                 except StopAsyncIteration:
                     return
-                if self._state.closed:  # the rows have suppressed the cancellation
+                if self.state.closed:  # the rows have suppressed the cancellation
                     return
                 index = self._rows_taken
                 key = index if self._key is None else plain_key(self._key(row))
@@ -438,18 +439,18 @@ class Job(Generic[Row, R]):
         if not self._sender.gave_permit_back(call):
             self._gate.release()
         self._has_room.set()
-        self._after_task(call, self._state.closed)
+        self._after_task(call, self.state.closed)
 
     def _after_taking(self, taker: asyncio.Task[None]) -> None:
         self._row_taker = None
-        self._after_task(taker, self._state.stopped)
+        self._after_task(taker, self.state.stopped)
 
     def _after_task(self, task: asyncio.Task[None], was_ended: bool) -> None:
         # A cancellation comes from the rows or the call, or from code that cancels all tasks; another BaseException,
         # such as pytest's Failed, from the rows, their keys or the call. There is no outcome: the run must not go on.
         # Once the run is closed nobody would get the failure, but asyncio logs an exception that is not retrieved.
         # A cancelled task keeps its error until it is asked for, and the traceback refers back to the run: a cycle.
-        if task.cancelled() or not self._state.closed:
+        if task.cancelled() or not self.state.closed:
             try:
                 error = task.exception()  # not result(), which would add this frame, with the task, to its traceback
             except asyncio.CancelledError as cancellation:
@@ -472,7 +473,7 @@ class Job(Generic[Row, R]):
         """Ends the run after too many rejections in a row, and the probing after a reply."""
         self._probes = 0 if error is None else max(0, self._probes - 1)
         self._rejections = self._rejections + 1 if is_rejection(error) or is_overload(error) else 0
-        if self._rejections == self._max_rejections and not self._state.stopped:  # stopped rows do not wait
+        if self._rejections == self._max_rejections and not self.state.stopped:  # stopped rows do not wait
             failure = RejectedError(
                 f"{self._rejections} calls in a row were rejected, the last with {type(error).__name__}: {error}. "
                 "Another run sends their rows again; max_rejections=None never ends a run for this reason"
@@ -507,9 +508,9 @@ class Job(Generic[Row, R]):
 
     def stop(self) -> None:
         """Takes no more rows, and sends none again."""
-        if self._state.stopped:
+        if self.state.stopped:
             return  # another cancellation could interrupt the cleanup of the rows
-        self._state.stopped = True
+        self.state.stopped = True
         self._sender.end_waits()
         if self._row_taker is not None:
             self._row_taker.cancel()
@@ -558,10 +559,10 @@ class Job(Generic[Row, R]):
 
     def _start_shutdown(self) -> asyncio.Task[None] | None:
         """Returns the task that closes the run; None if it was never started."""
-        if not self._state.closed:
+        if not self.state.closed:
             if self._loop is not None:  # first: another thread may read the progress
                 self._seconds = self._loop.time() - self._started_at
-            self._state.closed = True
+            self.state.closed = True
             self.stop()
             if self._loop is not None:
                 self._changed.set()

@@ -9,12 +9,14 @@ import asyncio
 import logging
 import random
 from asyncio import CancelledError
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from functools import partial
+from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, Generic, TypeVar, cast
 
 from friendli_async._core.held import weak_method
 from friendli_async._core.pacing import is_rejected_by_load, on_rejection
+from friendli_async._core.pages import Pages
 from friendli_async.bulk.errors import is_overload, is_unsent
 from friendli_async.bulk.gate import Gate
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
@@ -23,7 +25,7 @@ from friendli_async.streams.stream import EventStream
 from friendli_async.streams.tee import Branch
 from friendli_async.streams.views import View
 
-__all__ = ["RowSender", "RunState"]
+__all__ = ["Outcomes", "RowSender", "RunState"]
 
 Row = TypeVar("Row")
 R = TypeVar("R")
@@ -53,6 +55,13 @@ class RunState:
     def __init__(self) -> None:
         self.stopped: bool = False
         self.closed: bool = False
+
+
+class Outcomes:
+    """Base of a run, by which ``_is_open`` knows one: its module imports this one."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
 
 
 class RowSender(Generic[Row, R]):
@@ -194,28 +203,39 @@ class RowSender(Generic[Row, R]):
 
 
 async def _check_reply(reply: object) -> None:
-    """Closes a stream, a view of one or a run, whose answer has not been read, and raises ConfigurationError."""
-    if not _is_open(reply):
+    """Closes what has still to be read or awaited, alone or in a list, and raises ConfigurationError."""
+    parts = cast("Sequence[Any]", reply) if isinstance(reply, list | tuple) else (reply,)
+    if not any(map(_is_open, parts[:1])):  # a list may be long, such as a vector
         return
-    await cast("Any", reply).aclose()
-    name = type(reply).__name__
-    raise ConfigurationError(f"call returned a {name} that is not read: return its answer, `await stream.result()`")
+    name = f"{'' if parts[0] is reply else 'list of '}{type(parts[0]).__name__}"
+    for part in filter(_is_open, parts):
+        if isinstance(part, CoroutineType):
+            part.close()  # without a warning that it was never awaited
+        elif hasattr(part, "aclose"):
+            await part.aclose()
+    raise ConfigurationError(
+        f"call returned a {name} that is not awaited or read: return its answer, such as `await stream.result()`"
+    )
 
 
 def _is_open(reply: Any) -> bool:
-    """Whether a reply is a stream, a view or a branch of one, or a run, that has not ended.
+    """Whether a reply has to be awaited, or is a stream, a view or a branch of one, or a run, that has not ended.
 
-    Other objects that can be iterated may be whole: the page of another client's list, or a mock.
+    Other objects that can be awaited or iterated may be whole: the page of another client's list, or a mock.
     """
     while isinstance(reply, View | Branch):
         reply = cast("Any", reply)._stream
     if isinstance(reply, EventStream):
         return reply.outcome == "open"
-    if not isinstance(reply, AsyncIterable):  # the common case
+    if not isinstance(reply, AsyncIterable | Awaitable):  # the common case
         return False
     from friendli_async.chat.run import Run  # not loaded with the library
 
-    return isinstance(reply, Run) and reply._state == "open"  # pyright: ignore[reportPrivateUsage]
+    if isinstance(reply, Run):
+        return reply._state == "open"  # pyright: ignore[reportPrivateUsage]
+    if isinstance(reply, Outcomes):
+        return not reply._state.closed  # pyright: ignore[reportPrivateUsage]
+    return isinstance(reply, CoroutineType | AsyncGeneratorType | Pages)
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
