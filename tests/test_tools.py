@@ -904,3 +904,33 @@ def test_errors_can_be_pickled_and_copied() -> None:
     ):
         for duplicate in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
             assert (type(duplicate), str(duplicate), vars(duplicate)) == (type(error), str(error), vars(error))
+
+
+# --- pickling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tool_", "is_same"),
+    [
+        (weather, True),
+        (Desk.note, True),
+        (Desk.free, True),
+        (Desk("Ann").note, False),
+        (tool(Desk("Ann").plain), False),
+        (tool(properties, name="sky"), False),
+        (tool(weather, name="sky"), False),
+    ],
+)
+def test_tool_can_be_pickled_where_its_function_could(tool_: FunctionTool[Any], is_same: bool) -> None:
+    if tool_ is not Desk.note:
+        assert tool_.parameters  # makes decoders, which cannot be pickled
+    duplicate = pickle.loads(pickle.dumps(tool_))
+    assert (duplicate is tool_) == is_same
+    assert (duplicate.name, duplicate.description, repr(duplicate)) == (tool_.name, tool_.description, repr(tool_))
+
+
+async def test_copy_of_a_tool_has_attributes_of_its_own() -> None:
+    duplicate = copy.copy(weather)
+    duplicate.description = "Forecast."
+    assert weather.description != "Forecast."
+    assert await duplicate.run('{"city": "Oslo"}') == await weather.run('{"city": "Oslo"}')

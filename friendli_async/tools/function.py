@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import (
     Generic,
     ParamSpec,
     Self,
+    SupportsIndex,
     TypeVar,
     cast,
     get_type_hints,
@@ -74,7 +76,8 @@ class _Parameters(msgspec.Struct, frozen=True):
 class FunctionTool(Generic[F_co]):
     """A tool that wraps a function. Calling it calls the function; ``chat.run`` calls ``run``.
 
-    It may decorate a method: attribute access on an instance then returns a tool that is bound to the instance.
+    It may decorate a method: attribute access on an instance then returns a tool that is bound to the instance. It is
+    pickled by its name, like a function; one of the main program only by cloudpickle, as in Ray, and as a whole.
 
     Attributes:
         name: The name that the model sees.
@@ -132,6 +135,25 @@ class FunctionTool(Generic[F_co]):
 
     def __repr__(self) -> str:
         return f"<tool {self.name}{inspect.signature(self._fn)}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
+        """Pickles a tool that has replaced its function by its name, since pickle cannot find the function any more.
+
+        Not in the main program, which is another one in a worker of Ray: cloudpickle takes a function there as a whole.
+        """
+        name: str = getattr(self, "__qualname__", "")
+        found: Any = None if self.__module__ == "__main__" else sys.modules.get(self.__module__)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return name if found is self else super().__reduce_ex__(protocol)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_cached": [], "_cached_of_bound": []}  # decoders cannot be pickled
+
+    def __copy__(self) -> Self:
+        copied = object.__new__(type(self))
+        vars(copied).update(self.__getstate__())
+        return copied
 
     @property
     def parameters(self) -> dict[str, Any]:
