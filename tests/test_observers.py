@@ -956,3 +956,55 @@ async def test_events_that_nobody_receives_are_not_passed_on(
             await read(open_stream(client))
             await client.serverless.chat.run(model="m", messages=MESSAGES, tools=[]).result()
     assert reported == ["call_ended"] * 2
+
+
+# --- misspelled methods ----------------------------------------------------------------------------------------------
+
+
+def no_event(self: object, event: object) -> None:
+    pass
+
+
+def named(self: object, name: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("base", [Observer, object])
+@pytest.mark.parametrize(
+    ("methods", "meant"),
+    [
+        ({"on_call_end": no_event}, "call_ended"),
+        ({"callStarted": no_event}, "call_started"),
+        ({"connect": no_event, "call_ended": no_event}, "connected"),
+        ({"tool_calls_ended": no_event}, "tool_call_ended"),
+        ({"call_contents": no_event}, "call_content"),
+        ({"on_call_end": no_event, "call_ended": no_event}, None),  # a helper of it
+        ({"connect": named, "run_end": named, "_call_end": no_event}, None),
+        ({"call_failed": no_event, "turn_ended": no_event, "disconnected": no_event, "tool_called": no_event}, None),
+    ],
+)
+def test_method_that_is_nearly_named_like_one_of_an_observer_is_logged_once(
+    caplog: pytest.LogCaptureFixture, base: type, methods: dict[str, Any], meant: str | None
+) -> None:
+    kind: Any = type("Seen", (base,), methods)
+    for _ in range(2):
+        client_of("http://127.0.0.1:1", observers=[kind(), kind()])
+    expected = [] if meant is None else [f"no event calls Seen.{next(iter(methods))}: did you mean {meant}?"]
+    assert caplog.messages == expected
+
+
+def test_method_that_the_observer_itself_calls_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Forwarding:
+        on_run_ended = on_call_end = no_event
+
+        def __init__(self) -> None:
+            self.call_ended = self.on_call_end
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("on_"):
+                raise AttributeError(name)
+            return getattr(self, f"on_{name}")
+
+    observer: Any = Forwarding()
+    client_of("http://127.0.0.1:1", observers=[observer])
+    assert caplog.messages == []
