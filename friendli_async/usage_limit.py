@@ -94,7 +94,7 @@ class UsageLimit:
         with _lock:
             self.check_usage()
             for limit in self._chain:
-                limit._check("calls", limit.calls)
+                self._check(limit, "calls", limit.calls)
             for limit in self._chain:
                 limit.calls += 1
 
@@ -106,15 +106,18 @@ class UsageLimit:
         """
         for limit in self._chain:
             usage = limit.usage
-            limit._check("total_tokens", usage.total_tokens)
-            limit._check("prompt_tokens", usage.prompt_tokens)
-            limit._check("completion_tokens", usage.completion_tokens)
+            self._check(limit, "total_tokens", usage.total_tokens)
+            self._check(limit, "prompt_tokens", usage.prompt_tokens)
+            self._check(limit, "completion_tokens", usage.completion_tokens)
 
-    def _check(self, measure: str, used: int) -> None:
-        maximum = self._maxima.get(measure)
+    def _check(self, limit: UsageLimit, measure: str, used: int) -> None:
+        """Checks one maximum of this limit, or of one that it is within."""
+        maximum = limit._maxima.get(measure)
         if maximum is not None and used >= maximum:
             message = f"the usage limit is reached: {used:,} {measure.replace('_', ' ')} of {maximum:,}"
-            raise UsageLimitError(message, usage=self.usage)
+            if limit is not self:
+                message += f" (of its {'.'.join(['within'] * self._chain.index(limit))})"
+            raise UsageLimitError(message, usage=limit.usage)
 
     def add(self, usage: AnyUsage | None, *, is_complete: bool = True) -> None:
         """Counts the usage of an answer. The client does this itself for its calls.

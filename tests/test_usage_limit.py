@@ -404,11 +404,14 @@ async def test_limit_of_a_request_counts_within_that_of_a_tenant(client: AsyncFr
     second = UsageLimit(max_calls=5, within=tenant)
     server.enqueue(answer(60), answer(60))
     await open_stream(client.with_options(usage_limit=first)).result()
-    with pytest.raises(UsageLimitError, match="1 calls of 1"):
+    with pytest.raises(UsageLimitError, match=r"1 calls of 1$"):
         await complete(client.with_options(usage_limit=first))
     await open_stream(client.with_options(usage_limit=second)).result()
-    with pytest.raises(UsageLimitError, match="120 total tokens of 100"):
+    with pytest.raises(UsageLimitError, match=r"120 total tokens of 100 \(of its within\)$") as caught:
         await complete(client.with_options(usage_limit=second))
+    assert caught.value.usage == tenant.usage
+    with pytest.raises(UsageLimitError, match=r"\(of its within\.within\)$"):
+        await complete(client.with_options(usage_limit=UsageLimit(within=UsageLimit(within=tenant))))
     counts = [(limit.calls, limit.usage.total_tokens) for limit in (tenant, first, second)]
     assert counts == [(2, 120), (1, 60), (1, 60)]  # a call that one of the limits refuses counts in none
 
