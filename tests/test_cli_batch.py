@@ -264,6 +264,19 @@ def test_input_that_becomes_invalid_during_the_run_does_not_pass_for_one_of_whic
     assert "20 of 20 rows succeeded" in stderr
 
 
+def test_row_that_is_appended_during_the_run_counts(files: Files) -> None:
+    def append(received: ReceivedRequest) -> Script:
+        with files.source.open("a", encoding="utf-8") as source:
+            source.write('"One more"\n')
+        return GOOD
+
+    files.write(*(request(str(number)) for number in range(20)))  # more than the run takes ahead
+    files.server.enqueue(append)
+    code, stderr = files.run("--concurrency", "1")
+    assert (code, len(files.lines())) == (0, 21)
+    assert stderr.startswith("21 of 21 rows succeeded;")
+
+
 def test_first_ten_invalid_lines_are_reported_at_once(files: Files) -> None:
     good = '{"custom_id": "a", "prompt": "Hi"}\n'
     files.source.write_text(good + "{bad\n" + '{"prompt": 7}\n' + good)

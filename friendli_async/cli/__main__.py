@@ -100,6 +100,10 @@ def _run(module: Any, options: argparse.Namespace) -> int:
     except OSError as error:
         _discard(sys.stdout)
         status, message = _FAILED, f"friendli-async: the output cannot be written: {error.strerror or error}\n"
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        status, message = _FAILED, "friendli-async: no thread can be started: has `ulimit -u` been reached?\n"
     try:
         sys.stderr.write(message)
         sys.stderr.flush()

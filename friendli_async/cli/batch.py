@@ -249,16 +249,16 @@ class _Reporter:
 
     def summary(self, progress: Progress) -> None:
         """Writes the result of the run."""
-        good = progress.done - progress.failed
-        parts = [f"{good:,} of {self.total:,} rows succeeded"]
+        total = self._total_of(progress)
+        parts = [f"{progress.done - progress.failed:,} of {total:,} rows succeeded"]
         if progress.failed:
             parts.append(f"{progress.failed:,} failed")
-        if progress.done < self.total:
-            parts.append(f"{self.total - progress.done:,} remaining")
+        if progress.done < total:
+            parts.append(f"{total - progress.done:,} remaining")
         if progress.resumed:
             parts.append(f"{progress.resumed:,} from an earlier run")
         self.write_line(f"{', '.join(parts)}; {progress.tokens:,} completion tokens in {_time(progress.seconds)}")
-        if progress.done < self.total:
+        if progress.done < total:
             self.write_line("the same command continues with the remaining rows")
         if self._rejected:
             self.write_line(
@@ -272,6 +272,10 @@ class _Reporter:
             )
         if progress.failed > self._rejected + self._invalid:
             self.write_line("to send failed rows again, run the same command with --retry-failed")
+
+    def _total_of(self, progress: Progress) -> int:
+        """Returns the number of rows, of which more may have been appended to the file since it was checked."""
+        return max(self.total, progress.done)
 
     # --- progress ---
 
@@ -301,9 +305,10 @@ class _Reporter:
         seconds = progress.seconds - first.seconds or 1.0
         sent = progress.done - progress.resumed - (first.done - first.resumed)
         tokens = progress.tokens - first.tokens
-        left = _time((self.total - progress.done) * seconds / sent) if sent > 0 else "?"
+        total = self._total_of(progress)
+        left = _time((total - progress.done) * seconds / sent) if sent > 0 else "?"
         paused = [f"paused for {_time(progress.paused)}"] if progress.paused >= 1.0 else []
-        parts = [f"{progress.done:,}/{self.total:,} rows", f"{tokens / seconds:,.0f} tokens/s"]
+        parts = [f"{progress.done:,}/{total:,} rows", f"{tokens / seconds:,.0f} tokens/s"]
         if progress.failed:
             parts.append(f"{progress.failed:,} failed")
         parts += [f"{progress.refused:,} refused", f"limit {progress.limit:,}", *paused, f"{left} left"]
