@@ -293,6 +293,7 @@ def test_output_that_cannot_be_written_is_no_bad_input(environment: dict[str, st
     ("arguments", "message"),
     [
         (["Hi"], "no model: pass -m MODEL"),
+        (["-m", "", "Hi"], "no model: pass -m MODEL"),
         (["-m", "m"], "no prompt: pass one"),
         (["-m", "m", "-o", "temprature", "1", "Hi"], "did you mean 'temperature'"),
         (["-m", "m", "-o", "temperature", "hot", "Hi"], "temperature"),
@@ -393,6 +394,28 @@ def test_ctrl_c_ends_the_wait_for_standard_input(environment: dict[str, str]) ->
         assert process.wait(60) == 130
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+INTERRUPTED_IMPORT: Final = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name in {"friendli_async.cli.chat", "friendli_async.cli.models", "friendli_async.cli.serve"}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from friendli_async.cli.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-m", "m", "Hi"], ["models"], ["serve", "--port", "0"]], ids=lambda each: each[0]
+)
+def test_ctrl_c_while_modules_are_imported_is_quiet(environment: dict[str, str], arguments: list[str]) -> None:
+    done = run_python(environment, "-c", INTERRUPTED_IMPORT, *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_background_job_ignores_ctrl_c(server: FriendliServer, environment: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ COMMANDS: Final = {
 
 _GLOBAL_OPTIONS: Final = frozenset({"-h", "--help", "--version"})
 _FAILED: Final = 1
+_INTERRUPTED: Final = 130
 _SIGPIPE_STATUS: Final = 128 + 13
 """Exit status of a process killed by SIGPIPE, spelled out because Windows lacks the signal."""
 
@@ -36,7 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _prepare_streams()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run_command(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:  # while modules are imported, which takes longest; the commands handle it otherwise
+        return _INTERRUPTED
+
+
+def _run_command(given: list[str]) -> int:
     if not given and sys.stdin.isatty():
         given = ["--help"]
     if given and given[0] in _GLOBAL_OPTIONS:

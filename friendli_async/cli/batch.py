@@ -57,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the answers, and the checkpoint to resume from",
     )
-    parser.add_argument("-m", "--model", help="model of every request; overrides the line's own")
+    parser.add_argument(
+        "-m", "--model", type=connection.model_name, help="model of every request; overrides the line's own"
+    )
     connection.add_deployment(parser)
     parser.add_argument(
         "--concurrency",

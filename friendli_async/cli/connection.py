@@ -16,7 +16,7 @@ from friendli_async.client import DeploymentName
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "add_deployment", "add_model", "is_ignored", "on_signals"]
-__all__ += ["printable", "run"]
+__all__ += ["model_name", "printable", "run"]
 
 FAILED: Final = 1
 BAD_INPUT: Final = 2
@@ -35,9 +35,15 @@ def add_model(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
     parser.add_argument(
         "-m",
         "--model",
+        type=model_name,
         default=str.__str__(strip_quotes(os.environ.get("FRIENDLI_MODEL", ""))) or None,  # unmasked
         help=f"model, or endpoint id (default: FRIENDLI_MODEL{otherwise})",
     )
+
+
+def model_name(text: str) -> str | None:
+    """Converts the argument of ``-m``: that of ``-m "$MODEL"`` is empty if the variable is not set."""
+    return text or None
 
 
 def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
