@@ -10,7 +10,7 @@ from encodings.aliases import aliases
 from typing import Final
 
 # Python's codecs, by their own names; some have no alias. UTF-7 is slow for a long input.
-_CODECS: Final = frozenset({*aliases.values(), "koi8_u", "utf_8_sig"}) - {"utf_7"}
+_CODECS: Final = frozenset({*aliases.values(), "cp874", "koi8_u", "utf_8_sig"}) - {"utf_7"}
 # A string, compiled when it is needed, so that it does not slow down the import of the library.
 _CHARSET: Final = r"(?i)charset\s*=\s*[\"']?([\w.:+-]+)"
 _BYTE_ORDER_MARKS: Final = (
@@ -46,7 +46,9 @@ def to_utf8(body: bytes, headers: Mapping[str, str]) -> bytes:
 
 def _decode(body: bytes, charset: str) -> str | None:
     """Decodes a body, or returns None if it is not in the charset; a character truncated at its end is dropped."""
-    name = normalize_encoding(charset).lower()
+    name = normalize_encoding(charset).lower().removeprefix("x_")  # as in x-sjis
+    if name not in aliases:  # such as windows-874, and Java's windows-31j
+        name = name.replace("windows_31j", "cp932").replace("windows_", "cp")
     codec = aliases.get(name, name)
     if codec not in _CODECS:  # not looked up: Python keeps every name that was, found or not, forever
         return None
