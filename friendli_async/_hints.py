@@ -1,10 +1,12 @@
-"""Hints in errors for unknown names: the matching name in this library."""
+"""Hints in errors for unknown names: the matching name in this library. Also how errors show a value."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
+
+_MAX_SHOWN: Final = 100
 
 # These tables map our name, or a hint, to the names used by openai, anthropic, mistral, litellm, Friendli's SDK
 # and frameworks for agents.
@@ -209,6 +211,12 @@ class Hinted:
 def _lookup(name: str, *tables: Mapping[str, str]) -> str | None:
     """Returns our name, or the hint, for a name of another library; None if the tables have none."""
     return next((ours for table in tables for ours, theirs in table.items() if name in theirs.split()), None)
+
+
+def shortened(value: object) -> str:
+    """Returns the beginning of a value's repr, for an error: of a whole row or reply, it would fill the log."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _suggest_nearest(name: str, known: Collection[str]) -> str:

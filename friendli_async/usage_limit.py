@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final, NoReturn, cast
 
+from friendli_async._hints import shortened
 from friendli_async._locks import lock_over_forks
 from friendli_async.errors import ArgumentError, ConfigurationError, UsageLimitError
 from friendli_async.options import check_count, plain_number
@@ -130,7 +131,7 @@ class UsageLimit:
             ArgumentError: It is no usage.
         """
         if usage is not None and not isinstance(cast("object", usage), AnyUsage):
-            raise ArgumentError(f"Expected a usage, got {usage!r}", "usage")
+            raise ArgumentError(f"Expected a usage, got {shortened(usage)}", "usage")
         used = as_chat_usage(usage)
         with _lock:
             for limit in self._chain:

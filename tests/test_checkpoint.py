@@ -670,12 +670,15 @@ async def test_key_of_another_type_is_a_plain_one(path: Path, key: Any, plain: s
         assert (outcome.key, type(outcome.key), outcome.resumed) == (plain, type(plain), resumed)
 
 
-@pytest.mark.parametrize("key", [1.5, np.float64(1), True, np.True_, None, b"a", ("a",), 1 << 64, -(1 << 63) - 1])
+@pytest.mark.parametrize(
+    "key", [1.5, np.float64(1), True, np.True_, None, b"a", ("a",), 1 << 64, -(1 << 63) - 1, {"prompt": "Hi" * 1000}]
+)
 async def test_invalid_key_is_rejected_before_sending(path: Path, key: Any) -> None:
     caller = Caller()
-    with pytest.raises(RowsError, match="key"):
+    with pytest.raises(RowsError, match="key") as caught:
         await run(ROWS, caller, path, key=lambda row: key)
     assert caller.rows == []
+    assert len(str(caught.value)) < 150, "it repeats a whole row"
 
 
 async def test_string_and_integer_keys_are_distinct(path: Path) -> None:

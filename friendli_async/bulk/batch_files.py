@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from friendli_async._core.error_json import json_or_none
+from friendli_async._hints import shortened
 from friendli_async._json import encode_json
 from friendli_async.bulk.errors import (
     REJECTION_STATUSES,
@@ -160,7 +161,7 @@ class BatchInput:
         first = lines.setdefault(row.custom_id, number)
         if first != number:
             raise DuplicateKeyError(
-                f"{self.path} line {number}: custom_id {row.custom_id!r} is already used in line {first}"
+                f"{self.path} line {number}: custom_id {shortened(row.custom_id)} is already used in line {first}"
             )
         try:
             self._check_row(row)
@@ -186,10 +187,10 @@ class BatchInput:
         line = cast("dict[str, Any]", value)
         custom_id = line.get("custom_id", f"line-{number}")
         if not isinstance(custom_id, str) or not custom_id:
-            raise RowsError(f"custom_id must be a non-empty string, not {custom_id!r}")
+            raise RowsError(f"custom_id must be a non-empty string, not {shortened(custom_id)}")
         if "body" in line:
             if str(line.get("method", "POST")).upper() != "POST":
-                raise RowsError(f"method must be POST, not {line['method']!r}")
+                raise RowsError(f"method must be POST, not {shortened(line['method'])}")
             if not isinstance(line["body"], dict):
                 raise RowsError("body must be an object")
             body = dict(cast("dict[str, Any]", line["body"]))
@@ -246,7 +247,7 @@ def _url_of(url: object, body: Mapping[str, Any]) -> str:
             return _CHAT
         return _EMBEDDINGS if "input" in body else _COMPLETIONS
     if not isinstance(url, str) or url not in _METHODS:
-        raise RowsError(f"url must be one of {', '.join(_METHODS)}, not {url!r}")
+        raise RowsError(f"url must be one of {', '.join(_METHODS)}, not {shortened(url)}")
     return url
 
 
@@ -341,7 +342,7 @@ class BatchOutput:
         """
         known = self._states.get(row.custom_id)
         if known == _SEEN:
-            raise DuplicateKeyError(f"two requests have the custom_id {row.custom_id!r}")
+            raise DuplicateKeyError(f"two requests have the custom_id {shortened(row.custom_id)}")
         self._states[row.custom_id] = _SEEN
         if known is None:
             return None

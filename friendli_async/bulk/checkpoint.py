@@ -18,6 +18,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from friendli_async._core.body.json_values import json_hook, normalize
+from friendli_async._hints import shortened
 from friendli_async._json import encode_json
 from friendli_async.bulk.errors import DuplicateKeyError, RowsError, is_final
 from friendli_async.bulk.journal import Journal, decode_line
@@ -163,14 +164,14 @@ class Checkpoint(Generic[Row, R]):
         """
         offset = self._offsets.get(key)
         if offset == _SEEN:
-            raise DuplicateKeyError(f"two rows have the key {key!r}")
+            raise DuplicateKeyError(f"two rows have the key {shortened(key)}")
         digest = row_hash(key, row)
         self._offsets[key] = _SEEN
         if offset is not None:
             done = self._lines.outcome(self._journal.line_at(offset), row, digest)
             if done is not None:
                 return done
-            _logger.warning("row %r has changed since it completed; sending it again", key)
+            _logger.warning("row %s has changed since it completed; sending it again", shortened(key))
         self._hashes[key] = digest
         return None
 
@@ -198,7 +199,7 @@ def plain_key(key: object) -> str | int:
     plain = normalize(key if isinstance(key, str) else plain_number(key))
     if type(plain) is str or (type(plain) is int and plain in _INTEGER_KEYS):
         return plain
-    raise RowsError(f"a key must be a str or a 64-bit int, not {key!r}")
+    raise RowsError(f"a key must be a str or a 64-bit int, not {shortened(key)}")
 
 
 def row_hash(key: str | int, row: object) -> str:
@@ -215,7 +216,7 @@ def row_hash(key: str | int, row: object) -> str:
             data = encode_json(plain, _row_encoder)
     except (TypeError, ValueError, RecursionError) as error:
         raise RowsError(
-            f"row {key!r} cannot be compared with the checkpoint: {error}. Rows are JSON values, or structs, "
+            f"row {shortened(key)} cannot be compared with the checkpoint: {error}. Rows are JSON values, or structs, "
             "dataclasses or pydantic models of them"
         ) from error
     return blake2b(data, digest_size=16).hexdigest()

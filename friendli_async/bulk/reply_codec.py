@@ -18,6 +18,7 @@ import msgspec
 import msgspec.inspect
 from msgspec import UNSET
 
+from friendli_async._hints import shortened
 from friendli_async._json import decode_json, encode_json, prepared
 from friendli_async._pydantic import dump_model
 from friendli_async.bulk.errors import CheckpointError
@@ -83,8 +84,8 @@ class ReplyCodec(Generic[R]):
                 del fields[kind.value_field]
                 return _type_name(reply), encode_json({**fields, "value": None}, _encoder)
             raise CheckpointError(
-                f"the reply of row {key!r} cannot be written: {error}. Let `call` return JSON, a reply of this "
-                "library, or a struct, dataclass or pydantic model of JSON values"
+                f"the reply of row {shortened(key)} cannot be written: {error}. Let `call` return JSON, a reply of "
+                "this library, or a struct, dataclass or pydantic model of JSON values"
             ) from error
 
     def decode(self, key: str | int, name: str | None, data: bytes) -> R:
@@ -103,12 +104,14 @@ class ReplyCodec(Generic[R]):
                 failures.setdefault(kind, failure)
         if not failures:
             advice = self._undecodable.get(name, _hint(name))
-            raise CheckpointError(f"the type of the stored reply of row {key!r} is not known{advice}")
+            raise CheckpointError(f"the type of the stored reply of row {shortened(key)} is not known{advice}")
         kind = name if name in failures else next(iter(failures))
         error = failures[kind]
         reason = error.args[0] if error.args and isinstance(error.args[0], str) else error
         hint = _hint(name) if name not in (None, kind) else ""
-        raise CheckpointError(f"the stored reply of row {key!r} is not a valid {kind}: {reason}{hint}") from error
+        raise CheckpointError(
+            f"the stored reply of row {shortened(key)} is not a valid {kind}: {reason}{hint}"
+        ) from error
 
     def _candidates(self, name: str | None) -> list[tuple[str, _Decode]]:
         """Returns the types that a name may stand for, and their decoders."""

@@ -26,6 +26,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts, UsageLimit
+from friendli_async._hints import shortened
 from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._lazy import LazyModule
 from friendli_async._pydantic import PydanticField, as_json
@@ -110,7 +111,7 @@ async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[
         Exception: Whatever ``awaitable`` raises, also after its cancellation: an error of its cleanup is not lost.
     """
     if not isawaitable(awaitable):
-        raise TypeError(f"while_connected takes a call, a stream or any other awaitable, not {awaitable!r}")
+        raise TypeError(f"while_connected takes a call, a stream or any other awaitable, not {shortened(awaitable)}")
     if isinstance(connection, WebSocket):
         disconnected = _wait_websocket_disconnected(connection)
     else:

@@ -242,7 +242,9 @@ class AiohttpTransport:
         """Creates the running loop's pool."""
         session, loop = self._session, asyncio.get_running_loop()
         if session is not None and getattr(session, "_loop", loop) is not loop:
-            raise ConfigurationError("the session passed in belongs to another event loop")
+            raise ConfigurationError(
+                "the session passed in belongs to another event loop: a client that uses one serves only its loop"
+            )
         with self._lock:
             if self.closed:  # meanwhile, by another thread
                 raise ConfigurationError("the client is closed", draining=True)
