@@ -37,10 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _prepare_streams()
-    try:
-        return _run_command(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:  # while modules are imported, which takes longest; the commands handle it otherwise
-        return _INTERRUPTED
+    return _run(list(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run_command(given: list[str]) -> int:
@@ -56,7 +53,8 @@ def _run_command(given: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return _run(module, parser.parse_args(rest))
+    status: int = module.run(parser.parse_args(rest))
+    return status
 
 
 def _command(name: str) -> Any:
@@ -95,12 +93,16 @@ def _prepare_streams() -> None:
         stdout.reconfigure(errors="replace")
 
 
-def _run(module: Any, options: argparse.Namespace) -> int:
-    """Runs a command; exits quietly if the reader of its output closes the pipe (``| head -1``)."""
+def _run(given: list[str]) -> int:
+    """Runs a command; exits quietly on Ctrl-C, or if the reader of its output closes the pipe (``| head -1``)."""
     message = ""
     try:
-        status: int = module.run(options)
-        sys.stdout.flush()
+        try:
+            status = _run_command(given)
+        finally:  # also if argparse exits, after --help
+            sys.stdout.flush()
+    except KeyboardInterrupt:  # while modules are imported, which takes longest; the commands handle it otherwise
+        status = _INTERRUPTED
     except BrokenPipeError:
         _discard(sys.stdout)
         status = _SIGPIPE_STATUS
