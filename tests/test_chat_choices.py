@@ -396,6 +396,12 @@ def test_first_choice_is_choice_0_if_one_was_requested(
     assert {choice.index for event in events for choice in event.choices} == set(expected)
 
 
+def test_choices_by_a_number_of_thousands_of_digits_are_read() -> None:
+    huge = {"9" * 5000: {"index": 1, "delta": {"content": "b"}}, "10": {"index": 0, "delta": {"content": "a"}}}
+    _, events = read({"choices": huge}, n=2)
+    assert [(choice.index, choice.delta.content) for choice in events[0].choices] == [(0, "a"), (1, "b")]
+
+
 def test_indexes_are_kept_if_several_choices_were_requested() -> None:
     collector, _ = read(delta(1, content="a"), n=2)
     assert [choice.index for choice in collector.result().choices] == [1]

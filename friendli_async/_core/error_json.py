@@ -46,7 +46,8 @@ def items_of(value: object) -> list[object]:
     """Returns the items of a JSON array, or of what may stand in its place: an object with them by index, or one."""
     fields = as_object(value)
     if fields and all(map(str.isdecimal, fields)):
-        return [fields[index] for index in sorted(fields, key=int)]
+        by_size = sorted(fields, key=lambda index: (len(index), index))  # int() rejects thousands of digits
+        return [fields[index] for index in by_size]
     return as_list(value) or [value]
 
 
@@ -332,7 +333,8 @@ def _find_in_usual_fields(value: object, depth: int = 0) -> tuple[str, list[Fiel
     nested = [name for name in _NESTED_FIELDS if isinstance(fields.get(name), dict | list)]
     objects: list[Fields] = []
     for name in dict.fromkeys((*nested, *_MESSAGE_FIELDS)):
-        item = fields.get(name)
+        if (item := fields.get(name)) is None:
+            continue
         is_number = bool(item) and type(item) in {int, float}
         message, inner = (str(item), []) if is_number else _find_in_usual_fields(item, depth + 1)
         if not message and name == "errors":  # {"errors": {"model": ["This field is required."]}}
