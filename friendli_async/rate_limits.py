@@ -48,6 +48,7 @@ _Windows = dict[tuple[str, ...], dict[str, float]]
 """The limits of a server, each with those of ``_FIELDS`` that were sent, by the words of the header name other than
 these: ``("tokens", "minute")``."""
 
+_MAX_VALUES: Final = 20
 _FIELDS: Final = ("limit", "remaining", "reset")
 _ABBREVIATIONS: Final = {"q": "limit", "r": "remaining", "t": "reset"}  # the names in a structured list
 # Patterns are strings, compiled on first use, so that they do not slow down the import of the library.
@@ -163,8 +164,8 @@ def _parse_list(value: str, windows: _Windows) -> None:
 
 
 def _split_values(text: str) -> list[str]:
-    """Splits the values of a header that may have been sent several times."""
-    return [part.strip() for part in re.split(_SEPARATOR, text)]
+    """Splits the values of a header that may have been sent several times, the first of them if there are many."""
+    return [part.strip() for part in re.split(_SEPARATOR, text, maxsplit=_MAX_VALUES)[:_MAX_VALUES]]
 
 
 def _parse_amount(text: str, *, least: bool) -> float | None:

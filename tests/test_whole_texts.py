@@ -74,6 +74,19 @@ async def test_text_in_messages_that_repeat_it_is_not_duplicated(server: Friendl
     assert seen == text == WHOLE
 
 
+@pytest.mark.parametrize(
+    ("delta", "message", "last"),
+    [("such", WHOLE[:7], WHOLE), (WHOLE, "another", WHOLE), ("such", "such", WHOLE), ("such", "such", WHOLE[4:])],
+)
+async def test_message_after_one_beside_a_delta_adds_what_the_delta_lacks(
+    server: FriendliServer, client: AsyncFriendli, delta: str, message: str, last: str
+) -> None:
+    first = chat({"delta": {"content": delta}, "message": {"content": message}})
+    server.enqueue(script(first, chat({"message": {"content": last}, "finish_reason": "stop"}), done()))
+    stream = client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
+    assert (await stream.result()).text == WHOLE
+
+
 @pytest.mark.parametrize("field", ["delta", "message"])
 async def test_completion_chunk_in_chat_format_keeps_its_text(
     server: FriendliServer, client: AsyncFriendli, field: str

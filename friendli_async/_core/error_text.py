@@ -39,7 +39,7 @@ _MALFORMED_ERROR: Final = r"""(?i)[\s\[{]*["'](?:error|err|message|msg|detail|er
 # A text in a message field of malformed JSON.
 _MESSAGE_FIELD: Final = (
     r"(?is)[\"'](?:error_?|status_?)?(?:message|msg|detail|error|errors|reason|title)[\"']"
-    r"\s*:\s*([\"'])((?:(?!\1)[^\\]|\\.)+)"
+    r"\s*:\s*([\"'])((?:(?!\1)[^\\]|\\.){1,2000})"  # no more: each repetition takes memory
 )
 
 _INVISIBLE: Final = r"(?is)<!--.*?(?:-->|\Z)|<(style|script|svg)\b.*?(?:</\1\s*>|\Z)"

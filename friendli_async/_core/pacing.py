@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
@@ -14,6 +15,8 @@ from friendli_async.replies import Meta
 _OVERLOAD_STATUSES: Final = frozenset({429, 503})
 """Statuses of a server that has too much to do."""
 _RETRY_COST: Final = 10  # a success gives 1 back
+_SWEEP_SECONDS: Final = 1.0
+"""Between two removals of the holds that are over."""
 
 on_rejection: Final[ContextVar[Callable[[APIStatusError, float | None], float | None] | None]] = ContextVar(
     "friendli_async_on_rejection", default=None
@@ -116,6 +119,7 @@ class Pace:
     def __init__(self) -> None:
         self.holds: dict[LimitScope, Hold] = {}
         self.spent: int = 0
+        self._swept = -math.inf  # the loop time when those that were over were last removed
 
     def start_hold(self, scope: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float) -> None:
         """Starts a hold after a rejection by load, if it has a Retry-After.
@@ -131,9 +135,11 @@ class Pace:
         retry_after = error.retry_after
         if not retry_after:
             return
-        for other, hold in list(self.holds.items()):
-            if hold.until <= now:
-                self.holds.pop(other, None)
+        if abs(now - self._swept) >= _SWEEP_SECONDS:  # not each time: each user of a service may have a hold
+            self._swept = now
+            for other, hold in list(self.holds.items()):
+                if hold.until <= now:
+                    self.holds.pop(other, None)
         seconds = min(retry_after, policy.max_retry_after)
         present = self.holds.get(scope)
         if present is None or present.until < now + seconds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 
 def join_text(pieces: Iterable[str]) -> str:
@@ -35,10 +36,23 @@ def split_surrogate(held: str, text: str) -> tuple[str, str]:
     return text.removesuffix(held), held
 
 
+def join_up_to(length: int, pieces: Iterable[str]) -> str | None:
+    """Joins text of at most ``length`` characters; returns None for a longer one, which it does not read to its end.
+
+    So a server that compares a short text with a long one in each event makes each of them cost no more than its size.
+    """
+    most = 2 * length  # characters may be split into surrogates
+    beginning = list(islice(filter(None, pieces), most + 1))
+    if sum(map(len, beginning)) > most:
+        return None
+    text = join_text(beginning)
+    return text if len(text) <= length else None
+
+
 def missing_suffix(complete: str | None, pieces: Iterable[str]) -> str:
     """Returns the rest of a complete text (which some streams send at their end) after the deltas received so far.
 
     Returns "" if the text does not start with the deltas: they have been delivered already.
     """
-    given = join_text(pieces)
-    return complete.removeprefix(given) if complete and complete.startswith(given) else ""
+    given = join_up_to(len(complete), pieces) if complete else None
+    return complete.removeprefix(given) if complete and given is not None and complete.startswith(given) else ""

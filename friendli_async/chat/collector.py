@@ -151,6 +151,7 @@ class ChoicesCollector(Generic[C, P]):
 
     def __init__(self, n: int = 1) -> None:
         self.usage: Usage | None = None
+        self.has_text: bool = False
         self.envelope: C | None = None
         """The first chunk with a choice."""
         self.choices: dict[int, P] = {}
@@ -161,14 +162,6 @@ class ChoicesCollector(Generic[C, P]):
     def begun(self) -> bool:
         """Whether any choice has begun."""
         return any(parts.begun for parts in self.choices.values())
-
-    @property
-    def has_text(self) -> bool:
-        """Whether any text has arrived."""
-        for parts in self.choices.values():  # noqa: SIM110  # a generator costs three times as much
-            if parts.text:
-                return True
-        return False
 
     @property
     def may_end(self) -> bool:
@@ -209,6 +202,8 @@ class ChoicesCollector(Generic[C, P]):
                         self._renumber(chunk)
                     parts = self.choices.get(choice.index) or self.begin(choice.index, chunk)
                 parts.add(choice)
+                if parts.text:
+                    self.has_text = True
             if chunk.usage is not None and (self.usage is None or not is_blank_usage(chunk.usage)):
                 self.usage = chunk.usage
         return len(events)
@@ -268,6 +263,7 @@ class _CallParts:
         self.has_index = False
         self._reader: JSONReader | None = None  # of the arguments, as far as they were parsed
         self._parsed = 0  # pieces
+        self._unfinished = 0  # how many pieces there were when they were no whole object
 
     def starts_new_call(self, delta: ToolCallDelta, position: int) -> bool:
         """Whether a delta with a name, and with this call's index or none, starts a new call.
@@ -285,8 +281,12 @@ class _CallParts:
         if not self.arguments:
             return self.has_arguments and function.name != self.name
         is_other = function.name != self.name or bool(function.arguments and function.arguments.strip())
+        if not is_other or self._unfinished == len(self.arguments):
+            return False
         # Only space, and the same name, may follow a complete object.
-        return is_other and self.arguments[-1].rstrip().endswith("}") and self.is_whole()
+        is_new = self.arguments[-1].rstrip().endswith("}") and self.is_whole()
+        self._unfinished = 0 if is_new else len(self.arguments)
+        return is_new
 
     def is_whole(self) -> bool:
         """Whether the arguments are a JSON object. However often this is asked, it takes linear time."""
@@ -321,7 +321,9 @@ class _CallParts:
         if self.name is None or (not self.has_arguments and name.startswith(self.name)):
             self.name = name
         elif not self.has_arguments:
-            self.name += name
+            begun, self.name = self.name, None
+            begun += name  # a local variable with the only reference, to which CPython appends in place
+            self.name = begun
 
     def result(self) -> ToolCall:
         return ToolCall(
@@ -350,7 +352,7 @@ class _ChoiceParts(ChoiceParts):
         self.logprobs: list[TokenLogprob] = []
         self.calls: list[_CallParts] = []
         self._calls_by_key: dict[int | str | None, _CallParts] = {}  # by index, or by id
-        self._from_messages: dict[str, int] = {}  # by field: how many pieces of its text came in messages
+        self._from_messages: dict[str, tuple[int, str]] = {}  # by field: how many pieces came in messages, and its text
         self._in_pieces: set[str] = set()  # the fields whose text comes in messages, piece by piece
 
     @property
@@ -392,33 +394,36 @@ class _ChoiceParts(ChoiceParts):
             for position, call in enumerate(message.tool_calls or ())
         )
         fields = {
-            "content": self._rest("content", message.content, self.text) or choice.text,
+            "content": self._rest("content", delta, message, self.text) or choice.text,
             "role": message.role,
             "tool_calls": () if self.calls else calls,
-            "reasoning_content": self._rest("reasoning_content", message.reasoning_content, self.reasoning_content),
-            "reasoning": self._rest("reasoning", message.reasoning, self.reasoning),
+            "reasoning_content": self._rest("reasoning_content", delta, message, self.reasoning_content),
+            "reasoning": self._rest("reasoning", delta, message, self.reasoning),
             "reasoning_details": () if self.reasoning_details else message.reasoning_details,
-            "refusal": self._rest("refusal", message.refusal, self.refusal),
+            "refusal": self._rest("refusal", delta, message, self.refusal),
         }
         new = {name: value for name, value in fields.items() if value and not getattr(delta, name)}
         msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
         msgspec.structs.force_setattr(choice, "message", None)
         msgspec.structs.force_setattr(choice, "text", None)
 
-    def _rest(self, name: str, text: str | None, pieces: list[str]) -> str:
+    def _rest(self, name: str, delta: ChunkDelta, message: ChunkDelta, pieces: list[str]) -> str:
         """Returns what a text of a message adds to the text so far.
 
         It is the whole text, or the next piece of one that comes in messages only and that it does not repeat.
         """
-        if not text:
-            return ""
-        from_messages = self._from_messages.get(name, 0)
-        if name not in self._in_pieces and from_messages == len(pieces) and pieces:
-            given = join_text(pieces)
-            if not text.startswith(given) and not given.startswith(text):
-                self._in_pieces.add(name)
-        rest = text if name in self._in_pieces else missing_suffix(text, pieces)
-        self._from_messages[name] = from_messages + bool(rest)
+        text: str | None = getattr(message, name)
+        if not text or name in self._in_pieces:
+            return text or ""
+        count, given = self._from_messages.get(name, (0, ""))
+        if count != len(pieces):
+            return missing_suffix(text, pieces)
+        if not text.startswith(given) and not given.startswith(text):
+            self._in_pieces.add(name)
+            return text
+        rest = text[len(given) :]
+        if rest and (getattr(delta, name) or rest) == rest:  # else the delta beside it is added, and not what it says
+            self._from_messages[name] = (count + 1, text)
         return rest
 
     def add_call(self, delta: ToolCallDelta, position: int) -> _CallParts:
@@ -487,8 +492,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
         """Fast path: adds chunks up to the first that is not plain text or reasoning. Returns how many it added."""
         if self._first:
             return 0  # the indexes are not the server's
-        begun = self.choices
-        texts = 0
+        begun, texts = self.choices, 0
         for chunk in chunks:
             try:
                 (choice,) = chunk.choices
@@ -513,6 +517,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             text = delta.content
             if text and delta.reasoning_content is None and delta.reasoning is None:
                 parts.text.append(text)
+                self.has_text = True
             elif delta.reasoning_content and not text and delta.reasoning is None:
                 parts.reasoning_content.append(delta.reasoning_content)
             elif delta.reasoning and not text and delta.reasoning_content is None:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from friendli_async._core.lenient import convert
-from friendli_async._core.text import join_text, missing_suffix
+from friendli_async._core.text import join_text, join_up_to, missing_suffix
 from friendli_async.replies import UnknownEvent
 from friendli_async.responses.events import (
     ContentPartAdded,
@@ -102,13 +102,16 @@ class ItemParts:
             index = self._latest.get(kind, 0)
             index += type(event) in self._completed_by.get((index, kind), ())
         pieces = self.pieces(index, kind)
-        given = join_text(pieces)
-        if len(text) >= len(given):  # else the deltas without an index were those of several parts
-            self._completed_by.setdefault((index, kind), set()).add(type(event))
-            if not isinstance(event, ContentPartAdded):
-                self._next[kind] = index + 1
-        pieces.append(missing_suffix(text, (given,)))
-        return pieces[-1]
+        given = join_up_to(len(text), pieces)
+        if given is None:  # the deltas without an index were those of several parts
+            return ""
+        self._completed_by.setdefault((index, kind), set()).add(type(event))
+        if not isinstance(event, ContentPartAdded):
+            self._next[kind] = index + 1
+        rest = missing_suffix(text, (given,))
+        if rest:
+            pieces.append(rest)
+        return rest
 
     def pieces_of(self, kind: str) -> Iterable[str]:
         """Returns the text pieces of all parts of a type, part by part."""
@@ -219,7 +222,9 @@ class Items:
 
     def append(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:
         """Adds a delta of a part; returns what ``add`` does."""
-        self._of(event, _ITEM_TYPES[kind], continues=True).pieces(event.content_index, kind).append(text)
+        pieces = self._of(event, _ITEM_TYPES[kind], continues=True).pieces(event.content_index, kind)
+        if text:
+            pieces.append(text)
         return kind, text
 
     def _complete(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:

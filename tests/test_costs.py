@@ -1,0 +1,153 @@
+"""What one event of a hostile server costs depends on its size, and not on how much has arrived before it.
+
+Costs are counted as lines of Python that are run, and as bytes that are allocated at once, because time is not exact.
+"""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
+
+import pytest
+from support.sockets import delta, sse
+
+from friendli_async import RateLimitError, RetryPolicy
+from friendli_async._core.error_text import parse_body
+from friendli_async._core.events.reader import EventReader
+from friendli_async._core.pacing import LimitScope, Pace
+from friendli_async.chat import ChatCollector
+from friendli_async.rate_limits import retry_delay_of
+from friendli_async.replies import Headers, ReplyHead
+from friendli_async.responses import ResponseCollector
+
+MEGABYTE = 1_000_000
+
+
+class Cost(NamedTuple):
+    lines: int
+    allocated: int
+
+
+def cost_of(function: Callable[[], object]) -> Cost:
+    """Returns how many lines a call runs, and how many bytes it has allocated at most at a time."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    tracer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(tracer)
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    function()
+    _, peak = tracemalloc.get_traced_memory()
+    return Cost(lines, peak - before)
+
+
+@pytest.fixture(autouse=True)
+def _traced() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+def tool_call(**function: str) -> bytes:
+    return sse({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": function}]}}]})
+
+
+def message(content: str) -> bytes:
+    return sse({"choices": [{"index": 0, "delta": {}, "message": {"content": content}}]})
+
+
+def response_text(kind: str, **fields: str) -> bytes:
+    place = {"item_id": "i", "output_index": 0, "content_index": 0}
+    return sse({"type": f"response.output_text.{kind}", **place, **fields})
+
+
+LONG = "é" * (MEGABYTE // 10)
+SPACED = '{"a": "' + "a" * MEGABYTE + '"} x '
+
+
+@pytest.mark.parametrize(
+    ("collector", "before", "event"),
+    [
+        pytest.param(ChatCollector, [delta(LONG)] * 10, message("é"), id="message after deltas"),
+        pytest.param(ChatCollector, [message(LONG)], message("é"), id="message after a longer one"),
+        pytest.param(ChatCollector, [delta("a")] + [delta(LONG)] * 10, message("ab"), id="message of another text"),
+        pytest.param(
+            ResponseCollector,
+            [response_text("delta", delta=LONG)] * 10,
+            response_text("done", text="é"),
+            id="end of a part after longer deltas",
+        ),
+        pytest.param(
+            ChatCollector,
+            [tool_call(name="a" * MEGABYTE)] + [tool_call(name="b")] * 50,  # CPython specializes what runs often
+            tool_call(name="b"),
+            id="pieces of a name",
+        ),
+        pytest.param(
+            ChatCollector,
+            [tool_call(name="a", arguments=SPACED), tool_call(name="b")],
+            tool_call(name="b"),
+            id="another name after unfinished arguments",
+        ),
+        pytest.param(
+            ChatCollector,
+            [sse({"choices": [{"index": index, "delta": {"role": "assistant"}}]}) for index in range(5000)],
+            sse({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}),
+            id="many choices without text",
+        ),
+    ],
+)
+def test_short_event_is_cheap_after_much_content(
+    collector: Callable[[], Any], before: list[bytes], event: bytes
+) -> None:
+    collected = collector()
+    reader = EventReader[Any](collected, 32 * MEGABYTE, ReplyHead(200))
+
+    def feed(data: bytes) -> None:
+        reader.feed(data)
+        reader.ready.clear()
+        assert collected.has_text or not collected.has_text  # as a stream asks at each read
+        assert not reader.has_ended
+
+    for each in before:
+        feed(each)
+    cost = cost_of(lambda: feed(event))
+    assert cost.lines < 1000
+    assert cost.allocated < MEGABYTE // 20
+
+
+def test_malformed_error_takes_little_more_memory_than_its_text() -> None:
+    data = b'{"message": "' + b"a" * MEGABYTE
+    assert parse_body(data) == ["a" * 200]
+    assert cost_of(lambda: parse_body(data)).allocated < 10 * MEGABYTE
+
+
+def test_only_the_first_of_many_values_of_a_header_are_parsed() -> None:
+    headers = Headers([("retry-after", "7," + "a," * 4000)])
+    assert retry_delay_of(429, headers) == 7
+    assert cost_of(lambda: retry_delay_of(429, headers)).lines < 2000
+
+
+def test_rejection_is_cheap_while_many_scopes_have_a_hold() -> None:
+    pace, policy, busy = Pace(), RetryPolicy(), RateLimitError("busy", status_code=429, retry_after=60.0)
+
+    def reject_all() -> None:
+        for number in range(1000):
+            pace.start_hold(LimitScope("http://x", f"model-{number}"), busy, policy, 0.0)
+
+    assert cost_of(reject_all).lines < 50_000
+    assert len(pace.holds) == 1000
+    pace.start_hold(LimitScope("http://x", "model-0"), busy, policy, 1000.0)
+    assert len(pace.holds) == 1  # the others are over
