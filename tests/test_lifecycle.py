@@ -263,6 +263,26 @@ def test_server_is_told_of_a_call_that_waited_for_its_reply_when_its_event_loop_
     collect_pending_task(loop_errors)
 
 
+@pytest.mark.parametrize("calls", [0, 3])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_call_that_a_closed_event_loop_left_in_flight_is_collected_once_the_client_is_used_in_another(
+    remote: FriendliServer, loop_errors: list[str], calls: int
+) -> None:
+    client = client_of(remote.url)
+
+    async def main() -> weakref.ref[asyncio.Task[Any]]:
+        await asyncio.gather(*(complete(client) for _ in range(calls)))  # at once
+        remote.enqueue(stall())
+        task = asyncio.ensure_future(complete(client))
+        await wait_until(lambda: len(remote.requests) > calls)
+        return weakref.ref(task)
+
+    left = run_without_shutdown(main())
+    asyncio.run(complete(client))
+    collect_pending_task(loop_errors)
+    assert left() is None
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_compressed_stream_that_was_read_when_its_event_loop_was_closed_does_not_fail_the_next_call(
     remote: FriendliServer, loop_errors: list[str]

@@ -60,6 +60,7 @@ class Runtime:
         self.calls: set[InFlightCall] = set()
         self.works: set[Work] = set()
         self.pace: Pace = Pace()
+        self._loops: frozenset[int] = frozenset()  # the ids of the loops with calls, when another one was last used
         self._draining = False
         self.lock: Lock = Lock()
         _runtimes.add(self)
@@ -72,6 +73,9 @@ class Runtime:
         Raises:
             ConfigurationError: The client is closed, or is being drained.
         """
+        if id(call.loop) not in self._loops:  # a call that a closed loop has left keeps the loop, and so its id
+            self._calls_in_flight()
+            self._loops = frozenset([id(each.loop) for each in (call, *self.calls)])
         self.calls.add(call)  # before the check: a drain in another thread either waits for the call or rejects it
         self.check()
         if (scope := current_scope.get()) is not None:
@@ -107,7 +111,7 @@ class Runtime:
         self.calls.discard(call)
 
     def _calls_in_flight(self) -> int:
-        """Returns the number of calls, without those whose loop was closed: they never end."""
+        """Returns the number of calls, and removes those of closed loops: they never end, and keep task and socket."""
         self.calls.difference_update([call for call in list(self.calls) if call.loop.is_closed()])
         return len(self.calls)
 
