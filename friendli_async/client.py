@@ -264,7 +264,7 @@ class AsyncFriendli(Hinted):
     async def __aenter__(self) -> Self:
         running_loop()  # without one, it is said here, and not by the first call
         if self._runtime.transport.closed:
-            raise ConfigurationError("the client is closed", draining=True)
+            raise ConfigurationError("the client is closed, and cannot be opened again: create another", draining=True)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -870,7 +870,7 @@ async def test_aclose_is_idempotent_and_closed_client_rejects_calls(server: Frie
         await complete(client)
     with pytest.raises(ConfigurationError, match="closed"):
         await open_stream(client)
-    with pytest.raises(ConfigurationError, match="closed"):
+    with pytest.raises(ConfigurationError, match="the client is closed, and cannot be opened again: create another"):
         await client.__aenter__()
     with pytest.raises(ConfigurationError, match="closed"):
         await complete(client.with_options(timeout=1))
