@@ -378,6 +378,48 @@ async def test_proxy_that_rejects_the_client_certificate_is_named(
     assert (raised.value.sent, raised.value.permanent) == (False, True)
 
 
+async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+    finally:
+        writer.close()
+
+
+def serve_tunnel(server: TalkativeTLSServer) -> RawServer:
+    """Returns a proxy that connects every tunnel to a server."""
+
+    async def connect(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.url.rpartition(":")[2])
+        await asyncio.gather(forward(conversation._reader, writer), forward(reader, conversation._writer))
+
+    return RawServer(connect)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("rejected", ["neither", "server", "client"])
+async def test_tls_error_of_a_server_behind_a_tunnel_names_the_server(
+    authority: Authority, stranger: Authority, rejected: str, version: ssl.TLSVersion
+) -> None:
+    skip_if_the_alert_is_hidden(version)
+    context = authority.server(*(stranger if rejected == "server" else authority).issue(), clients=True)
+    context.maximum_version = version
+    client_tls = authority.client(*(stranger if rejected == "client" else authority).issue("me"))
+    async with TalkativeTLSServer(context) as server, serve_tunnel(server) as proxy:
+        async with client_of(server.url, proxy=proxy.url, ssl=client_tls, retry=FAST_RETRY) as client:
+            if rejected == "neither":
+                assert (await with_timeout(complete(client))).text == "by tls"
+                return
+            with pytest.raises(APIConnectionError) as raised:
+                await with_timeout(complete(client))
+        assert server.connections == 1
+        where = server.url.removeprefix("https://")
+    assert str(raised.value).startswith(f"could not connect: {where} [")
+    assert (raised.value.sent, raised.value.permanent) == (False, True)
+
+
 NOT_A_RECORD: Final = "(?i:wrong version number|record layer failure)"  # depends on the version of OpenSSL
 
 
@@ -451,6 +493,8 @@ async def test_failed_handshake_is_explained_and_not_retried(data: bytes, messag
         ("400 Bad Request", 1, "400 Bad Request"),
         ("302 Found", 1, "302 Found"),
         ("511 Network Authentication Required", 1, "511 Network Authentication Required"),
+        ("408 Request Timeout", 3, "408 Request Timeout"),
+        ("425 Too Early", 3, "425 Too Early"),
         ("429 Slow down", 3, "429 Too Many Requests"),
         ("502 Bad Gateway", 3, "502 Bad Gateway"),
         ("503 Service Unavailable", 3, "503 Service Unavailable"),
@@ -687,12 +731,20 @@ async def test_tls_error_of_user_connector_is_explained_and_not_retried(
     assert len(raised.value.meta.attempts) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("two kinds of credentials"), "the request cannot be made: ValueError: two kinds of credentials"),
+        (aiohttp.InvalidURL("http://me:secret@/"), "the URL is not valid"),
+        (aiohttp.InvalidURL("127.1", "is not canonical"), "the URL is not valid: its host is not canonical"),
+    ],
+)
 async def test_request_that_a_user_session_cannot_make_is_a_configuration_error_and_not_retried(
-    refused_port: int,
+    refused_port: int, error: Exception, message: str
 ) -> None:
     async def reject(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         requests.append(request.url)
-        raise ValueError("two kinds of credentials")
+        raise error
 
     requests: list[object] = []
     url = f"http://127.0.0.1:{refused_port}"
@@ -700,8 +752,9 @@ async def test_request_that_a_user_session_cannot_make_is_a_configuration_error_
         aiohttp.ClientSession(middlewares=(reject,)) as session,
         client_of(url, session=session, retry=FAST_RETRY) as client,
     ):
-        with pytest.raises(ConfigurationError, match="cannot be made: ValueError: two kinds of credentials"):
+        with pytest.raises(ConfigurationError) as raised:
             await complete(client)
+    assert str(raised.value) == message
     assert len(requests) == 1
 
 

@@ -87,7 +87,8 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return timeout_error("connect", dial.clock.timeouts.connect or 0.0, sent=sent, detail=dial.progress)
     if isinstance(error, aiohttp.InvalidURL):
-        return ConfigurationError("the URL is not valid")
+        reason = f": its host {error.description}" if error.description else ""  # e.g. is not a canonical IPv4 address
+        return ConfigurationError(f"the URL is not valid{reason}")
     if isinstance(error, RuntimeError) and closed:
         reason = "the client is closed" if owned else "the session passed in is closed"
         return ConfigurationError(reason, draining=owned)
