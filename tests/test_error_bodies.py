@@ -68,6 +68,44 @@ def test_error_without_message_names_its_status(body: bytes, content_type: str, 
     assert str(error) == error.message
 
 
+PREFIXES: Final = (
+    ")]}'",
+    ")]}',\n",
+    ")]}\n",
+    "while(1);",
+    "while (1);",
+    "for(;;);",
+    "for (;;);",
+    "/* a */",
+    "cb(",
+    "a.b$(",
+    " ",
+)
+ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "detail", "reason", "p")
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "code"),
+    [
+        *((f'{prefix}{{"message": "no", "code": 5}}', "no", "5") for prefix in PREFIXES),
+        *((f"<Error><x>other</x><{name}>no</{name}></Error>", "no", None) for name in ELEMENTS),
+        *((f"<{tag}><h1>no</h1></{tag}><code>5</code>", "no", None) for tag in ("html", "body", "p")),
+        ("<title>no</title><code>5</code>", "no", None),
+        ("<x><message>no</message><code>5</code></x>", "no", "5"),
+        *((f'{{"{name}": "no", ', "no", None) for name in ("message", "ERROR", "errors", "error_msg", "statusMessage")),
+        *((f"{{'{name}': 'no', ", "no", None) for name in ("err", "err_msg", "exception", "reason", "title")),
+        *((f'{begin}{{"error": {{"message": "no", "prompt": "a', "no", None) for begin in ("[", "[\n  ")),
+        ("[12:00] no", "[12:00] no", None),
+        ('{"message": "say \\"no\\"\\nor yes", ', 'say "no" or yes', None),
+    ],
+)
+def test_message_is_found_in_json_with_a_prefix_markup_and_malformed_json(
+    body: str, message: str, code: str | None
+) -> None:
+    error = parse_error(body.encode())
+    assert (error.message, error.code) == (message, code)
+
+
 def test_message_is_truncated_and_sanitized_and_body_is_kept() -> None:
     text = "red \x1b[31m\x07 line\r\nnext " + "x" * 5000
     error = status_error(ReplyHead(500), b'{"message": "red \\u001b[31m\\u0007 line\\r\\nnext ' + b"x" * 5000 + b'"}')

@@ -80,6 +80,7 @@ PAYLOADS: Final[list[Any]] = [
     *({envelope: {"error": {"message": MSG}}} for envelope in ("response", "result", "data", "body")),
     *({envelope: {"success": False, "message": MSG}} for envelope in ("result", "data")),
     {"ret_code": 7, "ret_msg": MSG},
+    *({"ping": 1, "message": MSG}, {"type": "ping", "error": MSG}),
     # together with fields of a response
     {"id": "c", "object": "x", "created": 1, "model": "m", "error": {"message": MSG}},
     {"choices": [], "error": {"message": MSG, "code": 429}},
@@ -101,6 +102,7 @@ PAYLOADS: Final[list[Any]] = [
 TEXTS: Final = [
     *(MSG, f"Error: {MSG}", f"429 {MSG}", f"[ERROR] {MSG}"),
     *(f'{{"error": "{MSG}', f"{{'error': '{MSG}'}}", f'{{"detail":"{MSG}"'),
+    *(f'{{"{name}": "{MSG}' for name in ("err", "message", "msg", "errors", "exception")),
     *(f')]}}\'\n{{"error": "{MSG}"}}', f'callback({{"error": "{MSG}"}});', f'{{"error": "{MSG}"}}\n{{}}'),
 ]
 PAGES: Final = [f"<html><title>{MSG}</title></html>", f"<p>{MSG}", f"<Error><Message>{MSG}</Message></Error>"]
@@ -272,16 +274,19 @@ def test_unknown_events_are_delivered_if_the_stream_completes(kind: str) -> None
     assert [("almost full" in repr(event)) for event in reader.ready][:2] == [True, True]
 
 
+SUCCESS_WORDS: Final = ("ok", " OK ", "success", "successful", "succeeded", "true", "deleted", "done", "completed")
 SUCCESS_PAYLOADS: Final = [
     {"success": True},
     {"message": "deleted"},
     {"code": 0, "msg": "success"},
     {"status": "ok"},
-    {"id": "e", "status": "FAILED", "errorCode": None},
+    *({"id": "e", field: "FAILED", "errorCode": None} for field in ("status", "state")),
+    *({"success": "true"}, {"ok": "True"}, {"status": 200, "code": 200}, {"level": "info", "outcome": "accepted"}),
     {},
     [],
     None,
-    *("ok", "true", "succeeded"),
+    *SUCCESS_WORDS,
+    *({"message": word} for word in SUCCESS_WORDS),
     True,
 ]
 
@@ -290,6 +295,39 @@ SUCCESS_PAYLOADS: Final = [
 def test_untyped_call_accepts_success_payloads(payload: Any) -> None:
     decoder = msgspec.json.Decoder(Any)
     assert decode_reply(json.dumps(payload).encode(), decoder, ReplyHead(200)) == payload
+
+
+# Errors without a text of several words, which alone would be one.
+TERSE: Final[list[Any]] = [
+    *({"status": word} for word in ("err", "fail", "Failed", "failure", "fatal", "critical", "rejected", "some_error")),
+    *({field: "failed"} for field in ("state", "level", "severity", "result", "outcome", "type", "object", "event")),
+    *({field: value} for field in ("success", "ok") for value in (False, "false")),
+    *({"type": "QuotaException"}, {"error": {}}, {"status": 400}, {"status": 599}, [[{"error": "quota"}]]),
+    *({field: 429} for field in ("statusCode", "http_status_code", "httpCode", "http-status", "code", "errorCode")),
+    *(
+        {envelope: {"error": "quota"}}
+        for envelope in ("response", "result", "data", "body", "payload", "status", "base_resp")
+    ),
+    *({"data": {"success": False}}, {"data": {"code": 7, "msg": "quota"}}),
+]
+MESSAGE_NAMES: Final = (
+    *("message", "faultstring", "detail", "details", "msg", "errormsg", "errmsg", "errorMessage", "errorDescription"),
+    *("errors", "status_msg", "statusMessage", "fault", "error", "err", "exception", "failure", "problem", "reason"),
+    *("title", "description", "cause", "explanation", "errText", "failReason", "userMessages", "ret_msg", "shortMsgs"),
+    *("longDescription", "innerException", "last_error", "soap-fault", "login_failures", "promptBlockReason"),
+)
+
+
+@pytest.mark.parametrize("payload", [*TERSE, *({name: "quota"} for name in MESSAGE_NAMES)], ids=repr)
+def test_error_without_a_sentence_is_raised(payload: Any) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(Any), ReplyHead(200))
+    assert ("quota" in str(caught.value)) is ("quota" in json.dumps(payload))
+
+
+@pytest.mark.parametrize("payload", [{"errCode": "quota"}, {"status": 399}, {"status": 600}, {"code": 7}, {"data": {}}])
+def test_value_that_says_nothing_of_an_error_is_accepted(payload: Any) -> None:
+    assert decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(Any), ReplyHead(200)) == payload
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -353,6 +391,13 @@ def test_response_fields_beside_an_error_become_its_partial() -> None:
 
 
 @pytest.mark.parametrize("kind", REPLIES)
+def test_error_alone_has_no_partial(kind: str) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        decode_reply(json.dumps({"error": MSG}).encode(), msgspec.json.Decoder(REPLIES[kind].kind), ReplyHead(200))
+    assert caught.value.partial is None
+
+
+@pytest.mark.parametrize("kind", REPLIES)
 def test_error_beside_response_fields_is_raised(kind: str) -> None:
     whole = REPLIES[kind]
     with pytest.raises(APIStatusError) as caught:
@@ -398,6 +443,24 @@ def test_error_message_beside_an_empty_reply_is_raised(
 ) -> None:
     with pytest.raises(expected, match=MSG):
         decode_reply(json.dumps({**reply, **beside}).encode(), msgspec.json.Decoder(KINDS[kind]), ReplyHead(200))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply"),
+    [
+        *((kind, {"usage": USAGE}) for kind in ("chat", "completion", "embeddings", "classification")),
+        *(("message", reply) for reply in ({"role": "assistant"}, {"type": "message"}, {"usage": USAGE})),
+        *(
+            ("response", {"status": "ok"}),
+            ("status", {"status": "ok"}),
+            ("spec", {"name": "x"}),
+            ("file", {"name": "x"}),
+        ),
+    ],
+)
+def test_text_beside_a_field_that_errors_have_too_is_an_error(kind: str, reply: JSON) -> None:
+    with pytest.raises(APIStatusError, match=MSG):
+        decode_reply(json.dumps({**reply, "note": MSG}).encode(), msgspec.json.Decoder(KINDS[kind]), ReplyHead(200))
 
 
 NOTES: Final[list[JSON]] = [
@@ -458,7 +521,7 @@ def test_blank_message_beside_the_usage_is_ignored(name: str, value: Any) -> Non
 
 EMPTY_CHUNKS: Final[list[tuple[str, JSON]]] = [
     *(("chat", {"delta": delta}) for delta in ({}, {"content": ""}, {"role": "assistant", "content": None})),
-    ("chat", {"delta": {}, "finish_reason": "error"}),
+    *(("chat", {"delta": {}, "finish_reason": reason}) for reason in ("error", {"type": None})),
     ("chat", {"delta": {}, "seed": 5}),  # of Together AI
     ("completions", {"text": ""}),
     ("completions", {"text": "", "finish_reason": "null"}),
@@ -595,6 +658,14 @@ IGNORED_EVENTS: Final = [
     *('data: {"heartbeat":"2026-01-01T00:00:00Z"}', 'data: {"type":"ping","timestamp":"2026-01-01 00:00"}', "data"),
     *("data: false", "data: None", "data: undefined"),
     *('data: {"error":null}', 'data: {"error":""}', 'data: {"error":false}', "event: foo", "\n\n"),
+    *(
+        "data: pong",
+        "data: no-op",
+        "data: tick",
+        'data: {"name":"ping"}',
+        'data: {"msg":"ping"}',
+        'data: {"data":"ping"}',
+    ),
 ]
 
 
@@ -611,6 +682,15 @@ def test_heartbeats_do_not_affect_stream_content(kind: str, line_end: str) -> No
         reader.feed(text.replace("\n", line_end).encode())
         assert (reader.failure, len(reader.ready), reader.has_ended) == (None, events, True), ignored
         assert "paid" in repr(collector.result()), ignored
+
+
+METADATA: Final = ("id", "object", "created", "model", "system_fingerprint", "service_tier", "timestamp")
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_chunk_of_metadata_ahead_of_the_content_is_skipped(name: str) -> None:
+    reader = feed_reader("chat", f'data: {{"{name}": "x"}}\n\n'.encode(), with_content=False)
+    assert (reader.has_ended, len(reader.ready)) == (False, 0)
 
 
 SENTINELS: Final = [

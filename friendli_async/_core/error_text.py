@@ -38,7 +38,7 @@ _JSON_START: Final = r"""\s*(?:\{|\[\s*(?:[\[\]{"\d-]|null|true|false|$)|"|null\
 _MALFORMED_ERROR: Final = r"""(?i)[\s\[{]*["'](?:error|err|message|msg|detail|errors|exception)\b"""
 # A text in a message field of malformed JSON.
 _MESSAGE_FIELD: Final = (
-    r"(?is)[\"'](?:error_?|status_?)?(?:message|msg|detail|error|errors|reason|title)[\"']"
+    r"(?is)[\"'](?:err(?:or)?_?|status_?)?(?:message|msg|detail|err|errors?|exception|reason|title)[\"']"
     r"\s*:\s*([\"'])((?:(?!\1)[^\\]|\\.){1,2000})"  # no more: each repetition takes memory
 )
 
@@ -146,7 +146,7 @@ def _text_message(text: str) -> str:
     lines = [line.strip() for line in sanitize(text[:_MAX_SCANNED]).splitlines() if line.strip()] or [""]
     if lines[0].startswith("Traceback "):  # the exception is in the last line
         return lines[-1][:_MAX_LINE]
-    if lines[0][:1] == "{":  # malformed JSON: not quoted as a whole, since it may repeat the request
+    if "".join(lines).lstrip("[ ")[:1] == "{":  # malformed JSON: not quoted as a whole, since it may repeat the request
         found = re.search(_MESSAGE_FIELD, text)
         return (
             " ".join(sanitize(found[2].replace("\\n", "\n").replace('\\"', '"')).split())[:_MAX_LINE] if found else ""
