@@ -148,7 +148,7 @@ def test_chunk_without_content_is_an_error_only_if_its_fields_show_one(fields: d
         assert not shows_error_without_content(fields)
         assert not chunk.error
     elif not shows_error_without_content(fields):
-        assert chunk.error or not (chunk.choices or fields.get("usage"))
+        assert chunk.error is not None or not (chunk.choices or fields.get("usage"))
 
 
 def outcome(data: bytes, name: str | None, kind: str) -> tuple[object, object, str]:

@@ -325,7 +325,13 @@ def test_error_without_a_sentence_is_raised(payload: Any) -> None:
     assert ("quota" in str(caught.value)) is ("quota" in json.dumps(payload))
 
 
-@pytest.mark.parametrize("payload", [{"errCode": "quota"}, {"status": 399}, {"status": 600}, {"code": 7}, {"data": {}}])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *({"errCode": "quota"}, {"status": 399}, {"status": 600}, {"code": 7}, {"level": 500, "result": 404}),
+        *({"data": value} for value in ({}, {"count": 5, "message": "hello"}, {"code": 200, "message": "hello"})),
+    ],
+)
 def test_value_that_says_nothing_of_an_error_is_accepted(payload: Any) -> None:
     assert decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(Any), ReplyHead(200)) == payload
 
@@ -463,6 +469,21 @@ def test_text_beside_a_field_that_errors_have_too_is_an_error(kind: str, reply: 
         decode_reply(json.dumps({**reply, "note": MSG}).encode(), msgspec.json.Decoder(KINDS[kind]), ReplyHead(200))
 
 
+def test_text_beside_a_documented_status_is_not_an_error() -> None:
+    reply = {"status": "RUNNING", "note": MSG}
+    decoded = decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(KINDS["status"]), ReplyHead(200))
+    assert decoded.status == "RUNNING"
+
+
+@pytest.mark.parametrize("nested", ["[" * 400 + "]" * 400, '{"a":' * 400 + "1" + "}" * 400])
+def test_depth_of_the_search_for_content_and_blank_values_is_limited(nested: str) -> None:
+    decoder = msgspec.json.Decoder(ChatCompletion)
+    with pytest.raises(APIStatusError):
+        decode_reply(f'{{"error": {nested}}}'.encode(), decoder, ReplyHead(200))
+    choice = '{"message": {"content": ""}, "x": %s}'
+    assert decode_reply(f'{{"choices": [{choice % nested}], "detail": "no"}}'.encode(), decoder, ReplyHead(200)).choices
+
+
 NOTES: Final[list[JSON]] = [
     {"message": None, "detail": "", "error": None, "errors": [], "msg": "ok"},
     {"service_tier": "default", "system_fingerprint": "f", "object": "chat.completion", "warnings": ["slow"]},
@@ -522,7 +543,7 @@ def test_blank_message_beside_the_usage_is_ignored(name: str, value: Any) -> Non
 EMPTY_CHUNKS: Final[list[tuple[str, JSON]]] = [
     *(("chat", {"delta": delta}) for delta in ({}, {"content": ""}, {"role": "assistant", "content": None})),
     *(("chat", {"delta": {}, "finish_reason": reason}) for reason in ("error", {"type": None})),
-    ("chat", {"delta": {}, "seed": 5}),  # of Together AI
+    *(("chat", {"delta": {}, name: 5}) for name in ("seed", "matched_stop")),  # of Together AI, of SGLang
     ("completions", {"text": ""}),
     ("completions", {"text": "", "finish_reason": "null"}),
 ]
@@ -626,12 +647,15 @@ def test_blank_error_beside_response_fields_is_ignored(kind: str, error: Any) ->
 @pytest.mark.parametrize("kind", STREAMS)
 def test_blank_error_beside_event_fields_is_ignored(kind: str, error: Any) -> None:
     stream = STREAMS[kind]
-    reader = EventReader(stream.collector(), 1 << 20, ReplyHead(200))
-    for name, value, _ in stream.events:
-        reader.feed(f"event: {name or ''}\ndata: {json.dumps({**value, 'error': error})}\n\n".encode())
-    reader.feed(b"data: [DONE]\n\n")
-    assert reader.failure is None
-    assert len(reader.ready) == len(stream.events)
+    events: list[list[Any]] = []
+    for beside in ({}, {"error": error}):
+        reader = EventReader(stream.collector(), 1 << 20, ReplyHead(200))
+        for name, value, _ in stream.events:
+            reader.feed(f"event: {name or ''}\ndata: {json.dumps({**value, **beside})}\n\n".encode())
+        reader.feed(b"data: [DONE]\n\n")
+        assert reader.failure is None
+        events.append(list(reader.ready))
+    assert events[0] == events[1]
 
 
 @pytest.mark.parametrize("kind", STREAMS)

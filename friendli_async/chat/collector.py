@@ -87,7 +87,8 @@ class ChoicesDialect(ChunkDialect[E], kw_only=True):
 
 def _has_content(chunk: Any) -> bool:
     """Whether a chunk has a part of the answer or its end, no error, no message, and no usage without counts."""
-    if chunk.error or chunk.message is not None or (chunk.usage is not None and not chunk.usage.prompt_tokens):
+    is_suspect = chunk.error is not None or chunk.message is not None
+    if is_suspect or (chunk.usage is not None and not chunk.usage.prompt_tokens):
         return False
     for choice in chunk.choices:
         if choice.text or (choice.finish_reason is not None and is_end_of_choice(choice.finish_reason)):
@@ -102,7 +103,7 @@ def _has_content(chunk: Any) -> bool:
 
 def _is_without_error(chunk: Any, payload: bytes, dialect: ChunkDialect[Any]) -> bool:
     """Whether a chunk without content, or with a usage without counts, is one without an error. Corrects its usage."""
-    if chunk.error or chunk.message is not None:
+    if chunk.error is not None or chunk.message is not None:
         return False
     try:
         _decode_own_fields(payload)
