@@ -96,10 +96,12 @@ ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "
         *((f"{{'{name}': 'no', ", "no", None) for name in ("err", "err_msg", "exception", "reason", "title")),
         *((f'{begin}{{"error": {{"message": "no", "prompt": "a', "no", None) for begin in ("[", "[\n  ")),
         ("[12:00] no", "[12:00] no", None),
+        ('{"errors": [{"message": "no", "code": 1}, {"message": "not", "code": 2}]}', "no; not", None),
+        ('{"model": ["no"], "n": []}', "model: no", None),
         ('{"message": "say \\"no\\"\\nor yes", ', 'say "no" or yes', None),
     ],
 )
-def test_message_is_found_in_json_with_a_prefix_markup_and_malformed_json(
+def test_message_is_found_in_lists_markup_malformed_json_and_json_with_a_prefix(
     body: str, message: str, code: str | None
 ) -> None:
     error = parse_error(body.encode())

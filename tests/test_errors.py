@@ -439,6 +439,7 @@ def test_error_in_successful_response_raises_its_class(data: object, expected: t
     ("status", "names"),
     [
         (400, "invalid_request_error INVALID_ARGUMENT FAILED_PRECONDITION OUT_OF_RANGE ValidationException BadRequest"),
+        (400, "BadArgument"),
         (400, "context_length_exceeded exceed_context_size_error"),
         (401, "authentication_error UNAUTHENTICATED invalid_api_key invalid_token ExpiredTokenException Unauthorized"),
         (402, "billing_error insufficient_credits payment_required"),

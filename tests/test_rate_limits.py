@@ -161,6 +161,7 @@ def test_spelling_is_parsed(headers: dict[str, str], expected: dict[str, float])
         ("59.7", 59.7),
         ("-3", 0.0),
         ("1e3", 1000.0),
+        (".5", 0.5),
     ],
 )
 def test_reset_is_converted_to_seconds(text: str, seconds: float) -> None:
@@ -186,6 +187,7 @@ def test_reset_is_converted_to_seconds(text: str, seconds: float) -> None:
         "2 months",
         "P",
         "PT",
+        "PT٣S",
         "1 s 2",
     ],
 )

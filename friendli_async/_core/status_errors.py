@@ -202,7 +202,7 @@ _NAMES_BY_STATUS: Final[dict[int, str]] = {
     422: "unprocessableentity validationerror",
     429: "ratelimit ratelimitexceeded ratelimited insufficientquota quotaexceeded resourceexhausted toomanyrequests"
     " throttling",
-    500: "apierror internal internalserver internalservererror internalfailure servererror",
+    500: "apierror internal internalserver internalfailure servererror",
     501: "unimplemented",
     502: "badgateway",
     503: "overloaded serveroverloaded serviceunavailable unavailable",

@@ -33,7 +33,7 @@ from friendli_async.replies import Partial, ReplyHead, partial_of
 T = TypeVar("T")
 
 # Fields that both replies and errors have.
-_AMBIGUOUS: Final = frozenset({"status", "name", "type", "role", "usage", "message"})
+_AMBIGUOUS: Final = frozenset({"status", "name", "type", "role", "usage"})
 
 
 def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead) -> T:
@@ -126,9 +126,6 @@ def _shows_error_without_answer(fields: Fields, own: Collection[str]) -> bool:
 
 def _has_certain_answer(reply: object) -> bool:
     """Whether a reply has an answer that cannot be part of an error."""
-    for name in getattr(reply, "answered_by", ()):
-        if getattr(reply, name) and name not in _AMBIGUOUS:
-            return True
     return _has_own_value(reply) and _is_answered(reply)
 
 
