@@ -423,7 +423,8 @@ class _ChoiceParts(ChoiceParts):
             self._in_pieces.add(name)
             return text
         rest = text[len(given) :]
-        if rest and (getattr(delta, name) or rest) == rest:  # else the delta beside it is added, and not what it says
+        beside = getattr(delta, name)
+        if rest and (not beside or beside == rest):  # else the delta beside it is added, and not what it says
             self._from_messages[name] = (count + 1, text)
         return rest
 

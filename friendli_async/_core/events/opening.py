@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import msgspec
+
 from friendli_async._core.events.plain_reply import not_a_stream
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.held import Held
 from friendli_async.errors import ResponseDecodeError, StreamInterruptedError
 
 if TYPE_CHECKING:
-    import msgspec
-
     from friendli_async._core.net.exchange import Exchange
     from friendli_async._core.timing import Stopwatch
     from friendli_async.options import Limits
