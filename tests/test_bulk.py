@@ -1129,6 +1129,22 @@ async def test_what_is_not_awaited_or_read_is_no_reply(
     assert f"returned a {kind} that is not awaited or read" in str(outcome.error)
 
 
+async def test_coroutine_that_a_task_runs_is_no_reply_and_runs_on() -> None:
+    released, tasks = asyncio.Event(), list[asyncio.Task[Any]]()
+
+    async def call(row: int) -> object:
+        running = released.wait()
+        tasks.append(asyncio.create_task(running))
+        await asyncio.sleep(0)  # the task waits
+        return running
+
+    (outcome,) = await collect(run_all([1], call))
+    assert "returned a coroutine that is not awaited or read" in str(outcome.error)
+    released.set()
+    assert await asyncio.wait(tasks, timeout=10) == (set(tasks), set())
+    assert tasks[0].result() is True
+
+
 @pytest.mark.parametrize("kind", ["stream", "view", "branch", "run", "bulk run", "reference"])
 async def test_stream_or_run_that_has_ended_is_a_reply(
     server: FriendliServer, client: AsyncFriendli, kind: str

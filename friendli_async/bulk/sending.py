@@ -11,6 +11,7 @@ import random
 from asyncio import CancelledError
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from functools import partial
+from inspect import CORO_CREATED, getcoroutinestate
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -210,7 +211,8 @@ async def _check_reply(reply: object) -> None:
     name = f"{'' if parts[0] is reply else 'list of '}{type(parts[0]).__name__}"
     for part in filter(_is_open, parts):
         if isinstance(part, CoroutineType):
-            part.close()  # without a warning that it was never awaited
+            if getcoroutinestate(cast("Any", part)) == CORO_CREATED:  # else a task runs it, and would never end
+                part.close()  # without a warning that it was never awaited
         elif hasattr(part, "aclose"):
             await part.aclose()
     raise ConfigurationError(
