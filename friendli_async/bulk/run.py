@@ -290,7 +290,7 @@ class Job(Generic[Row, R]):
         self._rejections = 0  # calls in a row
         self._probes = probes
         self._owns_rows = self._rows is not rows  # an iterator of the caller is not closed: it may be read further
-        self.state = RunState()
+        self.state: RunState = RunState()
         self._scope = Scope()  # of its tasks, which must not wait for its end
         self._sender = RowSender(call, self._gate, self.state)
         self._ledger = ledger
