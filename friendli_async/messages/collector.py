@@ -64,9 +64,9 @@ def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
     return field is not None and is_unknown(fields.get(field), _KINDS[field])
 
 
-def _normalize_event(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+def _normalize_event(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     """Fills in missing content of a message and a missing type, and replaces an unreadable index by the sentinel."""
-    if "message_start" in (name, fields.get("type")) and is_object(fields.get("message")):
+    if kind == "message_start" and is_object(fields.get("message")):
         fields["message"]["content"] = fields["message"].get("content") or []
     fields = {key: with_type(value, _KINDS[key]) if key in _KINDS else value for key, value in fields.items()}
     if _parse_index(fields.get("index", 0)) == _UNKNOWN_INDEX:

@@ -47,9 +47,9 @@ _TEXTS: Final[dict[str, str]] = {
 """The field of the text of an event, by the event's type."""
 
 
-def _fill(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+def _fill(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     """Makes a null text an empty one, and adds an empty ``output``: some engines start with little more than an id."""
-    text = _TEXTS.get(f"{fields.get('type')}") or _TEXTS.get(f"{name}")
+    text = _TEXTS.get(kind or "")
     if text in fields and fields[text] is None:
         fields = {**fields, text: ""}
     response: Any = fields.get("response")

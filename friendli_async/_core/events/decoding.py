@@ -93,7 +93,7 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
     events: Any
     """The type of its events: a struct, or a union of structs tagged by ``type``."""
     rewrite: Callable[[str | None, Fields], Fields] | None = None
-    """Converts the fields of an event from an older or less compatible server to the current shape."""
+    """Converts the fields of an event of a kind from an older or less compatible server to the current shape."""
     failure_of: Callable[[E, ReplyHead], APIStatusError | None] = _no_failure
     """Returns the error that one of the API's own events reports, in a reply with this head, or None."""
 
@@ -174,7 +174,7 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
             error = error_of_payload(fields, data, head)  # first: converting the content changes the fields
             return Decoded(self._content_with_error(name, fields), error)
         if self.rewrite is not None:
-            fields = self.rewrite(name, fields)
+            fields = self.rewrite(self._kind(name, fields), fields)
         if self._is_recognized(name, fields):
             if self._shows_error_without_content(name, fields):
                 return Decoded(error=error_of_payload(fields, data, head))
@@ -194,6 +194,10 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
             return self._build_payload(name, fields) if self._has_content(name, fields) else None
         except NOT_DECODED:
             return None
+
+    def _kind(self, name: str | None, fields: Fields) -> str | None:
+        """Returns the kind of an event: its name, for events without a ``type``."""
+        return name
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
         """Whether an event declares an error, whatever other fields it has."""
@@ -335,7 +339,7 @@ class TaggedDialect(Dialect[E], kw_only=True):
         return name is None or name in self._kinds
 
     def _kind(self, name: str | None, fields: Fields) -> str | None:
-        """Returns the kind of an event: its ``type``, or its name if only that is known or ``type`` is missing."""
+        """Returns its ``type``, or its name if only that is known or ``type`` is missing."""
         tag = fields.get("type")
         kind = tag if isinstance(tag, str) and tag else name
         return name if name in self._kinds and kind not in self._kinds else kind
