@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
 from friendli_async._version import __version__
+from friendli_async.cli import FAILED, INTERRUPTED
 
 COMMANDS: Final = {
     "chat": "talk to a model (the default command)",
@@ -21,8 +22,6 @@ COMMANDS: Final = {
 """The commands and their help. Each is a module of this package, imported on demand."""
 
 _GLOBAL_OPTIONS: Final = frozenset({"-h", "--help", "--version"})
-_FAILED: Final = 1
-_INTERRUPTED: Final = 130
 _SIGPIPE_STATUS: Final = 128 + 13
 """Exit status of a process killed by SIGPIPE, spelled out because Windows lacks the signal."""
 
@@ -102,17 +101,17 @@ def _run(given: list[str]) -> int:
         finally:  # also if argparse exits, after --help
             sys.stdout.flush()
     except KeyboardInterrupt:  # while modules are imported, which takes longest; the commands handle it otherwise
-        status = _INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:
         _discard(sys.stdout)
         status = _SIGPIPE_STATUS
     except OSError as error:
         _discard(sys.stdout)
-        status, message = _FAILED, f"friendli-async: the output cannot be written: {error.strerror or error}\n"
+        status, message = FAILED, f"friendli-async: the output cannot be written: {error.strerror or error}\n"
     except RuntimeError as error:
         if "start new thread" not in str(error):
             raise
-        status, message = _FAILED, "friendli-async: no thread can be started: has `ulimit -u` been reached?\n"
+        status, message = FAILED, "friendli-async: no thread can be started: has `ulimit -u` been reached?\n"
     try:
         sys.stderr.write(message)
         sys.stderr.flush()

@@ -30,7 +30,7 @@ from friendli_async.bulk import CheckpointError, Outcome, Progress, RejectedErro
 from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError, InvalidBeforeError
 from friendli_async.bulk.errors import is_final, is_rejection
 from friendli_async.bulk.run import Job
-from friendli_async.cli import connection
+from friendli_async.cli import BAD_INPUT, FAILED, INTERRUPTED, connection
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import Reply
@@ -103,13 +103,13 @@ def run(arguments: argparse.Namespace) -> int:
         return _checked(arguments, reporter)
     except (RowsError, ConfigurationError, OSError) as error:
         reporter.write_line(f"friendli-async batch: {error}")
-        return connection.BAD_INPUT
+        return BAD_INPUT
     except CheckpointError as error:
         reporter.write_line(f"friendli-async batch: {error}")
         return _BAD_OUTPUT
     except KeyboardInterrupt:
         reporter.write_line("interrupted")
-        return connection.INTERRUPTED
+        return INTERRUPTED
 
 
 def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
@@ -183,7 +183,7 @@ async def _send(job: Job[BatchRow, Reply], client: AsyncFriendli, output: BatchO
     reporter.summary(progress)
     if interrupted and progress.done < reporter.total:
         return 128 + interrupted[0]
-    return connection.FAILED if progress.failed or has_changed else 0
+    return FAILED if progress.failed or has_changed else 0
 
 
 @contextlib.contextmanager

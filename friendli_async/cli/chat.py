@@ -23,7 +23,7 @@ from typing import Any, Final
 from friendli_async._core.text import join_text, split_surrogate
 from friendli_async.chat.collector import ChatStream
 from friendli_async.chat.inputs import Conversation
-from friendli_async.cli import connection
+from friendli_async.cli import INTERRUPTED, connection
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import ArgumentError, ConfigurationError, FriendliError, StreamInterruptedError
 
@@ -145,7 +145,7 @@ class _Session:
         await asyncio.gather(*stops)
         if answered := join_text(text):
             self.messages.append({"role": "assistant", "content": answered})
-        return connection.INTERRUPTED if stops else 0
+        return INTERRUPTED if stops else 0
 
     async def _show(self, stream: ChatStream, output: _Output, text: list[str]) -> None:
         if not self._streams:

@@ -12,15 +12,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO, get_args
 
 from friendli_async._core.settings import strip_quotes
+from friendli_async.cli import BAD_INPUT, FAILED, INTERRUPTED
 from friendli_async.client import DeploymentName
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "add_deployment", "add_model", "is_ignored", "on_signals"]
-__all__ += ["model_name", "printable", "run"]
-
-FAILED: Final = 1
-BAD_INPUT: Final = 2
-INTERRUPTED: Final = 130
+__all__ = ["add_deployment", "add_model", "is_ignored", "model_name", "on_signals", "printable", "run"]
 
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

@@ -29,7 +29,7 @@ from friendli_async._core.net.failures import why_untrusted
 from friendli_async._core.net.proxies import environment_proxies, proxy_finder
 from friendli_async._core.settings import API_URL, CONTAINER_URL, strip_quotes
 from friendli_async._version import __version__
-from friendli_async.cli import connection
+from friendli_async.cli import FAILED, connection
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 from friendli_async.options import Timeouts
@@ -94,7 +94,7 @@ async def _diagnose(arguments: argparse.Namespace) -> int:
     good = all(finding.good for finding in findings)
     if arguments.json:
         print(json.dumps({"good": good, "findings": msgspec.to_builtins(findings)}, indent=2))
-    return 0 if good else connection.FAILED
+    return 0 if good else FAILED
 
 
 async def _run_check(name: str, check: Callable[[], Awaitable[str]]) -> _Finding:
