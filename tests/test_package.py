@@ -80,8 +80,7 @@ CORE_LAYERS: Final = (
     {"protocol"},
     {"net", "retry"},
     {"events", "runtime"},
-    {"call"},
-    {"engine"},
+    {"call", "engine"},
     {"pages", "resource"},
 )
 """The layers inside `_core`, lowest first."""

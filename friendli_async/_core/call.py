@@ -7,8 +7,8 @@ import copy
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property, partial
-from typing import Any, Final, Generic, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -25,7 +25,7 @@ from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.net.exchange import Exchange
 from friendli_async._core.observers import AttemptEnded, AttemptStarted, CallHeld, CallStarted, Connected, FirstEvent
 from friendli_async._core.pacing import Hold, LimitScope, exceeded_limit, is_rejected_by_load, jitter, report_rejection
-from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
+from friendli_async._core.protocol import Accept, Operation, Request
 from friendli_async._core.reporting import (
     OUT_OF_BUDGET,
     CallReporter,
@@ -39,9 +39,7 @@ from friendli_async._core.reporting import (
     reason_of,
 )
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
-from friendli_async._core.runtime import Runtime
 from friendli_async._core.secret import mask_token, token_of, without_token
-from friendli_async._core.settings import Settings
 from friendli_async._core.status_errors import status_error
 from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
@@ -54,6 +52,9 @@ from friendli_async.errors import (
 )
 from friendli_async.replies import Attempt, Headers, Meta, attach_meta, keep_raw, usage_of
 
+if TYPE_CHECKING:
+    from friendli_async._core.engine import Engine
+
 T = TypeVar("T")
 E = TypeVar("E")
 R = TypeVar("R")
@@ -65,27 +66,6 @@ _call_ids: Final = itertools.count(1)
 
 Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
 """Tries to fix what caused an error response; returns whether another attempt is worthwhile."""
-
-
-class Caller:
-    """Who makes a call: a deployment with one set of settings, on the client's runtime."""
-
-    def __init__(
-        self, runtime: Runtime, settings: Settings, deployment: Deployment, recover: Recovery | None = None
-    ) -> None:
-        self.runtime = runtime
-        self.settings = settings
-        self.deployment = deployment
-        self.recover = recover
-
-    @cached_property
-    def request_builder(self) -> RequestBuilder:
-        """Builds the requests. Created lazily: a copy of a client has every engine, but uses only one."""
-        return RequestBuilder(self.settings, self.deployment)
-
-    def billed_team(self, operation: Operation[Any]) -> str | None:
-        """Returns the team that a call of the operation is billed to, if the client names one."""
-        return None if self.deployment.container or not operation.team else self.settings.team
 
 
 class Sink(Protocol):
@@ -117,7 +97,7 @@ class Call(Generic[T]):
 
     def __init__(
         self,
-        engine: Caller,
+        engine: Engine,
         operation: Operation[T],
         arguments: Arguments,
         accept: Accept,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Generic, NoReturn, TypeVar
 
 from friendli_async._core.body.arguments import Arguments, model_of
-from friendli_async._core.call import Call, Caller, Recovery, Sink
+from friendli_async._core.call import Call, Recovery, Sink
 from friendli_async._core.events.reader import Collector
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import Held
 from friendli_async._core.loops import running_loop, wait_done, wait_ended
 from friendli_async._core.net.clock import CallClock, ReadClock
 from friendli_async._core.net.dialing import DialContext
-from friendli_async._core.protocol import Operation
+from friendli_async._core.protocol import Deployment, Operation, RequestBuilder
 from friendli_async._core.reporting import RunReporter
+from friendli_async._core.runtime import Runtime
+from friendli_async._core.settings import Settings
 from friendli_async._core.work import Work
 from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
 from friendli_async.options import is_count, plain_number
@@ -27,8 +30,25 @@ R = TypeVar("R")
 U = TypeVar("U")
 
 
-class Engine(Caller):
+class Engine:
     """Makes the calls of one deployment with one set of settings, on the client's runtime."""
+
+    def __init__(
+        self, runtime: Runtime, settings: Settings, deployment: Deployment, recover: Recovery | None = None
+    ) -> None:
+        self.runtime = runtime
+        self.settings = settings
+        self.deployment = deployment
+        self.recover = recover
+
+    @cached_property
+    def request_builder(self) -> RequestBuilder:
+        """Builds the requests. Created lazily: a copy of a client has every engine, but uses only one."""
+        return RequestBuilder(self.settings, self.deployment)
+
+    def billed_team(self, operation: Operation[Any]) -> str | None:
+        """Returns the team that a call of the operation is billed to, if the client names one."""
+        return None if self.deployment.container or not operation.team else self.settings.team
 
     def with_options(self, options: Mapping[str, object]) -> Engine:
         """Returns an engine for the same deployment with these options; see ``Settings.with_changes``."""
