@@ -20,9 +20,10 @@ from friendli_async import (
 )
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
-from friendli_async.billing import CostPage
+from friendli_async.billing import CostPage, UsagePage
 from friendli_async.chat import ChatCollector, ChatCompletion
-from friendli_async.replies import Headers, ReplyHead
+from friendli_async.endpoints import EndpointPage, EndpointVersionPage
+from friendli_async.replies import Headers, Reply, ReplyHead
 from friendli_async.testing import FriendliServer
 from friendli_async.testing import body as reply_of
 
@@ -385,6 +386,31 @@ def test_missing_content_is_a_decode_error(kind: str, reply: Any) -> None:
 def test_empty_content_is_accepted(kind: str, reply: Any) -> None:
     read: Any = decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(REPLIES[kind].kind), ReplyHead(200))
     assert not (read.text if hasattr(read, "text") else read.data)
+
+
+class Ranking(Reply, frozen=True, kw_only=True):
+    """The reply of an API with a name of its own for the answer."""
+
+    ranked: tuple[int, ...]
+    elapsed: float | None = None
+
+
+def test_answer_may_be_in_a_field_of_any_name() -> None:
+    decoder = msgspec.json.Decoder(Ranking)
+    beside = {"elapsed": 0.5, "message": MSG}
+    with pytest.raises(APIStatusError, match=MSG):
+        decode_reply(json.dumps({"ranked": [], **beside}).encode(), decoder, ReplyHead(200))
+    assert decode_reply(json.dumps({"ranked": [1], **beside}).encode(), decoder, ReplyHead(200)).ranked == (1,)
+    assert decode_reply(b'{"ranked": [], "elapsed": 0.5}', decoder, ReplyHead(200)).ranked == ()
+
+
+@pytest.mark.parametrize("error", [{"message": MSG}, {"code": 429}, {"status": 500}, {"status": "failed"}], ids=str)
+@pytest.mark.parametrize("items", [{}, {"data": None}, {"data": []}, {"data": {}}], ids=str)
+@pytest.mark.parametrize("kind", [EndpointPage, EndpointVersionPage, CostPage, UsagePage])
+def test_error_beside_an_empty_page_that_has_another_is_raised(kind: Any, items: JSON, error: JSON) -> None:
+    page = {**items, "nextCursor": "c", "next_page": "c", "has_more": True, **error}
+    with pytest.raises(APIStatusError):
+        decode_reply(json.dumps(page).encode(), msgspec.json.Decoder(kind), ReplyHead(200))
 
 
 def test_response_fields_beside_an_error_become_its_partial() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
-from typing import Any, Final, TypeVar, cast, get_args
+from typing import Any, Final, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
@@ -56,7 +56,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
         value = json_or_none(data, head.headers)
         if value is None and is_other_format(data):
             raise unexpected_content(data, head, "JSON", "json") from None
-        if not _is_error_reply(value, own):
+        if not _is_error_reply(value, kind):
             raise
     else:
         is_certain = _has_certain_answer(reply)
@@ -65,9 +65,9 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
         value = json_or_none(data, head.headers)
         fields = as_object(value)
         if is_certain:
-            if not _shows_error_without_answer(fields, own):
+            if not _shows_error_without_answer(fields, kind):
                 return _move_answers(reply, fields, data, decoder)
-        elif not _is_error_reply(value, own):
+        elif not _is_error_reply(value, kind):
             _check_reply(reply, fields, data, own)
             return reply
     raise _error_in_reply(value, data, decoder, head)
@@ -104,24 +104,35 @@ def _check_reply(reply: object, fields: Fields, data: bytes, own: Collection[str
         raise ResponseDecodeError(f"the server's reply contains no answer: it has no {wanted}", excerpt=excerpt(data))
 
 
-# The fields in which the APIs have the answer.
-_ANSWERS: Final = frozenset({"choices", "content", "data", "image", "output", "text", "tokens"})
+@cache
+def _answers_of(kind: Any) -> dict[str, str]:
+    """The fields in which a reply type, or a member of a union, has the answer, with their names on the wire.
+
+    They are the fields that it requires, as a reply without an answer is none; or if it requires none, as a page that
+    may be empty, those of lists and mappings.
+    """
+    structs = [member for member in get_args(kind) or (kind,) if hasattr(member, "__struct_fields__")]
+    fields = [field for struct in structs for field in msgspec.structs.fields(struct)]
+    answers = [field for field in fields if field.required] or [
+        field for field in fields if get_origin(field.type) in (tuple, dict)
+    ]
+    return {field.name: field.encode_name for field in answers if field.name not in METADATA | _AMBIGUOUS}
 
 
 def _has_content(reply: Any) -> bool:
     """Whether a reply has text, or if it is of another kind, any answer; checked without parsing it again."""
     if (text := getattr(reply, "text", None)) is not None:
         return bool(text)
-    answers = _ANSWERS & _own_fields(reply.__class__)
+    answers = _answers_of(reply.__class__)
     return not answers or any(getattr(reply, name) for name in answers)
 
 
-def _shows_error_without_answer(fields: Fields, own: Collection[str]) -> bool:
+def _shows_error_without_answer(fields: Fields, kind: Any) -> bool:
     """Whether a reply has an error message, flag or status next to fields of the API, but nothing in these."""
-    answers = _ANSWERS.intersection(own)
-    if not answers or any(holds_content(fields.get(name)) for name in answers):
+    answers = _answers_of(kind)
+    if not answers or any(holds_content(fields.get(name)) for name in answers.values()):
         return False
-    return shows_error_beside(fields, own)
+    return shows_error_beside(fields, _own_fields(kind))
 
 
 def _has_certain_answer(reply: object) -> bool:
@@ -212,13 +223,14 @@ def move_answer(choice: Fields, wanted: str) -> bool:
     return True
 
 
-def _is_error_reply(value: object, own: Collection[str]) -> bool:
+def _is_error_reply(value: object, kind: Any) -> bool:
     """Whether a reply declares or wraps an error, or has an error message and no content of the API."""
     if not is_object(value):
         return describes_error(value)
     fields = as_object(value)
-    if wraps_error(fields) or declares_error(fields) or _shows_error_without_answer(fields, own):
+    if wraps_error(fields) or declares_error(fields) or _shows_error_without_answer(fields, kind):
         return True
+    own = _own_fields(kind)
     if has_value(fields, [name for name in own if name not in METADATA | _AMBIGUOUS and not is_error_name(name)]):
         return False
     return describes_error({name: each for name, each in fields.items() if name not in own or is_error_name(name)})
