@@ -46,7 +46,7 @@ The path of a request
 
    e. Wait: sleep inside the clock.
 
-4. ``Engine.call`` attaches ``meta`` to a plain reply. A stream becomes an ``events.stream.OpenStream``.
+4. ``Call._finish_succeeded`` attaches ``meta`` to a plain reply. A stream becomes an ``events.stream.OpenStream``.
 
 ``runtime.Runtime`` is what a client and its ``with_options`` copies share: the transport, the calls in flight, and what
 they learn from each other (``pacing.Pace``). ``work.Work`` is several calls that belong together, such as the turns of

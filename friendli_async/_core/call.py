@@ -14,7 +14,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.body.forms import Form, is_sendable
-from friendli_async._core.events.opening import read_first_event
+from friendli_async._core.events.opening import open_reader
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.events.stream import Outcome
@@ -554,7 +554,7 @@ class Call(Generic[T]):
         decoder, limits = self._operation.decoder, self._engine.settings.limits
         self.clock.describe("the status has arrived, but no event")
         try:
-            reader, kept = await read_first_event(exchange, collector, decoder, limits, self.stopwatch)
+            reader, kept = await open_reader(exchange, collector, decoder, limits, self.stopwatch)
         except APIConnectionError as error:
             if type(error) is not APIConnectionError:  # a timeout keeps its class
                 raise

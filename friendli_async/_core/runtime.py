@@ -74,7 +74,7 @@ class Runtime:
             ConfigurationError: The client is closed, or is being drained.
         """
         if id(call.loop) not in self._loops:  # a call that a closed loop has left keeps the loop, and so its id
-            self._calls_in_flight()
+            self._forget_closed_loops()
             self._loops = frozenset([id(each.loop) for each in (call, *self.calls)])
         self.calls.add(call)  # before the check: a drain in another thread either waits for the call or rejects it
         self.check()
@@ -110,9 +110,12 @@ class Runtime:
         """Removes a call that has ended, or has become an open stream."""
         self.calls.discard(call)
 
-    def _calls_in_flight(self) -> int:
-        """Returns the number of calls, and removes those of closed loops: they never end, and keep task and socket."""
+    def _forget_closed_loops(self) -> None:
+        """Removes the calls of closed loops: they never end, and keep task and socket."""
         self.calls.difference_update([call for call in list(self.calls) if call.loop.is_closed()])
+
+    def _calls_in_flight(self) -> int:
+        self._forget_closed_loops()
         return len(self.calls)
 
     def _work_in_flight(self) -> int:

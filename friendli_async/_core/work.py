@@ -1,4 +1,9 @@
-"""Work: calls that belong together, such as the turns of a run, which a client that is drained lets finish."""
+"""Work: calls that belong together, such as the turns of a run, which a client that is drained lets finish.
+
+A context variable has the innermost scope that the running code is a part of, and each scope knows the one around it. A
+call that begins (``Runtime.begin``) opens all work around it: until it is closed, it is in the ``works`` of the call's
+client. A client that is drained waits for its ``works``, and makes new calls only within them (``Runtime.check``).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Scope:
-    """What a task, and the tasks that it starts, are a part of, by their context. It may be a part of another."""
+    """What a task, and the tasks that it starts, are a part of, by their context. It may be a part of another.
+
+    By itself, it only shows whether code would wait for its own end (``is_current``), as a row of a bulk run would.
+    """
 
     def __init__(self) -> None:
         self._outer: Scope | None = None
@@ -28,7 +36,7 @@ class Scope:
             scope = scope._outer
 
     def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
-        """Makes what it is a part of open work of a client, one of whose calls has begun in it."""
+        """Opens the work around it: a call of the client that has these ``works`` has begun in it."""
         if self._outer is not None:
             self._outer.begin(works, loop)
 
@@ -55,6 +63,9 @@ class Work(Scope):
 
     Args:
         interrupt: Ends the work with an error; called in its loop. Not needed if it consists of nothing but calls.
+
+    Attributes:
+        is_between_calls: Whether none of its calls is in flight, so that it counts itself as what a drain has aborted.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -67,7 +78,7 @@ class Work(Scope):
         self._open: list[set[Work]] = []  # the ``works`` of its clients
 
     def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
-        """Makes it open work of a client, one of whose calls has begun in it; and what it is a part of."""
+        """Opens it, and the work around it; see ``Scope.begin``."""
         super().begin(works, loop)
         if not self._ended and self not in works:
             if not self._open:  # else a part of it may run another event loop, in a thread

@@ -217,7 +217,7 @@ class Run(Outcomes, Generic[Row, R]):
         raise TypeError("a run cannot be copied or pickled: it holds tasks")
 
     def __del__(self) -> None:
-        self._job.abandon()
+        self._job.note_ending()
 
     async def __aenter__(self) -> Self:
         return self
@@ -521,7 +521,7 @@ class Job(Generic[Row, R]):
         self._raised = str(self.failure.error)
         return self.failure.take()
 
-    def abandon(self) -> None:
+    def note_ending(self) -> None:
         """Notes that the run will be closed soon, so that another run with its checkpoint waits for it."""
         is_over = self._loop is None or (self._shutdown is not None and self._shutdown.done())
         if self._ledger is not None and not is_over:
@@ -566,7 +566,7 @@ class Job(Generic[Row, R]):
             self.stop()
             if self._loop is not None:
                 self._changed.set()
-                self.abandon()
+                self.note_ending()
                 self._shutdown = asyncio.create_task(self._shut_down())
                 self._shutdown.add_done_callback(self._after_shutdown)
         return self._shutdown

@@ -357,8 +357,7 @@ class ToolRunner:
         return f"Error: {error}"[: limit and max(limit, _MAX_MESSAGE)]
 
     def _finish(self, requested: _RequestedCall, content: str, error: ToolError | None = None) -> None:
-        # Without the exception, which would be kept until the end of the turn.
-        requested.content = content
+        requested.content = content  # not the exception, too: it would be kept until the end of the turn
         kind = None if error is None else error.kind
         finished = ToolFinished(call=requested.call, content=content, error=kind, elapsed=requested.elapsed)
         if error is not None:

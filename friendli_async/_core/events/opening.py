@@ -24,7 +24,7 @@ _BOM_AND_NEWLINES: Final = b"\xef\xbb\xbf\r\n"
 _STREAM_PREFIXES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
-async def read_first_event(
+async def open_reader(
     exchange: Exchange,
     collector: Collector[E, Any, Any],
     decoder: msgspec.json.Decoder[Any],
