@@ -205,19 +205,10 @@ class AsyncFriendli(Hinted):
         unknowns, others = list(others), NoOptions()  # the values may be secrets: keep them out of tracebacks
         for name in unknowns:
             raise unknown_option("AsyncFriendli", name, ["token", *(AsyncFriendli.__init__.__kwdefaults__ or ())])
-        given = {
-            "token": token,
-            "team": team,
-            "server_url": server_url,
-            "container_url": container_url,
-            "timeout": timeout,
-            "retry": retry,
-            "pacing": pacing,
-            "limits": limits,
-            "headers": headers,
-            "observers": observers,
-            "usage_limit": usage_limit,
-        }
+        given: dict[str, object] = {"token": token, "team": team}
+        given |= {"server_url": server_url, "container_url": container_url}
+        given |= {"timeout": timeout, "retry": retry, "pacing": pacing, "limits": limits}
+        given |= {"headers": headers, "observers": observers, "usage_limit": usage_limit}
         settings = Settings.from_options(given)
         self._build(_create_runtime(max_connections, proxy, ssl, session), settings, owner=True)
 

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 from support.clock import Clock, run_loop_iterations, wait_until
-from support.recorder import Collecting, Recorder
+from support.recorder import Collecting, Recorder, RunRecorder
 from support.sockets import (
     FAST_RETRY,
     MESSAGES,
@@ -757,6 +757,11 @@ async def test_observer_may_define_any_subset_of_methods(server: FriendliServer)
         await complete(client)
         await read(open_stream(client))
     assert ends.outcomes == ["done", "done"]
+
+
+def test_recorders_record_every_event() -> None:
+    methods = {name for name in vars(Observer) if not name.startswith("_")}
+    assert methods - {*vars(Recorder), *vars(RunRecorder)} == set()
 
 
 async def test_base_observer_methods_do_nothing(server: FriendliServer) -> None:

@@ -21,6 +21,7 @@ from support.sockets import MESSAGES, client_of, completion, serve_bytes
 from support.sockets import reply as http_reply
 
 import friendli_async as f
+from friendli_async._core.settings import ClientOptions
 from friendli_async.testing import FriendliServer, status, text
 
 CONTROLS: Final = ["\r\nX-Evil: 1", "\n", "\r", "\x00", "\x7f", "\x1b"]
@@ -203,6 +204,16 @@ async def test_invalid_setting_raises_configuration_error_that_names_it(settings
         assert "hunter2" not in repr(raised.value)
         assert "\r" not in str(raised.value)
         assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize("name", ClientOptions.__annotations__)
+def test_every_option_reaches_the_settings_of_a_client_and_its_copies(name: str) -> None:
+    makers: list[Callable[..., object]] = [f.AsyncFriendli("t").with_options]
+    if name != "wake":  # of copies only
+        makers.append(f.AsyncFriendli)
+    for make in makers:
+        with pytest.raises(f.ConfigurationError):
+            make(**{name: object()})
 
 
 @pytest.mark.parametrize(("name", "value"), [("X-A", "b"), ("x.y", ""), ("X-Tab", "a\tb"), ("Accept", "é")])
