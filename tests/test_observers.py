@@ -32,6 +32,7 @@ from support.sockets import (
     with_timeout,
 )
 
+import friendli_async
 from friendli_async import (
     APIConnectionError,
     AsyncFriendli,
@@ -49,11 +50,13 @@ from friendli_async import (
     FriendliError,
     InternalServerError,
     Meta,
+    ObservedRunEvent,
     Observer,
     RateLimitError,
     RetryPolicy,
     StreamInterruptedError,
     Timeouts,
+    ToolCallEvent,
     Usage,
     UsageLimit,
 )
@@ -759,7 +762,9 @@ async def test_observer_may_define_any_subset_of_methods(server: FriendliServer)
     assert ends.outcomes == ["done", "done"]
 
 
-def test_recorders_record_every_event() -> None:
+def test_every_event_is_exported_and_recorded() -> None:
+    bases = (CallEvent, ObservedRunEvent, ToolCallEvent)
+    assert {event.__name__ for base in bases for event in base.__subclasses__()} - {*friendli_async.__all__} == set()
     methods = {name for name in vars(Observer) if not name.startswith("_")}
     assert methods - {*vars(Recorder), *vars(RunRecorder)} == set()
 

@@ -21,7 +21,7 @@ from support.sockets import MESSAGES, client_of, completion, serve_bytes
 from support.sockets import reply as http_reply
 
 import friendli_async as f
-from friendli_async._core.settings import ClientOptions
+from friendli_async._core.settings import ClientOptions, Settings
 from friendli_async.testing import FriendliServer, status, text
 
 CONTROLS: Final = ["\r\nX-Evil: 1", "\n", "\r", "\x00", "\x7f", "\x1b"]
@@ -204,6 +204,10 @@ async def test_invalid_setting_raises_configuration_error_that_names_it(settings
         assert "hunter2" not in repr(raised.value)
         assert "\r" not in str(raised.value)
         assert isinstance(raised.value, ValueError)
+
+
+def test_options_and_settings_have_the_same_names() -> None:
+    assert {*ClientOptions.__annotations__} == {*Settings.__struct_fields__}
 
 
 @pytest.mark.parametrize("name", ClientOptions.__annotations__)
