@@ -278,6 +278,18 @@ def test_errors_page_names_every_error() -> None:
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
 
 
+@pytest.mark.parametrize("section", ["Where to look", "What else is added, and where"])
+def test_names_in_the_tables_for_maintainers_exist(section: str) -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition(f"\n## {section}\n")[2]
+    names = set(re.findall(r"`([\w./]+)`", text.partition("\n## ")[0]))
+    files = [README, *(path for folder in ("friendli_async", "tests", "docs") for path in (ROOT / folder).rglob("*.*"))]
+    paths = {name for name in names if name.endswith((".py", ".md"))}
+    assert [name for name in paths if not any(f"/{path.as_posix()}".endswith(f"/{name}") for path in files)] == []
+    modules = [set(re.findall(r"\w+", path.read_text(encoding="utf-8"))) for path in files if path.suffix == ".py"]
+    assert len(names) > 20
+    assert [name for name in names - paths if not any(words.issuperset(name.split(".")) for words in modules)] == []
+
+
 def test_every_example_is_in_the_table() -> None:
     text = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([\w.]+)/?` \|", text, re.MULTILINE))
