@@ -13,6 +13,7 @@ from typing import Any, Self
 import msgspec
 import pytest
 from support.clock import run_loop_iterations, wait_until
+from support.live_objects import live_objects
 from support.sockets import (
     LAST_CHUNK,
     MESSAGES,
@@ -64,12 +65,6 @@ HISTORIES: dict[str, tuple[bytes | str, ...]] = {
     "compressed after 503": (UNAVAILABLE,),
 }
 """What the server does before it starts the stream, which then stays open."""
-
-TRACKED = {"AiohttpExchange", "Call", "ChatStream", "EventReader", "OpenStream", "ReadClock", "StreamOpening"}
-TRACKED |= {"Branch", "Fanout", "ItemView", "MessageStream", "ParsedChatStream", "RawView", "ResponseStream", "Run"}
-TRACKED |= {"SSEResponse", "SnapshotView", "TextCompletionStream", "TextView", "ToolAssistedStream", "ToolCallView"}
-TRACKED |= {"ToolRunner", "TranscriptionStream", "WholeEvents", "EventSender"}
-"""The names of the types whose live instances are counted."""
 
 
 class ScriptedServer(RawServer):
@@ -140,11 +135,6 @@ def gc_disabled() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
-
-
-def live_objects() -> Counter[str]:
-    """Counts the live objects of the tracked types."""
-    return Counter(name for each in gc.get_objects() if (name := type(each).__name__) in TRACKED)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Final
 
 import pytest
 from anyio import to_thread
+from support.live_objects import OF_A_CALL
 
 import friendli_async
 from friendli_async.cli.__main__ import COMMANDS
@@ -298,6 +299,11 @@ def test_all_has_existing_names_without_duplicates() -> None:
         names = declared(module)
         assert len(set(names)) == len(names), module
         assert [name for name in names if not hasattr(import_module(module), name)] == [], module
+
+
+def test_types_that_tests_count_exist() -> None:
+    classes = {node.name for name in SOURCES for node in nodes(name) if isinstance(node, ast.ClassDef)}
+    assert OF_A_CALL - classes == set()
 
 
 def test_public_names_are_in_all_and_other_names_have_an_underscore() -> None:

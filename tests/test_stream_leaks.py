@@ -4,28 +4,17 @@ import asyncio
 import gc
 import os
 import tracemalloc
-from collections import Counter
 from collections.abc import AsyncIterable
 from operator import itemgetter
 
 from support.clock import wait_until
+from support.live_objects import live_objects
 from support.sockets import delta, library_tasks, open_stream, slots_in_use
 
 from friendli_async import AsyncFriendli, FriendliError
 from friendli_async.testing import FriendliServer, cut, raw, script, stall
 
 _ROUNDS = 30
-_INTERNAL_TYPES = {
-    "Branch",
-    "Call",
-    "ChatStream",
-    "AiohttpExchange",
-    "EventReader",
-    "Fanout",
-    "OpenStream",
-    "RawView",
-    "ReadClock",
-}
 GOOD = [raw(delta("a")), raw(delta("b") + delta(finish="stop") + b"data: [DONE]\n\n")]
 ENDLESS = [raw(delta("a")), raw(delta("b")), stall()]
 BROKEN = [raw(delta("a")), cut()]
@@ -75,10 +64,6 @@ async def tee_streams(client: AsyncFriendli, server: FriendliServer) -> None:
     for branch in open_stream(client).tee(2):
         await anext(branch)
     del branch, one, other
-
-
-def live_objects() -> Counter[str]:
-    return Counter(kind for item in gc.get_objects() if (kind := type(item).__name__) in _INTERNAL_TYPES)
 
 
 async def test_many_streams_leave_no_objects_and_no_memory_growth(

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from support.clock import run_until, wait_until
+from support.live_objects import live_objects
 from support.recorder import Recorder
 from support.sockets import FAST_RETRY, client_of, complete, completion, library_tasks, reply
 
@@ -21,11 +22,6 @@ from friendli_async.streams import EventStream
 
 _MAX_CALLBACKS: Final = 2000
 """A scenario that takes more has not stopped."""
-_OF_A_CALL: Final = {
-    *("AiohttpExchange", "Branch", "Call", "ChatCollector", "ChatStream", "EventReader", "EventSender", "Fanout"),
-    *("Job", "OpenStream", "ParsedChatStream", "ReadClock", "Run", "SSEResponse", "StreamOpening", "ToolRunner"),
-}
-"""Types whose objects must go with the last reference to a call, a stream, a run or a response."""
 _PAIRS: Final = [
     ("call_started", "call_ended"),
     ("attempt_started", "attempt_ended"),
@@ -328,8 +324,7 @@ async def _check_nothing_left(stage: Stage) -> None:
     assert _timers() == []
     told = Counter(stage.recorder.methods)
     assert [(begin, told[begin], told[end]) for begin, end in _PAIRS if told[begin] != told[end]] == []
-    kept = Counter(kind for item in gc.get_objects() if (kind := type(item).__name__) in _OF_A_CALL)
-    assert kept == {}
+    assert live_objects() == {}
 
 
 def _is_idle(client: AsyncFriendli, server: StepServer) -> bool:

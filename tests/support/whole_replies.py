@@ -34,7 +34,7 @@ class Whole:
         kind: Its type.
         value: Its JSON.
         content: Extracts the paid content from the decoded reply.
-        paid: The paths of the paid content in the JSON, including the containers on the way.
+        content_paths: The paths of the paid content in the JSON, including the containers on the way.
     """
 
     kind: type
