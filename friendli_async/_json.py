@@ -85,7 +85,7 @@ def loads(data: bytes | str) -> object:
         raise ValueError("nested too deeply") from None
 
 
-def loads_with_replacement(data: bytes | str, headers: Mapping[str, str] = {}) -> object:
+def loads_with_replacement(data: bytes | str, headers: Mapping[str, str]) -> object:
     """Parses JSON that may be in the charset that the headers name.
 
     Other bytes that are not UTF-8 become U+FFFD, as the SSE and Fetch standards say.

@@ -299,7 +299,7 @@ class Call(Generic[T]):
         return status_error(exchange.head, body, None if dial.tunnelled else dial.proxy)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:
-        """Records a failed attempt, and returns its completed error."""
+        """Records a failed attempt, unless the client refused it before it was sent; returns its completed error."""
         error.__context__ = None  # a CancelledError inside aiohttp, whose frames hold the headers
         error.__traceback__ = None  # its frames hold the response, which may quote the token
         token = token_of(self.request_headers)

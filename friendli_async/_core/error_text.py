@@ -50,7 +50,7 @@ _MESSAGE_ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2"
 _EMPTY_TITLE: Final = r"(?i)[\W\d_]*(?:error|oops|untitled|document)?[\W\d_]*"
 
 
-def decode_text(body: bytes, content_type: str = "") -> str:
+def decode_text(body: bytes, content_type: str) -> str:
     """Decodes a body by its byte order mark, Content-Type or markup, or else as UTF-8 with replacement characters."""
     found = re.search(_CHARSET_IN_MARKUP, body[:1024].decode("latin-1"))
     text = decode_by_charset(body, content_type, found and (found[1] or found[2]))

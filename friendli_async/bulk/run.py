@@ -28,7 +28,7 @@ from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress, close_in_thread
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
-from friendli_async.bulk.sending import Outcomes, RowSender, RunState
+from friendli_async.bulk.sending import AnyRun, RowSender, RunState
 from friendli_async.options import is_count, plain_number
 
 __all__ = ["Run", "run_all"]
@@ -170,7 +170,7 @@ def run_all(
     )
 
 
-class Run(Outcomes, Generic[Row, R]):
+class Run(AnyRun, Generic[Row, R]):
     """A run of bulk calls: an async iterator over their outcomes. Created by ``run_all``.
 
     Closing it (leaving ``async with``, ``aclose()``, dropping the last reference) cancels the calls in flight and waits

@@ -26,7 +26,7 @@ from friendli_async.streams.stream import EventStream
 from friendli_async.streams.tee import Branch
 from friendli_async.streams.views import View
 
-__all__ = ["Outcomes", "RowSender", "RunState"]
+__all__ = ["AnyRun", "RowSender", "RunState"]
 
 Row = TypeVar("Row")
 R = TypeVar("R")
@@ -58,7 +58,7 @@ class RunState:
         self.closed: bool = False
 
 
-class Outcomes:
+class AnyRun:
     """Base of a run, by which ``_is_open`` knows one: its module imports this one."""
 
     def __init__(self, state: RunState) -> None:
@@ -235,7 +235,7 @@ def _is_open(reply: Any) -> bool:
 
     if isinstance(reply, Run):
         return reply._state == "open"  # pyright: ignore[reportPrivateUsage]
-    if isinstance(reply, Outcomes):
+    if isinstance(reply, AnyRun):
         return not reply._state.closed  # pyright: ignore[reportPrivateUsage]
     return isinstance(reply, CoroutineType | AsyncGeneratorType | Pages)
 

@@ -535,7 +535,7 @@ def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
 
 
 def _exception_of_tool(error: ToolError) -> BaseException | None:
-    """Returns the exception for ``ToolFinished``: what the tool raised, or None if no tool was called."""
+    """Returns what a tool raised, and cuts its traceback to the frames of the tool; None if no tool was called."""
     if error.kind in ("unknown", "refused"):
         return None
     exception = error.__cause__ or error

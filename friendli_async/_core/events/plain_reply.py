@@ -59,7 +59,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
         if not _is_error_reply(value, kind):
             raise
     else:
-        is_certain = _has_certain_answer(reply)
+        is_certain = _has_own_value(reply) and _is_answered(reply)  # it cannot be part of an error
         if is_certain and _has_content(reply):
             return reply
         value = json_or_none(data, head.headers)
@@ -133,11 +133,6 @@ def _shows_error_without_answer(fields: Fields, kind: Any) -> bool:
     if not answers or any(holds_content(fields.get(name)) for name in answers.values()):
         return False
     return shows_error_beside(fields, _own_fields(kind))
-
-
-def _has_certain_answer(reply: object) -> bool:
-    """Whether a reply has an answer that cannot be part of an error."""
-    return _has_own_value(reply) and _is_answered(reply)
 
 
 def _is_answered(reply: object) -> bool:

@@ -30,7 +30,7 @@ _BLOCKED: Final = "the event loop was blocked meanwhile"
 """What an error says if its timer fired so late: the program had no chance to connect, or to read what had arrived."""
 
 
-def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = "") -> APITimeoutError:
+def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str) -> APITimeoutError:
     """Returns the error for an expired limit."""
     return APITimeoutError(
         f"{_MESSAGES[limit]} within {seconds:g} s ({limit}{detail and ': ' + detail})",
