@@ -55,6 +55,15 @@ def test_pages_have_the_number_of_operations(page: str) -> None:
     assert re.findall(r"\ball (\d+) (?:live )?operations", text) == [str(len(LIVE))]
 
 
+def test_table_of_operations_has_every_group_of_each_deployment() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "other-apis.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `\{?([sdc,]+)\}?\.(\w+)\.", text, re.MULTILINE)
+    groups = [served.group.split(".") for served in served_operations() if "." in served.group]
+    assert {(letter, name) for letters, name in rows for letter in letters.split(",")} == {
+        (deployment[0], name) for deployment, name in groups
+    }
+
+
 @pytest.mark.parametrize("operation", [value for _, value in constants()], ids=[name for name, _ in constants()])
 def test_every_operation_is_used_by_a_resource(operation: Operation[Any]) -> None:
     assert any(served.operation is operation for served in served_operations())
