@@ -29,6 +29,7 @@ import pytest
 
 import friendli_async
 from friendli_async import errors
+from friendli_async.cli.__main__ import COMMANDS
 from friendli_async.testing import FriendliServer
 
 ROOT: Final = Path(__file__).parent.parent
@@ -276,6 +277,11 @@ def test_errors_page_names_every_error() -> None:
     names = [name for name in errors.__all__ if name.endswith("Error")]
     assert len(names) > 15
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_command_line_page_has_a_section_for_each_command() -> None:
+    text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == list(COMMANDS)
 
 
 @pytest.mark.parametrize("section", ["Where to look", "What else is added, and where"])
