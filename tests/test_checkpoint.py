@@ -52,7 +52,7 @@ from friendli_async.bulk import (
     run_all,
     sending,
 )
-from friendli_async.bulk import run as bulk_run
+from friendli_async.bulk import job as bulk_job
 from friendli_async.bulk.checkpoint import Checkpoint
 from friendli_async.chat import ParsedCompletion
 from friendli_async.responses import ParsedResponse
@@ -847,7 +847,7 @@ async def test_dropped_run_releases_its_checkpoint_to_the_next_one(path: Path) -
         gc.enable()
     assert first.resumed
     assert cancelled
-    assert not bulk_run._ending
+    assert not bulk_job._ending
 
 
 async def test_run_closed_by_another_task_releases_its_checkpoint_to_the_next_one(path: Path) -> None:
@@ -890,7 +890,7 @@ async def test_checkpoint_released_just_after_it_was_refused_is_opened_again(
 
     async def release() -> None:
         may_end.set()
-        await wait_until(lambda: not bulk_run._ending)
+        await wait_until(lambda: not bulk_job._ending)
 
     def open_and_hold_the_error(checkpoint: Any) -> None:
         try:
@@ -921,7 +921,7 @@ async def test_run_does_not_wait_forever_for_an_abandoned_one(path: Path, monkey
         async for _ in run_all(ROWS, call, checkpoint=path, key=lambda row: str(row["id"]), reply_type=dict):
             raise ValueError
     with monkeypatch.context() as patch:
-        patch.setattr(bulk_run, "_ENDING_SECONDS", 0.01)
+        patch.setattr(bulk_job, "_ENDING_SECONDS", 0.01)
         with pytest.raises(CheckpointInUseError):
             await run(ROWS, Caller(), path)
     may_end.set()

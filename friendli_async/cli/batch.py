@@ -29,7 +29,7 @@ from typing import Final
 from friendli_async.bulk import CheckpointError, Outcome, Progress, RejectedError, RowsError, Run
 from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError, InvalidBeforeError
 from friendli_async.bulk.errors import is_final, is_rejection
-from friendli_async.bulk.run import Job
+from friendli_async.bulk.job import Job
 from friendli_async.cli import BAD_INPUT, FAILED, INTERRUPTED, connection
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import ConfigurationError

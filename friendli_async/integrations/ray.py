@@ -28,9 +28,10 @@ import msgspec
 from friendli_async._json import replace_surrogates
 from friendli_async.bulk.checkpoint import Lines, plain_key, row_hash
 from friendli_async.bulk.errors import CheckpointError, RowsError
+from friendli_async.bulk.job import Job
 from friendli_async.bulk.journal import Journal
 from friendli_async.bulk.outcomes import Outcome
-from friendli_async.bulk.run import Job, Run
+from friendli_async.bulk.run import Run
 from friendli_async.client import AsyncFriendli, DeploymentName
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import usage_of

@@ -1,0 +1,376 @@
+"""The tasks behind a run: one takes rows, and one for each row makes the call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from friendli_async._core.held import Held
+from friendli_async._core.loops import call_in_loop, running_loop, wait_done, wait_ended
+from friendli_async._core.work import Scope
+from friendli_async.bulk.adaptive import Adaptive
+from friendli_async.bulk.checkpoint import plain_key
+from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, RejectedError, is_overload, is_rejection
+from friendli_async.bulk.gate import Gate
+from friendli_async.bulk.outcomes import Ledger, Outcome, Progress, close_in_thread
+from friendli_async.bulk.rows import rows_of
+from friendli_async.bulk.sending import RowSender, RunState
+from friendli_async.options import is_count, plain_number
+
+__all__ = ["Job"]
+
+Row = TypeVar("Row")
+R = TypeVar("R")
+
+_logger: Final = logging.getLogger("friendli_async")
+_WINDOW_FACTOR: Final = 4
+"""Up to this many times the limit of rows are taken and not delivered yet: calls in flight, and outcomes that wait for
+the consumer or, in ordered runs, for an earlier row."""
+_ENDING_SECONDS: Final = 5.0
+"""How long a run waits for abandoned runs before it reports its checkpoint as in use."""
+_ending: Final[set[Job[Any, Any]]] = set()
+"""Runs that use their checkpoint although nobody iterates them: they were dropped, or are closing."""
+
+
+class Job(Generic[Row, R]):
+    """The tasks behind a run.
+
+    Args:
+        ledger: The record of finished rows, such as a checkpoint; None if there is none.
+        probes: Number of rows to send one at a time at first, until one has a reply.
+        others: See ``run_all``.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row] | AsyncIterable[Row] | Path,
+        call: Callable[[Row], Awaitable[R]],
+        concurrency: int | Adaptive | None,
+        ledger: Ledger[Row, R] | None,
+        *,
+        key: Callable[[Row], str | int] | None = None,
+        ordered: bool = False,
+        on_progress: Callable[[Progress], object] | None = None,
+        max_rejections: int | None = None,
+        probes: int = 0,
+    ) -> None:
+        self.ready: deque[Outcome[Row, R]] = deque()
+        self.failure: Held[BaseException] | None = None
+        self._raised = ""  # the message of the failure that was raised
+        self._gate = Gate(concurrency)
+        self._rows: AsyncIterator[Row] = rows_of(rows)
+        self._max_rejections = _check_max_rejections(max_rejections)
+        self._rejections = 0  # calls in a row
+        self._probes = probes
+        self._owns_rows = self._rows is not rows  # an iterator of the caller is not closed: it may be read further
+        self.state: RunState = RunState()
+        self._scope = Scope()  # of its tasks, which must not wait for its end
+        self._sender = RowSender(call, self._gate, self.state)
+        self._ledger = ledger
+        self._key = key
+        self._on_progress = on_progress
+        self._out_of_order: dict[int, Outcome[Row, R]] | None = {} if ordered else None
+        self._next_index = 0  # in ordered runs, the index of the next row to deliver
+        self._rows_taken = self._outcomes_taken = 0
+        self._row_taker: asyncio.Task[None] | None = None  # while it takes rows
+        self._calls: set[asyncio.Task[None]] = set()
+        self._shutdown: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._started_at = 0.0
+        self._seconds = 0.0  # how long it took, once it is closed
+        self._done = self._failed = self._resumed = 0
+
+    # --- for the iterator ---
+
+    def start(self) -> None:
+        """Starts taking rows."""
+        self._loop = running_loop()
+        self._started_at = self._loop.time()
+        self._row_taker = asyncio.create_task(self._take_rows())
+        self._row_taker.add_done_callback(self._after_taking)
+
+    def is_finished(self) -> bool:
+        """Whether no outcome is available, and none will be."""
+        return not (self.ready or self._calls or self._row_taker)
+
+    async def wait(self) -> None:
+        """Waits for an outcome or the end."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    def pop(self) -> Outcome[Row, R]:
+        """Removes and returns the next outcome."""
+        self._outcomes_taken += 1
+        self._has_room.set()
+        return self.ready.popleft()
+
+    def progress(self) -> Progress:
+        """Returns the progress so far."""
+        seconds, paused = self._seconds, 0.0
+        if self._loop is not None and not self.state.closed:
+            now = self._loop.time()
+            seconds, paused = now - self._started_at, self._gate.pause(now)
+        return Progress(
+            done=self._done,
+            failed=self._failed,
+            resumed=self._resumed,
+            in_flight=len(self._calls),
+            refused=self._sender.refused,
+            tokens=self._sender.tokens,
+            seconds=seconds,
+            limit=self._gate.limit,
+            paused=paused,
+        )
+
+    # --- taking rows ---
+
+    async def _take_rows(self) -> None:
+        if self.state.stopped:  # before the run was iterated: the checkpoint is not created
+            return
+        try:
+            with self._scope.making_calls():
+                if self._ledger is not None:
+                    await self._open_ledger(self._ledger)
+                await self._start_calls()
+        except Exception as error:  # from the rows, their keys or the checkpoint: it ends the run
+            self._fail(error)
+
+    async def _open_ledger(self, ledger: Ledger[Row, R]) -> None:
+        ending = {*_ending}  # one of them may be using the file, and may have released it when the error arrives here
+        try:
+            await asyncio.to_thread(ledger.open)
+        except CheckpointInUseError:
+            ending |= _ending
+            if not ending:
+                raise
+        else:
+            return
+        await asyncio.gather(*(job.finish_ending() for job in ending))
+        await asyncio.to_thread(ledger.open)
+
+    async def _start_calls(self) -> None:
+        while not self.state.stopped:
+            while self._is_full():
+                self._has_room.clear()
+                await self._has_room.wait()
+            await self._gate.acquire()
+            started = False
+            try:
+                try:
+                    row = await anext(self._rows)
+                except StopAsyncIteration:
+                    return
+                if self.state.closed:  # the rows have suppressed the cancellation
+                    return
+                index = self._rows_taken
+                key = index if self._key is None else plain_key(self._key(row))
+                done = None if self._ledger is None else self._ledger.find(key, row)
+                self._rows_taken += 1
+                if done is None:
+                    call = asyncio.create_task(self._process(index, key, row))
+                    call.add_done_callback(self._after_call)
+                    self._calls.add(call)
+                    started = True
+            finally:
+                if not started:
+                    self._gate.release()
+            if done is not None:
+                self._deliver(index, done)
+
+    def _is_full(self) -> bool:
+        """Whether the next row is not to be taken yet."""
+        if self._probes and self._calls:
+            return True
+        return self._rows_taken - self._outcomes_taken >= _WINDOW_FACTOR * self._gate.limit
+
+    # --- calling ---
+
+    async def _process(self, index: int, key: str | int, row: Row) -> None:
+        """Makes the call for one row, then records and delivers the outcome."""
+        reply: R | None = None
+        error: Exception | None = None
+        outcome: Outcome[Row, R] | None = None
+        try:
+            reply, error, attempts = await self._sender.send(row)
+            outcome = Outcome(key=key, row=row, reply=reply, error=error, attempts=attempts)
+            try:
+                if self._ledger is not None:
+                    self._ledger.keep(outcome)
+            except Exception as failure:
+                self._fail(failure)
+            finally:  # the outcome is delivered anyway: the call was paid for
+                self._judge(error)
+                self._deliver(index, outcome)
+        finally:
+            reply = error = outcome = None  # from 3.12 on an error's traceback has this frame: avoid a cycle
+
+    def _after_call(self, call: asyncio.Task[None]) -> None:
+        """Returns the permit of a call: a callback also runs if the task was cancelled before its first step."""
+        self._calls.discard(call)
+        if not self._sender.gave_permit_back(call):
+            self._gate.release()
+        self._has_room.set()
+        self._after_task(call, self.state.closed)
+
+    def _after_taking(self, taker: asyncio.Task[None]) -> None:
+        self._row_taker = None
+        self._after_task(taker, self.state.stopped)
+
+    def _after_task(self, task: asyncio.Task[None], was_ended: bool) -> None:
+        # A cancellation comes from the rows or the call, or from code that cancels all tasks; another BaseException,
+        # such as pytest's Failed, from the rows, their keys or the call. There is no outcome: the run must not go on.
+        # Once the run is closed nobody would get the failure, but asyncio logs an exception that is not retrieved.
+        # A cancelled task keeps its error until it is asked for, and the traceback refers back to the run: a cycle.
+        if task.cancelled() or not self.state.closed:
+            try:
+                error = task.exception()  # not result(), which would add this frame, with the task, to its traceback
+            except asyncio.CancelledError as cancellation:
+                if not was_ended:
+                    self._fail(cancellation)
+            else:
+                if error is not None:
+                    self._fail(error)
+        if not self._calls and self._row_taker is None:
+            self._deliver_waiting()
+        if not self._calls:
+            self._changed.set()
+
+    def _deliver_waiting(self) -> None:
+        """Delivers what an ordered run has kept for after a row that will have no outcome."""
+        if self._out_of_order:
+            self.ready.extend(self._out_of_order.pop(index) for index in sorted(self._out_of_order))
+
+    def _judge(self, error: Exception | None) -> None:
+        """Ends the run after too many rejections in a row, and the probing after a reply."""
+        self._probes = 0 if error is None else max(0, self._probes - 1)
+        self._rejections = self._rejections + 1 if is_rejection(error) or is_overload(error) else 0
+        if self._rejections == self._max_rejections and not self.state.stopped:  # stopped rows do not wait
+            failure = RejectedError(
+                f"{self._rejections} calls in a row were rejected, the last with {type(error).__name__}: {error}. "
+                "Another run sends their rows again; max_rejections=None never ends a run for this reason"
+            )
+            failure.__cause__ = error
+            self._fail(failure)
+
+    def _deliver(self, index: int, outcome: Outcome[Row, R]) -> None:
+        self._done += 1
+        self._failed += outcome.error is not None
+        self._resumed += outcome.resumed
+        if self._out_of_order is None:
+            self.ready.append(outcome)
+        else:
+            self._out_of_order[index] = outcome
+            while self._next_index in self._out_of_order:
+                self.ready.append(self._out_of_order.pop(self._next_index))
+                self._next_index += 1
+        self._changed.set()
+        if self._on_progress is not None:
+            try:
+                self._on_progress(self.progress())
+            except (Exception, asyncio.CancelledError):  # which cannot be genuine: nothing cancels a plain function
+                _logger.exception("on_progress raised an exception")
+
+    # --- ending ---
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = Held(error)
+        self.stop()
+
+    def stop(self) -> None:
+        """Takes no more rows, and sends none again."""
+        if self.state.stopped:
+            return  # another cancellation could interrupt the cleanup of the rows
+        self.state.stopped = True
+        self._sender.end_waits()
+        if self._row_taker is not None:
+            self._row_taker.cancel()
+
+    def take_failure(self) -> BaseException:
+        """Returns the failure, to raise it."""
+        assert self.failure is not None
+        self._raised = str(self.failure.error)
+        return self.failure.take()
+
+    def note_ending(self) -> None:
+        """Notes that the run will be closed soon, so that another run with its checkpoint waits for it."""
+        is_over = self._loop is None or (self._shutdown is not None and self._shutdown.done())
+        if self._ledger is not None and not is_over:
+            _ending.add(self)
+
+    async def finish_ending(self) -> None:
+        """Closes an abandoned run and waits for it, unless it belongs to another loop that is running.
+
+        The wait is limited: a call of that run may ignore its cancellation, or be what is waiting here.
+        """
+        if self._loop is asyncio.get_running_loop():
+            shutdown = self._start_shutdown()
+            if shutdown is not None:
+                await wait_done((shutdown,), timeout=_ENDING_SECONDS)
+        elif self._loop is not None and self._loop.is_closed() and self._ledger is not None:
+            _ending.discard(self)
+            await close_in_thread(self._ledger)  # its tasks will never run again
+
+    async def close(self) -> None:
+        """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
+        shutdown = self._start_shutdown()
+        if shutdown is None or self._scope.is_current():
+            return  # a call or the rows close their own run: each would wait for the other
+        await wait_ended((shutdown,))
+        try:
+            shutdown.result()
+        except CheckpointError as error:
+            if str(error) != self._raised:  # a ledger that cannot be written fails again when it is closed
+                raise
+
+    def close_soon(self) -> None:
+        """Closes the run in its loop, as far as that still runs. Nobody waits for it."""
+        if self._loop is not None:
+            call_in_loop(self._loop, self._start_shutdown)
+
+    def _start_shutdown(self) -> asyncio.Task[None] | None:
+        """Returns the task that closes the run; None if it was never started."""
+        if not self.state.closed:
+            if self._loop is not None:  # first: another thread may read the progress
+                self._seconds = self._loop.time() - self._started_at
+            self.state.closed = True
+            self.stop()
+            if self._loop is not None:
+                self._changed.set()
+                self.note_ending()
+                self._shutdown = asyncio.create_task(self._shut_down())
+                self._shutdown.add_done_callback(self._after_shutdown)
+        return self._shutdown
+
+    async def _shut_down(self) -> None:
+        for call in self._calls:
+            call.cancel()
+        try:
+            if tasks := [task for task in (self._row_taker, *self._calls) if task is not None]:
+                await wait_done(tasks)
+            aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
+            if self._owns_rows and aclose is not None:
+                with self._scope.making_calls():
+                    await aclose()
+        finally:
+            if self._ledger is not None:
+                await close_in_thread(self._ledger)
+
+    def _after_shutdown(self, shutdown: asyncio.Task[None]) -> None:
+        """Releases the checkpoint if the shutdown was cancelled before its first step."""
+        _ending.discard(self)
+        if shutdown.cancelled() and self._ledger is not None:
+            self._ledger.close()
+
+
+def _check_max_rejections(number: int | None) -> int | None:
+    given: object = plain_number(number)
+    if given is None or is_count(given):
+        return given
+    raise ValueError(f"max_rejections must be a whole number above 0, or None, not {number!r}")
