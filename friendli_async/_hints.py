@@ -58,7 +58,8 @@ _PARAMETERS: Final = {
     "": "audio background betas cache caching echo fallbacks include mcp_servers metadata modalities prediction"
     " previous_response_id prompt_cache_key prompt_mode prompt_cache_retention safe_prompt safety_identifier"
     " service_tier store suffix tags truncation user user_id verbosity web_search_options",
-    "messages input prompt": "contents conversation history input inputs message_history messages prompt prompts",
+    "messages input prompt": "contents conversation history input inputs message_history messages prompt prompts"
+    " user_prompt",
     "input prompt": "text texts",
     "tokens": "ids input_ids token_ids",
     "chat_template_kwargs": "enable_thinking",
@@ -108,6 +109,16 @@ _OF_METHODS: Final = {
     "it is a parameter of chat.run()": (
         "before_tool between_turns concurrency decisions max_tool_result max_turns on_tool_error tool_timeout"
     ),
+}
+# Keywords of runs, whose equivalent is no keyword.
+_OF_RUNS: Final = {
+    "bind it to the tools: by a method or functools.partial": "context context_variables deps run_context",
+    "pass mcp_tools(session) in tools": "mcp_servers",
+    "pass each of them as a keyword": "generation_config model_settings",
+    "iterate over the run, or use observers": "callbacks event_stream_handler hooks on_event",
+    "count the calls in before_tool": "max_tool_calls tool_calls_limit",
+    "save run.messages, and pass them as messages of the next run": "checkpointer conversation_id memory session"
+    " thread_id",
 }
 # Fields of Timeouts, RetryPolicy and Limits.
 _FIELDS: Final = {
@@ -191,10 +202,25 @@ _REPLIES: Final = {
     "use msgspec.structs.replace(reply, ...)": "copy model_copy",
     "the text of an answer is reply.text": "content output_text",
     "the value that parse() returns is reply.value": "output output_parsed parsed value",
-    "use meta.request_id": "_request_id request_id",
-    "use meta.headers": "_response_headers headers response_headers",
-    "use meta.status": "status_code",
-    "use meta.timing": "_response_ms elapsed",
+    "use reply.meta.request_id": "_request_id request_id",
+    "use reply.meta.headers": "_response_headers headers response_headers",
+    "use reply.meta.status": "status_code",
+    "use reply.meta.timing": "_response_ms elapsed",
+}
+# Attributes of values in replies, and of the results of runs, by a field that only these have.
+_VALUES: Final = {
+    "turns": {
+        "use reply.text; with chat.parse_run(T, ...), value": "data final_output output output_parsed"
+        " parsed text value",
+        "use messages": "all_messages history new_messages to_input_list",
+        "use deferred": "interruptions",
+    },
+    "refusal": {"the text of an answer is reply.text": "text"},
+    "function": {
+        "use function.name": "name",
+        "use function.arguments, a JSON text": "args arguments input",
+        "use id": "call_id tool_call_id",
+    },
 }
 
 
@@ -206,6 +232,21 @@ class Hinted:
         def __getattr__(self, name: str) -> Any:
             hint = "" if name.startswith("_") else _attribute_hint(self, name)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
+
+class Explained:
+    """Base of replies: the AttributeError for a name of another client says what it is called here.
+
+    Not of events, streams and runs: CPython 3.11 specializes no read of an attribute if there is a ``__getattr__``.
+    """
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:  # to type checkers an unknown name is an error
+
+        def __getattr__(self, name: str) -> Any:
+            raise_for_attribute(self, name)
+            return object.__getattribute__(self, name)  # raises again: a property may have failed, such as ``meta``
 
 
 def _lookup(name: str, *tables: Mapping[str, str]) -> str | None:
@@ -256,7 +297,9 @@ def _attribute_hint(owner: object, name: str) -> str:
 
 def raise_for_attribute(owner: object, name: str) -> None:
     """Raises an AttributeError with a hint for an unknown attribute of an error or a reply, if there is a hint."""
-    hint = _lookup(name, _ERRORS if isinstance(owner, Exception) else _REPLIES)
+    fields = getattr(type(owner), "__struct_fields__", ())
+    tables = [table for field, table in _VALUES.items() if field in fields]
+    hint = _lookup(name, *tables, _ERRORS if isinstance(owner, Exception) else _REPLIES)
     if hint is not None:
         message = f"{type(owner).__name__!r} object has no attribute {name!r}; {hint}"
         raise AttributeError(message, name=name, obj=owner)
@@ -269,8 +312,13 @@ def field_hint(name: str, known: Collection[str]) -> str:
     return _suggest_nearest(name, known) or f"; it takes {', '.join(known)}"
 
 
-def setting_hint(name: str) -> str | None:
-    """Returns how and where to set a client setting that was passed to a method; None if it is not a setting."""
+def setting_hint(name: str, known: Collection[str] = ()) -> str | None:
+    """Returns how and where to set a client setting that was passed to a method; None if it is not a setting.
+
+    ``known`` are the keywords of the method. One of the client's may have another meaning for a run: ``session``.
+    """
+    if "max_turns" in known and _lookup(name, _OF_RUNS):
+        return None
     if ours := _lookup(name, _SETTINGS):
         return f"it is a client setting; use client.with_options({ours})"
     ours = _lookup(name, _POOL_SETTINGS)
@@ -300,7 +348,7 @@ def parameter_hint(name: str, known: Collection[str]) -> str:
         return f"; use {accepted[0]!r}"
     if "system" in candidates and "messages" in known:
         return "; use a message with the role 'system'"
-    if hint := _lookup(plain, _OF_METHODS):
+    if hint := _lookup(plain, _OF_METHODS, _OF_RUNS if "max_turns" in known else {}):
         return f"; {hint}"
     if ours is None and (near := _suggest_nearest(plain, known)):
         return near

@@ -21,6 +21,7 @@ from friendli_async import (
     ArgumentError,
     AsyncFriendli,
     ChatCompletion,
+    ChatMessage,
     ConfigurationError,
     FriendliError,
     Limits,
@@ -28,12 +29,16 @@ from friendli_async import (
     RateLimitError,
     RetryPolicy,
     Timeouts,
+    ToolCall,
 )
 from friendli_async._core.settings import ClientOptions
+from friendli_async.embeddings import EmbeddingList
 from friendli_async.testing import FriendliServer, status
+from friendli_async.tools import RunResult
 
 CLIENT = client_of("http://nowhere")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RESULT = RunResult(reply=ChatCompletion(choices=()), messages=[], usage=None, turns=1)
 
 
 def get_attribute(path: str) -> Any:
@@ -260,6 +265,11 @@ async def test_suggestion_is_the_same_in_every_method_of_chat(method: str, name:
         ("history_processors", "use 'between_turns'"),
         ("deferred_tool_results", "use 'decisions'"),
         ("handoffs", "use 'tools'"),
+        ("user_prompt", "use 'messages'"),
+        ("deps", "bind it to the tools: by a method or functools.partial"),
+        ("mcp_servers", r"pass mcp_tools\(session\) in tools"),
+        ("max_tool_calls", "count the calls in before_tool"),
+        ("session", r"save run\.messages, and pass them as messages of the next run"),
         ("result_type", "the type of the answer, the first argument, determines its format"),
     ],
 )
@@ -306,7 +316,7 @@ async def test_method_without_a_body_accepts_an_extra_query_and_suggests_where_a
         ("to_json", r"; use msgspec\.json\.encode\(reply\)"),
         ("content", r"; the text of an answer is reply\.text"),
         ("parsed", r"; the value that parse\(\) returns is reply\.value"),
-        ("_request_id", r"; use meta\.request_id"),
+        ("_request_id", r"; use reply\.meta\.request_id"),
         ("nothing", ""),
     ],
 )
@@ -318,6 +328,32 @@ def test_attribute_of_another_clients_reply_is_explained(name: str, suggestion: 
         getattr(reply, name)
     assert (raised.value.name, raised.value.obj) == (name, reply)
     assert not hasattr(reply, name)
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "hint"),
+    [
+        (ChatMessage(), "text", "the text of an answer is reply.text"),
+        (ChatMessage(), "parsed", "the value that parse() returns is reply.value"),
+        (ChatMessage(), "model_dump", "use msgspec.to_builtins(reply)"),
+        (ToolCall(), "arguments", "use function.arguments, a JSON text"),
+        (RESULT, "final_output", "use reply.text; with chat.parse_run(T, ...), value"),
+        (RESULT, "output_parsed", "use reply.text; with chat.parse_run(T, ...), value"),
+        (RESULT, "all_messages", "use messages"),
+        (RESULT, "request_id", "use reply.meta.request_id"),
+        (RESULT, "model_dump_json", "use msgspec.json.encode(reply)"),
+    ],
+)
+def test_attribute_of_another_clients_value_or_run_is_explained(value: object, name: str, hint: str) -> None:
+    with pytest.raises(AttributeError) as raised:
+        getattr(value, name)
+    assert str(raised.value) == f"{type(value).__name__!r} object has no attribute {name!r}; {hint}"
+
+
+def test_reply_without_a_text_is_not_said_to_have_one() -> None:
+    with pytest.raises(AttributeError) as raised:
+        operator.attrgetter("text")(EmbeddingList(data=()))
+    assert str(raised.value) == "'EmbeddingList' object has no attribute 'text'"
 
 
 async def test_suggestion_for_parsed_responses_is_a_parameter_of_the_signature() -> None:

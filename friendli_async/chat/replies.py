@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from friendli_async._hints import Explained
 from friendli_async._pydantic import PydanticField
 from friendli_async.replies import Reply, ToolCall, Usage, Value, always_encoded
 
@@ -44,7 +45,7 @@ class AnyMessage(PydanticField, msgspec.Struct, frozen=True):
     """Base class of all messages, so that type checkers accept a list of mixed messages as a conversation."""
 
 
-class ChatMessage(Value, AnyMessage, frozen=True):
+class ChatMessage(Explained, Value, AnyMessage, frozen=True):
     """A model's message. It can be passed back as is in the ``messages`` of the next call."""
 
     role: str | None = None

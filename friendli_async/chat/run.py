@@ -16,6 +16,7 @@ from friendli_async._core.loops import is_current, running_loop
 from friendli_async._core.reporting import RunReporter, finish_reasons_of
 from friendli_async._core.work import Work
 from friendli_async._help import document_fields
+from friendli_async._hints import Explained
 from friendli_async._lazy import LazyModule
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.collector import ChatCollector, ChatStream
@@ -46,7 +47,7 @@ T = TypeVar("T")
 
 
 @document_fields
-class RunResult(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
+class RunResult(Explained, PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """The result of a run."""
 
     reply: ChatCompletion
