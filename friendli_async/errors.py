@@ -393,6 +393,7 @@ class OutputError(ResponseDecodeError):
             if a stream was found not to be JSON before its end.
         path: Path of the invalid value, such as ``lines[0].total``; "" for the whole output.
         text: The output's text.
+        refusal: What the model said in refusing to answer, if the server reports it apart from the text; otherwise "".
         asked: Number of answers, more than one if ``parse`` has asked again; ``partial.usage`` is their sum. After
             ``parse_run``, both are those of the last turn: the run's own ``usage`` is the sum.
         feedback: The message that ``parse`` would send to ask for another answer, after ``text`` as the assistant's
@@ -402,6 +403,7 @@ class OutputError(ResponseDecodeError):
     reply: Reply | None = None
     path: str = ""
     text: str = ""
+    refusal: str = ""
     asked: int = 1
     feedback: str = ""
 
@@ -412,6 +414,7 @@ class OutputError(ResponseDecodeError):
         reply: Reply | None = None,
         path: str = "",
         text: str = "",
+        refusal: str = "",
         feedback: str = "",
         excerpt: str = "",
         **context: Unpack[_Context],
@@ -420,6 +423,7 @@ class OutputError(ResponseDecodeError):
         self.reply = reply
         self.path = path
         self.text = text
+        self.refusal = refusal
         self.feedback = feedback
 
 

@@ -395,8 +395,9 @@ async def test_truncated_call_of_another_tool_is_reported_to_the_model(
 async def test_refusal_is_an_error(client: AsyncFriendli, server: FriendliServer) -> None:
     refusal = {"choices": [{"index": 0, "delta": {"refusal": "I will not."}}]}
     server.enqueue(script(event(refusal), finish("stop"), done()))
-    with pytest.raises(OutputInvalidError, match="the model refused to answer: I will not"):
+    with pytest.raises(OutputInvalidError, match="the model refused to answer: I will not") as caught:
         await result_of(start_run(client))
+    assert caught.value.refusal == "I will not."
 
 
 @pytest.mark.parametrize("thought", [None, "I think."])

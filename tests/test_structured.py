@@ -382,13 +382,15 @@ async def test_tool_call_or_refusal_instead_of_answer_is_reported(
         )
     assert len(server.requests) == 1
     assert caught.value.reply is not None
+    assert caught.value.refusal == ""
     assert caught.value.partial is not None
     assert [call.function.name for call in caught.value.partial.tool_calls] == ["look"]
     content = [{"type": "refusal", "refusal": "I will not"}]
     message = {"type": "message", "id": "1", "role": "assistant", "status": "completed", "content": content}
     server.enqueue(json_body({"id": "r", "object": "response", "status": "completed", "output": [message]}))
-    with pytest.raises(OutputInvalidError, match="refused to answer: I will not"):
+    with pytest.raises(OutputInvalidError, match="refused to answer: I will not") as caught:
         await client.serverless.responses.parse(Invoice, model="m", input="Hi")
+    assert caught.value.refusal == "I will not"
 
 
 # --- re-asking -------------------------------------------------------------------------------------------------------
@@ -626,12 +628,17 @@ async def test_chat_refusal_is_reported_and_not_reasked(client: AsyncFriendli, s
             await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=2)
     assert len(server.requests) == 3
     reply: Any = caught.value.reply
-    assert reply.message.refusal == "I will not"
+    assert reply.message.refusal == caught.value.refusal == "I will not"
     pieces = [event({"choices": [{"delta": {"refusal": piece}}]}) for piece in ("I ", "will not")]
     for reason in ("stop", "length"):  # a truncated refusal is one, too
         server.enqueue(script(*pieces, finish(reason), done()))
-        with pytest.raises(OutputInvalidError, match="refused to answer: I will not"):
+        with pytest.raises(OutputInvalidError, match="refused to answer: I will not") as caught:
             await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
+        assert caught.value.refusal == "I will not"
+    server.enqueue(script(*pieces, cut()))
+    with pytest.raises(OutputCutOffError) as interrupted:
+        await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
+    assert interrupted.value.refusal == "I will not"
 
 
 async def test_refusal_is_part_of_message_and_is_sent_back_as_content(

@@ -233,6 +233,7 @@ def _error(kind: type[E], message: str, answer: Answer, text: str, faults: Fault
         reply=answer.reply,
         path=faults[0][1],
         text=text,
+        refusal=answer.refusal or "",
         feedback=feedback,
         meta=cast("Meta | None", answer.reply.__dict__.get("_meta")),
         partial=partial_of(answer.reply),

@@ -152,10 +152,13 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             return error
         partial = error.partial or Partial()
         reply = None if self._open is None else self._open.collector.result()
+        refusal = None if reply is None else self._api.answer_of(reply, "").refusal
         if reply is not None and error.meta is not None:
             attach_meta(reply, error.meta)
-        message = f"the answer was truncated: {error}"
-        return OutputCutOffError(message, reply=reply, text=partial.text, meta=error.meta, partial=partial)
+        message, text = f"the answer was truncated: {error}", partial.text
+        return OutputCutOffError(
+            message, reply=reply, text=text, refusal=refusal or "", meta=error.meta, partial=partial
+        )
 
     async def result(self) -> R:
         """Reads the rest of the stream and returns the reply, with ``value`` and ``meta``.
