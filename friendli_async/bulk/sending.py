@@ -10,7 +10,7 @@ import logging
 import random
 from asyncio import CancelledError
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from inspect import CORO_CREATED, getcoroutinestate
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, Generic, TypeVar, cast
@@ -220,17 +220,24 @@ async def _check_reply(reply: object) -> None:
     )
 
 
-def _is_open(reply: Any) -> bool:
+@lru_cache
+def _may_be_open(kind: type[Any]) -> bool:
+    """Whether objects of a type can be awaited or iterated, or are parts of a stream."""
+    return issubclass(kind, EventStream | View | Branch | AsyncIterable | Awaitable)
+
+
+def _is_open(reply: object) -> bool:
     """Whether a reply has to be awaited, or is a stream, a view or a branch of one, or a run, that has not ended.
 
     Other objects that can be awaited or iterated may be whole: the page of another client's list, or a mock.
     """
+    kind: Any = type(reply)
+    if not _may_be_open(kind):  # the common case
+        return False
     while isinstance(reply, View | Branch):
         reply = cast("Any", reply)._stream
     if isinstance(reply, EventStream):
         return reply.outcome == "open"
-    if not isinstance(reply, AsyncIterable | Awaitable):  # the common case
-        return False
     from friendli_async.chat.run import Run  # not loaded with the library
 
     if isinstance(reply, Run):
