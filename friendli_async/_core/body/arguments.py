@@ -115,7 +115,9 @@ def _has_surrogates(text: str) -> bool:
 
 def as_mapping(value: Any) -> Mapping[str, object]:
     """Returns a checked mapping: a struct passes the check, too, and None stands for an empty one."""
-    return struct_to_dict(value) if isinstance(value, msgspec.Struct) else value or {}
+    if value is None:
+        return {}
+    return struct_to_dict(value) if isinstance(value, msgspec.Struct) else value
 
 
 def without_none(**parameters: object) -> dict[str, object]:
@@ -142,8 +144,8 @@ class ExtraOptions(ExtraQuery, total=False):
 def map_items(make: Callable[[object], object]) -> Callable[[object], object]:
     """Returns a function that applies ``make`` to each item of a list and leaves other values to the type check."""
 
-    def made(given: object) -> object:
-        return [make(item) for item in cast("Sequence[object]", given)] if is_list(given) else given
+    def made(given: Any) -> object:
+        return [make(item) for item in given] if is_list(given) else given
 
     return made
 

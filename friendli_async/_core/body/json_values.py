@@ -121,20 +121,21 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
         raise ArgumentError(f"{type(value).__name__} is not JSON serializable{conversion_hint(value, where)}", where)
 
 
-def _is_builtin_json(value: Any) -> bool:
+def _is_builtin_json(value: object) -> bool:
     """Whether a value is JSON made of the built-in types themselves, at every level: a fast path."""
-    kind = cast("type[object]", type(value))
+    kind = type(value)
+    plain: Any = value  # not ``cast``, whose calls would take an eighth of the time
     if kind is dict:
-        for key, item in value.items():
+        for key, item in plain.items():
             if type(key) is not str or (type(item) not in _SCALARS and not _is_builtin_json(item)):
                 return False
         return True
     if kind is list or kind is tuple:
-        for item in value:  # noqa: SIM110  # a generator would cost twice as much
+        for item in plain:  # noqa: SIM110  # a generator would cost twice as much
             if type(item) not in _SCALARS and not _is_builtin_json(item):
                 return False
         return True
-    return kind in _SCALARS or (kind is float and math.isfinite(value))
+    return kind in _SCALARS or (kind is float and math.isfinite(plain))
 
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=normalize)

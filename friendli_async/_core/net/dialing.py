@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
@@ -238,11 +238,12 @@ class Connector(aiohttp.TCPConnector):
         clock = dial.clock
         began = clock.now()
         try:
-            connection = await super().connect(req, traces, timeout)
+            connection: Any = await super().connect(req, traces, timeout)
         finally:
             dial.connecting += clock.now() - began
         dial.connected = True
-        dial.protocol = protocol = cast("PooledProtocol", connection.protocol)  # from the connector's factory
+        protocol: PooledProtocol = connection.protocol  # from the connector's factory
+        dial.protocol = protocol
         protocol.has_received = protocol.idle = protocol.between_chunks = protocol.was_paused = False
         protocol.awaits_head = True
         if not dial.reused and protocol.transport is not None:  # None: it has been lost meanwhile
