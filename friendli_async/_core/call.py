@@ -356,8 +356,7 @@ class Call(Generic[T]):
 
     @property
     def _name(self) -> str:
-        name = self._operation.name
-        return f"{name.rpartition('.')[0]}.stream" if self._is_stream else name
+        return self._operation.stream_name if self._is_stream else self._operation.name
 
     def _log(self, level: int, message: str, *arguments: object) -> None:
         """Logs a message, whose first placeholder is the method and path."""

@@ -31,7 +31,7 @@ _ACCEPT_HEADERS: Final[dict[Accept, dict[str, str]]] = {
 }
 
 
-class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True, dict=True):
     """One operation of the API, independent of the deployment."""
 
     name: str
@@ -50,6 +50,11 @@ class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     failure_of: Callable[[T, ReplyHead], APIStatusError | None] | None = None
     """Returns the error that a reply, and its head, report, or None."""
 
+    @cached_property
+    def stream_name(self) -> str:
+        """Names its streams in call events, such as ``chat.stream``."""
+        return f"{self.name.rpartition('.')[0]}.stream"
+
     @property
     def decoder(self) -> msgspec.json.Decoder[T]:
         """Decodes the reply. Created lazily: all decoders take a tenth of the import time, and a service uses few."""
@@ -62,7 +67,7 @@ def _decoder(reply: Any) -> msgspec.json.Decoder[Any]:
         return msgspec.json.Decoder(reply)
 
 
-class Deployment(msgspec.Struct, frozen=True):
+class Deployment(msgspec.Struct, frozen=True, dict=True):
     """A deployment that serves operations."""
 
     prefix: str
@@ -70,7 +75,7 @@ class Deployment(msgspec.Struct, frozen=True):
     container: bool = False
     """A self-hosted engine: its own base URL, no token needed, no team header."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its name in call events."""
         return "container" if self.container else self.prefix.lstrip("/")

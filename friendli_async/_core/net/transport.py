@@ -303,6 +303,7 @@ def _parse_url(text: str) -> URL:
     return URL(text, encoded=True)
 
 
+@lru_cache(maxsize=256)
 def _address(url: URL) -> str:
     """Returns host and port. ``authority`` has no brackets around an IPv6 address."""
     return f"{bracketed(url.host or '')}:{url.port}"
