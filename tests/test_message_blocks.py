@@ -47,6 +47,8 @@ def without_index(*events: JSON) -> list[JSON]:
     return [{name: value for name, value in each.items() if name != "index"} for each in events]
 
 
+NOTHING: Final[list[Any]] = [None, {}]
+"""What may stand in place of an object that an event must have, and says nothing."""
 # The events of the blocks, and the blocks that they encode.
 CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
     "different blocks with one index": ([block_start(SAID), block_start(CALLED)], [SAID, CALLED]),
@@ -152,6 +154,19 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
     "index beyond any number": (
         [at("9" * 5000, block_start(SAID)), at("9" * 5000, text_delta("b"))],
         [{**SAID, "text": "ab"}],
+    ),
+    "nothing in the start of the message, of a block and in a delta": (
+        [
+            *({"type": "message_start", "message": nothing} for nothing in NOTHING),
+            *(block_start(nothing) for nothing in NOTHING),
+            *(block_delta(nothing) for nothing in NOTHING),
+            text_delta("a"),
+        ],
+        [SAID],
+    ),
+    "nothing in the delta of a block of an unknown type": (
+        [block_start({"type": "x", "y": ""}), *map(block_delta, NOTHING)],
+        [{"type": "x", "y": ""}],
     ),
     "thinking in a text": (
         [block_start(SAID), thinking_delta("a"), block_delta({"type": "signature_delta", "signature": "s"})],

@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import deterministic
-from support.responses import BARE, read
+from support.responses import BARE, DATA, read
 
+from friendli_async.replies import UnknownEvent
 from friendli_async.responses.collector import Wording
+
+OBJECTS: Final = {"item", "part", "response"}
+"""The fields of an object that an event must have."""
 
 Fields = dict[str, Any]
 
@@ -443,3 +447,44 @@ def test_equal_announcements_without_ids_begin_items_of_their_own() -> None:
     deltas = [{"type": DELTA["type"], "content_index": index, "delta": str(index)} for index in (0, 1)]
     collector, _ = read([added, *deltas, added, *deltas, BARE])
     assert [item.text for item in collector.result().output] == ["01", "01"]
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+@pytest.mark.parametrize("number", [number for number, data in enumerate(DATA) if OBJECTS & {*data}])
+def test_object_that_says_nothing_costs_no_content(number: int, nothing: object) -> None:
+    data = DATA[number]
+    [name] = OBJECTS & {*data}
+    collector, events = read([*DATA[:number], {**data, name: nothing}, *DATA[number + 1 :]])
+    assert [event.type for event in events] == [data["type"] for data in DATA], "the event is delivered"
+    assert collector.is_last
+    response = collector.result()
+    assert response.text == "Hello there!"
+    assert response.reasoning == "think harder"
+    assert [call.function.name for call in response.tool_calls] == ["weather"]
+    assert {call.id for call in response.tool_calls} == {"call_1"}
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+@pytest.mark.parametrize("number", range(len(DATA)))
+def test_object_that_an_event_is_not_about_may_be_nothing(number: int, nothing: object) -> None:
+    data = DATA[number]
+    beside = {"item": nothing, "part": nothing, **data, "sequence_number": "5"}  # as a text: not on the fast path
+    plain, _ = read(DATA)
+    collector, events = read([*DATA[:number], beside, *DATA[number + 1 :]])
+    assert not any(isinstance(event, UnknownEvent) for event in events)
+    assert collector.result() == plain.result()
+
+
+@pytest.mark.parametrize("response", [None, {"id": "resp_1"}])
+def test_event_of_an_unknown_kind_is_delivered_as_it_was_sent(response: object) -> None:
+    queued = {"type": "response.queued", "response": response}
+    _, events = read([queued, BARE])
+    assert events[0] == UnknownEvent("response.queued", queued)
+
+
+@pytest.mark.parametrize("sequence_number", [5, "5"], ids=["on the fast path", "beside it"])
+@pytest.mark.parametrize(("kind", "name"), [("output_item.added", "item"), ("content_part.done", "part")])
+def test_empty_object_of_an_event_is_decoded(kind: str, name: str, sequence_number: object) -> None:
+    _, events = read([{"type": f"response.{kind}", name: {}, "sequence_number": sequence_number}, BARE])
+    assert not isinstance(events[0], UnknownEvent)
+    assert events[0].sequence_number == 5

@@ -54,14 +54,22 @@ _KINDS: Final = {
         "partial_json": "input_json_delta",
     },
 }
-_TAGGED_FIELDS: Final = {"content_block_start": "content_block", "content_block_delta": "delta"}
+_CONTENT_FIELDS: Final = {
+    "message_start": "message",
+    "content_block_start": "content_block",
+    "content_block_delta": "delta",
+}
+"""The field with the content of an event, by the event's type."""
 _UNKNOWN_INDEX: Final = -1
 """Sentinel for an unreadable index: it refers to the block in progress."""
 
 
-def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
-    field = _TAGGED_FIELDS.get(kind)
-    return field is not None and is_unknown(fields.get(field), _KINDS[field])
+def _holds_unknown(kind: str, fields: dict[str, Any]) -> bool:
+    """Whether the content of an event is null or empty, or of an unknown kind."""
+    field = _CONTENT_FIELDS.get(kind)
+    if field not in fields:
+        return False
+    return not fields[field] or (field in _KINDS and is_unknown(fields[field], _KINDS[field]))
 
 
 def _normalize_event(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +220,7 @@ class MessagesCollector:
     dialect: Dialect[MessageEvent] = TaggedDialect(
         KnownEvent,
         reporting=frozenset({MessageStart, MessageDelta}),
-        holds_unknown=_holds_unknown_kind,
+        holds_unknown=_holds_unknown,
         rewrite=_normalize_event,
     )
     add_texts: None = None
@@ -275,9 +283,9 @@ class MessagesCollector:
                 self._by_index[index].has_ended = True
             case MessageStop():
                 self.is_last = True
-            case UnknownEvent(type="content_block_start", data=data):
+            case UnknownEvent(type="content_block_start", data=data) if data["content_block"]:
                 self._start_block(_parse_index(data.get("index", 0)), data["content_block"])
-            case UnknownEvent(type="content_block_delta", data=data):
+            case UnknownEvent(type="content_block_delta", data=data) if data["delta"]:
                 if (parts := self._by_index.get(_parse_index(data.get("index", 0)))) is not None:
                     parts.add_unknown(data["delta"])
             case _:

@@ -45,17 +45,38 @@ _TEXTS: Final[dict[str, str]] = {
     if text in kind.__struct_fields__
 }
 """The field of the text of an event, by the event's type."""
+_OBJECTS: Final[dict[str, str]] = {
+    kind.__struct_config__.tag: name
+    for kind in get_args(ItemEvent)
+    for name in ("item", "part")
+    if name in kind.__struct_fields__
+}
+"""The field of the item or the part that an event is about, by the event's type."""
+_STAGES: Final[frozenset[str]] = frozenset(kind.__struct_config__.tag for kind in get_args(Stages))
+"""The types of the events that hold a response."""
 
 
 def _fill(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """Makes a null text an empty one, and adds an empty ``output``: some engines start with little more than an id."""
+    """Makes a null text or response an empty one, and adds an empty ``output``.
+
+    Some engines start with little more than an id, and the events that end a response say so by their type alone.
+    """
     text = _TEXTS.get(kind or "")
     if text in fields and fields[text] is None:
         fields = {**fields, text: ""}
-    response: Any = fields.get("response")
+    if kind not in _STAGES:
+        return fields
+    response: Any = fields.get("response", ...)
+    response = {} if response is None else response
     if isinstance(response, dict) and cast("dict[str, Any]", response).get("output") is None:
         return {**fields, "response": {**response, "output": []}}
     return fields
+
+
+def _lacks_content(kind: str, fields: dict[str, Any]) -> bool:
+    """Whether the item or the part that an event is about is null. An empty one is decoded, as on the fast path."""
+    name = _OBJECTS.get(kind)
+    return name in fields and fields[name] is None
 
 
 def _failure_of(event: ResponseEvent, head: ReplyHead) -> APIStatusError | None:
@@ -92,7 +113,11 @@ class ResponseCollector:
     """Accumulates the events of a response, even if an engine omits indexes or ids."""
 
     dialect: Dialect[ResponseEvent] = TaggedDialect(
-        KnownEvent, reporting=frozenset(get_args(Stages)), rewrite=_fill, failure_of=_failure_of
+        KnownEvent,
+        reporting=frozenset(get_args(Stages)),
+        holds_unknown=_lacks_content,
+        rewrite=_fill,
+        failure_of=_failure_of,
     )
     add_texts: None = None
     may_end: bool = False  # the last event ends the stream at once, so nothing can end it later
