@@ -413,6 +413,19 @@ def test_error_beside_an_empty_page_that_has_another_is_raised(kind: Any, items:
         decode_reply(json.dumps(page).encode(), msgspec.json.Decoder(kind), ReplyHead(200))
 
 
+@pytest.mark.parametrize("odd", [{}, {"status": None}, {"status": []}], ids=str)
+def test_endpoints_without_a_status_beside_an_error_are_no_page(odd: JSON) -> None:
+    page, decoder = {"data": {"ep_1": odd}}, msgspec.json.Decoder(EndpointPage)
+    with pytest.raises(APIStatusError, match=MSG):
+        decode_reply(json.dumps({**page, "message": MSG}).encode(), decoder, ReplyHead(200))
+    assert decode_reply(json.dumps(page).encode(), decoder, ReplyHead(200)).data.keys() == {"ep_1"}
+    page["data"]["ep_2"] = {"status": "RUNNING"}
+    assert decode_reply(json.dumps({**page, "message": MSG}).encode(), decoder, ReplyHead(200)).data.keys() == {
+        "ep_1",
+        "ep_2",
+    }
+
+
 def test_response_fields_beside_an_error_become_its_partial() -> None:
     payload = {**REPLIES["chat"].value, "error": {"message": MSG}}
     with pytest.raises(APIStatusError) as caught:

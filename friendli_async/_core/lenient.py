@@ -244,7 +244,8 @@ def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
                 del holder[name]
         if required and name not in holder:
             # A missing field is not invented, except for a name or label of a nested object.
-            if name not in _OPTIONAL or (root and not present) or name in getattr(struct, "answered_by", ()):
+            is_asked_for = root and (not present or name in getattr(struct, "answered_by", ()))
+            if is_asked_for or name not in _OPTIONAL:
                 raise ValueError(f"{name} is missing")
             holder[name] = ""
     return holder
