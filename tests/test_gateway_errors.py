@@ -289,6 +289,7 @@ SUCCESS_PAYLOADS: Final = [
     *SUCCESS_WORDS,
     *({"message": word} for word in SUCCESS_WORDS),
     True,
+    *({"error": value} for value in ({"code": 0, "message": "success"}, ["ok"], "done")),
 ]
 
 
@@ -695,6 +696,16 @@ def test_blank_error_beside_event_fields_is_ignored(kind: str, error: Any) -> No
         assert reader.failure is None
         events.append(list(reader.ready))
     assert events[0] == events[1]
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_error_that_reports_success_alone_is_no_event(kind: str) -> None:
+    reader = feed_reader(kind, b'data: {"error": {"code": 0, "message": "success"}}\n\n', with_content=True)
+    ready = len(reader.ready)
+    reader.feed(b'data: {"error": "succeeded"}\n\n')
+    assert (reader.failure, len(reader.ready)) == (None, ready)
+    reader.feed(b'data: {"error": {"code": 0, "message": ""}}\n\n')
+    assert reader.failure is not None, "it does not say so"
 
 
 @pytest.mark.parametrize("kind", STREAMS)

@@ -78,7 +78,7 @@ _FLAG_FIELDS: Final = frozenset(
     {"status", "state", "level", "severity", "result", "outcome", "type", "object", "event"}
 )
 _FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "rejected"})
-_SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "true", "deleted", "done", "completed"})
+_SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "deleted", "done", "completed"})
 # The fields in which a gateway may wrap an upstream reply; a message alone in it may belong to a successful reply.
 _ENVELOPE_FIELDS: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
 _SUCCESS_FIELDS: Final = frozenset({"success", "ok"})
@@ -109,11 +109,6 @@ def is_error_name(name: object) -> bool:
     return "error" in word or word.endswith("exception") or word in _FAILURE_WORDS
 
 
-def is_success_word(value: object) -> bool:
-    """Whether a value in place of a message is a word for success, such as ``ok``."""
-    return isinstance(value, str) and value.strip().lower() in _SUCCESS_WORDS
-
-
 def first_value(fields: Fields, *names: str) -> object:
     """Returns the first value, in the order of the names, that is not None."""
     return next((value for name in names if (value := fields.get(name)) is not None), None)
@@ -130,7 +125,7 @@ def has_value(fields: Fields, names: Iterable[str]) -> bool:
 
 
 # What stands in an ``error`` that is none: nothing as a text, and what gateways report of success.
-_BLANK_WORDS: Final = frozenset({"", "null", "none", "false", "0", "200", "ok", "success"})
+_BLANK_WORDS: Final = frozenset({"", "null", "none", "false", "0", "200"}) | _SUCCESS_WORDS
 _EMPTY: Final[tuple[object, ...]] = (None, [], {}, "")
 
 
@@ -145,6 +140,14 @@ def is_blank(value: object, depth: int = 0) -> bool:
     if items and depth < _MAX_DEPTH:
         return all(is_blank(item, depth + 1) for item in items)
     return not value or value == 200
+
+
+def is_success(value: object) -> bool:
+    """Whether a value in place of a message is a word for success, or an object or list that says nothing else."""
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return word in _SUCCESS_WORDS or word == "true"  # which says something as an ``error``
+    return is_blank(value) and any(map(is_success, as_list(value) or as_object(value).values()))
 
 
 def declares_error(value: object, own: Collection[str] = ()) -> bool:
@@ -249,7 +252,7 @@ def holds_content(value: object, depth: int = 0) -> bool:
 
 def _is_message_field(name: str, value: object) -> bool:
     """Whether a field is named like ``detail`` or ``errorMsg``, and is neither empty nor a word for success."""
-    return bool(value) and _is_message_name(normalize_name(name)) and not is_success_word(value)
+    return bool(value) and _is_message_name(normalize_name(name)) and not is_success(value)
 
 
 @_cached_by_name
@@ -271,7 +274,7 @@ def _is_wrapped_error(fields: Fields) -> bool:
     if not is_blank(fields.get("error")) or any(_is_failure_flag(name, each) for name, each in fields.items()):
         return True
     codes = [each for name, each in fields.items() if normalize_name(name) in _NUMERIC_FIELDS]
-    has_error_code = any(code and code != 200 and not is_success_word(code) for code in codes)
+    has_error_code = any(code and code != 200 and not is_success(code) for code in codes)
     return has_error_code and any(_is_message_field(name, each) for name, each in fields.items())
 
 
@@ -282,7 +285,7 @@ def describes_error(value: object) -> bool:
     """
     value = _first_item(value)
     if isinstance(value, str):
-        return bool(value.strip()) and not is_success_word(value)
+        return bool(value.strip()) and not is_success(value)
     fields = as_object(value)
     return declares_error(fields) or shows_error(fields) or bool(_sentence_in(fields))
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 from friendli_async._charsets import decode_by_charset
-from friendli_async._core.error_json import is_error_name, is_success_word
+from friendli_async._core.error_json import is_error_name, is_success
 from friendli_async._json import loads, replace_surrogates
 
 _MAX_MESSAGE: Final = 2000
@@ -72,7 +72,7 @@ def is_message(data: bytes) -> bool:
     if _is_malformed_reply(text):
         return False
     visible = _visible_text(re.sub(_INVISIBLE, " ", text))
-    return any(map(str.isalpha, visible)) and not is_success_word(visible)
+    return any(map(str.isalpha, visible)) and not is_success(visible)
 
 
 def is_other_format(data: bytes) -> bool:

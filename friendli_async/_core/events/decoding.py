@@ -15,7 +15,7 @@ An event is classified in this order:
 3. **Error**: an event that declares an error (by its event name, a filled ``error``, also in a choice, or a type,
    object or status that means an error), whatever other fields it has; or an unrecognized one, JSON or text, with an
    error message (see ``error_json``). Content in the same event is delivered before the error. An empty ``error`` next
-   to content is ignored.
+   to content is ignored, and one that reports success in any event.
 4. **Payload**: decoded by msgspec, or else by the lenient fallback (``lenient``).
 5. **Unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices. Under an event name that the API does
    not use, data that is neither a JSON object nor a text of several words is skipped. If the stream then ends
@@ -41,7 +41,7 @@ from friendli_async._core.error_json import (
     is_blank,
     is_error_name,
     is_object,
-    is_success_word,
+    is_success,
     items_of,
     json_or_none,
     normalize_name,
@@ -257,7 +257,7 @@ class ChunkDialect(Dialect[E], kw_only=True):
         if struct is self.events:
             # A chunk has no message: a message means an error, as in the vendor's own client.
             message = fields.get("message")
-            has_message = name is None and bool(message) and not is_success_word(message)
+            has_message = name is None and bool(message) and not is_success(message)
             is_declared = declares_error if not self._has_content(name, fields) else carries_error
             return has_message or is_declared(fields)
         # A tool's status may have an error of its own while the reply continues.
@@ -364,8 +364,8 @@ class TaggedDialect(Dialect[E], kw_only=True):
 
 
 def _names_of_fields(fields: Fields) -> set[str]:
-    """The names of the fields, except that of an empty ``error``."""
-    return {name for name, value in fields.items() if name != "error" or value}
+    """The names of the fields, except that of an ``error`` that is empty or says success."""
+    return {name for name, value in fields.items() if name != "error" or (value and not is_success(value))}
 
 
 def _has_error_message(value: object, data: bytes) -> bool:
