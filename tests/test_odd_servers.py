@@ -228,7 +228,7 @@ UNCOMPRESSED = ["none", "identity", "Identity", "null", "utf-8", "binary", "", "
 
 
 @pytest.mark.parametrize("kind", CONTENT_TYPES)
-@pytest.mark.parametrize("before", [b"", b": hi\n\n", b"\xef\xbb\xbf", b"\r\n"])
+@pytest.mark.parametrize("before", [b"", b": hi\n\n", b"\xef\xbb\xbf", b"\r\n", b"\n \t\n"])
 async def test_stream_is_detected_regardless_of_content_type(
     server: FriendliServer, client: AsyncFriendli, kind: str, before: bytes
 ) -> None:

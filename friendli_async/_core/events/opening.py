@@ -20,7 +20,7 @@ E = TypeVar("E")
 
 # Servers often mislabel their streams; for any other content type the first bytes decide.
 _STREAM_TYPES: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
-_BOM_AND_NEWLINES: Final = b"\xef\xbb\xbf\r\n"
+_BOM_AND_SPACE: Final = b"\xef\xbb\xbf \t\r\n"
 _STREAM_PREFIXES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
@@ -70,17 +70,18 @@ async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json
     types = {part.partition(";")[0].strip().lower() for part in content_type.split(",")}  # may be repeated
     if types & _STREAM_TYPES:
         return data
-    begun, start = bytearray(data), data.lstrip(_BOM_AND_NEWLINES)
+    begun, start = bytearray(data), data.lstrip(_BOM_AND_SPACE)
     while data and any(prefix.startswith(start) for prefix in _STREAM_PREFIXES):  # more may tell
         data = await exchange.read()
         begun += data
-        start = (start + data).lstrip(_BOM_AND_NEWLINES)
+        start = (start + data).lstrip(_BOM_AND_SPACE)
         if len(begun) > limits.event:
             raise ResponseDecodeError(
                 f"the data before the first event is larger than the limit of {limits.event} bytes (Limits.event)"
             )
     data = bytes(begun)
-    if start.startswith(_STREAM_PREFIXES):
+    is_indented = data[: len(data) - len(start)].endswith((b" ", b"\t"))  # which the SSE standard does not allow
+    if start.startswith(_STREAM_PREFIXES) and not is_indented:
         return data
     data += await exchange.read_some((limits.reply if start.startswith(b"{") else limits.error) - len(data))
     raise not_a_stream(data, decoder, exchange.head)
