@@ -196,6 +196,15 @@ def test_every_call_raises_error_in_events(kind: str) -> None:
         decode_reply(EVENTS.encode(), msgspec.json.Decoder(REPLIES[kind].kind), ReplyHead(200))
 
 
+@pytest.mark.parametrize("text", ["rate_limited", '"rate_limited"', json.dumps('{"code": 429, "msg": "no"}')])
+def test_text_of_an_error_event_is_read_alike_in_a_reply_and_a_stream(text: str) -> None:
+    event = f"event: error\ndata: {text}\n\n".encode()
+    with pytest.raises(RateLimitError) as caught:
+        decode_reply(event, msgspec.json.Decoder(ChatCompletion), ReplyHead(200))
+    failure: Any = feed_reader("chat", event).failure
+    assert (failure.status_code, failure.code, failure.message) == (429, caught.value.code, caught.value.message)
+
+
 OTHER_FORMATS: Final = [
     *(("text/html", page, f"text/html instead of {{}}: '{MSG}'") for page in PAGES),
     ("text/html; charset=utf-8", PAGES[0], f"text/html; charset=utf-8 instead of {{}}: '{MSG}'"),

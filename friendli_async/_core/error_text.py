@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 from friendli_async._charsets import decode_by_charset
-from friendli_async._core.error_json import is_error_name, is_success
+from friendli_async._core.error_json import is_error_name, is_success, json_or_none
 from friendli_async._json import loads, replace_surrogates
 
 _MAX_MESSAGE: Final = 2000
@@ -134,7 +134,8 @@ def _parse_events(text: str) -> list[object] | None:
         whole = "\n".join(data).strip()
         if whole and whole != "[DONE]":
             is_error = any(name == "event" and is_error_name(value.strip()) for name, _, value in fields)
-            events.append(next(_iter_json(whole), {"error": whole} if is_error else whole))
+            text = string if isinstance(string := json_or_none(whole), str) else whole
+            events.append(next(_iter_json(whole), {"error": text} if is_error else text))
     return events[:_MAX_VALUES] if is_stream else None
 
 
