@@ -328,10 +328,14 @@ def test_failed_call_prints_one_line(server: FriendliServer, run: Run, answer: A
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_missing_token_is_reported(run: Run) -> None:
-    done = run("-m", "m", "Hi", FRIENDLI_TOKEN="")
+@pytest.mark.parametrize("token", ["", ' ""'])
+@pytest.mark.parametrize("command", [["-m", "m", "Hi"], ["models"], ["batch", "in.jsonl", "-o", "out.jsonl"]], ids=repr)
+def test_missing_token_is_reported(run: Run, tmp_path: Path, command: list[str], token: str) -> None:
+    files = [str(tmp_path / name) if name.endswith(".jsonl") else name for name in command]
+    (tmp_path / "in.jsonl").touch()
+    done = run(*files, FRIENDLI_TOKEN=token)
     assert done.returncode == 2
-    assert "FRIENDLI_TOKEN" in done.stderr
+    assert done.stderr.strip().endswith(": no token: set FRIENDLI_TOKEN")
 
 
 def test_closed_stdout_ends_the_command_as_by_sigpipe(server: FriendliServer, environment: dict[str, str]) -> None:
@@ -670,6 +674,7 @@ def test_doctor_strips_quotes_and_blanks_as_the_client_does(server: FriendliServ
     assert (done.returncode, done.stderr) == (0, "")
     lines = checks(run("doctor", "-m", "m", FRIENDLI_TOKEN=' ""'))
     assert lines["token"] == "FAIL: FRIENDLI_TOKEN is not set"
+    assert lines["stream"] == "FAIL: no token: set FRIENDLI_TOKEN"
 
 
 def test_doctor_reports_an_unknown_token(server: FriendliServer, run: Run) -> None:

@@ -281,7 +281,7 @@ def test_errors_page_names_every_error() -> None:
 
 def test_command_line_page_has_a_section_for_each_command() -> None:
     text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == list(COMMANDS)
+    assert [name for name in COMMANDS if f"\n## {name}\n" not in text] == []
 
 
 @pytest.mark.parametrize("section", ["Where to look", "What else is added, and where"])

@@ -129,8 +129,7 @@ def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
         options={name: value for name, value in given.items() if value is not None},
         system=arguments.system,
     )
-    if arguments.deployment != "container" and not os.environ.get("FRIENDLI_TOKEN"):
-        raise ConfigurationError("no token: set FRIENDLI_TOKEN")  # once, rather than as the outcome of each row
+    connection.check_token(arguments.deployment)  # once, rather than as the outcome of each row
     if source.stat().st_size > _LARGE_FILE:
         reporter.write_line(f"checking {source}")
     total = rows.check()

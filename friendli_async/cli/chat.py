@@ -70,6 +70,7 @@ async def _chat(arguments: argparse.Namespace) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments.model is None and arguments.deployment != "container":
         raise ConfigurationError("no model: pass -m MODEL, or set FRIENDLI_MODEL (`friendli-async models` lists them)")
+    connection.check_token(arguments.deployment)
     options = _options(arguments)
     messages: Conversation = []
     if arguments.system is not None:

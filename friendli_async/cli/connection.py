@@ -16,7 +16,7 @@ from friendli_async.cli import BAD_INPUT, FAILED, INTERRUPTED
 from friendli_async.client import DeploymentName
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 
-__all__ = ["add_deployment", "add_model", "is_ignored", "model_name", "on_signals", "printable", "run"]
+__all__ = ["add_deployment", "add_model", "check_token", "is_ignored", "model_name", "on_signals", "printable", "run"]
 
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -40,6 +40,16 @@ def add_model(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
 def model_name(text: str) -> str | None:
     """Converts the argument of ``-m``: that of ``-m "$MODEL"`` is empty if the variable is not set."""
     return text or None
+
+
+def check_token(deployment: str) -> None:
+    """Checks that there is a token: the client's own error, at the first call, names a parameter of the library.
+
+    Raises:
+        ConfigurationError: The deployment requires one, and it is not set.
+    """
+    if deployment != "container" and not strip_quotes(os.environ.get("FRIENDLI_TOKEN", "")):
+        raise ConfigurationError("no token: set FRIENDLI_TOKEN")
 
 
 def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:

@@ -185,6 +185,7 @@ class _Server:
 
     async def stream(self) -> str:
         """Streams an answer of one token, through all layers."""
+        connection.check_token(self._arguments.deployment)
         async with AsyncFriendli(timeout=Timeouts(first_event=3 * _SECONDS, idle=_SECONDS), retry=None) as client:
             chat: Any = getattr(client, self._arguments.deployment).chat
             message = {"role": "user", "content": "Say OK."}

@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _models(arguments: argparse.Namespace) -> int:
+    connection.check_token(arguments.deployment)
     async with AsyncFriendli() as client:
         if arguments.deployment == "dedicated":
             found = [endpoint async for endpoint in client.dedicated.endpoint.list()]
