@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-__all__ = ["check_headers", "check_integer", "check_line", "check_seconds", "check_text", "check_type", "describe"]
+from friendli_async._hints import shortened
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
+__all__ = ["check_headers", "check_integer", "check_line", "check_seconds", "check_text", "check_type", "describe"]
 
 
 def describe(value: object) -> str:
     """Return a short representation of a value with the name of its type, for an error message."""
-    return "None" if value is None else f"{_SHORT.repr(value)} ({type(value).__name__})"
+    return "None" if value is None else f"{shortened(value)} ({type(value).__name__})"
 
 
 def check_type(value: object, expected: type | tuple[type, ...], name: str, accepted: str) -> None:

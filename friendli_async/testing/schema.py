@@ -12,6 +12,8 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from friendli_async._hints import shortened
+
 __all__ = ["Error", "Location", "Schema", "from_text", "resolve", "schemas", "validate"]
 
 Schema = Mapping[str, Any]
@@ -19,7 +21,6 @@ Location = tuple[str | int, ...]
 Error = dict[str, object]
 
 _MAX_ERRORS: Final = 100
-_MAX_INPUT_SHOWN: Final = 80
 
 
 def validate(name: str, value: object, where: str = "body") -> list[Error]:
@@ -155,7 +156,7 @@ def _error(loc: Location, message: str, kind: str) -> Error:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:_MAX_INPUT_SHOWN] if isinstance(value, str | int | float) else type(value).__name__
+    return shortened(value) if isinstance(value, str | int | float) else type(value).__name__
 
 
 def _is_datetime(text: str) -> bool:
