@@ -707,6 +707,16 @@ def test_blank_error_beside_event_fields_is_ignored(kind: str, error: Any) -> No
     assert events[0] == events[1]
 
 
+@pytest.mark.parametrize("error", BLANK)
+def test_blank_error_with_every_chunk_takes_the_fast_path(error: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EventReader, "_decode_again", None)
+    reader = EventReader[Any](ChatCollector(), 1 << 20, ReplyHead(200))
+    for text in ("a", "b"):
+        chunk = {"choices": [{"index": 0, "delta": {"content": text}}], "error": error}
+        reader.feed(f"data: {json.dumps(chunk)}\n\n".encode())
+    assert [(chunk.text, chunk.error) for chunk in reader.ready] == [("a", None), ("b", None)]
+
+
 @pytest.mark.parametrize("kind", STREAMS)
 def test_error_that_reports_success_alone_is_no_event(kind: str) -> None:
     reader = feed_reader(kind, b'data: {"error": {"code": 0, "message": "success"}}\n\n', with_content=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVa
 
 import msgspec
 
+from friendli_async._core.error_json import is_blank
 from friendli_async._core.events.decoding import (
     NOT_DECODED,
     ChunkDialect,
@@ -86,7 +87,12 @@ class ChoicesDialect(ChunkDialect[E], kw_only=True):
 
 
 def _has_content(chunk: Any) -> bool:
-    """Whether a chunk has a part of the answer or its end, no error, no message, and no usage without counts."""
+    """Whether a chunk has a part of the answer or its end, no error, no message, and no usage without counts.
+
+    Removes a blank error, which some servers send with every chunk.
+    """
+    if chunk.error is not None and is_blank(chunk.error):
+        msgspec.structs.force_setattr(chunk, "error", None)
     is_suspect = chunk.error is not None or chunk.message is not None
     if is_suspect or (chunk.usage is not None and not chunk.usage.prompt_tokens):
         return False
