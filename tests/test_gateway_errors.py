@@ -336,6 +336,15 @@ def test_error_without_a_sentence_is_raised(payload: Any) -> None:
     assert ("quota" in str(caught.value)) is ("quota" in json.dumps(payload))
 
 
+@pytest.mark.parametrize("kind", REPLIES)
+def test_every_call_raises_error_without_a_sentence(kind: str) -> None:
+    for payload in TERSE:
+        if kind == "status" and isinstance(payload, dict) and isinstance(payload.get("status"), str):
+            continue  # a valid response of this API
+        with pytest.raises(APIStatusError):
+            decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(REPLIES[kind].kind), ReplyHead(200))
+
+
 @pytest.mark.parametrize(
     "payload",
     [

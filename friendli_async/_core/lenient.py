@@ -17,7 +17,15 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from friendli_async._core.error_json import Fields, as_list, as_object, is_object, items_of, json_or_none
+from friendli_async._core.error_json import (
+    Fields,
+    as_list,
+    as_object,
+    is_object,
+    items_of,
+    json_or_none,
+    wraps_error,
+)
 from friendli_async._core.status_errors import excerpt
 from friendli_async._json import loads_with_replacement, prepared
 from friendli_async.errors import ResponseDecodeError
@@ -369,8 +377,10 @@ def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
     if "array" in types:
         if name in _PART_TYPES and isinstance(value, str):
             return [{"type": _PART_TYPES[name], "text": value}]
+        if name not in _LIST_FIELDS or wraps_error({name: value}):  # an error is no item
+            return None
         item = cast("object", value)
-        return items_of(item) if item and is_object(item) and name in _LIST_FIELDS else None
+        return items_of(item) if item and is_object(item) else None
     if types & {"int", "float"}:
         return _to_number(value, types)
     if "bool" in types:
