@@ -132,9 +132,12 @@ async def test_usage_without_counts_of_a_stream_is_none_in_its_events_and_result
     assert (await stream.result()).usage is None
 
 
+@pytest.mark.parametrize("beside", [{}, dict.fromkeys(FOREIGN_NAMES)], ids=["alone", "nulls of another API"])
 @pytest.mark.parametrize("api", COUNTS)
-async def test_usage_of_zeros_of_a_plain_reply_is_kept(server: FriendliServer, client: AsyncFriendli, api: str) -> None:
-    server.enqueue(json_body(plain_reply(api, dict.fromkeys(COUNTS[api], 0))))
+async def test_usage_of_zeros_of_a_plain_reply_is_kept(
+    server: FriendliServer, client: AsyncFriendli, api: str, beside: dict[str, None]
+) -> None:
+    server.enqueue(json_body(plain_reply(api, {**beside, **dict.fromkeys(COUNTS[api], 0)})))
     usage: Any = (await call(client, api)).usage
     assert [getattr(usage, name) for name in COUNTS[api]] == [0, 0]
 

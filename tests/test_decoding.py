@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,8 +21,14 @@ from friendli_async import (
 from friendli_async._core import lenient
 from friendli_async._core.lenient import decode
 from friendli_async.chat import FunctionCall, Logprobs, TokenLogprob, ToolCall
+from friendli_async.chat.replies import ChatMessage, ChunkDelta, ToolCallDelta
+from friendli_async.embeddings import Embedding, EmbeddingList
+from friendli_async.messages.replies import ThinkingBlock
+from friendli_async.models import ModelFunctionality
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers
+from friendli_async.responses.events import ContentPartDone
+from friendli_async.responses.replies import ContentPart, OutputItem
 
 # --- decode ----------------------------------------------------------------------------------------------------------
 
@@ -123,8 +130,35 @@ def test_reasoning_details_of_another_shape_keep_their_text(details: object, tex
     body = json.dumps({"choices": [{"message": {"content": "hi", "reasoning_details": details}}]}).encode()
     reply = decode(body, COMPLETION)
     assert (reply.text, reply.reasoning) == ("hi", text)
-    if isinstance(details, str):
-        assert reply.choices[0].message.reasoning_details == ({"type": "reasoning.text", "text": text},)
+    if isinstance(details, str) or details == ["be", "cause"]:
+        pieces = [details] if isinstance(details, str) else details
+        expected = [{"type": "reasoning.text", "text": piece} for piece in pieces]
+        assert reply.choices[0].message.reasoning_details == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "read"),
+    [
+        (ThinkingBlock, {"type": "thinking", "thinking": 5}, ThinkingBlock()),  # a number is no text
+        (ChatMessage, {"reasoning": [{"type": "text", "text": "why"}]}, ChatMessage(reasoning="why")),
+        (ChunkDelta, {"tool_calls": [{"index": "a", "id": "1"}]}, ChunkDelta(tool_calls=(ToolCallDelta(id="1"),))),
+        (
+            ToolCall,
+            {"id": "1", "function": '{"name": "f", "arguments": ""}'},
+            ToolCall("1", "function", FunctionCall("f", "")),
+        ),
+        (EmbeddingList, {"data": {"embedding": [1.0]}}, EmbeddingList(data=(Embedding(embedding=(1.0,)),))),
+        (ModelFunctionality, {"tool_call": "False"}, ModelFunctionality(tool_call=False)),
+        (OutputItem, {"id": 5, "custom": {"name": "f"}}, OutputItem(id="5")),
+        (
+            ContentPartDone,
+            {"type": "response.content_part.done", "part": '{"type": "output_text", "text": "a"}'},
+            ContentPartDone(part=ContentPart(text="a")),
+        ),
+    ],
+)
+def test_field_of_another_type_is_converted_if_it_can_be(kind: Any, sent: dict[str, object], read: object) -> None:
+    assert lenient.convert(sent, kind) == read
 
 
 def test_lists_as_objects_of_items_by_index_are_decoded() -> None:

@@ -97,7 +97,9 @@ ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "
         *((f'{begin}{{"error": {{"message": "no", "prompt": "a', "no", None) for begin in ("[", "[\n  ")),
         ("[12:00] no", "[12:00] no", None),
         ('{"errors": [{"message": "no", "code": 1}, {"message": "not", "code": 2}]}', "no; not", None),
-        ('{"model": ["no"], "n": []}', "model: no", None),
+        ('{"model": ["no"], "n": [], "status": 400, "requestId": 5}', "model: no", None),
+        ('{"err": "no"}', "no", None),
+        ('{"details": {"code": 1}, "title": "no", "code": 2}', "no", "2"),
         ('{"message": "say \\"no\\"\\nor yes", ', 'say "no" or yes', None),
     ],
 )

@@ -382,6 +382,8 @@ def test_untyped_call_raises_error_payloads(body: str) -> None:
         *(("text", {"text": text}) for text in (None, 5)),
         *(("transcription", {"text": text, "usage": {}}) for text in (None, 5)),
         *(("status", {"status": status}) for status in (None, "", [], {})),
+        *(("message", {"content": [], "stop_sequence": "x"}), ("response", {"output": [], "created_at": 1})),
+        ("file", {"id": "f", "size": "large", "description": MSG}),  # no error: files have no answer beside it
     ],
 )
 def test_missing_content_is_a_decode_error(kind: str, reply: Any) -> None:
@@ -445,6 +447,12 @@ def test_endpoints_without_a_status_beside_an_error_are_no_page(odd: JSON) -> No
     }
 
 
+def test_error_that_a_field_of_the_api_reports_is_left_to_its_reader() -> None:
+    payload = {**REPLIES["response"].value, "status": "failed", "error": {"code": "server_error", "message": MSG}}
+    reply = decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(REPLIES["response"].kind), ReplyHead(200))
+    assert (reply.text, reply.error.message) == ("paid", MSG)
+
+
 def test_response_fields_beside_an_error_become_its_partial() -> None:
     payload = {**REPLIES["chat"].value, "error": {"message": MSG}}
     with pytest.raises(APIStatusError) as caught:
@@ -461,13 +469,22 @@ def test_error_alone_has_no_partial(kind: str) -> None:
     assert caught.value.partial is None
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": MSG},
+        {"type": "error", "message": MSG},
+        {"state": "failed", "message": MSG},
+        {"result": {"error": MSG}},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("kind", REPLIES)
-def test_error_beside_response_fields_is_raised(kind: str) -> None:
+def test_error_beside_response_fields_is_raised(kind: str, error: JSON) -> None:
     whole = REPLIES[kind]
+    body = json.dumps({**error, **whole.value, **error})  # the error is before the fields
     with pytest.raises(APIStatusError) as caught:
-        decode_reply(
-            json.dumps({**whole.value, "error": MSG}).encode(), msgspec.json.Decoder(whole.kind), ReplyHead(200)
-        )
+        decode_reply(body.encode(), msgspec.json.Decoder(whole.kind), ReplyHead(200))
     assert MSG in str(caught.value)
     assert "usage" not in whole.value or caught.value.partial is not None
 
@@ -533,11 +550,14 @@ def test_text_beside_a_documented_status_is_not_an_error() -> None:
     assert decoded.status == "RUNNING"
 
 
-@pytest.mark.parametrize("nested", ["[" * 400 + "]" * 400, '{"a":' * 400 + "1" + "}" * 400])
+@pytest.mark.parametrize(
+    "nested", ["[" * 400 + "]" * 400, *(begin * 400 + "1" + "}" * 400 for begin in ('{"a":', '{"error":'))]
+)
 def test_depth_of_the_search_for_content_and_blank_values_is_limited(nested: str) -> None:
     decoder = msgspec.json.Decoder(ChatCompletion)
-    with pytest.raises(APIStatusError):
+    with pytest.raises(APIStatusError) as caught:
         decode_reply(f'{{"error": {nested}}}'.encode(), decoder, ReplyHead(200))
+    assert caught.value.message.startswith("{")  # the body: no message was found
     choice = '{"message": {"content": ""}, "x": %s}'
     assert decode_reply(f'{{"choices": [{choice % nested}], "detail": "no"}}'.encode(), decoder, ReplyHead(200)).choices
 
@@ -601,7 +621,7 @@ def test_blank_message_beside_the_usage_is_ignored(name: str, value: Any) -> Non
 EMPTY_CHUNKS: Final[list[tuple[str, JSON]]] = [
     *(("chat", {"delta": delta}) for delta in ({}, {"content": ""}, {"role": "assistant", "content": None})),
     *(("chat", {"delta": {}, "finish_reason": reason}) for reason in ("error", {"type": None})),
-    *(("chat", {"delta": {}, name: 5}) for name in ("seed", "matched_stop")),  # of Together AI, of SGLang
+    *(("chat", {"delta": {}, name: 5}) for name in ("id", "seed", "matched_stop")),  # also of Together AI, of SGLang
     ("completions", {"text": ""}),
     ("completions", {"text": "", "finish_reason": "null"}),
 ]
@@ -623,6 +643,14 @@ def test_error_message_beside_an_empty_chunk_is_raised_however_it_is_decoded(
 
 
 FLAGS: Final[list[JSON]] = [{"type": "error"}, {"success": False}, {"status": 500}, {"detail": MSG}, {"code": 429}]
+
+
+@pytest.mark.parametrize("flag", [*FLAGS, {"ok": "false"}])
+@pytest.mark.parametrize(("kind", "choice"), EMPTY_CHUNKS)
+def test_flag_beside_an_empty_chunk_is_an_error(kind: str, choice: JSON, flag: JSON) -> None:
+    chunk = {"id": "c", "choices": [{"index": 0, **choice}], **flag}
+    reader = feed_reader(kind, f"data: {json.dumps(chunk)}\n\n".encode(), with_content=False)
+    assert isinstance(reader.failure, APIStatusError)
 
 
 @pytest.mark.parametrize("note", [*NOTES, *FLAGS])

@@ -59,10 +59,8 @@ _FINISH_REASONS: Final = frozenset({"finish_reason", "stop_reason"})
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 _MAX_SECONDS: Final = 1e11  # larger timestamps are in milliseconds
 _LARGEST_DATE: Final = 99991231  # of ISO 8601's form without hyphens; as seconds, it would be in 1973
-# Required fields that a reply may lack: names, and copies of values from the request.
-_OPTIONAL: Final = frozenset(
-    {"id", "item_id", "model", "name", "object", "role", "status", "tool_call_id", "type", "value"}
-)
+# Required fields that a reply may lack.
+_OPTIONAL: Final = frozenset({"id", "name", "status"})
 
 
 def decode(data: bytes, decoder: msgspec.json.Decoder[T], headers: Mapping[str, str] = {}) -> T:
@@ -247,7 +245,7 @@ def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
             try:
                 holder[name] = _coerce_field(holder, name, holder[name], kind)
             except ValueError:
-                if not _is_droppable(holder, name, kind, required=required):
+                if not _is_droppable(holder, name, kind):
                     raise
                 del holder[name]
         if required and name not in holder:
@@ -263,7 +261,7 @@ def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     """Converts a value to a type that it does not match. Raises ValueError if that is impossible."""
     types = _json_types_of(kind)
     if not name and isinstance(value, str) and _is_content_part(kind):
-        return {"text": value}
+        return {"text": value}  # an item of a list of parts
     if name == "reasoning_details" and isinstance(value, list):
         return _reasoning_details(cast("list[object]", value))
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
@@ -283,7 +281,7 @@ def _reasoning_details(details: list[object]) -> list[object]:
     return [part for part in parts if is_object(part)]
 
 
-def _is_droppable(holder: Fields, name: str, kind: Any, *, required: bool) -> bool:
+def _is_droppable(holder: Fields, name: str, kind: Any) -> bool:
     """Whether a field that cannot be decoded may be dropped."""
     value, types = holder[name], _json_types_of(kind)
     if not _may_hold_content(name, kind) or types <= _SCALARS:
@@ -294,7 +292,7 @@ def _is_droppable(holder: Fields, name: str, kind: Any, *, required: bool) -> bo
         return "object" not in types  # a tool's progress message
     if "str" in types and type(value) in (int, float):
         return False  # 0, too: it is no empty text
-    return not value or (name == "tokens" and not required)  # no content; or tokens, which accompany their text
+    return not value or name == "tokens"  # no content; or tokens, which accompany their text unless required
 
 
 def _may_hold_content(name: str, kind: Any) -> bool:
