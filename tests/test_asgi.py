@@ -102,6 +102,7 @@ class Server:
             self.send_blocked.set()
             await self.accepting.wait()
         assert message.get("body") != b"" or not message["more_body"], "an empty piece may end a chunked body"
+        assert message["type"] != "http.response.start" or "headers" in message, "middleware reads them"
         self.sent.append(message)
         self._news.set()
 

@@ -212,6 +212,19 @@ async def test_closed_slots_grant_none_and_keep_their_count() -> None:
         await with_timeout(slots.acquire())
 
 
+async def test_slot_granted_just_before_its_waiter_is_cancelled_is_passed_on() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    cancelled, waiting = asyncio.ensure_future(slots.acquire()), asyncio.ensure_future(slots.acquire())
+    await asyncio.sleep(0)
+    slots.release()
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    await with_timeout(waiting)
+    assert slots.in_use == 1
+
+
 def test_slot_granted_to_a_waiter_of_a_closed_loop_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     unraisable: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: unraisable.append(repr(found.exc_value)))

@@ -47,7 +47,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.net import pool as pool_module
-from friendli_async._core.net.guard import close_soon
+from friendli_async._core.net.guard import _closing_tasks, close_soon
 from friendli_async._core.observers import Observer
 from friendli_async.bulk import run_all
 from friendli_async.testing import FriendliServer, chunk, raw, script, stall, status, text, tool_calls
@@ -841,6 +841,7 @@ def test_client_closed_while_the_loop_of_a_pool_shuts_down_leaves_no_connection(
     client = client_of(remote.url)
     asyncio.run(main())
     assert list(client_sockets(remote.url)) == []
+    assert not _closing_tasks
 
 
 async def test_stream_keeps_its_client_alive(server: FriendliServer) -> None:

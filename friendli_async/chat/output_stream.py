@@ -153,7 +153,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         partial = error.partial or Partial()
         reply = None if self._open is None else self._open.collector.result()
         refusal = None if reply is None else self._api.answer_of(reply, "").refusal
-        if reply is not None and error.meta is not None:
+        if error.meta is not None:
             attach_meta(reply, error.meta)
         message, text = f"the answer was truncated: {error}", partial.text
         return OutputCutOffError(
