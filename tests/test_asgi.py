@@ -51,6 +51,7 @@ from friendli_async.asgi.disconnect import run_until_disconnect
 from friendli_async.asgi.errors import log_error
 from friendli_async.asgi.events import WholeEvents
 from friendli_async.asgi.sender import EventSender
+from friendli_async.asgi.shutdown import _Drain
 from friendli_async.bulk import CheckpointError
 from friendli_async.chat import ParsedChatStream
 from friendli_async.streams import BranchOverrunError
@@ -1520,6 +1521,15 @@ async def test_signal_handler_that_replaces_that_of_the_drain_stays(client: Asyn
         assert signal.getsignal(signal.SIGTERM) is later
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_signal_after_the_loop_was_closed_reaches_the_handler_of_the_server() -> None:
+    async def drain_of_this_loop() -> _Drain:
+        return _Drain(AsyncFriendli(token="t"), 0)
+
+    received: list[int] = []
+    asyncio.run(drain_of_this_loop())._on_signal(lambda number, _: received.append(number), signal.SIGTERM, None)
+    assert received == [signal.SIGTERM]
 
 
 async def test_without_a_signal_the_end_of_the_block_drains_the_client(client: AsyncFriendli) -> None:

@@ -209,6 +209,16 @@ async def test_total_timeout_spans_attempts_and_waits() -> None:
     assert error.meta.timing.total == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize(("retry_after", "ended"), [("6", 4.0), ("5", 9.0)])
+@in_virtual_time
+async def test_wait_that_does_not_fit_into_the_rest_of_the_total_timeout_is_not_begun(
+    retry_after: str, ended: float
+) -> None:
+    answers = response(status=503, retry_after=retry_after, after=4.0), response(status=503, retry_after="1")
+    error = await Loop(*answers, timeout=10).fails(APIStatusError)
+    assert (error.status_code, now()) == (503, ended)
+
+
 @in_virtual_time
 async def test_total_timeout_interrupts_recovery() -> None:
     async def recover(arguments: Arguments, error: APIStatusError) -> bool:

@@ -53,7 +53,7 @@ from friendli_async.bulk import (
     sending,
 )
 from friendli_async.bulk import job as bulk_job
-from friendli_async.bulk.checkpoint import Checkpoint
+from friendli_async.bulk.checkpoint import Checkpoint, row_hash
 from friendli_async.chat import ParsedCompletion
 from friendli_async.responses import ParsedResponse
 from friendli_async.testing import (
@@ -727,6 +727,11 @@ def test_digest_of_a_row_with_number_keys_and_sets_is_the_same_in_each_process()
     assert len(digests) == 1
 
 
+def test_digest_of_a_row_stays_that_of_earlier_checkpoints() -> None:
+    row = {"text": "\u00e9", "n": [1, 2.5, None, True]}
+    assert row_hash("k", row) == "fe6aab5317650016fd75dfc743954b2b"  # another one would send all rows again
+
+
 async def test_unserializable_row_is_rejected_before_sending(path: Path) -> None:
     cyclic: list[object] = []
     cyclic.append(cyclic)
@@ -848,6 +853,13 @@ async def test_dropped_run_releases_its_checkpoint_to_the_next_one(path: Path) -
     assert first.resumed
     assert cancelled
     assert not bulk_job._ending
+
+
+async def test_no_run_waits_for_a_dropped_one_without_a_checkpoint() -> None:
+    async with run_all(ROWS, Caller()) as outcomes:
+        await anext(outcomes)
+        outcomes._job.note_ending()
+        assert not bulk_job._ending
 
 
 async def test_run_closed_by_another_task_releases_its_checkpoint_to_the_next_one(path: Path) -> None:

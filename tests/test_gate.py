@@ -93,6 +93,19 @@ async def test_permit_of_a_waiter_cancelled_at_release_goes_to_the_next() -> Non
     assert first.cancelled()
 
 
+@pytest.mark.parametrize("is_rate_limit", [True, False])
+@in_virtual_time
+async def test_adaptive_limit_learns_whether_a_rate_limit_may_be_the_cause(
+    monkeypatch: pytest.MonkeyPatch, is_rate_limit: bool
+) -> None:
+    adaptive, reported = Adaptive(), list[bool]()
+    monkeypatch.setattr(adaptive, "refused", lambda *_, is_rate_limit: reported.append(is_rate_limit))
+    gate = Gate(adaptive)
+    await gate.acquire()
+    gate.refused(1.0, is_rate_limit=is_rate_limit)
+    assert reported == [is_rate_limit]
+
+
 @pytest.mark.parametrize("limit", [3, Adaptive(start=3)], ids=["fixed", "adaptive"])
 @in_virtual_time
 async def test_retry_after_pauses_all_callers(limit: int | Adaptive) -> None:
