@@ -33,6 +33,7 @@ from friendli_async import (
     RateLimitError,
     Timeouts,
 )
+from friendli_async._core.net import pool as pool_module
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import (
@@ -494,17 +495,20 @@ async def test_total_timeout_covers_wait_for_connection_slot(server: FriendliSer
         assert limits_of(caught.value) == ("total", 0.1, False)
 
 
-async def test_timeout_none_disables_every_timeout(server: FriendliServer) -> None:
+@pytest.mark.parametrize("bypass_session", [False, True], ids=["session", "own"])
+async def test_timeout_none_disables_every_timeout(
+    server: FriendliServer, clock: Clock, monkeypatch: pytest.MonkeyPatch, bypass_session: bool
+) -> None:
+    monkeypatch.setattr(pool_module, "CAN_POST", bypass_session)
     go = asyncio.Event()
     server.enqueue(script(gate(go), chunk("a"), finish(), done()))
     async with client_of(server.url, timeout=None) as client:
-        task = asyncio.create_task(read(open_stream(client)))
+        task = asyncio.create_task(open_stream(client).result())
         await server.wait_for_requests(1)
+        clock.advance(10_000)  # also past the defaults of an aiohttp session
+        await run_loop_iterations()
         go.set()
-        assert await with_timeout(task) == "a"
-        session = next(iter(client._runtime.transport._pools.values()))[0].session
-        assert session.timeout.total is None
-        assert session.timeout.sock_read is None
+        assert (await with_timeout(task)).text == "a"
 
 
 # --- pool ------------------------------------------------------------------------------------------------------------

@@ -436,7 +436,6 @@ class Call(Generic[T]):
             failed.take()
             raise
         if self._recovered:
-            failed.take()  # not raised, so released: ``run`` holds it, and its traceback has the frame of ``run``
             self._report_attempt_ended(0.0)
         return self._recovered
 

@@ -13,7 +13,7 @@ import aiohttp
 
 from friendli_async._core.loops import wait_done
 from friendli_async._core.net.dialing import Connector, PooledProtocol, keepalive_socket, pooled_protocol
-from friendli_async._core.net.posting import CAN_POST, NO_TIMEOUT, Poster
+from friendli_async._core.net.posting import CAN_POST, Poster
 from friendli_async._core.net.slots import Slots
 from friendli_async.errors import StreamInterruptedError
 from friendli_async.replies import LoopGauges
@@ -54,10 +54,7 @@ class Pool:
         connector = Connector(limit=0, socket_factory=keepalive_socket)
         factory: Any = partial(pooled_protocol, self.loop, self.connections)
         connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # no public API
-        # aiohttp does not decompress: ``compression`` does so in steps, so that our size limits hold.
-        session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=NO_TIMEOUT, auto_decompress=False
-        )
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         if hasattr(session, "_retry_connection"):
             # aiohttp would send GET, PUT and DELETE again by itself, also over a new connection.
             session._retry_connection = False  # pyright: ignore[reportPrivateUsage]  # no public API

@@ -230,7 +230,7 @@ class AiohttpTransport:
             data=dial.upload or as_payload(body),
             allow_redirects=False,
             raise_for_status=False,
-            auto_decompress=False,
+            auto_decompress=False,  # ``compression`` does so in steps, so that our size limits hold
             skip_auto_headers=("Content-Type",) if body is None else None,
             timeout=timeout,
             proxy=proxy.url,
