@@ -1,10 +1,12 @@
 """How streams are opened and read, and the single outcome that each stream has."""
 
 import asyncio
+import contextlib
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from support.sockets import (
     DONE,
@@ -306,15 +308,18 @@ async def test_stream_has_exactly_one_outcome(server: FriendliServer, name: str)
     [(cut(), "the server closed the connection"), (reset(), "Connection reset by peer")],
     ids=["cut", "reset"],
 )
+@pytest.mark.parametrize("of_user", [False, True], ids=["own session", "session of the user"])
 async def test_error_of_a_broken_stream_tells_a_close_from_a_reset(
-    client: AsyncFriendli, server: FriendliServer, broken: Any, reason: str
+    server: FriendliServer, broken: Any, reason: str, of_user: bool
 ) -> None:
     read_first = asyncio.Event()
     server.enqueue(script(A, gate(read_first), broken))
-    stream = await open_stream(client)
-    read_first.set()
-    with pytest.raises(StreamInterruptedError) as caught:
-        await stream.result()
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession()) if of_user else None
+        stream = await open_stream(await stack.enter_async_context(client_of(server.url, session=session)))
+        read_first.set()
+        with pytest.raises(StreamInterruptedError) as caught:
+            await stream.result()
     where = server.url.removeprefix("http://")
     why = f"while the reply was being read: {reason} before the end of the body (server {where})"
     assert str(caught.value).endswith(why)
