@@ -9,7 +9,6 @@ import logging
 import pickle
 import re
 import signal
-import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable, MutableMapping
 from typing import Any, Final
@@ -18,7 +17,7 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.clock import Clock, run_loop_iterations
+from support.clock import Clock, begin_tasks_eagerly, run_loop_iterations
 from support.sockets import client_of, complete, open_stream, reply, serve_bytes
 
 from friendli_async import (
@@ -344,10 +343,8 @@ async def test_no_ping_without_heartbeat_or_while_browser_is_not_reading(
 
 
 @pytest.mark.compatibility
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
 async def test_pings_go_on_with_eager_tasks(server: FriendliServer, client: AsyncFriendli, clock: Clock) -> None:
-    assert sys.version_info >= (3, 12)
-    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    begin_tasks_eagerly()
     server.enqueue(script(chunk("once"), stall()))
     browser = Server()
     stream = open_stream(client.with_options(timeout=Timeouts(idle=None)))
@@ -358,6 +355,7 @@ async def test_pings_go_on_with_eager_tasks(server: FriendliServer, client: Asyn
         await browser.until(lambda pings=pings: browser.body.count(b": ping\n\n") == pings)  # type: ignore[misc] # a bound default
     browser.disconnected.set()
     await asyncio.wait_for(task, 30)
+    assert browser.body.count(b": ping\n\n") == 7
 
 
 async def test_ping_on_a_broken_connection_ends_the_response(
@@ -1130,10 +1128,8 @@ async def test_ping_is_sent_while_a_tool_runs(server: FriendliServer, client: As
 async def test_broken_connection_is_not_pinged_again_while_a_tool_ends(
     server: FriendliServer, client: AsyncFriendli, clock: Clock, eager: bool
 ) -> None:
-    if eager and sys.version_info < (3, 12):
-        pytest.skip("eager tasks are new in Python 3.12")
-    if eager and sys.version_info >= (3, 12):
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    if eager:
+        begin_tasks_eagerly()
     release, cancelled, pings = asyncio.Event(), asyncio.Event(), [0]
 
     @tool
@@ -1632,12 +1628,8 @@ async def test_errors_leave_no_reference_cycle(server: FriendliServer, client: A
 
 
 @pytest.mark.compatibility
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
 async def test_error_before_anything_is_sent_leaves_no_reference_cycle_with_eager_tasks(client: AsyncFriendli) -> None:
-    assert sys.version_info >= (3, 12)
-    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-        pytest.skip("uvloop has no eager tasks")
-    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    begin_tasks_eagerly()
     await client.aclose()
     gc.collect()
     gc.disable()

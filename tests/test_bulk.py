@@ -19,7 +19,7 @@ from unittest.mock import MagicMock
 
 import anyio
 import pytest
-from support.clock import wait_until
+from support.clock import begin_tasks_eagerly, wait_until
 from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, library_tasks, open_stream, with_timeout
 
 from friendli_async import (
@@ -817,8 +817,11 @@ async def test_calls_cancelled_by_others_before_they_run_end_the_run_with_an_err
     assert adaptive.in_flight == 0
 
 
+@pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("where", ["call", "task of the call", "rows", "cleanup of the rows"])
-async def test_run_can_be_closed_by_its_own_call_and_rows(where: str) -> None:
+async def test_run_can_be_closed_by_its_own_call_and_rows(where: str, eager: bool) -> None:
+    if eager:
+        begin_tasks_eagerly()
     cancelled: list[int] = []
 
     class Source:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 import pytest
-from support.clock import Clock, run_loop_iterations, run_until, wait_until
+from support.clock import Clock, begin_tasks_eagerly, run_loop_iterations, run_until, wait_until
 from support.sockets import MESSAGES, client_of, library_tasks, slots_in_use, start_run, with_timeout
 
 from friendli_async import (
@@ -2279,14 +2279,11 @@ async def test_dropped_run_cancels_tools_and_stream(
 
 
 @pytest.mark.compatibility
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
 async def test_dropped_run_is_freed_if_the_exception_of_an_eager_tool_was_not_read(
     client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-        pytest.skip("uvloop has no eager tasks")
+    begin_tasks_eagerly()
     caplog.set_level(logging.CRITICAL, "friendli_async")
-    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # mypy checks 3.11
     server.enqueue(script(call_delta(0, "fail", arguments="{}"), call_delta(1, "now"), stall()))
     gc.disable()
     try:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import weakref
 from collections.abc import Callable
 from traceback import extract_tb
 from typing import Any
 
 import pytest
-from support.clock import run_loop_iterations, wait_until
+from support.clock import begin_tasks_eagerly, run_loop_iterations, wait_until
 from support.sockets import MESSAGES, library_tasks, slots_in_use, start_run, with_timeout
 
 from friendli_async import AsyncFriendli, FriendliError, StreamInterruptedError, TurnLimitError
@@ -148,17 +147,14 @@ async def test_invalid_messages_of_between_turns_end_the_run(
     assert len(server.requests) == 1
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
 async def test_run_is_freed_after_an_exception_of_between_turns_with_eager_tasks(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
-    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-        pytest.skip("uvloop has no eager tasks")
+    begin_tasks_eagerly()
 
     def refuse(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         raise LookupError("too expensive")
 
-    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # mypy checks 3.11
     server.enqueue(tool_calls(("now", {})))
     gc.disable()
     try:

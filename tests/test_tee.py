@@ -4,14 +4,13 @@ import asyncio
 import copy
 import gc
 import pickle
-import sys
 import threading
 import weakref
 from collections.abc import AsyncIterable, Iterator
 from typing import Any
 
 import pytest
-from support.clock import Clock, run_loop_iterations, wait_until
+from support.clock import Clock, begin_tasks_eagerly, run_loop_iterations, wait_until
 from support.sockets import (
     DONE,
     STREAM_HEAD,
@@ -365,15 +364,11 @@ async def test_token_callable_exception_is_raised_in_one_branch_and_ends_the_res
     assert "LookupError" in str(results)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
 async def test_token_callable_exception_is_raised_with_eager_tasks(server: FriendliServer) -> None:
     def token() -> str:
         raise LookupError("no vault")
 
-    loop = asyncio.get_running_loop()
-    if type(loop).__module__ == "uvloop":
-        pytest.skip("uvloop 0.23 cannot make eager tasks on Python 3.13")
-    loop.set_task_factory(asyncio.eager_task_factory)
+    begin_tasks_eagerly()
     async with client_of(server.url) as client:
         [branch] = client.with_options(token=token).serverless.chat.stream(model="m", messages=[]).tee(1)
         with pytest.raises(LookupError, match="no vault"):

@@ -131,6 +131,7 @@ class Job(Generic[Row, R]):
     # --- taking rows ---
 
     async def _take_rows(self) -> None:
+        await asyncio.sleep(0)  # an eager task has begun before the run has it, and so could not be cancelled
         if self.state.stopped:  # before the run was iterated: the checkpoint is not created
             return
         try:

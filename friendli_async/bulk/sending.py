@@ -98,6 +98,7 @@ class RowSender(Generic[Row, R]):
             BaseException: What the call raises that is not an Exception; a CancelledError only if its task was
                 cancelled.
         """
+        await asyncio.sleep(0)  # an eager task has begun before the run has it, and so could not be cancelled
         attempts, resends, waited = 0, 0, 0.0
         reply: R | None = None
         error: Exception | None = None

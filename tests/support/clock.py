@@ -1,8 +1,11 @@
-"""A manual clock for the event loop: time advances only when the test says so."""
+"""The event loop of a test: a manual clock, iterations, and eager tasks."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Final
+
+import pytest
 
 _HELD_SECONDS: Final = 60.0
 """How long the clock stays stopped. Then it runs again, so that the timeouts of a hanging test fire."""
@@ -25,6 +28,17 @@ class Clock:
     def advance(self, seconds: float) -> None:
         """Advances the clock: timers that are due fire in the next iteration of the loop."""
         self._shown += seconds
+
+
+def begin_tasks_eagerly() -> None:
+    """Makes the running loop begin each task inside the code that creates it."""
+    loop = asyncio.get_running_loop()
+    if sys.version_info < (3, 12):
+        pytest.skip("eager tasks are new in Python 3.12")
+    elif not isinstance(loop, asyncio.BaseEventLoop):
+        pytest.skip("uvloop 0.23 cannot make eager tasks on Python 3.13")
+    else:
+        loop.set_task_factory(asyncio.eager_task_factory)
 
 
 async def run_loop_iterations(count: int = 10) -> None:
