@@ -147,6 +147,8 @@ class _Background:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self.is_ending = False
         self.loop = self._runner.get_loop()
+        # Whatever a policy sets: an exit in an eager task would end `run_forever` before the caller has its future.
+        self.loop.set_task_factory(None)
         self.thread = threading.Thread(target=self._main, name="friendli-async", daemon=True)
         try:
             self.thread.start()

@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import Any, Final, Self
 
 import pytest
-from support.clock import run_loop_iterations
+from support.clock import begin_tasks_eagerly, run_loop_iterations
 from support.programs import WARNINGS_ARE_ERRORS
 from support.sockets import MESSAGES
 
@@ -317,6 +317,24 @@ def test_exit_of_a_coroutine_is_that_of_its_caller(client: AsyncFriendli, kind: 
     with pytest.raises(kind, match="mine"):
         run(leave())
     assert ask(client).text == "You said: Hi"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+def test_exit_of_a_coroutine_is_that_of_its_caller_if_new_loops_have_eager_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.new_event_loop()
+    begin_tasks_eagerly(loop)
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: loop)
+    monkeypatch.setattr(blocking, "_background", None)
+
+    async def leave() -> None:
+        raise SystemExit("mine")
+
+    with pytest.raises(SystemExit, match="mine"):
+        run(leave())
+    assert run(asyncio.sleep(0, "the next")) == "the next"
+    blocking._stop()
 
 
 PROGRAM: Final = """

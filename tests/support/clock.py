@@ -30,9 +30,9 @@ class Clock:
         self._shown += seconds
 
 
-def begin_tasks_eagerly() -> None:
-    """Makes the running loop begin each task inside the code that creates it."""
-    loop = asyncio.get_running_loop()
+def begin_tasks_eagerly(loop: asyncio.AbstractEventLoop | None = None) -> None:
+    """Makes a loop, by default the running one, begin each task inside the code that creates it."""
+    loop = loop or asyncio.get_running_loop()
     if sys.version_info < (3, 12):
         pytest.skip("eager tasks are new in Python 3.12")
     elif not isinstance(loop, asyncio.BaseEventLoop):
