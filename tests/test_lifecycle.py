@@ -686,7 +686,8 @@ def run_program(program: str, server: FriendliServer, *options: str, stdin: str 
         text=True,
         timeout=120,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(friendli_async.__file__).parents[1])},
+        # Debug mode would log what takes over 0.1 s.
+        env={**os.environ, "PYTHONPATH": str(Path(friendli_async.__file__).parents[1]), "PYTHONASYNCIODEBUG": ""},
     )
     return result.returncode, result.stdout, result.stderr
 
