@@ -15,6 +15,7 @@ import pytest
 from support.clock import run_loop_iterations, wait_until
 from support.live_objects import live_objects
 from support.sockets import (
+    DONE,
     LAST_CHUNK,
     MESSAGES,
     STREAM_HEAD,
@@ -33,7 +34,15 @@ from support.sockets import (
     with_timeout,
 )
 
-from friendli_async import APITimeoutError, AsyncFriendli, FriendliError, RetryPolicy, Timeouts
+from friendli_async import (
+    APITimeoutError,
+    AsyncFriendli,
+    ChatStream,
+    ConfigurationError,
+    FriendliError,
+    RetryPolicy,
+    Timeouts,
+)
 from friendli_async._core.observers import Observer
 from friendli_async.asgi import SSEResponse
 from friendli_async.chat import ParsedChatStream
@@ -429,6 +438,38 @@ async def test_ended_iterable_is_released(name: str, history: str, leave: Any) -
             assert live_objects() - before == Counter()
 
 
+def test_stream_that_is_dropped_after_its_loop_was_closed_is_released() -> None:
+    streams: list[ChatStream] = []  # not the result of the task, which frames of asyncio may keep
+
+    async def read_some() -> None:
+        waits, has_read = asyncio.Event(), asyncio.Event()
+
+        async def talk(conversation: Conversation) -> None:
+            await conversation.request()
+            await conversation.send(STREAM_START)
+            await waits.wait()
+            await conversation.send(chunked(delta("b")))
+            await has_read.wait()
+            await conversation.send(chunked(delta("c", "stop")) + chunked(DONE) + LAST_CHUNK)
+            await conversation.wait_disconnected()
+
+        async with RawServer(talk) as server:
+            client = client_of(server.url)
+            stream = await open_stream(client)
+            await anext(stream)
+            asyncio.get_running_loop().call_soon(waits.set)
+            await anext(stream)
+            has_read.set()
+            await wait_until(lambda: client.gauges().idle == 1)  # the whole body has arrived
+        streams.append(stream)
+
+    before = live_objects()
+    asyncio.run(read_some())
+    assert streams[0].outcome == "open"  # what has arrived is still to be read
+    streams.clear()
+    assert live_objects() - before == Counter()
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 FAILED = reply(b'{"error": {"message": "overloaded"}}')
@@ -456,6 +497,19 @@ async def test_handled_error_is_freed(failing: str, refused_port: int) -> None:
             error = await with_timeout(handle(client))
             await run_loop_iterations(20)
             assert error() is None
+
+
+async def test_error_of_a_warm_up_that_waits_for_a_connection_is_freed(server: FriendliServer) -> None:
+    client = client_of(server.url, max_connections=1)
+    stream = await open_stream(client)
+    warming = asyncio.create_task(client.warm_up(1))
+    await wait_until(lambda: client.gauges().waiting == 1)
+    await client.aclose()
+    await asyncio.wait([warming])
+    error = weakref.ref(warming.exception() or stream)
+    assert isinstance(error(), ConfigurationError)
+    del warming
+    assert error() is None
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ class Gate:
         except asyncio.CancelledError:
             if not waiter.cancelled() and waiter.exception() is None:
                 self.release()  # it was admitted and cancelled in the same turn of the loop
-            raise  # `_admit` removes it otherwise
+            else:
+                self._admit()  # removes it, and the timer unless others wait
+            raise
 
     def release(self) -> None:
         """Returns a permit."""

@@ -428,7 +428,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         This may be running within an observer, in a finalizer: one that holds a lock would wait for itself forever.
         """
         if self.clock.loop.is_closed():  # its connections need not be
-            self.exchange.on_abort = None
+            self._detach()
             self.exchange.abort()
             self._end("cancelled", error)
             return

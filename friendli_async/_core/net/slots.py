@@ -62,6 +62,7 @@ class Slots:
             raise
         finally:
             timer.cancel()
+            del waiter  # it keeps the error that ``close`` sets, whose traceback has this frame: a cycle
 
     def _log_long_wait(self, loop: asyncio.AbstractEventLoop) -> None:
         """Logs that calls wait, while they do: by default they wait without a limit, so streams left open hang them."""
