@@ -123,7 +123,7 @@ async def test_run_with_deferred_calls_ends_after_the_other_calls_of_the_turn(
     server.enqueue(BOTH)
     run = bank.run(client, before_tool=defer_pay)
     events = [event async for event in run]
-    first, middle, last = (call["id"] for call in run.messages[-2]["tool_calls"])  # type: ignore[index, union-attr]  # a dict
+    first, middle, last = (call["id"] for call in run.messages[-2]["tool_calls"])
     assert [type(event) for event in events if not isinstance(event, ChatChunk)] == [
         ToolStarted,
         ToolFinished,
@@ -132,7 +132,7 @@ async def test_run_with_deferred_calls_ends_after_the_other_calls_of_the_turn(
     result = await run.result()
     assert [call.id for call in result.deferred] == [first, last]
     assert [call.function.arguments for call in result.deferred] == ['{"amount": 5}', '{"amount": 7}']
-    assert events[-1].deferred == result.deferred
+    assert [event.deferred for event in events if isinstance(event, TurnEnded)] == [result.deferred]
     assert results(result.messages) == [(middle, "120")]
     assert result.reply.tool_calls
     assert deferred_calls(stored(result)) == result.deferred
@@ -209,8 +209,7 @@ async def test_decided_calls_run_before_anything_is_sent_and_the_model_gets_all_
     assert (await reading, len(server.requests)) == (ToolStarted(call=earlier.deferred[0]), 1)
     bank.may_pay.set()
     events = [event async for event in run]
-    assert [type(event) for event in events[:2]] == [ToolFinished, ToolFinished]
-    assert [event.error for event in events[:2]] == ["refused", None]
+    assert [event.error for event in events[:2] if isinstance(event, ToolFinished)] == ["refused", None]
     result = await run.result()
     assert (result.reply.text, result.turns, result.deferred, bank.paid) == ("Done.", 1, (), [5])
     assert [content for _, content in results(sent(server))] == ["paid 5", "120", "Error: Only once."]

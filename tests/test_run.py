@@ -35,7 +35,7 @@ from friendli_async import (
     ToolCall,
 )
 from friendli_async._core.reporting import RunReporter
-from friendli_async.chat import SystemMessage, TextContent, UserMessage
+from friendli_async.chat import Conversation, SystemMessage, TextContent, UserMessage
 from friendli_async.chat.tool_loop import RunSettings, ToolRunner
 from friendli_async.replies import FunctionCall
 from friendli_async.testing import (
@@ -249,7 +249,7 @@ async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli
     result = await run.result()
     assert isinstance(result, RunResult)
     assert (result.reply.text, result.turns) == ("Sunny", 2)
-    call_id = result.messages[1]["tool_calls"][0]["id"]  # type: ignore[index, call-overload]  # a dict
+    call_id = result.messages[1]["tool_calls"][0]["id"]
     function = {"name": "weather", "arguments": '{"city": "Paris"}'}
     call = {"id": call_id, "type": "function", "function": function}
     assert result.messages == [
@@ -272,7 +272,8 @@ async def test_transcript_is_plain_dicts_whatever_was_given(client: AsyncFriendl
     reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
     server.enqueue(turn(call_delta(0, "now")), text("good"))
     part = TextContent("Hello")
-    given = [SystemMessage("Be brief."), UserMessage([part]), reply.message, {"role": "user", "content": (part,)}]
+    given: Conversation = [SystemMessage("Be brief."), UserMessage([part]), reply.message]
+    given.append({"role": "user", "content": (part,)})
     run = client.serverless.chat.run(model="m", messages=given, tools=[now])
     assert json.loads(json.dumps(run.messages))[1]["content"] == [{"type": "text", "text": "Hello"}]
     result = await run.result()
@@ -440,7 +441,9 @@ async def test_chunk_that_arrives_while_nobody_waits_is_delivered_although_a_too
         resume.set()
         await wait_until(reading.done)
         await run_loop_iterations()
-        assert (await with_timeout(anext(run))).text == "late"
+        last = await with_timeout(anext(run))
+        assert isinstance(last, ChatChunk)
+        assert last.text == "late"
 
 
 async def test_complete_arguments_object_alone_does_not_start_a_call(
@@ -941,7 +944,7 @@ async def test_arguments_with_a_lone_surrogate_are_sent_back_unchanged(
     server.enqueue(tool_calls(("weather", r'{"city":"half \ud83d"}')), text("x"))
     result = await start_run(client, weather).result()
     assert [content for _, content in tool_results(server)] == ["sunny in half \ud83d"]
-    call = result.messages[1]["tool_calls"][0]  # type: ignore[index, call-overload]  # a dict
+    call = result.messages[1]["tool_calls"][0]
     assert call["function"]["arguments"] == r'{"city":"half \ud83d"}'
 
 
@@ -1036,9 +1039,9 @@ async def test_call_without_arguments_is_sent_back_with_an_empty_object(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(script(call_delta(0, "now"), finish("tool_calls"), done()), text("x"))
-    result = await start_run(client, tool(lambda: "12:00", name="now")).result()
+    result = await start_run(client, now).result()
     assert [content for _, content in tool_results(server)] == ["12:00"]
-    call = result.messages[1]["tool_calls"][0]  # type: ignore[index, call-overload]  # a dict
+    call = result.messages[1]["tool_calls"][0]
     assert call["function"]["arguments"] == "{}"
 
 
@@ -1051,7 +1054,7 @@ async def test_arguments_truncated_by_the_token_limit_are_rejected(
     result = await start_run(client, weather).result()
     [(_, content)] = tool_results(server)
     assert content.startswith("Error: the arguments are not valid JSON")
-    call = result.messages[1]["tool_calls"][0]  # type: ignore[index, call-overload]  # a dict
+    call = result.messages[1]["tool_calls"][0]
     assert json.loads(call["function"]["arguments"]) == {"invalid_json": '{"city":"Ro'}
 
 
@@ -1059,7 +1062,7 @@ async def test_arguments_truncated_by_the_token_limit_are_rejected(
 
 
 async def test_missing_empty_and_duplicate_ids_are_replaced(client: AsyncFriendli, server: FriendliServer) -> None:
-    calls = [
+    calls: list[dict[str, Any]] = [
         {"index": 0, "function": {"name": "now", "arguments": "{}"}},
         {"index": 1, "id": None, "function": {"name": "now", "arguments": "{}"}},
         {"index": 2, "id": "", "function": {"name": "now", "arguments": "{}"}},
@@ -1082,7 +1085,7 @@ async def test_call_has_an_id_that_no_other_call_of_the_conversation_has(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     earlier = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": "{}"}}
-    given = [
+    given: Conversation = [
         *MESSAGES,
         {"role": "assistant", "content": None, "tool_calls": [earlier]},
         {"role": "tool", "tool_call_id": "call_0", "content": "12:00"},
@@ -1095,8 +1098,8 @@ async def test_call_has_an_id_that_no_other_call_of_the_conversation_has(
     assert len(set(ids)) == 5
     assert all(len(call_id) == 9 and call_id.isalnum() for call_id in {*ids} - {"call_0", "call_1"})
     assert sorted(found.call.id for found in events if isinstance(found, ToolFinished)) == sorted(ids[1:])
-    assistant = [message for message in run.messages if message.get("tool_calls")]  # type: ignore[union-attr]  # dicts
-    assert [call["id"] for message in assistant for call in message["tool_calls"]] == ids  # type: ignore[index]  # dicts
+    assistant = [message for message in run.messages if message.get("tool_calls")]
+    assert [call["id"] for message in assistant for call in message["tool_calls"]] == ids
 
 
 async def test_object_arguments_and_several_calls_in_one_event_are_accepted(
@@ -1232,7 +1235,12 @@ async def test_call_whose_arguments_cannot_be_checked_is_decided_on_and_fails(
 
     server.enqueue(tool_calls(("visit", {"city": {"name": "Rome"}})), text("Sorry."))
     requested: list[ToolCall] = []
-    run = start_run(client, visit, before_tool=lambda call: requested.append(call) or True)
+
+    def approve(call: ToolCall) -> bool:
+        requested.append(call)
+        return True
+
+    run = start_run(client, visit, before_tool=approve)
     errors = [event.error for event in await events_of(run) if isinstance(event, ToolFinished)]
     assert (len(requested), errors) == (1, ["failed"])
 
@@ -1669,7 +1677,7 @@ async def test_tool_may_drain_a_client_without_waiting_for_its_own_run(
     else:
         with pytest.raises(StreamInterruptedError, match="was drained"):
             await with_timeout(run.result())
-    assert [message["content"] for message in run.messages][2:3] == ["inner"]  # type: ignore[index]  # dicts here
+    assert [message["content"] for message in run.messages][2:3] == ["inner"]
 
 
 async def test_drain_timeout_cancels_the_tools_of_a_run_that_nobody_reads(
@@ -1754,7 +1762,7 @@ async def test_stream_interrupted_mid_turn_cancels_the_tools(
     partial = getattr(caught.value, "partial", None)
     assert partial is not None
     assert (partial.text, [call.function.name for call in partial.tool_calls]) == ("Let me see", ["wait", "now"])
-    roles = [message["role"] for message in run.messages]  # type: ignore[index]  # dicts here
+    roles = [message["role"] for message in run.messages]
     assert roles == ["user", *["assistant", "tool"] * 2]
     assert run.turns == 1
     assert await events_of(run) == []
@@ -1835,7 +1843,7 @@ async def test_turn_that_ends_early_is_in_the_transcript_so_that_its_tools_are_n
     assert isinstance(answer, dict)
     assert answer["content"] == "I pay"
     stopped = "Error: ValueError: stop" if end == "raise" else UNFINISHED
-    contents = [(message["tool_call_id"], message["content"]) for message in results]  # type: ignore[index]  # dicts here
+    contents = [(message["tool_call_id"], message["content"]) for message in results]
     expected = [("call_0", "paid"), ("call_1", UNFINISHED), ("call_2", stopped), ("call_3", NOT_CALLED)]
     assert contents == expected[: 3 if end == "cut" else 4]  # the arguments of the last call may be incomplete
     assert [call["id"] for call in answer["tool_calls"]] == [call_id for call_id, _ in contents]

@@ -35,7 +35,9 @@ from friendli_async.replies import HasValue, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat import answer_tool
-    from friendli_async.chat.inputs import Conversation
+
+    # Plain dicts. Lists are invariant: a `friendli_async.chat.Conversation` could not be a list[dict[str, Any]].
+    Conversation = list[Any]
 else:
     answer_tool = LazyModule("friendli_async.chat.answer_tool")
     # What the messages of a result are, and what msgspec can decode, so that a checkpoint can restore results.

@@ -101,6 +101,10 @@ async def runs(client: AsyncFriendli, desk: Desk, session: MCPSession) -> None:
     assert_type(result.usage, Usage | None)
     await client.serverless.chat.complete(model="m", messages=result.messages)
     await client.serverless.chat.complete(model="m", messages=run.messages)
+    plain: list[dict[str, Any]] = result.messages
+    assert_type(plain[-1]["content"], Any)
+    assert_type(run.messages[-1]["content"], Any)
+    messages = result.messages
 
     client.serverless.chat.run(messages=messages, tools=tools)  # type: ignore[call-arg]  # rejected
     client.serverless.chat.run(model="m", messages=messages, tools=[len])  # type: ignore[list-item]  # rejected
