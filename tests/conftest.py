@@ -55,7 +55,7 @@ class LoopErrors(logging.Handler):
 LOOP_ERRORS: Final = LoopErrors()
 
 # Messages of short timeouts must not say that the loop was blocked, also if the machine stops for some seconds.
-net_clock._BLOCKED_SECONDS = 8.0
+net_clock._BLOCKED_SECONDS = 8.0  # type: ignore[misc]  # Final for everyone else
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

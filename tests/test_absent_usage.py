@@ -38,8 +38,8 @@ BLANK: Final[list[object]] = [
     {"prompt_tokens": "many"},
     [],
     None,
+    {"prompt_tokens_details": {}, "input_tokens_details": {"cached_tokens": None}},
 ]
-BLANK += [{"prompt_tokens_details": {}, "input_tokens_details": {"cached_tokens": None}}]
 
 
 def plain_reply(api: str, usage: object) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def calls_of(*deltas: list[Entry]) -> list[tuple[str | None, str | None, str | N
     collector = collected(*(delta(tool_calls=entries) for entries in deltas))
     found = collector.result().choices[0].message.tool_calls or ()
     assert collector.partial().tool_calls == found
-    assert all(each.type == "function" for each in found if each.type is not None)
+    assert all(each.type == "function" for each in found)
     return [(each.id, each.function.name, each.function.arguments) for each in found]
 
 
@@ -130,7 +130,8 @@ def test_fast_path_and_slow_path_give_equal_results(data: st.DataObject) -> None
 
 @pytest.mark.parametrize("spelling", ["reasoning_content", "reasoning"])
 def test_text_and_reasoning_deltas_take_the_fast_path(spelling: str) -> None:
-    pieces = [delta(**{spelling: "a"}), delta(**{spelling: "b"}), delta(content="c"), delta(content="d")]
+    reasoning: list[Entry] = [{spelling: "a"}, {spelling: "b"}]
+    pieces = [*(delta(**fields) for fields in reasoning), delta(content="c"), delta(content="d")]
     collector = ChatCollector()
     events = [
         event for data in [delta(role="assistant"), *pieces, delta(finish_reason="stop")] if (event := decoded(data))
@@ -232,7 +233,8 @@ SURROGATES = ("\ud83d", "\ude00")  # of 😀
 
 @pytest.mark.parametrize("field", ["content", "reasoning_content", "reasoning"])
 def test_split_surrogate_pair_is_joined(field: str) -> None:
-    collector = collected(delta(**{field: "a" + SURROGATES[0]}), delta(**{field: SURROGATES[1] + "b"}))
+    halves: list[Entry] = [{field: "a" + SURROGATES[0]}, {field: SURROGATES[1] + "b"}]
+    collector = collected(*(delta(**fields) for fields in halves))
     message = collector.result().choices[0].message
     assert getattr(message, field) == "a😀b"
     partial = collector.partial()

@@ -56,6 +56,7 @@ from friendli_async.chat import ParsedChatStream
 from friendli_async.streams import BranchOverrunError
 from friendli_async.testing import (
     FriendliServer,
+    Script,
     Step,
     burst,
     chunk,
@@ -582,10 +583,11 @@ async def test_exception_in_on_error_or_encode_ends_the_response_and_propagates(
     def fails(_: object) -> bytes:
         raise TimeoutError("mine")  # not to be taken for a browser that has stopped reading
 
-    for answer, options in (
+    cases: list[tuple[Script, dict[str, Any]]] = [
         (script(chunk("Once"), cut()), {"on_error": fails}),
         (script(chunk("Once"), stall()), {"encode": fails}),
-    ):
+    ]
+    for answer, options in cases:
         server.enqueue(answer)
         browser = Server()
         with pytest.raises(TimeoutError, match="mine"):
@@ -693,7 +695,8 @@ async def test_generator_is_served(server: FriendliServer, client: AsyncFriendli
 
 async def test_generator_without_an_event_is_an_empty_response() -> None:
     async def nothing() -> AsyncGenerator[str, None]:
-        for piece in ():
+        no_pieces: list[str] = []
+        for piece in no_pieces:
             yield piece
 
     browser = await serve(nothing(), end="[DONE]")
@@ -808,7 +811,7 @@ async def test_generator_that_does_something_else_does_not_delay_a_drain_further
 async def test_other_objects_are_rejected_by_the_constructor(client: AsyncFriendli) -> None:
     given: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
     forgotten = client.serverless.chat.complete(**given)
-    for wrong, reason in (
+    cases: list[tuple[Any, str]] = [
         (client.serverless.chat.stream(**given).text(), r"not TextView: pass the stream itself, with encode="),
         (forgotten, r"not the coroutine .*complete\(\): await it"),
         (
@@ -818,7 +821,8 @@ async def test_other_objects_are_rejected_by_the_constructor(client: AsyncFriend
         (two_answers, "not function: call it$"),
         (client.serverless.chat.run(tools=[], **given), "encode is required for a run"),
         (client.serverless.chat.parse_stream(Any, **given).snapshots(), "encode is required for snapshots"),
-    ):
+    ]
+    for wrong, reason in cases:
         with pytest.raises(TypeError, match=reason):
             SSEResponse(wrong)
     forgotten.close()
@@ -1136,7 +1140,7 @@ async def test_broken_connection_is_not_pinged_again_while_a_tool_ends(
     async def slow() -> str:
         """Waits."""
         try:
-            return await asyncio.get_running_loop().create_future()
+            return str(await asyncio.get_running_loop().create_future())
         finally:
             cancelled.set()
             await release.wait()
@@ -1183,7 +1187,7 @@ async def test_error_of_a_run_is_the_last_event(server: FriendliServer, client: 
     errors: list[FriendliError] = []
     browser = Server()
     run = open_run(client, ask, max_turns=1)
-    await SSEResponse(run, encode=shown, on_error=errors.append)(HTTP, browser.receive, browser.send)  # type: ignore[func-returns-value, arg-type] # None: no event
+    await SSEResponse(run, encode=shown, on_error=errors.append)(HTTP, browser.receive, browser.send)
     assert [type(error) for error in errors] == [TurnLimitError]
     assert browser.ended
 

@@ -70,8 +70,9 @@ async def test_reply_has_text_usage_and_meta(server: FriendliServer, client: Asy
     server.enqueue(json_body({"text": "Hello", "usage": USAGE, "new": {"field": 1}}))
     reply = await client.serverless.audio.transcribe(model="m", file=AUDIO)
     assert reply.text == "Hello"
-    assert reply.usage == TranscriptionUsage(4, 2, 6, 1500, 1400, "tokens", reply.usage.input_token_details)
+    assert reply.usage is not None
     assert reply.usage.input_token_details is not None
+    assert reply.usage == TranscriptionUsage(4, 2, 6, 1500, 1400, "tokens", reply.usage.input_token_details)
     assert reply.usage.input_token_details.audio_tokens == 4
     assert reply.meta.request_id == "req-000001"
 

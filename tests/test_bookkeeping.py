@@ -33,7 +33,7 @@ def read_whole(whole: Whole, value: object) -> object:
 
 
 def read_body(whole: Whole, data: bytes) -> object:
-    reply = decode_reply(data, msgspec.json.Decoder(whole.kind), ReplyHead(200))
+    reply: Any = decode_reply(data, msgspec.json.Decoder(whole.kind), ReplyHead(200))
     assert repr(reply)
     return whole.content(reply)
 

@@ -527,16 +527,13 @@ async def test_expired_drain_aborts_calls_in_backoff() -> None:
 async def test_concurrent_drains_both_finish() -> None:
     loop = Loop(response(GOOD, after=4.0))
     task = await start_call(loop, 1.0)
-    assert await asyncio.gather(loop.runtime.drain(None), loop.runtime.drain(None), loop.runtime.drain(1.0)) == [
-        0,
-        0,
-        1,
-    ]
+    interrupted = await asyncio.gather(*(loop.runtime.drain(timeout) for timeout in (None, None, 1.0)))
+    assert interrupted == [0, 0, 1]
     with pytest.raises(APIConnectionError):
         await task
     loop = Loop(response(GOOD, after=4.0))
     task = await start_call(loop, 1.0)
-    assert await asyncio.gather(loop.runtime.drain(None), loop.runtime.drain(None)) == [0, 0]
+    assert await asyncio.gather(*(loop.runtime.drain(None) for _ in range(2))) == [0, 0]
     assert await task == {"good": True}
 
 

@@ -252,7 +252,7 @@ def test_message_is_in_the_result_once(chunks: list[JSON]) -> None:
 def test_message_adds_what_has_not_been_streamed(chunks: list[JSON], text: str) -> None:
     collector, events = read(*chunks)
     assert collector.result().text == "".join(event.text for event in events) == text
-    assert all(choice.message is choice.text is None for event in events for choice in event.choices)
+    assert {(choice.message, choice.text) for event in events for choice in event.choices} == {(None, None)}
 
 
 def test_message_is_in_the_event_as_a_delta() -> None:

@@ -59,7 +59,6 @@ from friendli_async.responses import ParsedResponse
 from friendli_async.testing import (
     FriendliServer,
     ReceivedRequest,
-    Script,
     json_body,
     script,
     stall,
@@ -245,7 +244,7 @@ async def test_parsed_reply_is_restored_with_its_type(
 
     reply_type = ParsedCompletion[kind] if api == "chat" else ParsedResponse[kind]
     call.__annotations__["return"] = reply_type if known_by == "annotation" else Any
-    options = {"reply_type": reply_type} if known_by == "reply_type" else {}
+    options: dict[str, Any] = {"reply_type": reply_type} if known_by == "reply_type" else {}
     first = await run(ROWS[:2], call, path, **options)
     again = await run(ROWS[:2], call, path, **options)
     assert len(server.requests) == 2
@@ -428,10 +427,9 @@ async def test_annotation_of_a_method_and_of_local_types_is_read(path: Path) -> 
         async def ask(self, row: Any) -> "Local":
             return Local(1)
 
-    for call in (Asker(), Asker().ask):
+    for call, resumed in ((Asker(), False), (Asker().ask, True)):
         [outcome] = await run(ROWS[:1], call, path)
-        assert outcome.reply == Local(1)
-    assert outcome.resumed
+        assert (outcome.reply, outcome.resumed) == (Local(1), resumed)
 
 
 @pytest.mark.parametrize("annotation", [dict, Any, object, ChatCompletion, "Missing", list[City], AsyncFriendli])
@@ -1035,7 +1033,7 @@ class Disk:
 
 
 async def test_short_write_is_completed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal.os, "write", Disk(1 << 30, at_once=7))
+    monkeypatch.setattr("friendli_async.bulk.journal.os.write", Disk(1 << 30, at_once=7))
     await run(ROWS, Caller(), path)
     monkeypatch.undo()
     assert [line["key"] for line in lines(path)] == [row["id"] for row in ROWS]
@@ -1049,7 +1047,7 @@ async def test_error_of_a_full_disk_is_raised_once_and_keeps_its_cause(
             async for _ in outcomes:
                 pass
 
-    monkeypatch.setattr(journal.os, "write", Disk(250))
+    monkeypatch.setattr("friendli_async.bulk.journal.os.write", Disk(250))
     with pytest.raises(CheckpointError) as caught:
         await job()
     assert isinstance(caught.value.__cause__, OSError)
@@ -1059,7 +1057,7 @@ async def test_error_of_a_full_disk_is_raised_once_and_keeps_its_cause(
 async def test_full_disk_ends_run_after_yielding_every_paid_outcome(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal.os, "write", Disk(250))
+    monkeypatch.setattr("friendli_async.bulk.journal.os.write", Disk(250))
     seen: list[Outcome[Any, Any]] = []
     caller = Caller()
     with pytest.raises(CheckpointError, match=r"done\.jsonl cannot be written: No space left on device"):
@@ -1076,7 +1074,7 @@ def test_no_line_follows_one_that_was_not_written(path: Path, monkeypatch: pytes
     file = journal.Journal(path, b"{")
     file.open(lambda offset, line: True)
     disk = Disk(20)
-    monkeypatch.setattr(journal.os, "write", disk)
+    monkeypatch.setattr("friendli_async.bulk.journal.os.write", disk)
     file.append(b'{"a":1}\n')
     for line in (b'{"b":1, "c":2, "d":3}\n', b"{}\n"):
         with pytest.raises(CheckpointError, match="No space left on device"):
@@ -1223,7 +1221,7 @@ CONCURRENCY: Final = 8
 async def test_fifty_kills_complete_each_row_once_and_resend_only_rows_in_flight(
     path: Path, remote: FriendliServer
 ) -> None:
-    def answer(request: ReceivedRequest) -> Script:
+    def answer(request: ReceivedRequest) -> Any:
         if len(remote.requests) > before + most and len(endings) < KILLS:
             return script(stall())
         return text(f"You said: {request.json_object['messages'][0]['content']}")

@@ -33,7 +33,7 @@ from friendli_async import (
 from friendli_async._core.observers import CallEnded
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async.testing import FriendliServer, Step, chunk, comment, head, raw, script, stall, status, text
+from friendli_async.testing import FriendliServer, Script, Step, chunk, comment, head, raw, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
@@ -199,7 +199,7 @@ ClientAndServer = tuple[AsyncFriendli, FriendliServer | None]
 
 
 @asynccontextmanager
-async def served(recorder: Recorder, answer: Step, **options: Any) -> AsyncIterator[ClientAndServer]:
+async def served(recorder: Recorder, answer: Script | Step, **options: Any) -> AsyncIterator[ClientAndServer]:
     options = {"max_connections": 1, "observers": [recorder], **options}
     async with FriendliServer() as server, client_of(server.url, **options) as client:
         server.enqueue(answer, text("next"))
@@ -246,8 +246,8 @@ async def reach(phase: str, server: FriendliServer | None, opening: asyncio.Futu
     """Waits until the phase has begun."""
     if server is not None:
         await server.wait_for_requests()
-    if "attempt" in phase:
-        await server.idle()
+        if "attempt" in phase:
+            await server.idle()
     await run_loop_iterations(50)
     assert not opening.done()
 

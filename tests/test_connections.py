@@ -29,6 +29,7 @@ from support.sockets import (
     read,
     reply,
     slots_in_use,
+    transport_of,
     with_timeout,
 )
 
@@ -44,6 +45,7 @@ from friendli_async import (
 )
 from friendli_async._core.net.slots import Slots
 from friendli_async.chat import resource as chat_module
+from friendli_async.chat.inputs import COMPLETE
 from friendli_async.testing import (
     FriendliServer,
     body,
@@ -78,7 +80,7 @@ async def test_calls_that_are_cancelled_while_connecting_leave_no_connection(ser
             await run_loop_iterations(turns)
             call.cancel()
             await asyncio.wait({call})
-        [(pool, _)] = client._runtime.transport._pools.values()
+        [(pool, _)] = transport_of(client)._pools.values()
         await wait_until(lambda: len(pool.connections) == client.gauges().idle)
         assert client.gauges().in_use == 0
 
@@ -437,7 +439,7 @@ async def test_dead_pooled_connection_is_not_replaced_if_not_repeatable(
     import msgspec
 
     await _warm(client, server)
-    once = msgspec.structs.replace(chat_module.COMPLETE, repeatable=False)
+    once = msgspec.structs.replace(COMPLETE, repeatable=False)
     monkeypatch.setattr(chat_module, "COMPLETE", once)
     server.enqueue(drop(), text("never"))
     with pytest.raises(APIConnectionError) as caught:

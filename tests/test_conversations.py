@@ -128,7 +128,8 @@ async def test_saved_message_is_sent_to_messages_like_the_reply_itself(
     saved = json.loads(json.dumps([QUESTION, reply.as_input()]))
     whole = msgspec.json.decode(msgspec.json.encode([QUESTION, reply]))
     assert whole[1]["usage"] == usage
-    for messages in ([QUESTION, reply], saved, whole):
+    given: list[Any] = [[QUESTION, reply], saved, whole]
+    for messages in given:
         await client.serverless.messages.create(model="m", max_tokens=9, messages=messages)
     live, *restored = [request.json["messages"] for request in server.requests[1:]]
     assert restored == [live, live]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -62,7 +62,7 @@ BROKEN = [
     b"[" * 100_000,
 ]
 
-FAULTS = [
+FAULTS: Final[list[dict[str, Any]]] = [
     {"logprobs": []},
     {"logprobs": {"content": [{"bytes": ["x"]}]}},
     {"finish_reason": {"type": "stop"}},
@@ -80,11 +80,13 @@ def test_lenient_decoding_is_linear_in_the_number_of_faults(
 
     def counted(value: object, kind: object) -> object:
         converted.append(value)
-        return convert(value, kind)  # type: ignore[call-overload]  # forwards any arguments
+        return convert(value, kind)
 
-    monkeypatch.setattr(lenient.msgspec, "convert", counted)
+    monkeypatch.setattr(f"{lenient.__name__}.msgspec.convert", counted)
     count = 4096
-    choices = [{"message": {"content": "x" * 8192}, **FAULTS[n % len(FAULTS)], "index": str(n)} for n in range(count)]
+    choices: list[dict[str, Any]] = [
+        {"message": {"content": "x" * 8192}, **FAULTS[n % len(FAULTS)], "index": str(n)} for n in range(count)
+    ]
     for choice in choices[4::6] + choices[3::6] + choices[5::6]:
         choice["padding"] = "x" * 8192
     body = json.dumps({"choices": choices, "created": "now", "usage": {"prompt_tokens": "3"}}).encode()
@@ -179,7 +181,7 @@ def test_scalar_in_optional_field_does_not_lose_the_answer(name: str, value: obj
 
 def test_tool_calls_in_a_json_string_are_decoded_and_other_values_kept() -> None:
     calls = [{"id": 1, "function": {"name": "f", "arguments": {"a": [1]}}}]
-    body = {"choices": [{"message": {"content": "hi", "tool_calls": json.dumps(calls)}}]}
+    body: dict[str, Any] = {"choices": [{"message": {"content": "hi", "tool_calls": json.dumps(calls)}}]}
     reply = decode(json.dumps(body).encode(), COMPLETION)
     assert reply.message.tool_calls == (ToolCall("1", "function", FunctionCall("f", '{"a":[1]}')),)
     for value in ("call f", ["call f"], {"f": 1}):

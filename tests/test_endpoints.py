@@ -30,7 +30,7 @@ from friendli_async.endpoints import (
 from friendli_async.testing import FriendliServer, body, json_body, script, stall, status
 
 BASE: Final = "/dedicated/beta/endpoint"
-ADVANCED: Final = {"tokenizer_skip_special_tokens": True, "tokenizer_add_special_tokens": False}
+ADVANCED: Final[dict[str, Any]] = {"tokenizer_skip_special_tokens": True, "tokenizer_add_special_tokens": False}
 NEW: Final[dict[str, Any]] = {"project_id": "p", "name": "n", "instance_option_id": "i", "advanced": ADVANCED}
 STATUS: Final[dict[str, Any]] = {
     "status": "FAILED",

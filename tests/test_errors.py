@@ -252,7 +252,7 @@ def test_default_of_sent_is_safe() -> None:
 
 def test_error_fields_are_keyword_only() -> None:
     with pytest.raises(TypeError):
-        APIStatusError("no", 429)  # type: ignore[misc]  # the tested mistake
+        APIStatusError("no", 429)  # type: ignore[call-arg]  # the tested mistake
 
 
 @pytest.mark.parametrize("kind", [ToolError, TurnLimitError])

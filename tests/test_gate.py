@@ -199,6 +199,7 @@ async def test_caller_that_is_refused_a_permit_and_cancelled_in_the_same_turn_gi
     adaptive = Adaptive(start=1)
     await Gate(adaptive).acquire()
     gate, loop = Gate(adaptive), asyncio.get_running_loop()
+    waiting: asyncio.Task[None]
     loop.call_at(5.0, lambda: loop.call_soon(waiting.cancel))  # before the end of the pause, which is refused then
     gate.hold(5.0)
     waiting = asyncio.create_task(gate.acquire())
@@ -222,7 +223,7 @@ def test_no_permit_is_lost_or_duplicated_by_cancellation(limit: int, seed: int, 
             if not rng.randrange(4):
                 gate.refused(rng.choice([None, 0.5]))
             await asyncio.sleep(rng.choice([0, 0, 0.1, 1]))
-            gate.succeeded(rng.choice([None, 50]), rng.random())
+            gate.succeeded(rng.choice([0, 50]), rng.random())
         finally:
             inside -= 1
             gate.release()

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="var-annotated"
+# The variables of a comprehension over values of many types cannot be annotated.
 """Errors that servers and gateways send with status 200: every API raises them with their message."""
 
 from __future__ import annotations
@@ -178,7 +180,7 @@ def test_lines_after_the_sentinel_are_ignored() -> None:
 
 @pytest.mark.parametrize("kind", REPLIES)
 def test_every_call_raises_error_in_successful_response(kind: str) -> None:
-    decoder = msgspec.json.Decoder(REPLIES[kind].kind)
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(REPLIES[kind].kind)
     for body in BODIES:
         if kind in {"text", "transcription"} and '"text"' in body:
             continue  # a valid response of these APIs
@@ -285,7 +287,7 @@ def test_unknown_events_are_delivered_if_the_stream_completes(kind: str) -> None
 
 
 SUCCESS_WORDS: Final = ("ok", " OK ", "success", "successful", "succeeded", "true", "deleted", "done", "completed")
-SUCCESS_PAYLOADS: Final = [
+SUCCESS_PAYLOADS: Final[list[Any]] = [
     {"success": True},
     {"message": "deleted"},
     {"code": 0, "msg": "success"},
@@ -575,7 +577,7 @@ def test_empty_reply_with_ordinary_fields_is_accepted(kind: str, reply: JSON, no
     if reply.get("choices", [{}])[0].get("message", {}).get("content", "") is None:
         reply = {"choices": [{**reply["choices"][0], "finish_reason": "stop"}]}
     data = json.dumps({**reply, **note}).encode()
-    decoded = decode_reply(data, msgspec.json.Decoder(KINDS[kind]), ReplyHead(200))
+    decoded: Any = decode_reply(data, msgspec.json.Decoder(KINDS[kind]), ReplyHead(200))
     assert type(decoded) is KINDS[kind]
 
 
@@ -584,7 +586,7 @@ def test_empty_reply_with_ordinary_fields_is_accepted(kind: str, reply: JSON, no
 def test_message_beside_a_filled_reply_is_ignored(kind: str, note: JSON) -> None:
     whole = REPLIES[kind]
     reply = json.dumps({**whole.value, **note}).encode()
-    plain = decode_reply(json.dumps(whole.value).encode(), msgspec.json.Decoder(whole.kind), ReplyHead(200))
+    plain: Any = decode_reply(json.dumps(whole.value).encode(), msgspec.json.Decoder(whole.kind), ReplyHead(200))
     assert decode_reply(reply, msgspec.json.Decoder(whole.kind), ReplyHead(200)) == plain
 
 

@@ -45,7 +45,7 @@ def test_types_of_options_can_be_resolved(cls: Any) -> None:
 
 
 def test_help_lists_inherited_parameters_after_own() -> None:
-    text = pydoc.render_doc(chat.ChatOptions, renderer=pydoc.plaintext)
+    text = pydoc.plain(pydoc.render_doc(chat.ChatOptions))
     shown = [
         " |      temperature (float | None): Sampling temperature; lower is more deterministic.",
         " |      extra_query (Mapping[str, object] | None): Extra query parameters, sent as they are; ",

@@ -207,9 +207,9 @@ async def test_name_of_the_same_parameter_in_another_api_suggests_ours(
 async def test_stream_as_a_keyword_names_the_method_that_streams(path: str, advice: str) -> None:
     call: Any = operator.attrgetter(path)(CLIENT.serverless)
     kind = [int] if "parse" in path else []
-    tools = {"tools": []} if path == "chat.run" else {}
+    options: dict[str, Any] = {"tools": []} if path == "chat.run" else {}
     with pytest.raises(TypeError, match=re.escape(advice)):
-        await call(*kind, model="m", messages=[], stream=True, **tools)
+        await call(*kind, model="m", messages=[], stream=True, **options)
 
 
 @pytest.mark.parametrize(
@@ -472,8 +472,8 @@ def test_error_in_a_property_of_an_error_is_not_taken_for_an_unknown_attribute()
 
 def test_existing_attributes_are_not_looked_up_in_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("friendli_async._hints._attribute_hint", lambda *_: pytest.fail("looked up"))
-    assert CLIENT.serverless.chat.complete
-    assert CLIENT.gauges
+    assert callable(CLIENT.serverless.chat.complete)
+    assert callable(CLIENT.gauges)
     assert not hasattr(CLIENT.serverless, "_repr_html_")
 
 
@@ -504,8 +504,9 @@ def test_unknown_field_error_suggests_a_name(kind: Any, name: str, hint: str) ->
 
 @pytest.mark.parametrize("name", ["timeout", "retry", "limits", "wake"])
 def test_invalid_setting_that_is_not_secret_is_quoted(name: str) -> None:
+    options: dict[str, Any] = {name: "10"}
     with pytest.raises(ConfigurationError, match="not '10'"):
-        CLIENT.with_options(**{name: "10"})
+        CLIENT.with_options(**options)
 
 
 @pytest.mark.parametrize(

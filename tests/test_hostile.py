@@ -45,6 +45,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async.chat import resource as chat_module
+from friendli_async.chat.inputs import COMPLETE
 from friendli_async.testing import FriendliServer, chunk, script, stall
 
 pytestmark = pytest.mark.compatibility
@@ -97,7 +98,7 @@ async def test_data_received_while_the_loop_is_blocked_is_discarded(
     monkeypatch: pytest.MonkeyPatch, stray: bytes, cancelled: bool
 ) -> None:
     """Before anything is sent, so that it does not matter that the operation must not be repeated."""
-    monkeypatch.setattr(chat_module, "COMPLETE", msgspec.structs.replace(chat_module.COMPLETE, repeatable=False))
+    monkeypatch.setattr(chat_module, "COMPLETE", msgspec.structs.replace(COMPLETE, repeatable=False))
 
     def serve() -> None:
         for response in (reply(completion("first")), reply(completion("second"))):

@@ -197,8 +197,8 @@ def test_error_is_raised_again_and_survives_pickling() -> None:
     for again in (lambda: reader.feed("]"), reader.close):
         with pytest.raises(JSONError, match="expected a comma") as caught:
             again()
-    restored = pickle.loads(pickle.dumps(caught.value))
-    assert (type(restored), str(restored)) == (JSONError, str(caught.value))
+        restored = pickle.loads(pickle.dumps(caught.value))
+        assert (type(restored), str(restored)) == (JSONError, str(caught.value))
 
 
 @pytest.mark.parametrize("text", ["", " ", "[1", '{"a"', '"a', "tru", "-"])
@@ -271,9 +271,9 @@ def test_partial_value_is_updated_in_place() -> None:
     value = reader.value
     reader.feed(', {"b": 2}], "c": "x')
     assert reader.value is value == {"a": [1, {"b": 2}], "c": "x"}
-    assert not reader.complete
+    was_complete = reader.complete
     reader.feed('"}')
-    assert reader.complete
+    assert (was_complete, reader.complete) == (False, True)
     assert reader.close() is value
 
 

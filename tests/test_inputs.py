@@ -192,13 +192,14 @@ async def test_invalid_extra_body_is_a_value_error_of_every_method_that_looks_in
     group: Any = client.serverless
     chat: Any = {"model": "m", "messages": MESSAGES, "extra_body": extra_body}
     text: Any = {"model": "m", "extra_body": extra_body}
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: group.chat.parse_stream(int, **chat),
         lambda: group.chat.run(tools=[], **chat),
         lambda: group.tool_assisted_chat.stream(**chat),
         lambda: group.completions.stream(prompt="x", **text),
         lambda: group.responses.parse_stream(int, input="x", **text),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(ValueError, match=r"^extra_body: Expected"):
             call()
 
@@ -363,7 +364,7 @@ async def test_struct_in_place_of_a_mapping_is_sent(client: f.AsyncFriendli, ser
     assert (sent(server)["limit"], sent(server)["messages"]) == (5, MESSAGES)
     query: Any = _More(messages=[1])
     server.enqueue(json_body({"data": {}}))
-    assert await client.dedicated.endpoint.list(extra_query=query)
+    await client.dedicated.endpoint.list(extra_query=query)
     assert server.requests[-1].query["limit"] == ["5"]
 
 
@@ -568,7 +569,7 @@ async def test_reply_message_round_trips_unchanged(
 ) -> None:
     server.enqueue(json_body({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}))
     reply = await send(client)
-    assert await send(client, messages=[*MESSAGES, reply.message])
+    await send(client, messages=[*MESSAGES, reply.message])
     assert sent(server)["messages"] == [*MESSAGES, message]
 
 

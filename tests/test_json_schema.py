@@ -625,11 +625,12 @@ class PydanticPage(pydantic.BaseModel, Generic[T]):
     parts: list[Annotated[PartA | PartB, pydantic.Field(discriminator="kind")]]
 
 
-SCALARS = Scalars(
+_SCALARS: list[Any] = [
     *(dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC), dt.date(2026, 1, 2), dt.time(3, 4, 5, tzinfo=dt.UTC)),
     *(dt.timedelta(days=1, seconds=2.5), uuid.UUID(int=7), decimal.Decimal("-1.50"), b"\x00\xff", Colour.RED, 1),
     *("text", {"any": [1, None]}, 3),
-)
+]
+SCALARS = Scalars(*_SCALARS)
 VALUES: list[tuple[Any, Any]] = [
     (Inner, Inner(1)),
     (Tree, Tree(1, [Tree(2)])),
@@ -656,7 +657,7 @@ VALUES: list[tuple[Any, Any]] = [
     (PartA | PartB, PartB(kind="b")),
     (list[PartA], [PartA(kind="a")]),
     (pydantic.RootModel[list[int]], pydantic.RootModel[list[int]]([1])),
-    (Aliased, Aliased(One=1, zwei="x")),
+    (Aliased, Aliased.model_validate({"One": 1, "zwei": "x"})),
     (PydanticPage[int], PydanticPage[int](item=1, parts=[PartB(kind="b")])),
     (WithModel, WithModel(PartA(kind="a"), WithModel(PartA(kind="a")))),
 ]

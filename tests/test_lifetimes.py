@@ -628,7 +628,8 @@ async def break_connection(response: SSEResponse) -> None:
 
 
 async def drop_unused_response(response: SSEResponse) -> None:
-    await response._stream
+    stream: Any = response._stream
+    await stream
 
 
 RELAYED = [disconnect_client, cancel_server_task, break_connection, drop_unused_response]

@@ -43,8 +43,10 @@ def test_whole_numbers_of_other_libraries_are_counts(value: Any) -> None:
     assert [type(each) for each in (policy.max_attempts, limits.event, pacing.retry_budget, most)] == [int] * 4
 
 
-NO_NUMBERS: Final[list[Any]] = [np.bool_(True), np.float64("nan"), np.int64(-1), np.array([1, 2]), np.str_("2")]
-NO_NUMBERS += [np.timedelta64(2, "s"), np.timedelta64(2, "ns"), fractions.Fraction(10**400)]
+NO_NUMBERS: Final[list[Any]] = [
+    *(np.bool_(True), np.float64("nan"), np.int64(-1), np.array([1, 2]), np.str_("2")),
+    *(np.timedelta64(2, "s"), np.timedelta64(2, "ns"), fractions.Fraction(10**400)),
+]
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=type)

@@ -359,7 +359,7 @@ async def test_opened_stream_ends_exactly_once(
     answer, use, options, expected = ENDS[name]
     server.enqueue(answer)
     with suppress(FriendliError):
-        await with_timeout(use(open_stream(client.with_options(**options))))  # type: ignore[arg-type]  # one table of options for all cases
+        await with_timeout(use(open_stream(client.with_options(**options))))
     gc.collect()
     await run_loop_iterations(1)
     assert seen.reported == [*OPENED, expected]

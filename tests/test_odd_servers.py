@@ -112,7 +112,7 @@ def assemble_reasoning_details(count: int) -> None:
 def assemble_parts_with_the_same_indexes(count: int) -> None:
     collector = ResponseCollector()
     for index in range(count):
-        where = {"item_id": "i", "output_index": 0, "content_index": index}
+        where: dict[str, Any] = {"item_id": "i", "output_index": 0, "content_index": index}
         collector.extend([OutputTextDelta(delta="a", **where)])
         refusal = {"type": "response.refusal.delta", "delta": "no", **where}
         collector.extend([UnknownEvent("response.refusal.delta", refusal)])

@@ -146,7 +146,8 @@ def test_timeout_accepts_positive_number_or_none(name: str, value: float | None)
 
 @pytest.mark.parametrize("name", ["initial", "max_wait", "max_retry_after"])
 def test_wait_may_be_zero(name: str) -> None:
-    assert getattr(RetryPolicy(**{name: 0}), name) == 0
+    options: dict[str, Any] = {name: 0}
+    assert getattr(RetryPolicy(**options), name) == 0
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from support.clock import Clock, run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.virtual import Answer, FakeTransport, in_virtual_time, now, response, run_in_virtual_time
+from tenacity import RetryCallState
 
 from friendli_async import (
     APIConnectionError,
@@ -333,8 +334,8 @@ async def test_hold_counts_as_queued_time() -> None:
 
 @in_virtual_time
 async def test_unusable_token_after_a_hold_has_meta_of_the_wait() -> None:
-    client = PacedClient(token=lambda: next(tokens))
     tokens = iter(["t", "", ""])
+    client = PacedClient(token=lambda: next(tokens))
     await client.make_rejected_call(10.0)
     error = await client.call_expecting(ConfigurationError)
     assert error.meta is not None
@@ -627,7 +628,7 @@ def test_invalid_pacing_is_rejected_by_name() -> None:
 
 @in_virtual_time
 async def test_429_without_retry_after_waits_for_reset_of_exhausted_limit() -> None:
-    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "7s"}
+    headers: dict[str, Any] = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "7s"}
     headers |= {"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "50s"}
     client = PacedClient(response(status=429, **headers))
     await client.call()
@@ -636,25 +637,25 @@ async def test_429_without_retry_after_waits_for_reset_of_exhausted_limit() -> N
 
 @in_virtual_time
 async def test_reset_is_bounded_and_retry_after_takes_precedence() -> None:
-    client = PacedClient(response(status=429, **{"x-ratelimit-reset": "3600"}))
+    client = PacedClient(response(status=429, x_ratelimit_reset="3600"))
     error = await client.call_expecting(RateLimitError)
     assert (error.retry_after, now(), error.meta.rate_limit.reset_requests) == (3600.0, 0.0, 3600.0)
-    client = PacedClient(response(status=429, retry_after="2", **{"x-ratelimit-reset": "9"}))
+    client = PacedClient(response(status=429, retry_after="2", x_ratelimit_reset="9"))
     await client.call()
     assert client.sent_at == [0.0, 2.0]
 
 
 @in_virtual_time
 async def test_reset_of_a_limit_that_is_not_exhausted_is_ignored() -> None:
-    headers = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "50s"}
-    client = PacedClient(response(status=429, **headers))
+    limit = response(status=429, x_ratelimit_remaining_requests="3", x_ratelimit_reset_requests="50s")
+    client = PacedClient(limit)
     await client.call()
     assert client.sent_at == [0.0, 0.0]
 
 
 @in_virtual_time
 async def test_reset_with_another_status_is_ignored() -> None:
-    client = PacedClient(response(status=503, **{"x-ratelimit-reset": "50"}))
+    client = PacedClient(response(status=503, x_ratelimit_reset="50"))
     await client.call()
     assert client.sent_at == [0.0, 0.0]
 
@@ -665,7 +666,7 @@ async def test_reset_with_another_status_is_ignored() -> None:
 def test_retry_state_is_released_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     refs: list[weakref.ref[Any]] = []
 
-    class TrackedState(retry.RetryCallState):
+    class TrackedState(RetryCallState):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             refs.append(weakref.ref(self))

@@ -9,7 +9,10 @@ import pytest
 from friendli_async import AsyncFriendli, NotFoundError, RateLimitError, ResponseDecodeError
 from friendli_async.testing import FriendliServer, json_body, status
 
-TIMES: Final = {"start_time": datetime(2026, 1, 1, tzinfo=UTC), "end_time": datetime(2026, 1, 9, tzinfo=UTC)}
+TIMES: Final[dict[str, Any]] = {
+    "start_time": datetime(2026, 1, 1, tzinfo=UTC),
+    "end_time": datetime(2026, 1, 9, tzinfo=UTC),
+}
 
 
 def endpoints(*ids: str, cursor: object = None) -> Any:
@@ -99,8 +102,8 @@ async def test_repeated_cursor_raises_after_the_items_so_far(
     for _ in range(2):
         with pytest.raises(ResponseDecodeError, match="repeats the cursor") as caught:
             await anext(items)
-    assert caught.value.meta is not None
-    assert caught.value.meta.request_id == server.requests[-1].request_id
+        assert caught.value.meta is not None
+        assert caught.value.meta.request_id == server.requests[-1].request_id
     assert len(server.requests) == len(cursors)
 
 
@@ -123,6 +126,8 @@ async def test_tasks_that_share_an_iterator_get_no_item_twice(
     server.enqueue(endpoints("a", "b", cursor="2"), endpoints("c"))
     listed = client.dedicated.endpoint.list()
     iterator: Any = listed.pages() if by_page else aiter(listed)
+    first: Any
+    second: Any
     first, second = await asyncio.gather(anext(iterator), anext(iterator), return_exceptions=True)
     assert (str(second), type(second)) == (
         "another task is already waiting for the next page of this list",
@@ -202,9 +207,9 @@ async def test_unknown_keyword_is_rejected_at_the_call_with_a_suggestion(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     with pytest.raises(TypeError, match="'limit'"):
-        client.dedicated.endpoint.list(limitt=3)
+        client.dedicated.endpoint.list(limitt=3)  # type: ignore[call-arg]  # the mistake under test
     with pytest.raises(TypeError, match=r"with_options\(timeout="):
-        client.usage.get(**TIMES, timeout=3)
+        client.usage.get(**TIMES, timeout=3)  # type: ignore[call-arg]  # the mistake under test
     assert server.requests == []
 
 

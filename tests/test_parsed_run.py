@@ -15,8 +15,16 @@ import pydantic
 import pytest
 from support.sockets import MESSAGES, assert_no_leaks, with_timeout
 
-from friendli_async import AsyncFriendli, OutputCutOffError, OutputInvalidError, ToolCall, UnknownArgumentError
+from friendli_async import (
+    AsyncFriendli,
+    ChatCompletion,
+    OutputCutOffError,
+    OutputInvalidError,
+    ToolCall,
+    UnknownArgumentError,
+)
 from friendli_async.bulk import CheckpointError, run_all
+from friendli_async.chat import Conversation
 from friendli_async.testing import FriendliServer, chunk, done, event, finish, script, text, tool_calls, usage
 from friendli_async.tools import (
     ParsedRun,
@@ -288,7 +296,7 @@ async def test_snapshot_ends_with_the_accepted_answer(
 
 async def test_snapshot_is_none_while_calls_of_an_earlier_run_are_pending(client: AsyncFriendli) -> None:
     call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
-    messages = [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]
+    messages: Conversation = [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]
     run = client.serverless.chat.parse_run(Trip, model="m", messages=messages, tools=[weather], decisions={"a": True})
     assert run.snapshot is None
 
@@ -324,6 +332,7 @@ async def test_text_in_the_last_turn_is_an_error_that_loses_nothing(
     with pytest.raises(OutputInvalidError, match=r"^the answer is not a valid Trip: invalid JSON: ") as caught:
         await read_into(seen, run)
     assert [event.number for event in seen if isinstance(event, TurnEnded)] == [1, 2]
+    assert isinstance(caught.value.reply, ChatCompletion)
     assert (caught.value.text, caught.value.reply.text) == ("an umbrella.", "an umbrella.")
     assert run.messages[-1] == {"role": "assistant", "content": "an umbrella."}
     assert run.usage is not None
@@ -571,7 +580,7 @@ async def test_value_is_restored_from_what_the_model_has_answered(
         return await start_run(client, kind).result()
 
     call.__annotations__["return"] = ParsedRunResult[kind]
-    invalid = ("final_answer", {"secret": []})
+    invalid: tuple[str, dict[str, Any]] = ("final_answer", {"secret": []})
     given = tool_calls(invalid, ("final_answer", arguments), ("final_answer", {**arguments, "price": 3}))
     server.enqueue(text(json.dumps(arguments)) if as_text else given)
     [first] = [each async for each in run_all(["a"], call, checkpoint=tmp_path / "done.jsonl", key=str)]

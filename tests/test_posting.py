@@ -26,6 +26,7 @@ from support.sockets import (
     reply,
     serve_bytes,
     slots_in_use,
+    transport_of,
     with_timeout,
 )
 from yarl import URL
@@ -110,7 +111,8 @@ async def test_number_of_cached_destinations_is_limited(posted: list[URL]) -> No
         for number in range(posting._MAX_DESTINATIONS + 3):
             await complete(client, extra_query={"n": number})
         await complete(client, extra_query={"n": 0})
-        poster = next(iter(client._runtime.transport._pools.values()))[0].poster
+        poster = next(iter(transport_of(client)._pools.values()))[0].poster
+        assert poster is not None
         assert len(poster._destinations) <= posting._MAX_DESTINATIONS
     assert server.connections == 1
     assert len(posted) == posting._MAX_DESTINATIONS + 4
@@ -326,7 +328,8 @@ async def test_missing_response_head_leaves_nothing_open(answer: bytes) -> None:
             await with_timeout(complete(client))
         assert caught.value.sent
         assert slots_in_use(client) == 0
-        pool = next(iter(client._runtime.transport._pools.values()))[0]
+        pool = next(iter(transport_of(client)._pools.values()))[0]
+        assert pool.session.connector is not None
         assert not pool.session.connector._acquired
 
 
@@ -347,7 +350,8 @@ async def test_connection_that_the_server_switches_to_another_protocol_is_closed
             await with_timeout(complete(client))
         assert len(kept) == 1
         assert slots_in_use(client) == 0
-        pool = next(iter(client._runtime.transport._pools.values()))[0]
+        pool = next(iter(transport_of(client)._pools.values()))[0]
+        assert pool.session.connector is not None
         assert not pool.session.connector._acquired
 
 
@@ -361,7 +365,8 @@ async def test_cancelling_the_wait_for_a_reply_closes_the_connection() -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert slots_in_use(client) == 0
-        pool = next(iter(client._runtime.transport._pools.values()))[0]
+        pool = next(iter(transport_of(client)._pools.values()))[0]
+        assert pool.session.connector is not None
         assert not pool.session.connector._acquired
         assert not pool.connections or all(
             one.transport is None or one.transport.is_closing() for one in pool.connections

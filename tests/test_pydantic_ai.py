@@ -6,8 +6,6 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
@@ -213,7 +211,7 @@ async def test_missing_usage_counts_as_unmeasured(server: FriendliServer, model:
     assert (await run(Agent(model), "Hi", streamed)).usage.unmeasured_requests == 1
 
 
-async def ignore_events(_: RunContext[None], events: Any) -> None:
+async def ignore_events(_: RunContext[object], events: Any) -> None:
     async for _event in events:
         pass
 
@@ -249,7 +247,7 @@ async def test_tool_may_request_a_retry(server: FriendliServer, model: FriendliM
     agent = Agent(model)
 
     @agent.tool
-    def count(ctx: RunContext[None], word: str) -> int:
+    def count(ctx: RunContext[object], word: str) -> int:
         """Letters of a word."""
         if " " in word:
             raise ModelRetry("one word only")
@@ -613,10 +611,8 @@ async def test_invalid_reply_raises_unexpected_model_behavior(server: FriendliSe
         await run(Agent(model), "Hi", streamed=False)
 
 
-@contextmanager
-def raises_user_error() -> Iterator[None]:
-    with pytest.raises(RateLimitError, match="of the user's"):
-        yield
+def raises_user_error() -> pytest.RaisesExc[RateLimitError]:
+    return pytest.raises(RateLimitError, match="of the user's")
 
 
 async def test_error_of_user_code_is_not_mapped(server: FriendliServer, model: FriendliModel) -> None:

@@ -12,11 +12,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from friendli_async import AsyncFriendli, ChatChunk, ChatCompletion, ChatMessage, Limits, Pacing, RetryPolicy, Timeouts
 from friendli_async.chat import Message, SystemMessage, ToolAssistedEvent, ToolStatus, UserMessage, inputs
-from friendli_async.chat.replies import ChunkChoice, ChunkDelta
+from friendli_async.chat.replies import AnyMessage, ChunkChoice, ChunkDelta
 from friendli_async.endpoints import inputs as endpoint_inputs
 from friendli_async.integrations.fastapi import get_client, lifespan
 from friendli_async.messages import InputMessage
 from friendli_async.messages import inputs as message_inputs
+from friendli_async.messages.replies import AnyBlock
 from friendli_async.replies import Reply
 from friendli_async.responses import InputItem, OutputItem
 from friendli_async.responses import inputs as response_inputs
@@ -97,12 +98,12 @@ def test_item_with_a_role_is_a_message() -> None:
     assert adapter.validate_python({"role": "user", "content": "Hi"}) == response_inputs.InputMessage("user", "Hi")
 
 
-@pytest.mark.parametrize("kind", [inputs.AnyMessage, message_inputs.AnyBlock, response_inputs.AnyTool, Reply])
+@pytest.mark.parametrize("kind", [AnyMessage, AnyBlock, response_inputs.AnyTool, Reply])
 def test_base_class_accepts_instances_only(kind: Any) -> None:
     with pytest.raises(ValidationError, match=f"Expected `{kind.__name__}`, got `dict`"):
         TypeAdapter(kind).validate_python({"role": "user", "content": "Hi"})
     message = UserMessage("Hi")
-    assert TypeAdapter(inputs.AnyMessage).validate_python(message) is message
+    assert TypeAdapter(AnyMessage).validate_python(message) is message
 
 
 def test_dict_that_is_no_message_stays_what_it_is() -> None:

@@ -26,7 +26,7 @@ from support.sockets import (
     with_timeout,
 )
 from support.streams import KINDS, Kind
-from support.virtual import NEVER_ENDS, FakeExchange, in_virtual_time, now, run_in_virtual_time
+from support.virtual import NEVER_ENDS, FakeExchange, Piece, in_virtual_time, now, run_in_virtual_time
 
 from friendli_async import (
     APIStatusError,
@@ -65,7 +65,7 @@ UNUSUAL = (
 """A stream with everything that a conforming SSE parser ignores."""
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Each kind of stream in turn."""
     found: Kind = request.param
@@ -188,8 +188,12 @@ async def test_stream_that_lacks_only_its_last_blank_line_is_read_without_waitin
     if how == "result":
         assert (await with_timeout(stream.result())).text == "a"
     else:
-        source: Any = {"events": lambda: stream, "text": stream.text, "tee": lambda: stream.tee(1)[0]}[how]()
-        assert len([item async for item in source]) == 1
+        views: dict[str, Callable[[], AsyncIterable[Any]]] = {
+            "events": lambda: stream,
+            "text": stream.text,
+            "tee": lambda: stream.tee(1)[0],
+        }
+        assert len([item async for item in views[how]()]) == 1
     assert stream.outcome == "done"
     await assert_no_leaks(client, server)
 
@@ -205,7 +209,8 @@ async def test_relay_waits_half_a_second_for_a_blank_line_that_never_comes() -> 
 
 @in_virtual_time
 async def test_relay_waits_once_for_the_blank_line_of_a_server_that_goes_on_sending_comments() -> None:
-    exchange = FakeExchange(delta("a", "stop"), DONE[:-1], *([0.2, b": x\n"] * 100))
+    comments: list[Piece] = [0.2, b": x\n"]
+    exchange = FakeExchange(delta("a", "stop"), DONE[:-1], *comments * 100)
     opened = stream_of(exchange)
     assert [await opened.read() for _ in range(4)] == [delta("a", "stop"), DONE[:-1], b": x\n: x\n", b""]
     assert now() == 0.5

@@ -151,7 +151,7 @@ def test_recordings_cover_audio_images_and_files() -> None:
 
 
 def test_recordings_cover_every_management_operation() -> None:
-    methods = ("create", "delete", "get_spec", "get_status", "get_version_history", "list", "restart", "sleep")
-    methods += ("terminate", "update", "wake", "wandb_artifact_create")
+    methods = ["create", "delete", "get_spec", "get_status", "get_version_history", "list", "restart", "sleep"]
+    methods += ["terminate", "update", "wake", "wandb_artifact_create"]
     assert operations("endpoints") == {f"dedicated.endpoint.{method}" for method in methods}
     assert operations("billing") == {"cost.get_cost", "usage.get_usage"}

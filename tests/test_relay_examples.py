@@ -17,6 +17,7 @@ from support.sockets import MESSAGES
 
 from friendli_async.testing import FriendliServer, chunk, cut, json_body, script, stall, status, text
 
+ASK: Final[Any] = MESSAGES  # dicts, which openai has types for
 EXAMPLES: Final = Path(__file__).parent.parent / "examples"
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -33,10 +34,10 @@ async def proxy(server: FriendliServer, tmp_path: Path) -> AsyncIterator[AppProc
 async def test_openai_package_works_with_the_proxy(proxy: AppProcess, server: FriendliServer) -> None:
     async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0) as openai_client:
         server.enqueue(text("Hel", "lo"), text("Hel", "lo"))
-        reply = await openai_client.chat.completions.create(model="m", messages=MESSAGES, max_completion_tokens=5)
+        reply = await openai_client.chat.completions.create(model="m", messages=ASK, max_completion_tokens=5)
         assert reply.choices[0].message.content == "Hello"
         assert reply.usage is not None
-        stream = await openai_client.chat.completions.create(model="m", messages=MESSAGES, stream=True, seed=7)
+        stream = await openai_client.chat.completions.create(model="m", messages=ASK, stream=True, seed=7)
         contents = [each.choices[0].delta.content async for each in stream]
         assert "".join(content or "" for content in contents) == "Hello"
         assert server.requests[0].json_object == {"model": "m", "messages": MESSAGES, "max_tokens": 5}
@@ -50,10 +51,10 @@ async def test_openai_package_works_with_the_proxy(proxy: AppProcess, server: Fr
 async def test_proxy_sends_the_usage_of_a_stream_only_if_asked(proxy: AppProcess) -> None:
     async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0) as openai_client:
         chat = openai_client.chat.completions
-        plain = [each async for each in await chat.create(model="m", messages=MESSAGES, stream=True)]
+        plain = [each async for each in await chat.create(model="m", messages=ASK, stream=True)]
         assert all(each.choices and each.usage is None for each in plain)
         options: Any = {"include_usage": True}
-        asked = await chat.create(model="m", messages=MESSAGES, stream=True, stream_options=options)
+        asked = await chat.create(model="m", messages=ASK, stream=True, stream_options=options)
         *_, last = [each async for each in asked]
         assert not last.choices
         assert last.usage is not None
@@ -62,13 +63,13 @@ async def test_proxy_sends_the_usage_of_a_stream_only_if_asked(proxy: AppProcess
 async def assert_errors_are_mapped(openai_client: openai.AsyncOpenAI, server: FriendliServer) -> None:
     server.enqueue(status(400, message="too long"), status(401))
     with pytest.raises(openai.BadRequestError, match="too long"):
-        await openai_client.chat.completions.create(model="m", messages=MESSAGES)
+        await openai_client.chat.completions.create(model="m", messages=ASK)
     with pytest.raises(openai.InternalServerError, match="not authorized to use the model"):  # 502
-        await openai_client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+        await openai_client.chat.completions.create(model="m", messages=ASK, stream=True)
     with pytest.raises(openai.UnprocessableEntityError, match="messages"):
         await openai_client.chat.completions.create(model="m", messages=[{"role": "nobody", "content": "x"}])  # type: ignore[list-item,misc] # invalid on purpose
     server.enqueue(script(chunk("Once"), cut()))
-    stream = await openai_client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+    stream = await openai_client.chat.completions.create(model="m", messages=ASK, stream=True)
     with pytest.raises(openai.APIError, match="interrupted before"):
         async for _ in stream:
             pass

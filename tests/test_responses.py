@@ -16,6 +16,7 @@ from friendli_async.demo.engine import LocalEngine
 from friendli_async.replies import FunctionCall, ToolCall
 from friendli_async.responses import (
     ContentPart,
+    Conversation,
     FunctionCallArgumentsDelta,
     InputMessage,
     InputText,
@@ -179,7 +180,10 @@ async def test_reply_output_can_be_sent_back_with_tool_results(client: AsyncFrie
     reply = await create(model="m", input="hi")
     assert reply.tool_calls[1] == ToolCall("call_2", "custom", FunctionCall("shell", "ls"))
     outputs = [{"type": "function_call_output", "call_id": call.id, "output": "4"} for call in reply.tool_calls[:1]]
-    messages = [InputMessage("user", [InputText("and now?")]), {"role": "user", "content": "well?", "vendor": 1}]
+    messages: Conversation = [
+        InputMessage("user", [InputText("and now?")]),
+        {"role": "user", "content": "well?", "vendor": 1},
+    ]
     await create(model="m", input=[*reply.output, *outputs, *messages])
     sent = server.requests[1].json_object["input"]
     assert sent == [

@@ -87,11 +87,11 @@ def test_statuses_option_decides_within_what_is_safe_to_repeat(status: int, repe
     allowed = status in {408, 429, 503} or repeatable
     assert is_retryable(status_error(status), each, RetryPolicy(statuses={status})) is allowed
     assert is_retryable(status_error(status), each, RetryPolicy(statuses=RetryPolicy().statuses - {status})) is False
-    assert is_retryable(status_error(status), each, RetryPolicy(statuses=())) is False
+    assert is_retryable(status_error(status), each, RetryPolicy(statuses=frozenset())) is False
 
 
 def test_unsent_request_is_retryable_with_empty_statuses() -> None:
-    policy = RetryPolicy(statuses=())
+    policy = RetryPolicy(statuses=frozenset())
     assert is_retryable(APIConnectionError("refused"), operation(repeatable=False, billed=True), policy) is True
 
 

@@ -307,16 +307,16 @@ METHODS: dict[str, Callable[[AsyncFriendli, dict[str, Any]], Any]] = {
     "image": lambda client, options: client.dedicated.image.generate(model="m", prompt="x", **options),
     "endpoints": lambda client, options: client.dedicated.endpoint.list(**options),
     # Another argument is wrong, too, or has yet to be read:
-    "parse without a type": lambda client, options: client.serverless.chat.parse(
+    "parse without a type": lambda client, options: client.serverless.chat.parse(  # type: ignore[call-overload]  # as said
         model="m", messages=MESSAGES, **options
     ),
     "parse_run": lambda client, options: client.serverless.chat.parse_run(
         int, model="m", messages=MESSAGES, tools=[], **options
     ),
-    "parse_run without a type": lambda client, options: client.serverless.chat.parse_run(
+    "parse_run without a type": lambda client, options: client.serverless.chat.parse_run(  # type: ignore[call-overload]  # as said
         model="m", messages=MESSAGES, tools=[], **options
     ),
-    "parse_stream with a format": lambda client, options: client.serverless.responses.parse_stream(
+    "parse_stream with a format": lambda client, options: client.serverless.responses.parse_stream(  # type: ignore[call-overload]  # as said
         int, model="m", input="x", text={}, **options
     ),
     "completions without a prompt": lambda client, options: client.serverless.completions.stream(model="m", **options),

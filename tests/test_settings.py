@@ -270,9 +270,10 @@ async def test_authorization_header_overrides_the_token(server: FriendliServer) 
 
 async def test_proxy_and_ssl_cannot_be_combined_with_a_session() -> None:
     async with aiohttp.ClientSession() as session:
-        for settings in ({"proxy": "http://proxy:3128"}, {"ssl": False}):
+        both: list[dict[str, Any]] = [{"proxy": "http://proxy:3128"}, {"ssl": False}]
+        for settings in both:
             with pytest.raises(f.ConfigurationError, match="session"):
-                f.AsyncFriendli("t", session=session, **settings)  # type: ignore[arg-type]  # parametrized settings
+                f.AsyncFriendli("t", session=session, **settings)
 
 
 # --- headers and team ------------------------------------------------------------------------------------------------
@@ -535,9 +536,10 @@ def test_base_url_that_would_duplicate_the_path_is_rejected(name: str, end: str)
 
 @pytest.mark.parametrize("keyword", ["timeouts", "max_connections", "session", "proxy", "model"])
 async def test_unknown_option_raises_type_error(server: FriendliServer, keyword: str) -> None:
+    unknown: dict[str, Any] = {keyword: 1}
     async with make_client(server) as client:
         with pytest.raises(TypeError, match=keyword):
-            client.with_options(**{keyword: 1})  # type: ignore[misc]  # unknown on purpose
+            client.with_options(**unknown)
 
 
 async def test_with_options_preserves_the_subclass_and_its_attributes(server: FriendliServer) -> None:

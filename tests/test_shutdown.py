@@ -481,7 +481,7 @@ async def test_warm_connection_is_reported_as_reused(server: FriendliServer) -> 
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
 async def test_warm_up_connects_to_the_given_deployment(server: FriendliServer, deployment: Any) -> None:
     elsewhere = "http://127.0.0.1:1"
-    urls = {"server_url": server.url, "container_url": elsewhere}
+    urls: dict[str, Any] = {"server_url": server.url, "container_url": elsewhere}
     if deployment == "container":
         urls = {"server_url": elsewhere, "container_url": server.url}
     async with AsyncFriendli("token", **urls) as client:

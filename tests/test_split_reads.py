@@ -1,3 +1,5 @@
+# mypy: disable-error-code="var-annotated"
+# The variables of a comprehension over values of many types cannot be annotated.
 """However the bytes of a stream are split into reads, its events, its end and its result are the same, in every API."""
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ COLLECTORS: Final[dict[str, Callable[[], Collector[Any, Any, Any]]]] = {
     "responses": ResponseCollector,
     "audio": TranscriptCollector,
 }
-USAGES: Final = [None, {}, {"prompt_tokens": 1}, {"input_tokens": "1"}, {"output_tokens": 0}, [], "x"]
+USAGES: Final[list[Any]] = [None, {}, {"prompt_tokens": 1}, {"input_tokens": "1"}, {"output_tokens": 0}, [], "x"]
 
 # Events that any server or proxy may send.
 ANY: Final[list[Event]] = [

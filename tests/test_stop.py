@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from support.sockets import (
     sse,
     with_timeout,
 )
-from support.streams import KINDS, AnyStream, Kind
+from support.streams import KINDS, Kind
 
 from friendli_async import (
     APIConnectionError,
@@ -38,7 +38,7 @@ from friendli_async.testing import FriendliServer, chunk, comment, done, finish,
 pytestmark = pytest.mark.compatibility
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Each kind of stream in turn."""
     found: Kind = request.param
@@ -118,7 +118,7 @@ async def test_cancelled_read_of_a_stream_that_was_just_stopped_is_no_error(
     assert (await stream.result()).text == "a"
 
 
-async def _iterate(stream: AnyStream) -> list[Any]:
+async def _iterate(stream: AsyncIterable[Any]) -> list[Any]:
     return [event async for event in stream]
 
 
@@ -337,8 +337,8 @@ async def test_predicate_may_inspect_events(server: FriendliServer, client: Asyn
 async def test_any_of_several_predicates_stops_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(*[script(*map(chunk, "abcd"), stall())] * 2)
     for first, second in (("b", "d"), ("d", "b")):
-        stream = open_stream(client).stop_when(lambda text, end=first: end in text)
-        stream.stop_when(event=lambda event, end=second: event.text == end)
+        stream = open_stream(client).stop_when(lambda text, end=first: end in text)  # type: ignore[misc]  # a bound default
+        stream.stop_when(event=lambda event, end=second: event.text == end)  # type: ignore[misc]  # a bound default
         assert await read(stream) == "ab"
 
 

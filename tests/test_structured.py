@@ -415,11 +415,9 @@ async def test_invalid_answer_is_sent_back_once(client: AsyncFriendli, server: F
 async def test_exhausted_reasks_report_total_usage(client: AsyncFriendli, server: FriendliServer) -> None:
     def completion(content: str) -> Any:
         message = {"role": "assistant", "content": content}
-        counts = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
-        details = {"prompt_tokens_details": {"cached_tokens": 4}}
-        return json_body(
-            {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {**counts, **details}}
-        )
+        usage: dict[str, Any] = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+        usage["prompt_tokens_details"] = {"cached_tokens": 4}
+        return json_body({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage})
 
     server.enqueue(completion("no"), completion("no, no"), completion("never"))
     with pytest.raises(OutputInvalidError, match="never") as caught:
@@ -583,7 +581,7 @@ async def test_items_of_a_list_without_its_wrapper_are_yielded(client: AsyncFrie
     stream = client.serverless.chat.parse_stream(list[Line], model="m", messages=ASK)
     assert [item async for item in stream.items("", of=Line)] == [Line("a", 1), Line("b", 2)]
     server.enqueue(scripted(INVOICE, 2))
-    invoice = client.serverless.chat.parse_stream(Invoice | None, model="m", messages=ASK)  # type: ignore[arg-type]  # a union
+    invoice = client.serverless.chat.parse_stream(Invoice | None, model="m", messages=ASK)
     assert len([item async for item in invoice.items("lines", of=Line)]) == len(json.loads(INVOICE)["lines"])
 
 
@@ -626,9 +624,9 @@ async def test_chat_refusal_is_reported_and_not_reasked(client: AsyncFriendli, s
         server.enqueue(json_body({"choices": [{"message": message, "finish_reason": "stop"}]}))
         with pytest.raises(OutputInvalidError, match="refused to answer: I will not") as caught:
             await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=2)
+        reply: Any = caught.value.reply
+        assert reply.message.refusal == caught.value.refusal == "I will not"
     assert len(server.requests) == 3
-    reply: Any = caught.value.reply
-    assert reply.message.refusal == caught.value.refusal == "I will not"
     pieces = [event({"choices": [{"delta": {"refusal": piece}}]}) for piece in ("I ", "will not")]
     for reason in ("stop", "length"):  # a truncated refusal is one, too
         server.enqueue(script(*pieces, finish(reason), done()))
@@ -693,9 +691,13 @@ async def test_invalid_types_paths_and_counts_are_rejected(client: AsyncFriendli
     for count in (-1, True, "1", 1.0):
         with pytest.raises(ValueError, match="reask"):
             await chat.parse(Invoice, model="m", messages=ASK, reask=count)
-    for strict in ("no", 1, None, []):
-        for parsing in (chat, client.serverless.responses):
-            asked = {"messages": ASK} if parsing is chat else {"input": "x"}
+    parsings: list[tuple[Any, dict[str, Any]]] = [
+        (chat, {"messages": ASK}),
+        (client.serverless.responses, {"input": "x"}),
+    ]
+    not_bools: list[Any] = ["no", 1, None, []]
+    for strict in not_bools:
+        for parsing, asked in parsings:
             with pytest.raises(ValueError, match="strict: Expected `bool`"):
                 await parsing.parse(Invoice, model="m", strict=strict, **asked)
             with pytest.raises(ValueError, match="strict: Expected `bool`"):
@@ -705,7 +707,7 @@ async def test_invalid_types_paths_and_counts_are_rejected(client: AsyncFriendli
     with pytest.raises(TypeError, match="reask"):
         chat.parse_stream(Invoice, model="m", messages=ASK, reask=1)
     with pytest.raises(TypeError, match="does not accept 'text'"):
-        await client.serverless.responses.parse(Invoice, model="m", input="x", text={})  # type: ignore[call-arg]  # invalid
+        await client.serverless.responses.parse(Invoice, model="m", input="x", text={})  # type: ignore[call-overload]  # invalid
     stream = chat.parse_stream(Invoice, model="m", messages=ASK)
     for path in ("line", "total", "lines.sku", "", "number.x", "lines.", ".lines", "..lines"):
         with pytest.raises(ValueError, match=r"no field|not a list"):
@@ -803,7 +805,12 @@ async def test_views_deliver_what_result_has_read(client: AsyncFriendli, server:
     server.enqueue(scripted(INVOICE))
     async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
         items = stream.items("lines", of=Line)
-        views = {"snapshots": stream.snapshots(), "items": items, "text": stream.text(), "events": stream}
+        views: dict[str, Any] = {
+            "snapshots": stream.snapshots(),
+            "items": items,
+            "text": stream.text(),
+            "events": stream,
+        }
         begun = await anext(views[first])
         assert (await stream.result()).value == VALUE
         assert [item async for item in items] == VALUE.lines[begun == VALUE.lines[0] :]

@@ -15,7 +15,7 @@ from friendli_async.testing import FriendliServer
 pytestmark = pytest.mark.compatibility
 
 DEPLOYMENTS: Final = ("serverless", "dedicated", "container")
-JANUARY: Final = {
+JANUARY: Final[dict[str, Any]] = {
     "start_time": datetime(2026, 1, 1, tzinfo=UTC),
     "end_time": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=10),
 }
@@ -29,6 +29,7 @@ async def use_common_operations(deployment: Any) -> None:
     assert (await deployment.chat.stream(**chat).result()).text == echo
     assert (await deployment.completions.complete(model="m", prompt=TEXT)).text == TEXT
     assert (await deployment.completions.stream(model="m", prompt=TEXT).result()).text == TEXT
+    options: dict[str, Any]
     for options in ({}, {"thinking": {"type": "enabled", "budget_tokens": 9}}, {"max_tokens": 2}):
         message = await deployment.messages.create(**{**chat, "max_tokens": 99, **options})
         streamed = await deployment.messages.stream(**{**chat, "max_tokens": 99, **options}).result()

@@ -30,7 +30,7 @@ def errors(schema: str = "ServerlessChatCompletionBody", **body: object) -> list
         {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [function()]},
     ],
 )
-def test_valid_body_has_no_errors(body: dict[str, object]) -> None:
+def test_valid_body_has_no_errors(body: dict[str, Any]) -> None:
     assert errors(**body) == []
 
 
@@ -59,7 +59,7 @@ def test_valid_body_has_no_errors(body: dict[str, object]) -> None:
         ({"tools": [{"type": "math:calculator"}]}, ("body.tools.0.function", "missing")),
     ],
 )
-def test_invalid_body_has_error_with_location(body: dict[str, object], expected: tuple[str, str]) -> None:
+def test_invalid_body_has_error_with_location(body: dict[str, Any], expected: tuple[str, str]) -> None:
     assert errors(**body)[0] == expected
 
 

@@ -14,7 +14,7 @@ from friendli_async import (
     RetryPolicy,
 )
 from friendli_async.chat import Function as FunctionTool
-from friendli_async.chat import SystemMessage, Tool
+from friendli_async.chat import Messages, SystemMessage, Tool
 from friendli_async.chat.render import RenderedChat
 from friendli_async.chat.replies import ChatMessage
 from friendli_async.classification import Classification, ClassificationList, ClassificationUsage
@@ -204,7 +204,7 @@ async def test_container_model_is_optional_and_none_is_omitted(client: AsyncFrie
 
 
 async def test_render_accepts_chat_messages_and_tools(client: AsyncFriendli, server: FriendliServer) -> None:
-    messages = [SystemMessage(content="Be brief"), *MESSAGES, ChatMessage(content="Hello")]
+    messages: Messages = [SystemMessage(content="Be brief"), *MESSAGES, ChatMessage(content="Hello")]
     tool = Tool(FunctionTool(name="f", parameters={"type": "object"}))
     reply = await client.serverless.chat_render.render(
         model="m", messages=messages, tools=[tool], chat_template_kwargs={"thinking": False}

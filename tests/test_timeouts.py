@@ -1,6 +1,7 @@
 """Timeouts: each one is raised under its own name, and only when it should be."""
 
 import asyncio
+import functools
 import json
 from typing import Any
 
@@ -177,7 +178,7 @@ async def test_total_that_expires_after_the_token_was_fetched_does_not_blame_it(
         await complete(client.with_options(timeout=None))  # leaves a connection in the pool
         server.enqueue(script(stall()))
         with pytest.raises(APITimeoutError) as caught:
-            await with_timeout(complete(client.with_options(token=lambda: server.token)))
+            await with_timeout(complete(client.with_options(token=lambda: server.token or "")))
     assert caught.value.args[0] == "the call did not finish within 0.3 s (total)"
 
 
@@ -408,10 +409,13 @@ async def test_events_reset_idle_timeout(clock: Clock) -> None:
         await conversation.send(STREAM_HEAD)
         for number in range(10):
             await conversation.send(chunked(delta("a")))
-            await wait_until(lambda number=number: len(seen) > number)
+            await wait_until(functools.partial(is_seen, number))
             await run_loop_iterations()
             clock.advance(4)
         await conversation.send(chunked(DONE))
+
+    def is_seen(number: int) -> bool:
+        return len(seen) > number
 
     seen: list[str] = []
     async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=15)) as client:
@@ -591,5 +595,10 @@ async def test_stalled_error_response_of_a_rejected_request_is_retried(server: F
         await server.wait_for_requests(1)
         await run_loop_iterations(50)
         clock.advance(2)
-        await wait_until(lambda: len(server.requests) == 2 or bool(clock.advance(0.1)))
+
+        def is_repeated() -> bool:
+            clock.advance(0.1)
+            return len(server.requests) == 2
+
+        await wait_until(is_repeated)
         assert (await with_timeout(answer)).text == "hi"

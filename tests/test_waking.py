@@ -287,4 +287,4 @@ async def test_serverless_and_management_calls_do_not_wake(client: AsyncFriendli
 
 def test_wake_must_be_a_bool() -> None:
     with pytest.raises(ConfigurationError, match="wake"):
-        AsyncFriendli("t").with_options(wake="yes")  # type: ignore[typeddict-item]  # under test
+        AsyncFriendli("t").with_options(wake="yes")  # type: ignore[arg-type]  # under test

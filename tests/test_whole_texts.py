@@ -181,7 +181,7 @@ async def test_equal_blocks_without_an_index_are_all_in_the_view_and_the_result(
     head = event({"type": "message_start", "message": {"id": "m", "content": [block] if in_message_start else []}})
     steps = [event({"type": "content_block_start", "content_block": block}), event({"type": "content_block_stop"})] * 2
     server.always(script(head, *steps, event({"type": "message_stop"})))
-    ask = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+    ask: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
     streams = [client.serverless.messages.stream(**ask) for _ in range(2)]
     view = streams[0].text() if block["type"] == "text" else streams[0].reasoning()
     assert [piece async for piece in view] == ["again", "again"]
@@ -291,7 +291,7 @@ async def test_streamed_message_text_is_in_the_result_whatever_the_type_of_its_b
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}}
         for piece in ("such as ", "it is")
     ]
-    events = [
+    events: list[dict[str, Any]] = [
         {"type": "message_start", "message": {"id": "m", "role": "assistant", "content": []}},
         {"type": "content_block_start", "index": 0, "content_block": block},
         *deltas,

@@ -174,7 +174,8 @@ class Friendli(Client):
 
         # Its default pool has 100 connections and a pool timeout of 5 s, so that 1,000 streams would fail.
         self._http = httpx.AsyncClient(limits=httpx.Limits(max_connections=_CONNECTIONS), timeout=None)
-        self._client = friendli.AsyncFriendli(token=_TOKEN, server_url=base, async_client=self._http, retry_config=None)
+        client: Any = friendli  # `stream=True` does not decide the type of what its methods return
+        self._client = client.AsyncFriendli(token=_TOKEN, server_url=base, async_client=self._http, retry_config=None)
 
     async def read(self, each: Each) -> None:
         stream = await self._client.serverless.chat.complete(model=MODEL, messages=MESSAGES, stream=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 
@@ -14,7 +14,7 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello there"}]}
 AUTH = {"Authorization": "Bearer test-token"}
 
 
-BUILT_IN = [
+BUILT_IN: Final[list[dict[str, Any]]] = [
     {"type": "math:calculator"},
     {"type": "math:statistics"},
     {"type": "math:calendar"},

@@ -13,10 +13,10 @@ import pytest
 
 MODEL: Final = "tiny-random"
 
-LONG: Final = {"extra_body": {"ignore_eos": True}}
+LONG: Final[dict[str, Any]] = {"extra_body": {"ignore_eos": True}}
 """Options for a reply of exactly `max_tokens`."""
 
-CALLS_A_TOOL: Final = {"extra_body": {"logit_bias": [["<tool_call>", 12]]}}
+CALLS_A_TOOL: Final[dict[str, Any]] = {"extra_body": {"logit_bias": [["<tool_call>", 12]]}}
 """Options that make the random model start tool calls, which llama.cpp's grammar then completes."""
 
 _HAS_WHEEL: Final = (sys.platform, platform.machine()) in {

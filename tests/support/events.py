@@ -2,20 +2,21 @@
 
 from typing import Any
 
-from friendli_async._core.events.decoding import Decoded, Dialect
+from friendli_async._core.events.decoding import Dialect
 from friendli_async.chat import ChatChunk, ChatCollector
 from friendli_async.replies import ReplyHead
 
 
 def decode_event(
     data: bytes, name: str | None = None, *, dialect: Dialect[Any] = ChatCollector.dialect, status: int = 200
-) -> Decoded[Any]:
-    """Decodes one event, by default of a chat."""
+) -> Any:
+    """Returns what one event is decoded to, by default of a chat: a `Decoded` with a payload of any type."""
     return dialect.decode(name, data, ReplyHead(status))
 
 
 def decoded(data: bytes) -> ChatChunk | None:
     """Decodes a chat event that is neither an error nor the end; None if it is ignored."""
+    payload: ChatChunk | None
     payload, error, is_end = decode_event(data)
     assert error is None
     assert not is_end

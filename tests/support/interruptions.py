@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+import pytest
 from support.clock import run_until, wait_until
 from support.live_objects import live_objects
 from support.recorder import Recorder
@@ -57,11 +58,9 @@ class Steps:
                 original(handle)
             del handle  # as asyncio does: an error's traceback may lead here, and the callback to its task
 
-        asyncio.Handle._run = run  # the only place that sees every callback
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio.Handle, "_run", run)  # the only place that sees every callback
             yield
-        finally:
-            asyncio.Handle._run = original
 
 
 # --- the server ------------------------------------------------------------------------------------------------------
@@ -288,7 +287,7 @@ async def _scoped(scenario: Scenario, stage: Stage) -> None:
         async with asyncio.timeout(None) as stage.scope:
             await scenario.play(stage)
     except TimeoutError as error:
-        if isinstance(error, FriendliError) or not stage.scope.expired():
+        if isinstance(error, FriendliError) or stage.scope is None or not stage.scope.expired():
             raise
     else:
         assert not stage.scope.expired()

@@ -6,7 +6,7 @@ It replaces `ClientSession._request`, so tests of lower layers (timeouts, pool, 
 import asyncio
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from aioresponses import aioresponses, core
 
 _NEEDS_STREAM_WRITER = "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters
-_original_reader = core.stream_reader_factory
+_original_reader: Callable[..., aiohttp.StreamReader] = vars(core)["stream_reader_factory"]
 
 
 class _Response(aiohttp.ClientResponse):

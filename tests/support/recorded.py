@@ -80,7 +80,7 @@ def streams(line: Recorded) -> bool:
 # --- our calls -------------------------------------------------------------------------------------------------------
 
 
-def _value(argument: object) -> object:
+def _value(argument: object) -> Any:
     match argument:
         case {"$datetime": str(text)}:
             return datetime.fromisoformat(text)

@@ -15,6 +15,7 @@ from aiohttp import http_parser
 from support.clock import run_until
 
 from friendli_async import AsyncFriendli, ChatCompletion, ChatStream, RetryPolicy
+from friendli_async._core.net.transport import AiohttpTransport
 from friendli_async.testing import FriendliServer
 from friendli_async.tools import Run
 
@@ -72,9 +73,16 @@ async def read_into(seen: list[str], source: AsyncIterable[Any]) -> None:
 # --- leaks -----------------------------------------------------------------------------------------------------------
 
 
+def transport_of(client: AsyncFriendli) -> AiohttpTransport:
+    """Returns the client's connection pools, for which there is no public API."""
+    transport = client._runtime.transport
+    assert isinstance(transport, AiohttpTransport)
+    return transport
+
+
 def slots_in_use(client: AsyncFriendli) -> int:
-    """Returns the connection slots in use, for which there is no public API."""
-    return sum(pool.slots.in_use for pool, _ in client._runtime.transport._pools.values())
+    """Returns the connection slots in use."""
+    return sum(pool.slots.in_use for pool, _ in transport_of(client)._pools.values())
 
 
 async def assert_no_leaks(client: AsyncFriendli, server: FriendliServer, connections: int | None = 0) -> None:

@@ -1,6 +1,6 @@
 """Every kind of stream, with the bytes of one complete answer, for tests of what they have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ class Kind:
         return b"".join(self.first_events + self.remaining_events)
 
 
-def _named(event: dict[str, Any]) -> bytes:
+def _named(event: Mapping[str, object]) -> bytes:
     return f"event: {event['type']}\n".encode() + sse(event)
 
 
@@ -53,7 +53,7 @@ _CHAT_BEGUN: Final = (sse({"choices": [{"index": 0, "delta": {"role": "assistant
 _CHAT_REST: Final = (delta("there"), delta(finish="stop"), _USAGE, DONE)
 _SAID: Final = {"type": "message", "id": "msg_1", "role": "assistant"}
 _WHOLE: Final = {**_SAID, "status": "completed", "content": [{"type": "output_text", "text": "Hello there"}]}
-_RESPONSE: Final = [
+_RESPONSE: Final[list[dict[str, Any]]] = [
     {"type": "response.created", "response": responses.BEGUN},
     {"type": "response.output_item.added", "output_index": 0, "item": {**_SAID, "content": []}},
     {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "delta": "Hello "},

@@ -52,20 +52,20 @@ class Authority:
         self._openssl(*sign, "-in", "request.csr", "-out", str(certificate))
         return certificate, key
 
-    def server(self, *certificate: Path, clients: bool = False) -> ssl.SSLContext:
+    def server(self, certificate: Path, key: Path, clients: bool = False) -> ssl.SSLContext:
         """Returns the TLS context of a server; ``clients`` requires client certificates of this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
+        context.load_cert_chain(certificate, key)
         if clients:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self.certificate)
         return context
 
-    def client(self, *certificate: Path) -> ssl.SSLContext:
+    def client(self, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
         """Returns the TLS context of a client that trusts this authority, optionally with a certificate."""
         context = ssl.create_default_context(cafile=str(self.certificate))
         if certificate:
-            context.load_cert_chain(*certificate)
+            context.load_cert_chain(certificate, key)
         return context
 
 

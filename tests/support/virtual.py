@@ -89,13 +89,13 @@ class FakeExchange:
             raise self.woken
         if not self._pieces:
             return b""
-        match self._pieces[0]:
-            case bytes():
-                return self._pieces.pop(0)  # type: ignore[return-value]  # narrowed by the case
-            case float() | int():
-                return None
-            case error:
-                raise copy.copy(error)
+        piece = self._pieces[0]
+        if isinstance(piece, FriendliError):
+            raise copy.copy(piece)
+        if not isinstance(piece, bytes):
+            return None
+        del self._pieces[0]
+        return piece
 
     def take_arrived(self) -> bytes:
         return b""
@@ -104,7 +104,12 @@ class FakeExchange:
         self._waiter = waiter = self.loop.create_future()
         seconds = self._pieces.pop(0)
         assert isinstance(seconds, float | int)
-        self.loop.call_later(seconds, lambda: waiter.done() or waiter.set_result(None))
+
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        self.loop.call_later(seconds, wake)
         return waiter
 
     async def read_all(self, limit: int) -> bytes:
