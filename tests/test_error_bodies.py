@@ -99,6 +99,7 @@ ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "
         ('{"errors": [{"message": "no", "code": 1}, {"message": "not", "code": 2}]}', "no; not", None),
         ('{"model": ["no"], "n": [], "status": 400, "requestId": 5}', "model: no", None),
         ('{"err": "no"}', "no", None),
+        *((f'{field}: 1\ndata: {{"message": "no"}}\n\n', "no", None) for field in ("id", "retry", "event", "")),
         ('{"details": {"code": 1}, "title": "no", "code": 2}', "no", "2"),
         ('{"message": "say \\"no\\"\\nor yes", ', 'say "no" or yes', None),
     ],
