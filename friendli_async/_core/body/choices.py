@@ -9,14 +9,14 @@ from typing import Any, Final
 from msgspec import inspect
 
 # "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
-_MESSAGE: Final = re.compile(r"(?s)(.*) - at (`key` in )?`\$([^`]*)`")
-_STEP: Final = re.compile(r"\.(\w+)|\[(?:\.\.\.|\d+)\]")
+_MESSAGE: Final = r"(?s)(.*) - at (`key` in )?`\$([^`]*)`"
+_STEP: Final = r"\.(\w+)|\[(?:\.\.\.|\d+)\]"
 _MAX_CHOICES: Final = 12
 
 
 def split_message(message: str) -> tuple[str, bool, str]:
     """Returns the reason of an error, whether a key is invalid, and the path, such as ``.messages[2].role``."""
-    found = _MESSAGE.fullmatch(message)
+    found = re.fullmatch(_MESSAGE, message)
     return (message, False, "") if found is None else (found[1], found[2] is not None, found[3])
 
 
@@ -37,7 +37,7 @@ def _choices_at(expected: Any, path: str) -> Iterator[object]:
     owners: list[inspect.Type] = []
     kinds = list(_alternatives([inspect.type_info(expected)]))
     name = ""
-    for step in _STEP.finditer(path):
+    for step in re.finditer(_STEP, path):
         name = step[1] or ""
         owners, kinds = kinds, [inner for kind in kinds for inner in _alternatives(_inside(kind, name))]
     for owner in owners:
