@@ -19,7 +19,7 @@ from unittest.mock import MagicMock
 
 import anyio
 import pytest
-from support.clock import Clock, begin_tasks_eagerly, wait_until
+from support.clock import Clock, begin_tasks_eagerly, run_loop_iterations, wait_until
 from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, library_tasks, open_stream, with_timeout
 
 from friendli_async import (
@@ -500,6 +500,57 @@ async def test_cancelled_run_and_its_rows_are_freed_without_gc() -> None:
         assert [ref for ref in refs if ref() is not None] == []
     finally:
         gc.enable()
+
+
+async def test_run_whose_end_is_cancelled_with_all_tasks_is_not_kept(tmp_path: Path) -> None:
+    async def start_and_cancel_all() -> weakref.ref[Any]:
+        gated = GatedCalls()
+        run = run_all(range(100), gated, concurrency=LIMIT, checkpoint=tmp_path / "done.jsonl", reply_type=int)
+        reading = asyncio.create_task(collect(run))
+        await gated.wait_started(LIMIT)
+        reading.cancel()
+        await wait_until(lambda: run._job._shutdown is not None)
+        await asyncio.sleep(0)  # so that it has begun
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await run.aclose()
+        return weakref.ref(run._job)
+
+    gc.disable()
+    try:
+        job = await start_and_cancel_all()
+        await settle()
+        assert job() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_close_whose_end_is_cancelled_with_other_tasks_waits_for_the_calls(begun: bool) -> None:
+    started, ended = list[int](), list[int]()
+
+    async def call(row: int) -> None:
+        started.append(row)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await run_loop_iterations()  # longer than the end of the run
+            ended.append(row)
+
+    run = run_all(range(100), call, concurrency=LIMIT)
+    reading = asyncio.create_task(collect(run))
+    await wait_until(lambda: len(started) == LIMIT)
+    closing = asyncio.create_task(run.aclose())
+    await run_loop_iterations(2 if begun else 1)
+    for task in asyncio.all_tasks() - {asyncio.current_task(), closing}:
+        task.cancel()
+    await with_timeout(closing)
+    assert sorted(ended) == sorted(started)
+    await asyncio.wait([reading])
 
 
 async def test_closing_from_another_task_ends_the_iteration() -> None:

@@ -301,7 +301,7 @@ class Job(Generic[Row, R]):
 
     def note_ending(self) -> None:
         """Notes that the run will be closed soon, so that another run with its checkpoint waits for it."""
-        is_over = self._loop is None or (self._shutdown is not None and self._shutdown.done())
+        is_over = self._loop is None or (self.state.closed and (self._shutdown is None or self._shutdown.done()))
         if self._ledger is not None and not is_over:
             _ending.add(self)
 
@@ -321,9 +321,11 @@ class Job(Generic[Row, R]):
     async def close(self) -> None:
         """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
         shutdown = self._start_shutdown()
-        if shutdown is None or self._scope.is_current():
-            return  # a call or the rows close their own run: each would wait for the other
-        await wait_ended((shutdown,))
+        if self._loop is None or self._scope.is_current():
+            return  # it was never started; or a call or the rows close their own run: each would wait for the other
+        await wait_ended([task for task in (shutdown, self._row_taker, *self._calls) if task is not None])
+        if shutdown is None or shutdown.cancelled():  # by code that cancels all tasks
+            return
         try:
             shutdown.result()
         except CheckpointError as error:
@@ -344,9 +346,9 @@ class Job(Generic[Row, R]):
             self.stop()
             if self._loop is not None:
                 self._changed.set()
-                self.note_ending()
                 self._shutdown = asyncio.create_task(self._shut_down())
                 self._shutdown.add_done_callback(self._after_shutdown)
+                self.note_ending()
         return self._shutdown
 
     async def _shut_down(self) -> None:
@@ -366,8 +368,10 @@ class Job(Generic[Row, R]):
     def _after_shutdown(self, shutdown: asyncio.Task[None]) -> None:
         """Releases the checkpoint if the shutdown was cancelled before its first step."""
         _ending.discard(self)
-        if shutdown.cancelled() and self._ledger is not None:
-            self._ledger.close()
+        if shutdown.cancelled():
+            self._shutdown = None  # it keeps its error: see ``_after_task``
+            if self._ledger is not None:
+                self._ledger.close()
 
 
 def _check_max_rejections(number: int | None) -> int | None:
