@@ -407,6 +407,25 @@ def test_lifespan_composes_and_closes_its_client(remote: FriendliServer) -> None
     assert order == ["closed"]
 
 
+def test_lifespan_may_be_passed_uncalled(remote: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRIENDLI_SERVER_URL", remote.url)
+    monkeypatch.setenv("FRIENDLI_TOKEN", "test-token")
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/")
+    async def route(client: Client) -> str:
+        return (await client.serverless.chat.complete(model="m", messages=MESSAGES)).text
+
+    with TestClient(app) as browser:
+        assert "Hi" in browser.get("/").json()
+
+
+def test_lifespan_takes_nothing_else_by_position() -> None:
+    make: Any = lifespan
+    with pytest.raises(TypeError, match="lifespan takes keywords, as AsyncFriendli does, or the app, not AsyncFrien"):
+        make(AsyncFriendli("t"))
+
+
 async def test_client_is_found_if_the_server_passes_no_state_of_the_lifespan() -> None:
     app = FastAPI()
     async with lifespan(token="t")(app) as state:

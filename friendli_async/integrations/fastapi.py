@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast, overload
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts, UsageLimit
 from friendli_async._hints import shortened
@@ -193,9 +193,13 @@ class LifespanOptions(TypedDict, total=False):
     session: transport.Session | None
 
 
+@overload
 def lifespan(
     *, drain: float | None = 5.0, **options: Unpack[LifespanOptions]
-) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]:
+) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]: ...
+@overload
+def lifespan(app: Starlette, /) -> AbstractAsyncContextManager[Mapping[str, Any]]: ...
+def lifespan(app: Starlette | None = None, /, *, drain: float | None = 5.0, **options: Unpack[LifespanOptions]) -> Any:
     """Creates one client for the app: ``FastAPI(lifespan=lifespan())``. ``get_client`` passes it to the routes.
 
     On SIGTERM and SIGINT the client is drained, as by ``asgi.drain_on_shutdown``: open calls, streams and runs may
@@ -209,17 +213,21 @@ def lifespan(
                 yield {**state, "database": ...}
 
     Args:
+        app: The app. Starlette passes it in ``FastAPI(lifespan=lifespan)``, which has the default options.
         drain: Seconds for open calls, streams and runs to finish; None is no limit. The shutdown timeouts of the
             server, and of whatever kills it, have to be longer.
         options: Keyword arguments of ``AsyncFriendli``.
 
     Returns:
-        The lifespan.
+        The lifespan, or the context manager for ``app``.
 
     Raises:
         ConfigurationError: ``drain`` is not a number of seconds.
+        TypeError: ``app`` is no app.
     """
     drain = check_seconds("drain", drain)
+    if app is not None and not isinstance(cast("object", app), Starlette):
+        raise TypeError(f"lifespan takes keywords, as AsyncFriendli does, or the app, not {type(app).__name__}")
 
     @asynccontextmanager
     async def running(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
@@ -228,7 +236,7 @@ def lifespan(
             async with drain_on_shutdown(client, drain):
                 yield {_STATE: client}
 
-    return running
+    return running if app is None else running(app)
 
 
 def client_of(connection: HTTPConnection) -> AsyncFriendli:
