@@ -555,6 +555,9 @@ def test_dict_with_keys_that_text_can_hold_is_accepted(key: Any) -> None:
         (1, "1 cannot be decoded from JSON"),
         ({"type": "object"}, "a JSON schema is not a type: pass it to complete() or stream(), in response_format"),
         ("Inner", "'Inner'"),
+        (RecursiveModel(kids=[]), "RecursiveModel(...) is a value, not a type: pass the class RecursiveModel"),
+        (Tree(1), "Tree(...) is a value, not a type: pass the class Tree"),
+        (Plain("a"), "Plain(...) is a value, not a type: pass the class Plain"),
     ],
     ids=str,
 )

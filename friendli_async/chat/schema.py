@@ -89,6 +89,10 @@ def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
     """Returns what ``json_schema`` and ``pydantic_adapter`` do, and raises the same TypeErrors."""
     if isinstance(kind, Mapping):
         raise TypeError("a JSON schema is not a type: pass it to complete() or stream(), in response_format")
+    cls = type(cast("object", kind))
+    marks = ("model_json_schema", *_PYDANTIC_MARKS, *_MSGSPEC_MARKS)
+    if not isinstance(kind, type) and any(hasattr(cls, mark) for mark in marks):
+        raise TypeError(f"{cls.__qualname__}(...) is a value, not a type: pass the class {cls.__qualname__}")
     adapter = pydantic_adapter(kind)
     if adapter is not None:
         return _Rewriter(adapter.json_schema(), strict=strict).rewrite(), adapter
