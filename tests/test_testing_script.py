@@ -115,7 +115,7 @@ NO_ANSWERS: list[tuple[Any, str]] = [
     (b"Hello", r"\(bytes\); body\(...\) makes a reply of it"),
     ({"a": 1}, r"\(dict\); json_body\(...\) makes a reply of it"),
     ([testing.text("a")], r"\(list\); pass several replies as separate arguments"),
-    (None, "not None$"),
+    (None, r"not None; is a `return` missing\?$"),
     (503, r"not 503 \(int\)$"),
     (Script, r"\(type\)$"),
     (testing.stall, "stall cannot be called with one argument, the request"),

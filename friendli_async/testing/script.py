@@ -131,6 +131,7 @@ _HINTS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     (bytes, "; body(...) makes a reply of it"),
     (dict, "; json_body(...) makes a reply of it"),
     ((list, tuple), "; pass several replies as separate arguments"),
+    (type(None), "; is a `return` missing?"),
 )
 
 
