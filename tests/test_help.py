@@ -1,6 +1,7 @@
 """Parameters and fields as help() shows them."""
 
-import pydoc
+import subprocess
+import sys
 from typing import Any, get_type_hints
 
 import pytest
@@ -44,8 +45,19 @@ def test_types_of_options_can_be_resolved(cls: Any) -> None:
     assert get_type_hints(cls).keys() >= cls.__annotations__.keys()
 
 
+def help_of(*classes: Any) -> str:
+    """Returns what help() shows first in a new process: reading ``__doc__`` before, as tests do, may change it."""
+    names = [f"{cls.__module__}.{cls.__name__}" for cls in classes]
+    command = [sys.executable, "-m", "pydoc", *names]
+    return subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout
+
+
+def test_help_shows_the_fields_of_every_class() -> None:
+    assert help_of(*OPTIONS).count("\n |  Args:\n") == len(OPTIONS)
+
+
 def test_help_lists_inherited_parameters_after_own() -> None:
-    text = pydoc.plain(pydoc.render_doc(chat.ChatOptions))
+    text = help_of(chat.ChatOptions)
     shown = [
         " |      temperature (float | None): Sampling temperature; lower is more deterministic.",
         " |      extra_query (Mapping[str, object] | None): Extra query parameters, sent as they are; ",
