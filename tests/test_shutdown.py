@@ -469,6 +469,14 @@ async def test_warm_ups_never_open_more_than_max_connections_in_all(server: Frie
         await server.wait_for_connections(4)
 
 
+async def test_connection_that_was_closed_just_now_is_not_counted_as_idle(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url) as client:
+        async with open_stream(client) as stream:
+            await anext(stream)
+        assert counts(client.gauges()) == (0, 0, 0, 0)
+
+
 async def test_warm_connection_is_reported_as_reused(server: FriendliServer) -> None:
     seen = Recorder()
     async with client_of(server.url, observers=[seen]) as client:

@@ -287,7 +287,7 @@ class Connector(aiohttp.TCPConnector):
             super()._release(key, protocol, should_close=should_close)
         except RuntimeError:  # the loop was closed meanwhile, so the connection cannot be closed
             return
-        protocol.idle = True
+        protocol.idle = protocol.transport is not None  # else it has been closed
 
     def __del__(self, *args: object, **kwargs: object) -> None:
         """Does nothing: the pool closes the connector if its loop still can. aiohttp would warn that nobody did."""
