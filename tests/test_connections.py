@@ -13,6 +13,7 @@ import pytest
 from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import (
     DONE,
+    FAST_RETRY,
     LAST_CHUNK,
     STREAM_HEAD,
     TOKEN,
@@ -364,6 +365,16 @@ async def test_concurrent_streams_all_complete(server: FriendliServer, count: in
         await assert_no_leaks(client, server)
 
 
+async def test_connections_to_several_servers_never_exceed_max_connections(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    async with FriendliServer() as other:
+        for at in (server, other, server):
+            await complete(client.with_options(server_url=at.url))
+            assert client.gauges().idle == client.gauges().max_connections == 1
+        await other.wait_for_connections(0)
+
+
 # --- dead pooled connections -----------------------------------------------------------------------------------------
 
 
@@ -411,6 +422,16 @@ async def test_dead_pooled_connection_is_replaced_only_once(server: FriendliServ
     assert len(caught.value.meta.attempts) == 1
     assert len(server.requests) == 3
     assert slots_in_use(client) == 0
+
+
+async def test_new_connection_of_a_later_attempt_takes_the_place_of_an_idle_one(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    await _warm(client, server)
+    server.enqueue(drop(), status(503), text("ok"))
+    assert (await with_timeout(complete(client.with_options(retry=FAST_RETRY)))).text == "ok"
+    assert [request.connection for request in server.requests] == [1, 1, 2, 3]
+    assert client.gauges().idle == 1
 
 
 async def test_dead_fresh_connection_is_not_replaced(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -231,7 +231,13 @@ def pooled_protocol(loop: Any, connections: set[PooledProtocol]) -> PooledProtoc
 
 
 class Connector(aiohttp.TCPConnector):
-    """Reports when a connection is available, and whether it came from the pool."""
+    """Reports when a connection is available, and whether it came from the pool.
+
+    Attributes:
+        make_room: Called before a connection is opened.
+    """
+
+    make_room: Callable[[], object]
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
         dial = current_dial.get()
@@ -267,6 +273,7 @@ class Connector(aiohttp.TCPConnector):
         connection = None if dial.replaced or dial.warming else await self._get_quiet(key, traces)
         dial.reused = connection is not None
         if connection is None:
+            self.make_room()
             dial.clock.begin_phase("connect", f"resolving the name of {dial.peer}")
         return connection
 

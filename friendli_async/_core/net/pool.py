@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from friendli_async._core.held import weak_method
 from friendli_async._core.loops import wait_done
 from friendli_async._core.net.dialing import Connector, PooledProtocol, keepalive_socket, pooled_protocol
 from friendli_async._core.net.posting import CAN_POST, Poster
@@ -52,6 +53,7 @@ class Pool:
     def _own_session(self) -> aiohttp.ClientSession:
         # No limit in aiohttp: our slots are first come, first served, and have a timeout of their own.
         connector = Connector(limit=0, socket_factory=keepalive_socket)
+        connector.make_room = weak_method(self._make_room)
         factory: Any = partial(pooled_protocol, self.loop, self.connections)
         connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # no public API
         session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
@@ -75,6 +77,13 @@ class Pool:
     def is_full(self) -> bool:
         """Whether a connection opened in a slot that was just taken would be one too many, with those that are idle."""
         return self.slots.in_use + self._idle() > self.slots.limit
+
+    def _make_room(self) -> None:
+        """Closes an idle connection if the one to be opened is one too many: idle ones may be to another server."""
+        idle = [protocol for protocol in self.connections if protocol.idle]
+        if idle and self.slots.in_use + len(idle) > self.slots.limit:
+            idle[0].idle = False
+            idle[0].abort_connection()
 
     async def wait_for_reusable(self) -> None:
         """Waits briefly for the last stream's connection if none is idle: that costs less than opening another."""
