@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import Clock, begin_tasks_eagerly, run_loop_iterations
 from support.sockets import client_of, complete, open_stream, reply, serve_bytes
+from support.virtual import in_virtual_time
 
 from friendli_async import (
     APIConnectionError,
@@ -1304,6 +1305,25 @@ async def test_failed_ping_makes_no_reference_cycle_if_the_response_is_cancelled
         assert seen() is None
     finally:
         gc.enable()
+
+
+@in_virtual_time
+async def test_ping_is_sent_when_the_time_since_the_last_message_is_rounded_down() -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message.get("body"))
+
+    async def work() -> None:
+        await sender.answer({"type": "http.response.start"})
+        await asyncio.sleep(0.1)
+        await run_loop_iterations()
+
+    loop: Any = asyncio.get_running_loop()
+    loop.now = 26251.834
+    assert loop.now + 0.1 - loop.now < 0.1  # by less than this clock can advance
+    sent: list[object] = []
+    sender = EventSender(send, heartbeat=0.1, send_timeout=None)
+    await sender.run(work(), b"")
+    assert sent == [None, b": ping\n\n", b""]
 
 
 async def test_exception_of_the_work_after_a_disconnect_is_raised() -> None:

@@ -120,7 +120,7 @@ class EventSender:
 
     def _begin(self) -> None:
         self.answered = True
-        self._check_after(_LONGEST_CHECK)
+        self._check_at(inf)
 
     # --- pings ---------------------------------------------------------------------------------------------------
 
@@ -158,28 +158,29 @@ class EventSender:
         """Gives up soon on a browser that does not read from now on: the stream was ended from outside."""
         self._send_timeout = min(self._send_timeout, _LAST_SECONDS)
         if self.answered:
-            self._check_after(_LAST_SECONDS)
+            self._check_at(inf)
 
-    def _check_after(self, seconds: float) -> None:
+    def _check_at(self, when: float) -> None:
+        """Checks at a time, or earlier if another limit may apply by then."""
         self._stop_timer()
         if self._scope is not None:  # else the work is ending: with eager tasks, because of the ping just sent
-            self._timer = self._loop.call_later(min(seconds, self._heartbeat, self._send_timeout), self._check)
+            latest = self._loop.time() + min(self._heartbeat, self._send_timeout, _LONGEST_CHECK)
+            self._timer = self._loop.call_at(min(when, latest), self._check)
 
     def _check(self, turns: int = 0) -> None:
-        waited = self._loop.time() - self._last
+        now = self._loop.time()  # compared with sums, not its differences, which may leave a rest that no clock shows
         is_sending = self._is_sending or (self._ping is not None and not self._ping.done())
-        if is_sending and waited >= self._send_timeout:
+        if is_sending and now >= self._last + self._send_timeout:
             if turns < TURNS_TO_READ:  # if the program has blocked the loop, the server could not send meanwhile
                 self._timer = self._loop.call_soon(self._check, turns + 1)
             else:
                 self._is_stuck = True
                 self._end_work()
             return
-        if not is_sending and waited >= self._heartbeat:
+        if not is_sending and now >= self._last + self._heartbeat:
             self._start_ping()
-            waited, is_sending = 0.0, True
-        limit = self._send_timeout if is_sending else self._heartbeat
-        self._check_after(min(limit - waited, _LONGEST_CHECK))
+            is_sending = True
+        self._check_at(self._last + (self._send_timeout if is_sending else self._heartbeat))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
