@@ -32,6 +32,7 @@ from support.sockets import (
     read,
     read_into,
     reply,
+    transport_of,
     unresponsive_port,
     with_timeout,
 )
@@ -51,6 +52,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.net.dialing import PooledProtocol
 from friendli_async._core.net.exchange import AiohttpExchange
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.work import Scope, Work
@@ -474,6 +476,18 @@ async def test_connection_that_was_closed_just_now_is_not_counted_as_idle(server
     async with client_of(server.url) as client:
         async with open_stream(client) as stream:
             await anext(stream)
+        assert counts(client.gauges()) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("end", [PooledProtocol.close, PooledProtocol.abort_connection])
+async def test_connection_that_was_closed_in_the_pool_is_not_counted_as_idle(
+    server: FriendliServer, end: Callable[[PooledProtocol], None]
+) -> None:
+    async with client_of(server.url) as client:
+        await client.warm_up(1)
+        [(pool, _)] = transport_of(client)._pools.values()
+        [protocol] = pool.connections
+        end(protocol)  # aiohttp closes those that were idle for 15 s
         assert counts(client.gauges()) == (0, 0, 0, 0)
 
 

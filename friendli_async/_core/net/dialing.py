@@ -177,11 +177,13 @@ class PooledProtocol(ResponseHandler):
         return data[start:]
 
     def close(self) -> None:
+        self.idle = False
         self.closing = self.transport
         super().close()
 
     def abort_connection(self) -> None:
         """Closes the connection at once, also if it is already closing but still sending."""
+        self.idle = False
         transport = self.transport or self.closing
         if transport is not None:
             abort_transport(transport)

@@ -82,7 +82,6 @@ class Pool:
         """Closes an idle connection if the one to be opened is one too many: idle ones may be to another server."""
         idle = [protocol for protocol in self.connections if protocol.idle]
         if idle and self.slots.in_use + len(idle) > self.slots.limit:
-            idle[0].idle = False
             idle[0].abort_connection()
 
     async def wait_for_reusable(self) -> None:
