@@ -80,9 +80,8 @@ class Pool:
 
     def _make_room(self) -> None:
         """Closes an idle connection if the one to be opened is one too many: idle ones may be to another server."""
-        idle = [protocol for protocol in self.connections if protocol.idle]
-        if idle and self.slots.in_use + len(idle) > self.slots.limit:
-            idle[0].abort_connection()
+        if self.is_full():  # then some are idle, as no more slots than the limit are in use
+            next(protocol for protocol in self.connections if protocol.idle).abort_connection()
 
     async def wait_for_reusable(self) -> None:
         """Waits briefly for the last stream's connection if none is idle: that costs less than opening another."""
