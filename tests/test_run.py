@@ -243,6 +243,41 @@ async def test_events_are_in_chronological_order(client: AsyncFriendli, server: 
     assert events[-1].reply.meta.status == 200
 
 
+@pytest.mark.parametrize("how", ["at once", "approved", "decided"])
+async def test_reader_that_waits_can_save_a_call_before_its_tool_takes_effect(
+    client: AsyncFriendli, server: FriendliServer, how: str
+) -> None:
+    log: list[str] = []
+
+    @tool
+    async def pay(amount: int) -> str:
+        log.append(f"paid {amount}")
+        return "paid"
+
+    @tool
+    def pay_in_thread(amount: int) -> str:
+        log.append(f"paid {amount}")
+        return "paid"
+
+    def decide(call: ToolCall) -> Any:
+        return "defer" if how == "decided" else True
+
+    server.enqueue(tool_calls(("pay", {"amount": 1}), ("pay", {"amount": 2}), ("pay_in_thread", {"amount": 3})))
+    run = start_run(client, pay, pay_in_thread, before_tool=None if how == "at once" else decide)
+    if how == "decided":
+        calls = (await run.result()).deferred
+        decisions = {call.id: True for call in calls}
+        run = client.serverless.chat.run(
+            model="m", messages=run.messages, tools=[pay, pay_in_thread], decisions=decisions
+        )
+    server.enqueue(text("Done"))
+    async for found in run:
+        if isinstance(found, ToolStarted):
+            assert run.messages[-1]["role"] == "tool"  # the turn is in what is saved
+            log.append(f"saved {json.loads(found.call.function.arguments)['amount']}")
+    assert all(log.index(f"saved {amount}") < log.index(f"paid {amount}") for amount in (1, 2, 3)), log
+
+
 async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("weather", {"city": "Paris"})), text("Sunny", prompt_tokens=7))
     run = start_run(client, weather)
@@ -520,6 +555,8 @@ async def test_concurrency_limits_running_tools(
     run = start_run(client, waiter.wait, concurrency=concurrency)
     for _ in range(concurrency):
         await read_until(run, ToolStarted)
+    await run_until(lambda: waiter.running == concurrency)
+    await run_loop_iterations()
     assert waiter.running == concurrency
     waiter.may_finish.set()
     await events_of(run)

@@ -395,6 +395,7 @@ class ToolRunner:
         try:
             self._reporter.start_tool(call, tool.description, queued)
             _current_call.set(call)  # never reset: the task ends with the call
+            await asyncio.sleep(0)  # a reader that waits goes first, to save the call before the tool takes effect
             content = await self._run_with_timeout(tool, call.function.arguments)
         except BaseException as error:
             self._record_end(call, monotonic() - began, error)
