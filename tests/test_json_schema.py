@@ -507,6 +507,26 @@ class Point(msgspec.Struct, frozen=True):
     x: int
 
 
+@dataclasses.dataclass
+class PlainA:
+    kind: Literal["a"]
+    number: int
+
+
+@dataclasses.dataclass
+class PlainB:
+    kind: Literal["b"]
+    text: str
+
+
+class DictA(TypedDict):
+    number: int
+
+
+class DictB(TypedDict):
+    text: str
+
+
 KEYS: dict[Any, str] = {
     str: "a",
     int: "1",
@@ -540,6 +560,9 @@ def test_dict_with_keys_that_text_can_hold_is_accepted(key: Any) -> None:
         (dict[complex, int], "complex has no JSON representation"),
         (object, "object"),
         (Inner | Tree, "must be tagged"),
+        (PlainA | PlainB, "use structs with a tag (tag=True), or Annotated[A | B, pydantic.Field(discriminator=...)]"),
+        (DictA | DictB, "use structs with a tag"),
+        (list[PlainA | DictA], "use structs with a tag"),
         (Unknown, "Unknown cannot be decoded from JSON: NameError: name 'Nowhere' is not defined; the types"),
         (Mixed, "Mixed cannot be decoded from JSON: PartA is a pydantic model, which can be in another model, a data"),
         (WithModelAndStruct, "WithModelAndStruct cannot be decoded from JSON: it contains a pydantic model, and"),
@@ -663,6 +686,7 @@ VALUES: list[tuple[Any, Any]] = [
     (Aliased, Aliased.model_validate({"One": 1, "zwei": "x"})),
     (PydanticPage[int], PydanticPage[int](item=1, parts=[PartB(kind="b")])),
     (WithModel, WithModel(PartA(kind="a"), WithModel(PartA(kind="a")))),
+    (Annotated[PlainA | PlainB, pydantic.Field(discriminator="kind")], PlainB("b", "x")),
 ]
 
 

@@ -352,6 +352,7 @@ def positional(word: str, /) -> None: ...
 def unannotated(word) -> None: ...  # type: ignore[no-untyped-def]  # under test
 def undefined_annotation(word: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821  # under test
 def unsupported_type(word: threading.Thread) -> None: ...
+def ambiguous_type(words: dict[str, int] | Place) -> None: ...
 def sync_generator() -> Iterator[int]:
     yield 1
 
@@ -387,6 +388,7 @@ def test_invalid_function_is_rejected_when_decorated(fn: Any, reason: str) -> No
         (Namer.without_self, "'this' has no type annotation"),
         (undefined_annotation, "'Nowhere' is not defined"),
         (unsupported_type, "Thread has no JSON representation"),
+        (ambiguous_type, "more than one dict-like type .* use structs with a tag"),
     ],
 )
 def test_invalid_parameter_type_is_rejected_when_schema_is_built(fn: Any, reason: str) -> None:

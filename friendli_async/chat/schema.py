@@ -53,6 +53,7 @@ _NOT_STRICT: Final = (
     *("deprecated", "readOnly", "writeOnly", "contentMediaType", "contentSchema"),
 )
 """Keywords that the strict form does not support; the client validates them anyway."""
+_AMBIGUOUS: Final = re.compile("may not contain more than one (dataclass|dict-like|TypedDict)")
 _FORMATS: Final = ("date", "date-time", "time", "uuid")
 
 
@@ -101,7 +102,7 @@ def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
     except NameError as error:  # with ``from __future__ import annotations``, also of a type in the same function
         reason = f"NameError: {error}; the types of its fields must be defined at the top level of its module"
     except (TypeError, ValueError, RecursionError) as error:
-        reason = str(error)
+        reason = reason_of(error)
     raise _undecodable(kind, reason)
 
 
@@ -141,6 +142,12 @@ def _create_adapter(kind: Any, contents: str) -> Any:
     else:
         return adapter
     raise _undecodable(kind, reason)
+
+
+def reason_of(error: Exception) -> str:
+    """Returns why msgspec rejects a type, and of a union of several objects, what to use instead."""
+    advice = "use structs with a tag (tag=True), or Annotated[A | B, pydantic.Field(discriminator=...)]"
+    return f"{error}; {advice}" if _AMBIGUOUS.search(str(error)) else str(error)
 
 
 def _undecodable(kind: Any, reason: str) -> TypeError:

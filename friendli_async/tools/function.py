@@ -34,7 +34,7 @@ from friendli_async._json import arguments_json, decode_json, encode_json, type_
 from friendli_async._pydantic import stand_in
 from friendli_async.chat.faults import describe_faults, faults_of
 from friendli_async.chat.inputs import LocalTool, check_timeout
-from friendli_async.chat.schema import SchemaBuilder, pydantic_adapter, schema_name
+from friendli_async.chat.schema import SchemaBuilder, pydantic_adapter, reason_of, schema_name
 from friendli_async.errors import ToolError
 from friendli_async.tools.docstring import parse_docstring
 
@@ -400,7 +400,7 @@ def _build_parameters(name: str, fn: Callable[..., Any], descriptions: Mapping[s
         schema = _build_schema(arguments, parameters, hints, descriptions)
         lax = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic, strict=False)
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise _unusable(name, str(error)) from error
+        raise _unusable(name, reason_of(error)) from error
     return _Parameters(schema, decoder, lax)
 
 
