@@ -89,7 +89,7 @@ _PARAMETERS: Final = {
     "decisions": "approvals deferred_tool_results",
     "extra_query": "default_query",
     "tool_choice": "function_call",
-    "tools": "functions handoffs tool",
+    "tools": "functions tool",
     "stream_options": "include_usage",
     "seed": "random_seed",
     "repetition_penalty": "repeat_penalty",
@@ -117,6 +117,9 @@ _OF_RUNS: Final = {
     "pass each of them as a keyword": "generation_config model_settings",
     "iterate over the run, or use observers": "callbacks event_stream_handler hooks on_event",
     "count the calls in before_tool": "max_tool_calls tool_calls_limit",
+    "let before_tool defer the call of a tool that hands over, and begin another run": "handoffs",
+    "check the question in a task beside the run, which run.aclose() ends": "guardrails input_guardrails",
+    "let a validator of the type check the answer: chat.parse_run(T, ...)": "output_guardrails validators",
     "save run.messages, and pass them as messages of the next run": "checkpointer conversation_id memory session"
     " thread_id",
 }
