@@ -835,6 +835,28 @@ async def test_failure_chosen_by_the_tool_is_not_logged(
     assert [record for record in caplog.records if record.name == "friendli_async"] == []
 
 
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("nothing", {}), ("weather", {"town": "Rome"}), ("never_ends", {}), ("fail", {})]
+)
+async def test_failed_run_in_a_tool_is_a_failure_of_the_tool_whatever_had_failed_in_it(
+    client: AsyncFriendli, server: FriendliServer, name: str, arguments: dict[str, str]
+) -> None:
+    @tool
+    async def ask() -> str:
+        run = start_run(client, *ALL_TOOLS, tool_timeout=0.05, on_tool_error="raise")
+        return (await run.result()).reply.text
+
+    server.enqueue(tool_calls(("ask", {})), tool_calls((name, arguments)), text("Sorry"))
+    events = await events_of(start_run(client, ask))
+    [finished] = [event for event in events if isinstance(event, ToolFinished)]
+    assert finished.error == "failed"
+    assert finished.content.startswith(f"Error: ToolError: the tool '{name}' failed: ")
+    assert isinstance(finished.exception, ToolError)
+    assert finished.exception.call is not None
+    assert finished.exception.call.function.name == name
+
+
 class Witness:
     """A local variable of a tool, by which a test sees how long the tool's frame lives."""
 

@@ -468,9 +468,11 @@ class ToolRunner:
                 content: object = await tool.run(arguments)
             return self._check_content(tool, content)
         except BaseException as error:
-            if isinstance(error, ToolError) and error.kind == "result":  # the tool's fault, not the model's
-                self._warn("the tool %r failed: %s", tool.name, str(error))
-            if isinstance(error, ToolError) or not _is_failure(error, task):
+            if isinstance(error, ToolError) and error.call is None:  # else a run in the tool has failed
+                if error.kind == "result":  # the tool's fault, not the model's
+                    self._warn("the tool %r failed: %s", tool.name, str(error))
+                raise
+            if not _is_failure(error, task):
                 raise
             if isinstance(error, TimeoutError) and limit.expired:
                 self._warn("the tool %r did not finish within %g s", tool.name, timeout)
