@@ -160,7 +160,7 @@ class AnyPayment:
         return arguments
 
 
-@pytest.mark.parametrize(("arguments", "saved"), [("five", '{"invalid_json": "five"}'), ("", "{}"), ("null", "{}")])
+@pytest.mark.parametrize(("arguments", "saved"), [('{"amount":  5}', '{"amount":  5}'), ("", "{}"), ("null", "{}")])
 async def test_deferred_calls_are_shown_with_the_arguments_with_which_they_would_be_called(
     client: AsyncFriendli, server: FriendliServer, arguments: str, saved: str
 ) -> None:
@@ -171,6 +171,18 @@ async def test_deferred_calls_are_shown_with_the_arguments_with_which_they_would
     result = await run.result()
     assert ended[0].deferred == result.deferred == deferred_calls(stored(result))
     assert [call.function.arguments for call in result.deferred] == [saved]
+
+
+@pytest.mark.parametrize("arguments", ["five", '{"amount": ', "[5]"])
+async def test_call_whose_arguments_messages_cannot_keep_fails_instead_of_being_called_later_with_others(
+    client: AsyncFriendli, server: FriendliServer, arguments: str
+) -> None:
+    delta = {"tool_calls": [{"index": 0, "id": "0", "function": {"name": "pay", "arguments": arguments}}]}
+    server.enqueue(script(event({"choices": [{"index": 0, "delta": delta}]}), finish("tool_calls"), done()), text("?"))
+    run = client.serverless.chat.run(model="m", messages=MESSAGES, tools=[AnyPayment()], before_tool=defer_pay)
+    [finished] = [event async for event in run if isinstance(event, ToolFinished)]
+    assert (finished.error, finished.content) == ("arguments", "Error: the arguments are not a JSON object")
+    assert deferred_calls(run.messages) == (await run.result()).deferred == ()
 
 
 async def test_run_without_deferred_calls_has_none(client: AsyncFriendli, server: FriendliServer, bank: Bank) -> None:

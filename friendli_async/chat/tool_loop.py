@@ -26,7 +26,7 @@ from friendli_async._core.loops import call_in_loop, is_current, wait_ended
 from friendli_async._core.net.clock import TimeLimit
 from friendli_async._core.reporting import MAX_NAME, RunReporter
 from friendli_async._help import document_fields
-from friendli_async._json import prepared
+from friendli_async._json import arguments_json, is_json_object, prepared
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.errors import FriendliError, ToolError, ToolProblem, UsageLimitError
 from friendli_async.replies import ToolCall
@@ -437,6 +437,8 @@ class ToolRunner:
             async with self._approval_lock:  # one approval at a time, in the order of the calls
                 decision = await self._ask(settings.before_tool, call)
             if decision == "defer":
+                if not is_json_object(arguments_json(call.function.arguments)):  # messages cannot keep them
+                    raise ToolError("the arguments are not a JSON object", kind="arguments")
                 return False
         if decision is True:
             return True
