@@ -423,15 +423,10 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         call_in_loop(self.clock.loop, CallOnce(self._end_dropped, StreamInterruptedError(reason)))
 
     def _end_dropped(self, error: FriendliError) -> None:
-        """Ends the stream now, and reports that in the loop's next turn.
+        """Ends the stream now, and reports that in the loop's next turn, or now if the loop is closed.
 
         This may be running within an observer, in a finalizer: one that holds a lock would wait for itself forever.
         """
-        if self.clock.loop.is_closed():  # its connections need not be
-            self._detach()
-            self.exchange.abort()
-            self._end("cancelled", error)
-            return
         reporter, self.reporter = self.reporter, None
         self.stop(error)
         if reporter is not None:
