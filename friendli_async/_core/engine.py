@@ -82,7 +82,7 @@ class Engine:
         ``collector`` creates a new collector for each attempt, and ``run`` reports the run that the stream is a turn
         of, if there is one.
         """
-        return StreamOpening(self, operation, arguments, collector, run)
+        return StreamOpening(self, Call(self, operation, arguments, "events", run), collector)
 
     def run_reporter(self, operation: Operation[Any], required: Mapping[str, object]) -> RunReporter:
         """Returns a reporter for a new run that calls the operation with these arguments."""
@@ -135,16 +135,9 @@ class StreamOpening(Generic[E, R, U]):
         collector: Creates a new collector of the stream's events.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        operation: Operation[Any],
-        arguments: Arguments,
-        collector: Callable[[], Collector[E, R, U]],
-        run: RunReporter | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, call: Call[Any], collector: Callable[[], Collector[E, R, U]]) -> None:
         self._engine = engine  # keeps the client open while the stream exists
-        self._call: Call[Any] = Call(engine, operation, arguments, "events", run)  # until the stream is open
+        self._call = call  # until the stream is open
         self.collector = collector
 
     async def open(self) -> OpenStream[E, R, U]:
