@@ -74,15 +74,15 @@ class Engine:
         self,
         operation: Operation[Any],
         arguments: Arguments,
-        collector: Callable[[], Collector[E, R, U]],
+        make_collector: Callable[[], Collector[E, R, U]],
         run: RunReporter | None = None,
     ) -> StreamOpening[E, R, U]:
         """Returns the opening of an EventStream.
 
-        ``collector`` creates a new collector for each attempt, and ``run`` reports the run that the stream is a turn
+        ``make_collector`` creates a new collector for each attempt. ``run`` reports the run that the stream is a turn
         of, if there is one.
         """
-        return StreamOpening(self, Call(self, operation, arguments, "events", run), collector)
+        return StreamOpening(self, Call(self, operation, arguments, "events", run), make_collector)
 
     def run_reporter(self, operation: Operation[Any], required: Mapping[str, object]) -> RunReporter:
         """Returns a reporter for a new run that calls the operation with these arguments."""
@@ -132,13 +132,13 @@ class StreamOpening(Generic[E, R, U]):
     """Opens one stream; ``EventStream`` holds it.
 
     Attributes:
-        collector: Creates a new collector of the stream's events.
+        make_collector: Creates a new collector of the stream's events.
     """
 
-    def __init__(self, engine: Engine, call: Call[Any], collector: Callable[[], Collector[E, R, U]]) -> None:
+    def __init__(self, engine: Engine, call: Call[Any], make_collector: Callable[[], Collector[E, R, U]]) -> None:
         self._engine = engine  # keeps the client open while the stream exists
         self._call = call  # until the stream is open
-        self.collector = collector
+        self.make_collector = make_collector
 
     async def open(self) -> OpenStream[E, R, U]:
         """Opens the stream, and returns it once its first event has arrived.
@@ -148,7 +148,7 @@ class StreamOpening(Generic[E, R, U]):
         """
         call = self._call
         exchange, reader, collector, kept = await call.run(
-            lambda exchange: call.read_first_event(exchange, self.collector())
+            lambda exchange: call.read_first_event(exchange, self.make_collector())
         )
         clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
         opened = OpenStream(

@@ -276,7 +276,7 @@ class EventStream(Generic[E]):
     def _begin_consuming(self, opened: OpenStream[E, Any, Any]) -> None:
         """Prepares for the first event: applies stop conditions to what was read while opening, and releases it."""
         if opened.kept_bytes != b"" and self._stop_conditions:
-            opened.apply_stop_conditions(self._stop_conditions, self._opening.collector())
+            opened.apply_stop_conditions(self._stop_conditions, self._opening.make_collector())
         if self._read_mode == "raw()":
             opened.reads_bytes = True
         else:
