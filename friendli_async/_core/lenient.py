@@ -297,7 +297,7 @@ def _is_droppable(holder: Fields, name: str, kind: Any) -> bool:
 
 def _may_hold_content(name: str, kind: Any) -> bool:
     """Whether a field may hold content, by its name and type: the delta that ends a message has only metadata."""
-    structs = [member for member in _members(kind) if _is_struct(member)]
+    structs = structs_of(kind)
     return name in _CONTENT and (not structs or any(_CONTENT & {*each.__struct_encode_fields__} for each in structs))
 
 
@@ -316,10 +316,14 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
+def structs_of(kind: Any) -> list[Any]:
+    """Returns a type if it is a struct, or those members of a union that are."""
+    return [member for member in _members(kind) if _is_struct(member)]
+
+
 def _struct_of(kind: Any, value: Fields) -> Any:
     """Returns the struct of a type or union whose tag the object has, or that has no tag; else None."""
-    structs = [member for member in _members(kind) if _is_struct(member)]
-    for struct in structs:
+    for struct in structs_of(kind):
         config = struct.__struct_config__
         if config.tag is None or value.get(config.tag_field) == config.tag:
             return struct

@@ -25,7 +25,7 @@ from friendli_async._core.error_json import (
 )
 from friendli_async._core.error_text import is_other_format
 from friendli_async._core.events.decoding import METADATA, NOT_DECODED
-from friendli_async._core.lenient import convert, decode
+from friendli_async._core.lenient import convert, decode, structs_of
 from friendli_async._core.status_errors import error_of_payload, excerpt, unexpected_content
 from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeError
 from friendli_async.replies import Partial, ReplyHead, partial_of
@@ -87,8 +87,7 @@ def not_a_stream(data: bytes, decoder: msgspec.json.Decoder[Any], head: ReplyHea
 @cache
 def _own_fields(kind: Any) -> frozenset[str]:
     """The field names of a reply type, or of all members of a union; empty if the type has no fields."""
-    members: tuple[Any, ...] = get_args(kind) or (kind,)
-    return frozenset(name for member in members for name in getattr(member, "__struct_encode_fields__", ()))
+    return frozenset(name for struct in structs_of(kind) for name in struct.__struct_encode_fields__)
 
 
 def _check_reply(reply: object, fields: Fields, data: bytes, own: Collection[str]) -> None:
@@ -111,8 +110,7 @@ def _answers_of(kind: Any) -> dict[str, str]:
     They are the fields that it requires, as a reply without an answer is none; or if it requires none, as a page that
     may be empty, those of lists and mappings.
     """
-    structs = [member for member in get_args(kind) or (kind,) if hasattr(member, "__struct_fields__")]
-    fields = [field for struct in structs for field in msgspec.structs.fields(struct)]
+    fields = [field for struct in structs_of(kind) for field in msgspec.structs.fields(struct)]
     answers = [field for field in fields if field.required] or [
         field for field in fields if get_origin(field.type) in (tuple, dict)
     ]
