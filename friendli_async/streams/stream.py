@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar
 
 from friendli_async._callables import check_plain
-from friendli_async._core.events.stream import OpenStream, Outcome
+from friendli_async._core.events.stream import SUCCESSFUL_OUTCOMES, OpenStream, Outcome
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.loops import running_loop
 from friendli_async._core.secret import token_of, without_token_bytes
@@ -34,7 +34,6 @@ U = TypeVar("U")
 
 _ReadMode = Literal["events", "result()", "raw()", "tee()"]
 _SPENT: Final = "it was read to its end, stopped, or closed, as `async with` does when it is left"
-_SUCCESSFUL_OUTCOMES: Final = frozenset({"done", "stopped"})
 
 
 class EventStream(Generic[E]):
@@ -240,7 +239,7 @@ class EventStream(Generic[E]):
     async def _begin_iterating(self) -> deque[E] | None:
         """Opens the stream if needed. Returns the queue of its events, or None if there will be none."""
         if self._read_mode == "result()":
-            if self.outcome in _SUCCESSFUL_OUTCOMES:
+            if self.outcome in SUCCESSFUL_OUTCOMES:
                 raise RuntimeError("result() has already read all events: iterate over the stream before calling it")
         elif self._read_mode != "events":
             self._set_read_mode("events")
@@ -356,7 +355,7 @@ class EventStream(Generic[E]):
 
     def _check_complete(self) -> None:
         """Raises the error that ended the stream early: iteration just ends if another task has closed it."""
-        if self.outcome not in _SUCCESSFUL_OUTCOMES:
+        if self.outcome not in SUCCESSFUL_OUTCOMES:
             raise self._final_error()
 
     def _masked(self, data: bytes) -> bytes:
@@ -477,7 +476,7 @@ class EventStream(Generic[E]):
                 opened.kept_bytes = b""
                 opened.reader.ready.clear()
                 await opened.fill()
-            if opened is None or opened.outcome not in _SUCCESSFUL_OUTCOMES:
+            if opened is None or opened.outcome not in SUCCESSFUL_OUTCOMES:
                 raise self._final_error()
             opened.reader.ready.clear()
             return opened

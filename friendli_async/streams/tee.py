@@ -278,9 +278,8 @@ class Branch(Generic[E]):
                 BranchOverrunError(f"the branch was more than {fanout.limit} events behind")
             )
         if stream.outcome != "open" and fanout.opening is None and not stream._undelivered_events():
-            if stream.outcome in {"done", "stopped"}:
-                raise StopAsyncIteration
-            raise stream._final_error()
+            stream._check_complete()
+            raise StopAsyncIteration
 
     async def _advance(self) -> None:
         """Takes one step towards the next event: reads for all, or waits for the reading branch or a slow one."""

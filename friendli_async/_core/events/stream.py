@@ -36,6 +36,8 @@ Outcome = Literal["open", "done", "stopped", "truncated", "failed", "cancelled"]
 """The state of a stream: ``stopped`` is an intended end, ``truncated`` an end without a terminal event, ``failed`` a
 time or size limit, an error in the stream or an undecodable event. ``cancelled`` means that it was abandoned or closed
 early, by anyone, or that a read of it was cancelled."""
+SUCCESSFUL_OUTCOMES: Final = frozenset({"done", "stopped"})
+"""Those of a stream that has a result."""
 
 
 class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True):
@@ -387,7 +389,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         collector, usage = self.collector, usage_of(self.collector)
         reply: object = None
         if reporter.wants("call_content"):
-            reply = collector.result() if outcome in {"done", "stopped"} else collector.partial()
+            reply = collector.result() if outcome in SUCCESSFUL_OUTCOMES else collector.partial()
             attach_meta(reply, self.meta)
         was_read = outcome == "done" and self.reader.has_ended  # else the connection broke after the finish reason
         reporter.end(
