@@ -70,7 +70,8 @@ STATUS_FIELDS: Final = ("statuscode", "httpstatuscode", "httpcode", "httpstatus"
 CODE_FIELDS: Final = ("code", "errorcode", "errcode")
 TYPE_FIELDS: Final = ("type", "errortype")
 _NUMERIC_FIELDS: Final = frozenset({*STATUS_FIELDS, *CODE_FIELDS, "status"})
-_METADATA: Final = frozenset({*_NUMERIC_FIELDS, *TYPE_FIELDS, "error", "object", "requestid"})
+# The fields that never hold a message about a parameter of the request.
+_NOT_PARAMETERS: Final = frozenset({*_NUMERIC_FIELDS, *TYPE_FIELDS, "error", "object", "requestid"})
 # The fields of a validation error that name the invalid parameter.
 _PARAMETER_FIELDS: Final = ("field", "param", "target")
 # The fields whose value may be a word for failure.
@@ -383,7 +384,7 @@ def _join_fields(value: object) -> str:
     """Joins ``{"model": ["This field is required."]}`` into one line; returns "" if any value is not text."""
     lines: list[str] = []
     for name, item in as_object(value).items():
-        if normalize_name(name) not in _METADATA and item != []:
+        if normalize_name(name) not in _NOT_PARAMETERS and item != []:
             messages = as_list(item) or [item]
             if not all(isinstance(message, str) for message in messages):
                 return ""

@@ -49,8 +49,8 @@ _DROPPABLE_WITHOUT_TEXT: Final = frozenset({"reasoning", "reasoning_content", "t
 _LIST_FIELDS: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "tool_calls"})
 # Of the content fields, those of text.
 _TEXT_FIELDS: Final = frozenset({"content", "reasoning", "reasoning_content", "text", "thinking"})
-# Those of an answer, whose thinking has a field of its own.
-_ANSWER_FIELDS: Final = frozenset({"content", "text"})
+# Of the text fields, those of an answer: thinking that a server sends in them belongs in a field of its own.
+_ANSWER_TEXTS: Final = frozenset({"content", "text"})
 # The fields that hold a list of parts, and the type of a text part.
 _PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text"}
 # The fields in which a part of a text has it.
@@ -136,7 +136,7 @@ _USAGE_ALIASES: Final = _USAGE_NAMES | {theirs: ours for ours, theirs in _USAGE_
 
 def has_usage_without_counts(value: object) -> bool:
     """Whether a decoded event or reply has a usage without counts, which ``correct_usage`` must look at."""
-    return any(lacks_counts(getattr(each, "usage", None)) for each in _with_held(value))
+    return any(lacks_counts(getattr(each, "usage", None)) for each in _usage_holders(value))
 
 
 def correct_usage(value: object, fields: Fields) -> None:
@@ -145,7 +145,7 @@ def correct_usage(value: object, fields: Fields) -> None:
     A usage without any becomes None: an absent usage must not look like a measured 0.
     """
     sources = (fields, *(as_object(fields.get(name)) for name in _USAGE_HOLDERS))
-    for each, source in zip(_with_held(value), sources, strict=True):
+    for each, source in zip(_usage_holders(value), sources, strict=True):
         usage: Any = getattr(each, "usage", None)
         if lacks_counts(usage):
             reported = _reported_usage(usage, as_object(source.get("usage")))
@@ -159,7 +159,8 @@ def _reported_usage(usage: Any, counts: Fields) -> object:
     return converted if any(_has_number(counts.get(name)) for name in usage.__struct_encode_fields__) else None
 
 
-def _with_held(value: object) -> tuple[object, ...]:
+def _usage_holders(value: object) -> tuple[object, ...]:
+    """Returns what may have a usage: a reply or event, and the replies in its fields, or None for one that it lacks."""
     return value, *(getattr(value, name, None) for name in _USAGE_HOLDERS)
 
 
@@ -441,7 +442,7 @@ def _to_text(holder: Any, name: str, value: Any) -> str:
 def _join_parts(holder: Fields, name: str, parts: list[Any]) -> str:
     """Joins the text of a list of parts; in an answer, that of thinking parts goes to its ``reasoning_content``."""
     text: list[str] = []
-    thinking: list[str] = [] if name in _ANSWER_FIELDS else text
+    thinking: list[str] = [] if name in _ANSWER_TEXTS else text
     _collect_texts(parts, text, thinking)
     if thinking is not text and any(thinking) and not holder.get("reasoning_content"):
         holder["reasoning_content"] = "".join(thinking)

@@ -171,7 +171,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.settle()
         elif reader.has_ended:
             if self._lacks_line_end():
-                self._detach()  # the reply is complete: nothing that happens while the rest arrives matters
+                self._stop_watching()  # the reply is complete: nothing that happens while the rest arrives matters
             else:
                 self._release()
         return data[: len(data) - reader.excess] if reader.excess else data
@@ -261,7 +261,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         else:
             self._end("truncated" if isinstance(failure, StreamInterruptedError) else "failed", failure)
 
-    def _detach(self) -> None:
+    def _stop_watching(self) -> None:
         """Makes sure that neither a timeout nor an abort of the exchange ends the stream any more."""
         self.clock.stop()
         self.exchange.on_abort = None
@@ -269,7 +269,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     def _release(self) -> None:
         """Releases the connection after the reader has finished."""
         reader = self.reader
-        self._detach()
+        self._stop_watching()
         if reader.failure is None and not reader.stopped:
             self.exchange.finish()
         else:
@@ -280,7 +280,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
         If it has ended before what has arrived was read, a later read raises its error.
         """
-        self._detach()
+        self._stop_watching()
         self.exchange.abort()
         error = problem.take()
         if self.outcome == "open":
@@ -296,7 +296,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
         What has arrived is still delivered. The error is raised after that, by the read that waits, or by a later one.
         """
-        self._detach()
+        self._stop_watching()
         if self.on_abort is not None:
             self.on_abort()
         arrived = self._read_arrived()
@@ -341,7 +341,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.reader.ready.clear()
         if isinstance(error, str):
             error = StreamInterruptedError(error)
-        self._detach()
+        self._stop_watching()
         if waited_for:
             self.exchange.abort_with(error)
         else:
