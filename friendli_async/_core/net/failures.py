@@ -256,7 +256,7 @@ def _tls_message(reason: str, message: str, *, of_proxy: bool) -> str:
     meaning = next((meaning for end, meaning in _TLS_HINTS.items() if re.search(f"{end}$", reason)), "")
     if of_proxy:
         meaning = meaning.replace("the server", "it")
-    return f"TLS: {message.strip()}; {meaning}" if meaning else f"TLS: {message.strip()}"
+    return f"TLS: {message.strip()}" + (f"; {meaning}" if meaning else "")
 
 
 def _tls_reason(cause: ssl.SSLError) -> str:
@@ -295,11 +295,10 @@ def _handshake_hint(dial: DialContext) -> str:
 def describe(error: BaseException, peer: str = "the server") -> str:
     """Describes an aiohttp error without its request (``ClientResponseError`` quotes it) and without noise."""
     if isinstance(error, aiohttp.ClientResponseError):  # from the parser: further lines quote the bytes, with a pointer
+        if r"b'\x15\x03" in error.message:  # a TLS alert
+            return f"{peer} replied with TLS; is the URL https?"
         lines = [line.strip().rstrip(":") for line in error.message.splitlines() if line.strip()]
         shown = [re.sub(_QUOTED, "", line) for line in lines if not line.startswith(("b'", 'b"', "^"))]
-        is_tls = r"b'\x15\x03" in error.message
-        if is_tls:
-            return f"{peer} replied with TLS; is the URL https?"
         return f"invalid HTTP response: {', '.join(shown)}"[:_MAX_LENGTH]
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return f"{peer} closed the connection"
