@@ -79,12 +79,14 @@ class DialContext(msgspec.Struct, eq=False):
         return f"connecting to {self.peer}"
 
     def begin_handshake(self) -> None:
-        """Tells the clock that a TCP connection is open, through the proxy if there already was one to that."""
+        """Tells the clock that a TCP connection is open: to the proxy, or to the server, maybe through the proxy."""
         if not self.tunnelled:
             return
-        self.at_proxy, through = self.proxy is not None, self.at_proxy
-        is_proxy = self.at_proxy and not through
-        self.clock.describe(f"waiting for the proxy {self.proxy}" if is_proxy else f"TLS handshake with {self.address}")
+        if self.proxy is not None and not self.at_proxy:
+            self.at_proxy = True
+            self.clock.describe(f"waiting for the proxy {self.proxy}")
+        else:
+            self.clock.describe(f"TLS handshake with {self.address}")
 
     @property
     def source_error(self) -> BaseException | None:
