@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeGuard, TypeVar, cast
 
 from friendli_async._json import loads_with_replacement
 
@@ -27,7 +27,7 @@ def json_or_none(data: bytes | str, headers: Mapping[str, str] = {}) -> Any:
         return None
 
 
-def is_object(value: object) -> bool:
+def is_object(value: object) -> TypeGuard[Fields]:
     """Whether a value is a JSON object."""
     return isinstance(value, dict)
 
@@ -243,9 +243,8 @@ def holds_content(value: object, depth: int = 0) -> bool:
     if depth > _MAX_DEPTH:
         return True
     if is_object(value):
-        fields = as_object(value)
-        inside = (each for name, each in fields.items() if name not in _LABELS)
-        return bool(fields.get("tool_calls")) or any(holds_content(each, depth + 1) for each in inside)
+        inside = (each for name, each in value.items() if name not in _LABELS)
+        return bool(value.get("tool_calls")) or any(holds_content(each, depth + 1) for each in inside)
     if items := as_list(value):
         return any(holds_content(each, depth + 1) for each in items)
     return type(value) in {int, float} or (isinstance(value, str) and value != "")

@@ -197,9 +197,8 @@ def _fits(value: object, kind: Any) -> bool:
 
 def _repair(value: Any, kind: Any, *, root: bool = False) -> Any:
     """Repairs the fields of an object, or the items of a list, that do not match the type. Raises ValueError."""
-    fields = as_object(value)
-    if is_object(value) and (struct := _struct_of(kind, fields)) is not None:
-        return _repair_fields(fields, struct, root=root)
+    if is_object(value) and (struct := _struct_of(kind, value)) is not None:
+        return _repair_fields(value, struct, root=root)
     item = _item_of(kind, dict) if is_object(value) else _item_of(kind, list, tuple)
     if item is not None:
         return _repair_items(value, item)
@@ -208,7 +207,7 @@ def _repair(value: Any, kind: Any, *, root: bool = False) -> Any:
 
 def _repair_items(holder: Any, item: Any) -> Any:
     """Repairs the items of a list, or the values of a mapping."""
-    for key, value in as_object(holder).items() if is_object(holder) else enumerate(as_list(holder)):
+    for key, value in as_object(holder).items() or enumerate(as_list(holder)):
         if not _fits(value, item):
             if isinstance(key, int):
                 _repair_index(as_object(value), item, key)
@@ -452,13 +451,12 @@ def _join_parts(holder: Fields, name: str, parts: list[Any]) -> str:
 def _collect_texts(parts: list[Any], text: list[str], thinking: list[str]) -> None:
     """Adds the texts of a list of parts to ``text``, and those inside of thinking parts to ``thinking``."""
     for part in parts:
-        if isinstance(part, dict):
-            fields = cast("Fields", part)
-            content: Any = next((value for name in _PART_TEXTS if (value := fields.get(name)) is not None), "")
+        if is_object(part):
+            content: Any = next((value for name in _PART_TEXTS if (value := part.get(name)) is not None), "")
             if is_object(content):  # {"value": "text", "annotations": []}
-                content = as_object(content).get("value", content)
+                content = content.get("value", content)
             inner = cast("list[object]", content) if isinstance(content, list) else [content]
-            is_thinking = f"{fields.get('type')}".startswith(("thinking", "reasoning"))
+            is_thinking = f"{part.get('type')}".startswith(("thinking", "reasoning"))
             _collect_texts(inner, thinking if is_thinking else text, thinking)
         elif part is not None:
             text.append(part if isinstance(part, str) else json.dumps(part))

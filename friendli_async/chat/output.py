@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import msgspec
 
 from friendli_async._core.body.arguments import Parameters, check_keywords
+from friendli_async._core.error_json import is_object
 from friendli_async._core.protocol import Operation
 from friendli_async.chat.faults import Faults, describe_faults, faults_of
 from friendli_async.chat.incremental_json import JSONError, read_json
@@ -156,9 +157,7 @@ class Output(Generic[T]):
             # The incremental parser gives a more precise error, and reads a lone surrogate, which msgspec rejects.
             value = read_json(text)
             # An object with further keys may be a value that has a key of that name.
-            has_wrapper = (
-                self.is_wrapped and isinstance(value, dict) and cast("dict[str, Any]", value).keys() == {_ROOT}
-            )
+            has_wrapper = self.is_wrapped and is_object(value) and value.keys() == {_ROOT}
             return self.convert(value[_ROOT] if has_wrapper else value)
         except JSONError as error:
             if not faults or not faults[0][1]:  # msgspec may have looked for the wrapper only

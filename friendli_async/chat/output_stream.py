@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, overloa
 
 import msgspec
 
+from friendli_async._core.error_json import is_object
 from friendli_async._core.held import Held
 from friendli_async._lazy import LazyModule, TypeForm
 from friendli_async.chat.faults import describe_faults
@@ -221,9 +222,7 @@ class ItemView(ValueView[V]):
         """Returns the list, or None if it has not begun."""
         value = self._stream._current_value()
         for name in self._names:
-            if not isinstance(value, dict):
-                return None
-            value = cast("dict[str, Any]", value).get(name)
+            value = value.get(name) if is_object(value) else None
         if not isinstance(value, list):
             return None
         if value is not self._list:  # the first list, or that of a duplicate key, where the last wins

@@ -15,7 +15,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, as_mapping, check_values, model_of
 from friendli_async._core.body.json_values import encode_body, to_builtins
-from friendli_async._core.error_json import is_blank
+from friendli_async._core.error_json import is_blank, is_object
 from friendli_async._core.events.decoding import Dialect
 from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
@@ -147,16 +147,14 @@ def _normalize_status(name: str | None, fields: dict[str, Any]) -> dict[str, Any
     error, parameters, message = fields.get("error"), fields.get("parameters"), fields.get("message")
     if is_blank(error):
         fields.pop("error", None)
-    elif isinstance(error, dict):
-        details = cast("dict[str, object]", error)
-        if not details.get("msg"):
-            message_text = details.get("message") or _to_json(details)
-            fields["error"] = {"type": details.get("type") or details.get("code"), "msg": message_text}
+    elif is_object(error):
+        if not error.get("msg"):
+            text = error.get("message") or _to_json(error)
+            fields["error"] = {"type": error.get("type") or error.get("code"), "msg": text}
     else:
         fields["error"] = {"msg": error if isinstance(error, str) else _to_json(error)}
-    if isinstance(parameters, dict):
-        values = cast("dict[str, object]", parameters)
-        fields["parameters"] = [{"name": key, "value": value} for key, value in values.items()]
+    if is_object(parameters):
+        fields["parameters"] = [{"name": key, "value": value} for key, value in parameters.items()]
     if message is not None and not isinstance(message, str | dict | list):
         fields["message"] = _to_json(message)
     return fields

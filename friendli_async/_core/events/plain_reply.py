@@ -206,13 +206,13 @@ _ANSWER_FIELDS: Final = (
 def _lacks(choice: Fields, wanted: str) -> bool:
     """Whether a choice has no answer, not even an empty one."""
     answer = choice.get(wanted)
-    return answer is None or (isinstance(answer, dict) and not any(name in answer for name in _ANSWER_FIELDS))
+    return answer is None or (is_object(answer) and not any(name in answer for name in _ANSWER_FIELDS))
 
 
 def move_answer(choice: Fields, wanted: str) -> bool:
     """Moves the answer of a choice to the field ``wanted``; returns False if there is none that fits."""
     found = choice.get("message") or choice.get("delta") or choice.get("text")
-    message = as_object(found) if is_object(found) else {"content": found}
+    message = found if is_object(found) else {"content": found}
     if isinstance(message.get("text"), str):
         message = {"content": message["text"], **message}
     answer = message if wanted == "message" else message.get("content")
