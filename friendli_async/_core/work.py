@@ -48,7 +48,7 @@ class Scope:
     def making_calls(self) -> Generator[None, None, None]:
         """Makes the calls that begin in this context a part of it, and of what it is itself a part of."""
         outer = current_scope.get()
-        if outer is None or self not in outer.lineage():
+        if outer is None or self not in outer.lineage():  # else it is entered within itself, and would be its own outer
             self._outer = outer
         token = current_scope.set(self)
         try:
@@ -75,31 +75,31 @@ class Work(Scope):
         self.interrupt = interrupt
         self.is_between_calls = False
         self._ended = False
-        self._open: list[set[Work]] = []  # the ``works`` of its clients
+        self._open_in: list[set[Work]] = []  # the ``works`` of the clients that it makes calls of
 
     def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
         """Opens it, and the work around it; see ``Scope.begin``."""
         super().begin(works, loop)
         if not self._ended and self not in works:
-            if not self._open:  # else a part of it may run another event loop, in a thread
+            if not self._open_in:  # else a part of it may run another event loop, in a thread
                 self.loop = loop
-            self._open.append(works)
+            self._open_in.append(works)
             works.add(self)
 
     def include(self, other: Work) -> None:
         """Makes other work, some of whose calls may have begun, a part of this."""
-        for works in other._open:
+        for works in other._open_in:
             self.begin(works, other.loop)
 
     def is_of(self, works: set[Work]) -> bool:
         """Whether it began with a call of this client. A tool may call other clients, too."""
-        return self._open[0] is works
+        return self._open_in[0] is works
 
     def close(self) -> None:
         """Ends the work: no more calls of it will begin."""
         self._ended = True
-        self.interrupt = None  # timers that were set while it made calls keep their context, and thus the work
-        for works in self._open:
+        self.interrupt = None  # timers that were set meanwhile keep their context, and thus this work and what it ends
+        for works in self._open_in:
             works.discard(self)
 
 

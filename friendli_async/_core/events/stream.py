@@ -47,9 +47,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     this stream. Nor does its timer reference it, only the exchange.
 
     Attributes:
-        kept_bytes: The bytes of the reads up to the one that completed the first event, until an event is consumed or
-            the stream is closed; then b"". None if they were too many to keep. Also the bytes that had arrived when the
-            exchange was aborted, if they may still be read.
+        kept_bytes: The bytes of the reads up to the one that completed the first event. They are kept until an event is
+            consumed or the stream is closed, and are then b""; None if they were too many to keep. If the exchange is
+            aborted while bytes may still be read, those that had arrived are added.
         reads_bytes: Whether the bytes are read, and the events only decoded.
         request_headers: The headers of the request, whose token errors must not quote.
         outcome: Its state.
@@ -116,7 +116,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
                 reader.feed(data)
                 self.stopwatch.record_read(len(data), len(ready))
                 if once:
-                    clock.carry_over(rest=not ready, waited=waiting)
+                    clock.carry_over(no_event=not ready, waited=waiting)
                     break
         except BaseException as error:  # cancelled, or raised by a stop condition, which may raise any class
             if isinstance(error, Exception) or not shared:
@@ -278,7 +278,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     def _break(self, problem: Held[FriendliError]) -> None:
         """Ends the stream after a timeout, a lost connection or ``aclose``. Raises unless it is complete or stopped.
 
-        If it has ended before what has arrived was read, a later read raises its error.
+        If it had ended before and some of what arrived is still unread, it returns: the read after that raises.
         """
         self._stop_watching()
         self.exchange.abort()

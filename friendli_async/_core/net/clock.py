@@ -167,6 +167,8 @@ class CallClock(_TaskLimit):
         loop: The running loop.
 
     Attributes:
+        timeouts: The limits.
+        total_at: Loop time at which ``total`` expires, or None.
         interruption: The error of ``interrupt``.
         sent: Whether the server may have accepted the attempt's request by now.
     """
@@ -262,7 +264,7 @@ class ReadClock(_Deadline):
         when = self.now() + idle
         if self._total_at is not None and self._total_at < when:
             when = self._total_at
-        self.when = when
+        self.when = when  # from here on as ``reschedule``, whose call would cost each read of a live stream
         if self._handle is None or when < self._timer_at:
             self._arm(when)
 
@@ -270,11 +272,16 @@ class ReadClock(_Deadline):
         """Stops the idle limit; ``total`` keeps running."""
         self.when = self._total_at
 
-    def carry_over(self, *, rest: bool, waited: bool) -> None:
-        """Sets the idle limit of the next wait, for a reader that returns after each read."""
+    def carry_over(self, *, no_event: bool, waited: bool) -> None:
+        """Sets the idle limit of the next wait, for a reader that returns after each read.
+
+        Args:
+            no_event: Whether the read has completed no event: the next wait then has only the rest of the limit.
+            waited: Whether the read has waited, so that there is less left of the limit.
+        """
         if self._idle is None:
             return
-        if not rest:
+        if not no_event:
             self._idle = self._timeouts.idle
         elif waited and self.when is not None:
             self._idle = max(0.0, self.when - self.now())
