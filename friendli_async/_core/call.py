@@ -405,7 +405,7 @@ class Call(Generic[T]):
                 self._log(logging.INFO, message, wait, hold.status, limit)
                 raise hold.to_error(wait, waited, limit, self.meta())
             extra = jitter(settings.retry)
-            wait += extra if left is None else min(extra, (left - wait) / 2)
+            wait += extra if left is None else min(extra, (left - wait) / 2)  # the rest of the time is for the call
             self._report_hold(hold, wait)
             self.held = True
             try:

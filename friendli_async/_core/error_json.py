@@ -147,7 +147,7 @@ def is_success(value: object) -> bool:
     """Whether a value in place of a message is a word for success, or an object or list that says nothing else."""
     if isinstance(value, str):
         word = value.strip().lower()
-        return word in _SUCCESS_WORDS or word == "true"  # which says something as an ``error``
+        return word in _SUCCESS_WORDS or word == "true"  # no word of ``is_blank``: as an ``error``, it means one
     return is_blank(value) and any(map(is_success, as_list(value) or as_object(value).values()))
 
 

@@ -64,8 +64,11 @@ class Hold(NamedTuple):
         return max(0.0, min(self.until - now, self.seconds))
 
     def delay(self, now: float) -> float:
-        """Returns what is left of the ``Retry-After``: a call that waits at all waits for so long."""
-        return self.remaining(now) + (self.retry_after - self.seconds)  # not 0 before the end
+        """Returns what is left of the ``Retry-After``, which may be more than what is left of the hold.
+
+        A call that waits, waits for all of it. The hold only ends earlier for calls that begin then.
+        """
+        return self.remaining(now) + (self.retry_after - self.seconds)  # without parentheses, rounding might make it 0
 
     def to_error(self, wait: float, waited: float, limit: str, meta: Meta) -> APIStatusError:
         """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call.

@@ -44,7 +44,7 @@ def wait_after(error: FriendliError, policy: RetryPolicy, failures: int, time_le
         return None
     retry_after = error.retry_after if isinstance(error, APIStatusError) else None
     if retry_after is None:
-        # Beyond the range of floats, tenacity returns the maximum, even if there is nothing to multiply.
+        # After very many attempts the power overflows. Then tenacity returns the maximum, even if ``initial`` is 0.
         maximum = policy.max_wait if policy.initial else 0.0
         wait = wait_random_exponential(policy.initial, maximum, policy.multiplier)(state)
     elif retry_after > policy.max_retry_after:

@@ -21,6 +21,7 @@ class Stopwatch:
     """Measures one call by its loop's clock.
 
     Attributes:
+        now: The clock.
         queued: Seconds that its attempts waited for a connection slot, or were paused by a rate-limit hold.
         connecting: Seconds that its attempts took to get connections.
         first_text_at: Loop time of the first text; None until then.

@@ -163,7 +163,7 @@ class ChoicesCollector(Generic[C, P]):
         """The first chunk with a choice."""
         self.choices: dict[int, P] = {}
         self._n = n
-        self._first: int | None = None  # the server's index of choice 0: not 0 if it numbers an only choice otherwise
+        self._first: int | None = None  # the server's index of choice 0; some number an only choice otherwise
 
     @property
     def begun(self) -> bool:
@@ -240,9 +240,9 @@ class ChoicesCollector(Generic[C, P]):
             msgspec.structs.force_setattr(choice, "index", self._number(choice.index, position))
 
     def _number(self, index: int, position: int) -> int:
-        """Returns the index for a choice: its position if the server's is negative; an only choice has 0.
+        """Returns the index for a choice: its position if the server's is negative, and 0 if it is the first one.
 
-        A second choice, which was not requested, may have the index 0: it gets that of the first.
+        Another choice may have the server's index 0, although only one was requested: it gets that of the first.
         """
         if index < 0:
             return position
@@ -430,7 +430,7 @@ class _ChoiceParts(ChoiceParts):
             return text
         rest = text[len(given) :]
         beside = getattr(delta, name)
-        if rest and (not beside or beside == rest):  # else the delta beside it is added, and not what it says
+        if rest and (not beside or beside == rest):  # else the delta's own text is added in place of the rest
             self._from_messages[name] = (count + 1, text)
         return rest
 

@@ -163,7 +163,8 @@ class Output(Generic[T]):
             if not faults or not faults[0][1]:  # msgspec may have looked for the wrapper only
                 faults = [(f"invalid JSON: {error}", "")]
         except MismatchError as mismatch:
-            if not faults or not isinstance(value, dict):  # of an object without the wrapper, that is what is wrong
+            # Of a value that is no object, the faults above say only that the wrapper, which is one, was expected.
+            if not faults or not isinstance(value, dict):
                 faults = mismatch.faults
         raise MismatchError(faults)
 

@@ -158,8 +158,9 @@ class Run:
         """Begins to read the answer of a turn; None: the calls of an earlier run come first."""
         self._stream = stream
         self._complete_calls = CompleteToolCalls()
-        # Of tool calls: the stream's own is ahead by as much as a read has brought. It is for two choices, so that it
-        # does not take the first that has a tool call for the only one.
+        # Collects the tool calls of the chunks that the run has read. The stream's own collector is ahead: it has all
+        # that has arrived. One for a single choice would renumber the first choice that it gets to 0, but here, that is
+        # the first with a tool call.
         self._delivered = ChatCollector(2)
 
     @property
@@ -229,7 +230,7 @@ class Run:
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error."""
         self._was_interrupted = self._state == "open"
-        await self._close(error, _outcome_of(error))
+        await self._close(error, _outcome_of(error))  # if this is cancelled, no read raises the error
         if not isinstance(error, asyncio.CancelledError):
             self._was_interrupted = False
 

@@ -259,8 +259,8 @@ class ToolRunner:
     def contents(self) -> Iterator[tuple[ToolCall, str]]:
         """Yields this turn's calls with the contents of their tool messages, in order, also for unfinished ones.
 
-        Deferred calls have none, unless the turn has ended early: then nobody will decide on them. Until the turn has
-        ended, any other may be called at any time, so that nothing says of it that it was not.
+        Deferred calls have none, unless the turn has ended early: then nobody will decide on them. While the turn is
+        open, a call that waits may start at any time, so its content does not say that the tool was not called.
         """
         for each in self._turn:
             if self._is_stopped or not each.is_deferred:

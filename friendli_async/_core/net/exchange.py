@@ -156,15 +156,16 @@ class AiohttpExchange:
         if self._uses_readany:
             return None
         protocol, content = self._protocol, self.content
-        self._readable = protocol is None or not protocol.connected  # a disconnect is reported only once
+        # False until the protocol notifies it again. It does not once it has lost the connection.
+        self._readable = protocol is None or not protocol.connected
         try:
             data = content.read_nowait(_MAX_READ)
         except BROKEN as error:
             reason = describe(error)
             clear_tracebacks(error)
         else:
-            if len(data) == _MAX_READ or content.is_eof():  # what is left is not reported again, nor is the end
-                self._readable = True
+            if len(data) == _MAX_READ or content.is_eof():
+                self._readable = True  # more may be left, or only the end: neither is notified again
                 return data
             if data:
                 return data
@@ -323,16 +324,16 @@ class AiohttpExchange:
         self.notify_readable()
         self.abort()
         try:
-            if self.on_abort is not None:  # last: it runs observers, and whatever they raise
+            if self.on_abort is not None:  # last: it runs observers, which may raise anything
                 self.on_abort(error)
         finally:
-            self._pending = None
+            self._pending = None  # not earlier: ``on_abort`` may take it. From now on, ``take`` raises the error.
 
     def abort(self) -> None:
         """Closes the connection at once, synchronously. Call it in the loop's thread only."""
         if self._pool is None:
             return
-        self._readable = True  # the protocol no longer reports the disconnect
+        self._readable = True  # the protocol will not notify this exchange of the disconnect
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
             abort_transport(connection.transport)

@@ -35,7 +35,10 @@ class Slots:
         return len(self._waiting)
 
     def take(self) -> bool:
-        """Takes a slot if one is free: none is while calls wait. Returns whether it did."""
+        """Takes a slot if one is free, and returns whether it did.
+
+        While calls wait, none is free: ``release`` passes each slot on to one of them.
+        """
         if self._closed or self.in_use >= self.limit:
             return False
         self.in_use += 1
