@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, Unpack
 
-from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters
+from friendli_async._core.body.arguments import ExtraQuery, path_arguments
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import document_fields
 from friendli_async.replies import Reply, Value
@@ -105,7 +105,6 @@ class ModelList(Reply, frozen=True, kw_only=True):
     data: tuple[Model, ...]
 
 
-_PARAMETERS: Final = Parameters(ModelsOptions)
 _LIST: Final = operation("model.list", "GET /v1/models", ModelList, team=False)
 
 
@@ -127,5 +126,4 @@ class Models(Resource):
         Returns:
             The models in ``data``, with ``meta``.
         """
-        _, _, query = _PARAMETERS.checked_parts("list", {}, options)
-        return await self._engine.call(_LIST, Arguments(query=query))
+        return await self._engine.call(_LIST, path_arguments("list", options))
