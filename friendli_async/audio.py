@@ -160,6 +160,7 @@ class TranscriptCollector:
 
     def __init__(self) -> None:
         self.usage: TranscriptionUsage | None = None
+        self.has_text: bool = False
         self._pieces: list[str] = []
         self._complete: str | None = None
         self._is_done = False
@@ -174,16 +175,12 @@ class TranscriptCollector:
         """Whether a text delta or the complete text has arrived."""
         return bool(self._pieces) or self._complete is not None
 
-    @property
-    def has_text(self) -> bool:
-        """Whether any text has arrived."""
-        return any(self._pieces)
-
     def extend(self, events: Sequence[TranscriptEvent]) -> int:
         """Adds events in order; returns how many."""
         for event in events:
             if isinstance(event, TranscriptDelta):
                 self._pieces.append(event.delta)
+                self.has_text = self.has_text or bool(event.delta)
             elif isinstance(event, TranscriptDone):
                 self._is_done = True
                 self._complete = event.text
