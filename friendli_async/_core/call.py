@@ -232,12 +232,12 @@ class Call(Generic[T]):
                 observers,
                 body if isinstance(body, bytes) else None,
                 self._id,
+                run=self._run,
                 limit=limit,
                 operation=self._name,
                 deployment=engine.deployment.name,
                 model=self._arguments.model,
                 team=engine.billed_team(self._operation),
-                run=self._run,
             )
 
     def _report_start(self) -> None:

@@ -129,9 +129,15 @@ def log_fields(meta: Meta) -> dict[str, object]:
 
 
 class CallReporter:
-    """Reports one call to a client's observers, if any, as part of its ``run`` if it is a turn; and to a usage limit.
+    """Reports one call: to the observers, to the run that it is a turn of, and to the usage limit, if there are any.
 
-    ``fields`` are those of every event.
+    Args:
+        observers: The observers of the client.
+        request: The JSON body, for ``call_content``; None for another one.
+        call_id: The number of the call.
+        run: Reports the run.
+        limit: The usage limit.
+        fields: Further fields of every event.
 
     Attributes:
         attempt: The number of the attempt; 0 before the first.
@@ -143,8 +149,9 @@ class CallReporter:
         observers: Observers | None,
         request: bytes | None,
         call_id: int,
-        run: RunReporter | None = None,
-        limit: UsageLimit | None = None,
+        *,
+        run: RunReporter | None,
+        limit: UsageLimit | None,
         **fields: str | None,
     ) -> None:
         self._observers = observers or _NOBODY

@@ -85,7 +85,7 @@ class Output(Generic[T]):
         TypeError: The type has no JSON form.
     """
 
-    def __init__(self, kind: Any, strict: bool = True) -> None:
+    def __init__(self, kind: Any, strict: bool) -> None:
         self.name: str = schema_name(kind)
         self.description: str | None = description_of(kind)
         schema, self._adapter = schema_and_adapter(kind, strict)
