@@ -88,7 +88,7 @@ class Call(Generic[T]):
         operation: The operation to call.
         arguments: The request's body, path and query.
         accept: The expected kind of response. If it is a stream, the call outlives ``run`` and ends with the stream.
-        run: Reports the run that it is a turn of, if there is one and it is observed.
+        run_reporter: Reports the run that it is a turn of, if there is one.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -101,7 +101,7 @@ class Call(Generic[T]):
         operation: Operation[T],
         arguments: Arguments,
         accept: Accept,
-        run: RunReporter | None = None,
+        run_reporter: RunReporter | None = None,
     ) -> None:
         self._id = next(_call_ids)
         self._engine = engine
@@ -109,13 +109,13 @@ class Call(Generic[T]):
         self._arguments = arguments
         self._accept: Accept = accept
         self._is_stream = accept == "events"
-        self._run = run
+        self._run_reporter = run_reporter
         self.reporter: CallReporter | None = None
         self.held = False  # a rate-limit hold pauses it
         self._interrupted_outcome: Outcome | None = None
         self._attempts: list[Attempt] = []  # those that have ended
         self._elapsed = 0.0  # seconds from the start of the call to the end of the last one, or of the call
-        self._accepted = False  # the server may have accepted one: ``sent`` of the last error
+        self._sent = False  # the server may have accepted a request: ``sent`` of the last error
         self._replaced = False  # a dead pooled connection has been replaced, which is done once per call
         self._recovered = False  # the recovery has succeeded: it is not asked again
         # Of the last attempt:
@@ -232,7 +232,7 @@ class Call(Generic[T]):
                 observers,
                 body if isinstance(body, bytes) else None,
                 self._id,
-                run=self._run,
+                run_reporter=self._run_reporter,
                 limit=limit,
                 operation=self._name,
                 deployment=engine.deployment.name,
@@ -308,7 +308,7 @@ class Call(Generic[T]):
         if self.clock.interruption is not None:  # which error it causes depends on timing
             error = copy.copy(self.clock.interruption)
             error.sent = self.clock.sent
-        is_unsent = isinstance(error, ConfigurationError) and not self._accepted  # nothing can have been accepted
+        is_unsent = isinstance(error, ConfigurationError) and not self._sent  # nothing can have been accepted
         if is_unsent or (isinstance(error, UsageLimitError) and not self.clock.sent):
             # None if the call failed before it could wait (``queued``) or send, as ``FriendliError.meta`` says.
             error.meta = self.meta() if self._attempts or self.stopwatch.queued else None
@@ -316,9 +316,9 @@ class Call(Generic[T]):
         if isinstance(error, ConfigurationError):
             error = APIConnectionError(str(error), sent=True, draining=error.draining)
             error.permanent = True  # like the ConfigurationError that it stands for
-        self._accepted = self._accepted or _may_have_been_accepted(error)
+        self._sent = self._sent or _may_have_been_accepted(error)
         if isinstance(error, APIConnectionError):
-            error.sent = self._accepted
+            error.sent = self._sent
         self._record_attempt(began, error)
         error.meta = self.meta()
         return error
@@ -473,7 +473,7 @@ class Call(Generic[T]):
             error.__context__ = None
             if error.meta is None:  # else it belongs to a call that the recovery made
                 if isinstance(error, APIConnectionError):
-                    error.sent = self._accepted
+                    error.sent = self._sent
                 error.meta = self.meta()
             raise
 

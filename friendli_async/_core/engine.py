@@ -75,14 +75,14 @@ class Engine:
         operation: Operation[Any],
         arguments: Arguments,
         make_collector: Callable[[], Collector[E, R, U]],
-        run: RunReporter | None = None,
+        run_reporter: RunReporter | None = None,
     ) -> StreamOpening[E, R, U]:
         """Returns the opening of an EventStream.
 
-        ``make_collector`` creates a new collector for each attempt. ``run`` reports the run that the stream is a turn
-        of, if there is one.
+        ``make_collector`` creates a new collector for each attempt. ``run_reporter`` reports the run that the
+        stream is a turn of, if there is one.
         """
-        return StreamOpening(self, Call(self, operation, arguments, "events", run), make_collector)
+        return StreamOpening(self, Call(self, operation, arguments, "events", run_reporter), make_collector)
 
     def run_reporter(self, operation: Operation[Any], required: Mapping[str, object]) -> RunReporter:
         """Returns a reporter for a new run that calls the operation with these arguments."""

@@ -135,7 +135,7 @@ class CallReporter:
         observers: The observers of the client.
         request: The JSON body, for ``call_content``; None for another one.
         call_id: The number of the call.
-        run: Reports the run.
+        run_reporter: Reports the run.
         limit: The usage limit.
         fields: Further fields of every event.
 
@@ -150,24 +150,24 @@ class CallReporter:
         request: bytes | None,
         call_id: int,
         *,
-        run: RunReporter | None,
+        run_reporter: RunReporter | None,
         limit: UsageLimit | None,
         **fields: str | None,
     ) -> None:
         self._observers = observers or _NOBODY
-        self._run = run
+        self._run_reporter = run_reporter
         self._limit = limit
         self._request = request if self.wants("call_content") else None
         self._fields: dict[str, Any] = {
             "call_id": call_id,
-            "run_id": None if run is None else run.run_id,
+            "run_id": None if run_reporter is None else run_reporter.run_id,
             **fields,
         }
         self.attempt = 0
         self.attempting = False
         self._ended = False
-        if run is not None:
-            run.start_call(call_id)
+        if run_reporter is not None:
+            run_reporter.start_call(call_id)
 
     def wants(self, method: str) -> bool:
         """Returns whether any observer has this method."""
@@ -227,8 +227,8 @@ class CallReporter:
                 response_model=_string_attribute(envelope, "model"),
             )
         finally:
-            if self._run is not None:
-                self._run.end_call()
+            if self._run_reporter is not None:
+                self._run_reporter.end_call()
 
 
 class RunReporter:

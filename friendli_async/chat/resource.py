@@ -298,11 +298,11 @@ class Chat(Parsing):
         required: Mapping[str, object],
         options: Mapping[str, object],
         method: str = "stream",
-        run: RunReporter | None = None,
+        run_reporter: RunReporter | None = None,
     ) -> ChatStream:
         arguments = PARAMETERS.encode(method, required, options, stream_fields(options))
         n = requested_choices(options)
-        return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n), run))
+        return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n), run_reporter))
 
 
 class ContainerChat(ContainerParsing, Chat):
