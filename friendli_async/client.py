@@ -203,8 +203,9 @@ class AsyncFriendli(Hinted):
         token, proxy, headers = masked(token), masked(proxy), masked(headers)
         server_url, container_url = masked(server_url), masked(container_url)
         unknowns, others = list(others), NoOptions()  # the values may be secrets: keep them out of tracebacks
-        for name in unknowns:
-            raise unknown_option("AsyncFriendli", name, ["token", *(AsyncFriendli.__init__.__kwdefaults__ or ())])
+        if unknowns:
+            known = ["token", *(AsyncFriendli.__init__.__kwdefaults__ or ())]
+            raise unknown_option("AsyncFriendli", unknowns[0], known)
         given: dict[str, object] = {"token": token, "team": team}
         given |= {"server_url": server_url, "container_url": container_url}
         given |= {"timeout": timeout, "retry": retry, "pacing": pacing, "limits": limits}
