@@ -250,7 +250,7 @@ class RunReporter:
         self._call_id = 0
         self._turns = 0
         self._tool_calls = 0
-        self._open = 0  # calls and tools that have not ended
+        self._unended = 0  # calls and tools
         self._ended = False
         self._end: list[dict[str, Any]] = []  # the fields of the end until it is reported
 
@@ -259,7 +259,7 @@ class RunReporter:
         self._start()
         self._call_id = call_id
         self._turns += 1
-        self._open += 1
+        self._unended += 1
 
     def _start(self) -> None:
         if self._began is None:
@@ -268,14 +268,14 @@ class RunReporter:
 
     def end_call(self) -> None:
         """Notes that a call has ended."""
-        self._open -= 1
+        self._unended -= 1
         self._report_end()
 
     def start_tool(self, call: ToolCall, description: str | None, queued: float) -> None:
         """Reports the start of a tool call; called in the tool's task."""
         self._start()
         self._tool_calls += 1
-        self._open += 1
+        self._unended += 1
         self._report(
             "tool_call_started", ToolCallStarted, **self._tool_fields(call), description=description, queued=queued
         )
@@ -298,7 +298,7 @@ class RunReporter:
             ended = {"outcome": outcome, "seconds": seconds, "problem": problem, "error": _class_name(error)}
             self._report("tool_call_ended", ToolCallEnded, **fields, **ended)
         finally:
-            self._open -= 1
+            self._unended -= 1
             self._report_end()
 
     def end(
@@ -329,7 +329,7 @@ class RunReporter:
             call_once_soon(self._loop, self.end, "cancelled", error, usage)
 
     def _report_end(self) -> None:
-        if self._open or self._began is None:
+        if self._unended or self._began is None:
             return
         try:
             end = self._end.pop()  # in one step, as the run may be dropped in another thread
