@@ -82,7 +82,7 @@ class Deployment(msgspec.Struct, frozen=True, dict=True):
 
 
 class RequestHeaders(dict[str, str]):
-    """The headers of requests; those that frame a message only for a form. Most requests of a client share them."""
+    """The headers of requests, which most requests of a client share. Those of a form also frame its message."""
 
     @cached_property
     def lines(self) -> Secret:

@@ -73,7 +73,7 @@ class Runtime:
         Raises:
             ConfigurationError: The client is closed, or is being drained.
         """
-        if id(call.loop) not in self._loops:  # a call that a closed loop has left keeps the loop, and so its id
+        if id(call.loop) not in self._loops:  # no new loop has the id of a closed one, which its calls keep in memory
             self._forget_closed_loops()
             self._loops = frozenset([id(each.loop) for each in (call, *self.calls)])
         self.calls.add(call)  # before the check: a drain in another thread either waits for the call or rejects it

@@ -318,7 +318,7 @@ class ToolRunner:
     async def _run_call(self, requested: _RequestedCall) -> None:
         task = asyncio.current_task()
         try:
-            # An eager task has begun inside the frames of the reader, which an exception would keep.
+            # An eager task begins inside the frames of the reader, and the traceback of an exception would keep these.
             await asyncio.sleep(0)
             content = await self._execute(requested)
         except ToolError as error:

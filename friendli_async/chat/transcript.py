@@ -81,7 +81,7 @@ class Transcript:
             Exception: What ``between_turns`` raises.
         """
         if self.between_turns is not None:
-            # An eager task has begun inside the frames of the reader, which an exception would keep.
+            # An eager task begins inside the frames of the reader, and the traceback of an exception would keep these.
             await asyncio.sleep(0)
         if self.has_reached_limit:
             raise TurnLimitError(

@@ -401,7 +401,10 @@ class EventStream(Generic[E]):
             self._waiting = False
 
     def _undelivered_events(self) -> deque[E] | None:
-        """Returns the events that no branch has received yet, or None if the stream is not open yet."""
+        """Returns the events that no branch has received yet, or None if the stream is not open yet.
+
+        The first time that it is open, prepares it for reading.
+        """
         opened = self._open
         if opened is None:
             return None

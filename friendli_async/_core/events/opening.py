@@ -71,7 +71,7 @@ async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json
     if types & _STREAM_TYPES:
         return data
     begun, start = bytearray(data), data.lstrip(_BOM_AND_SPACE)
-    while data and any(prefix.startswith(start) for prefix in _STREAM_PREFIXES):  # more may tell
+    while data and any(prefix.startswith(start) for prefix in _STREAM_PREFIXES):  # the next bytes decide
         data = await exchange.read()
         begun += data
         start = (start + data).lstrip(_BOM_AND_SPACE)

@@ -34,7 +34,7 @@ def _is_unknown_field(line: bytes) -> bool:
     name, _, value = text.partition(":")
     value = value.strip()
     is_failure = is_error_name(name) or is_error_name(value)
-    number = int(value) if value.isdecimal() and len(value) < 20 else value
+    number = int(value) if value.isdecimal() and len(value) < 20 else value  # int() rejects thousands of digits
     return _FIELD.fullmatch(text) is not None and not is_failure and not shows_error({name: number})
 
 

@@ -123,7 +123,7 @@ class _TaskLimit(_Deadline):
         if not self.expired or task is None:
             return
         if task.uncancel() > self._cancelling or kind is not asyncio.CancelledError:
-            return  # the caller's own cancellation takes precedence
+            return  # the caller has cancelled it, too, or the block has ended otherwise: both take precedence
         del task  # it may keep the error raised below, whose traceback has this frame: a cycle
         raise self._error() from None
 

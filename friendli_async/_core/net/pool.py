@@ -47,7 +47,7 @@ class Pool:
         self.session: aiohttp.ClientSession = self._own_session() if session is None else session
         self.poster: Poster | None = Poster(self.session, ssl) if self.owned and CAN_POST else None
         self.exchanges: set[AiohttpExchange] = set()
-        self.finishing: deque[AiohttpExchange] = deque(maxlen=64)  # the latest; older ones have ended, or will not
+        self.finishing: deque[AiohttpExchange] = deque(maxlen=64)  # the latest: nobody waits for older ones
         self._closed: asyncio.Future[None] | None = None
 
     def _own_session(self) -> aiohttp.ClientSession:

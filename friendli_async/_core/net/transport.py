@@ -137,7 +137,7 @@ class AiohttpTransport:
                     response = await self._send_once(pool, request, url, dial)
                 except Exception as error:
                     if pool.owned and not isinstance(error, (*BROKEN, ValueError)):
-                        raise  # a foreign connector may raise anything
+                        raise  # no failure of the connection; that of a foreign connector may be any exception
                     if not self._is_stale(error, request, dial):
                         failure = Held(translate(error, dial, owned=pool.owned, closed=pool.session.closed))
                         dial.upload = None  # it keeps the error that is raised below, whose traceback has this frame
