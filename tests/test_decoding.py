@@ -22,6 +22,7 @@ from friendli_async._core import lenient
 from friendli_async._core.lenient import decode
 from friendli_async.chat import FunctionCall, Logprobs, TokenLogprob, ToolCall
 from friendli_async.chat.replies import ChatMessage, ChunkDelta, ToolCallDelta
+from friendli_async.completions import TextCompletionChoice
 from friendli_async.embeddings import Embedding, EmbeddingList
 from friendli_async.messages.replies import ThinkingBlock
 from friendli_async.models import ModelFunctionality
@@ -151,6 +152,9 @@ def test_reasoning_details_of_another_shape_keep_their_text(details: object, tex
         ),
         (EmbeddingList, {"data": {"embedding": [1.0]}}, EmbeddingList(data=(Embedding(embedding=(1.0,)),))),
         (ModelFunctionality, {"tool_call": "False"}, ModelFunctionality(tool_call=False)),
+        # Beyond the integers that a float has exactly, JSON made from protocol buffers has texts.
+        (TextCompletionChoice, {"seed": "9223372036854775807"}, TextCompletionChoice(seed=9223372036854775807)),
+        (TextCompletionChoice, {"seed": "7.0"}, TextCompletionChoice(seed=7)),
         (OutputItem, {"id": 5, "custom": {"name": "f"}}, OutputItem(id="5")),
         (
             ContentPartDone,

@@ -425,7 +425,10 @@ def _to_number(value: Any, types: set[str]) -> int | float | None:
         return None
     if "float" in types and number != int(number):
         return number
-    return value if type(value) is int else int(number)
+    try:
+        return int(value)  # of a text with a large integer, the float is another number
+    except ValueError:  # a text such as "7.0"
+        return int(number)
 
 
 def _to_text(holder: Any, name: str, value: Any) -> str:
