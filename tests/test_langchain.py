@@ -300,6 +300,22 @@ async def test_ai_message_is_sent_back_completely(server: FriendliServer, model:
     assert body["messages"][2] == {"role": "tool", "tool_call_id": "1", "content": "3"}
 
 
+@pytest.mark.parametrize(
+    ("block", "reasoning"),
+    [
+        ({"type": "reasoning", "id": "rs_1", "summary": []}, None),
+        ({"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]}, "Hm."),
+        ({"type": "reasoning", "id": "rs_1"}, None),
+    ],
+    ids=["no-summary", "summary", "standard-block"],
+)
+async def test_reasoning_of_another_provider_may_have_no_text(
+    server: FriendliServer, model: ChatFriendli, block: dict[str, Any], reasoning: str | None
+) -> None:
+    body = await sent_body(server, model, HumanMessage("Hi"), AIMessage([block, {"type": "text", "text": "So"}]))
+    assert body["messages"][1].get("reasoning_content") == reasoning
+
+
 async def stream_message(model: Runnable[Any, Any], question: str = "Hi there") -> AIMessageChunk:
     whole: AIMessageChunk | None = None
     async for piece in model.astream(question):

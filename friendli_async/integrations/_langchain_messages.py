@@ -84,7 +84,7 @@ def _complete_assistant(sent: dict[str, Any], message: AIMessage, parts: Sequenc
         sent["content"] = "".join(_text(part, path) for part in kept)
     sent["content"] = sent.get("content") or None
     extra = cast("dict[str, Any]", message.additional_kwargs)
-    reasoning_texts = [part[part["type"]] for part in parts if part["type"] in _REASONING]
+    reasoning_texts = map(_reasoning_text, (part for part in parts if part["type"] in _REASONING))
     if reasoning := extra.get("reasoning_content") or "".join(reasoning_texts):
         sent["reasoning_content"] = reasoning
     if details := extra.get("reasoning_details"):
@@ -92,6 +92,12 @@ def _complete_assistant(sent: dict[str, Any], message: AIMessage, parts: Sequenc
     for call in message.invalid_tool_calls:
         function = {"name": call["name"] or "", "arguments": call["args"] or ""}
         sent.setdefault("tool_calls", []).append({"type": "function", "id": call["id"] or "", "function": function})
+
+
+def _reasoning_text(part: Mapping[str, Any]) -> str:
+    """Returns the text of a reasoning block; of OpenAI's blocks, which have none, their summaries, if any."""
+    text: str | None = part.get(part["type"])
+    return text or "".join(summary.get("text", "") for summary in part.get("summary") or ())
 
 
 def _text(part: Mapping[str, Any], path: str) -> str:
