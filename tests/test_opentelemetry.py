@@ -1086,6 +1086,31 @@ CONTENT: Final[list[tuple[str, dict[str, Any], list[dict[str, Any]]]]] = [
         ],
     ),
     (
+        "custom tools",
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "f", "input": "ls"}}],
+                }
+            ]
+        },
+        [{"role": "assistant", "parts": [{"type": "tool_call", "id": "c", "name": "f", "arguments": "ls"}]}],
+    ),
+    (
+        "response items of custom tools",
+        {
+            "input": [
+                {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "ls"},
+                {"type": "custom_tool_call_output", "call_id": "c", "output": "12"},
+            ]
+        },
+        [
+            {"role": "assistant", "parts": [{"type": "tool_call", "id": "c", "name": "f", "arguments": "ls"}]},
+            {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c", "response": "12"}]},
+        ],
+    ),
+    (
         "response reasoning",
         {"input": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}, {"type": "other"}]}]},
         [{"role": "assistant", "parts": [{"type": "reasoning", "content": "Hm"}]}],

@@ -18,6 +18,8 @@ __all__ = ["input_messages", "output_messages", "system_instructions"]
 _Json = dict[str, Any]
 
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text", "refusal"})
+_MODEL_ITEMS = frozenset({"function_call", "custom_tool_call", "reasoning"})
+"""Types of items of responses that a model generates, besides messages, which have a role."""
 
 
 def system_instructions(body: Mapping[str, Any]) -> list[_Json]:
@@ -63,13 +65,13 @@ def _message(item: Any) -> _Json:
         return {"role": "user", "parts": _parts(item)}
     message = cast("_Json", item)
     kind = message.get("type")
-    if message.get("role") == "tool" or kind == "function_call_output":
+    if message.get("role") == "tool" or kind in {"function_call_output", "custom_tool_call_output"}:
         result = message.get("content", message.get("output"))
         call_id = message.get("tool_call_id", message.get("call_id"))
         return {"role": "tool", "parts": [{"type": "tool_call_response", "id": call_id, "response": result}]}
     if "role" in message:
         return {"role": message["role"], "parts": _message_parts(message)}
-    return {"role": "assistant" if kind in {"function_call", "reasoning"} else "user", "parts": _parts(message)}
+    return {"role": "assistant" if kind in _MODEL_ITEMS else "user", "parts": _parts(message)}
 
 
 def _message_parts(message: Mapping[str, Any]) -> list[_Json]:
@@ -78,8 +80,9 @@ def _message_parts(message: Mapping[str, Any]) -> list[_Json]:
     parts: list[_Json] = [{"type": "reasoning", "content": reasoning}] if isinstance(reasoning, str) else []
     parts += _parts(message.get("content", message.get("text")))
     for call in message.get("tool_calls") or ():
-        function: _Json = call.get("function") or {}
-        parts.append(_tool_call(call.get("id"), function.get("name"), function.get("arguments")))
+        function: _Json = call.get("function") or call.get("custom") or {}
+        arguments = function.get("arguments", function.get("input"))
+        parts.append(_tool_call(call.get("id"), function.get("name"), arguments))
     return parts
 
 
@@ -120,6 +123,8 @@ def _part(item: Any) -> _Json:
             return {"type": "tool_call_response", "id": item.get("tool_use_id"), "response": item.get("content")}
         case {"type": "function_call"}:
             return _tool_call(item.get("call_id"), item.get("name"), item.get("arguments"))
+        case {"type": "custom_tool_call"}:
+            return _tool_call(item.get("call_id"), item.get("name"), item.get("input"))
         case _:
             return dict(item)
 
