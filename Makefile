@@ -47,7 +47,7 @@ help:
 demo: $(VENV)/.base
 	@$(SUBMAKE) $(VENV)/.engine || \
 		echo 'The engine (a prebuilt llama.cpp) cannot be installed here: the demo goes on without it.'
-	@$(BIN)/python -m friendli_async.demo.__main__ $(DEMO)
+	@$(BIN)/python -m friendli_async.demo $(DEMO)
 
 # The long ones first, so that all end together.
 test: $(VENV)/.dev

@@ -15,7 +15,7 @@ from support.terminal import run_on_terminal
 from friendli_async.demo.page import Page
 from friendli_async.testing import FriendliServer, status, text
 
-DEMO = [sys.executable, "-W", "error", "-m", "friendli_async.demo.__main__"]
+DEMO = [sys.executable, "-W", "error", "-m", "friendli_async.demo"]
 FAST_MAIN = "import sys; from friendli_async.demo import __main__ as demo; demo._PACE = 0.0; sys.exit(demo.main())"
 FAST_DEMO = [sys.executable, "-W", "error", "-c", FAST_MAIN]
 """The demo without its pauses between words."""

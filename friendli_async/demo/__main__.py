@@ -1,6 +1,6 @@
 """`make demo`: chat with a real model, tool-assisted chat and structured output, on one page.
 
-    python -m friendli_async.demo.__main__ [--embedded] [--gguf FILE] [--question TEXT]... [--real] [--model NAME]
+    python -m friendli_async.demo [--embedded] [--gguf FILE] [--question TEXT]... [--real] [--model NAME]
 
 Nothing leaves this machine unless `FRIENDLI_TOKEN` is set and you confirm with yes, or `--real` is given.
 """
@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 when the real API failed, 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(prog="python -m friendli_async.demo.__main__", description="The client at work.")
+    parser = argparse.ArgumentParser(prog="python -m friendli_async.demo", description="The client at work.")
     parser.add_argument("--embedded", action="store_true", help="use the embedded server instead of a real model")
     parser.add_argument("--gguf", metavar="FILE", help="use this model instead of Gemma 3 270M")
     parser.add_argument("--question", action="append", metavar="TEXT", help="what to ask; may be given several times")

@@ -49,7 +49,7 @@ class Page:
         terminal = self._out.isatty()
         self._can_erase = terminal and os.environ.get("TERM") != "dumb"
         self._coloured = self._can_erase and not os.environ.get("NO_COLOR")
-        self._symbols = self._encodable(_SYMBOLS) == _SYMBOLS
+        self._has_symbols = self._encodable(_SYMBOLS) == _SYMBOLS
         self._width = max(40, min(_MAX_WIDTH, shutil.get_terminal_size().columns if terminal else 80))
         self.is_speaking: bool = False
         self._text_width = self._width - len(_INDENT)
@@ -62,7 +62,7 @@ class Page:
 
     def symbol(self, symbol: str, plain: str) -> str:
         """Return a symbol, or its plain form if the encoding of the output lacks it."""
-        return symbol if self._symbols else plain
+        return symbol if self._has_symbols else plain
 
     def line(self, text: str, style: str | None = None) -> None:
         """Write one line of text without styles inside the margin, wrapped if it is too long."""
@@ -169,7 +169,7 @@ class Page:
         shown = values[-(self._text_width - len(name) - 1) :]
         if len(shown) < _MIN_BARS:
             return
-        bars = _BARS if self._symbols else _PLAIN_BARS
+        bars = _BARS if self._has_symbols else _PLAIN_BARS
         top = max(shown) or 1.0
         drawn = "".join(bars[min(len(bars) - 1, int(value / top * len(bars)))] for value in shown)
         self._write(f"{_INDENT}{self.styled(drawn, 'cyan')} {self.styled(name, 'dim')}\n")
