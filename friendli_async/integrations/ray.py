@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -54,6 +54,13 @@ class _Request(msgspec.Struct, frozen=True):
     messages: Any
     model: str | None
     options: dict[str, Any]
+
+
+class _Row(NamedTuple):
+    key: str | int
+    request: _Request
+    position: int
+    """Its index in the batch."""
 
 
 class CompleteStage:
@@ -126,13 +133,13 @@ class CompleteStage:
         if self._checkpoint is not None:
             # All of them before the first request: no row of the batch is yielded after an invalid one.
             keys = [plain_key(key) for key in columns[self._key]]
-        rows = list(zip(keys, requests, range(len(requests)), strict=True))
+        rows = [_Row(*parts) for parts in zip(keys, requests, range(len(requests)), strict=True)]
         ready: list[tuple[int, _Answer]] = []
         since = time.monotonic()
-        job = Job(rows, self._complete, self._concurrency, self._checkpoint, key=lambda row: row[0])
+        job = Job(rows, self._complete, self._concurrency, self._checkpoint, key=lambda row: row.key)
         async with Run(job) as outcomes:
             async for outcome in outcomes:
-                ready.append((outcome.row[2], self._answer(outcome)))
+                ready.append((outcome.row.position, self._answer(outcome)))
                 if len(ready) >= _BLOCK_ROWS or time.monotonic() - since >= _BLOCK_SECONDS:
                     yield _block(columns, ready)
                     ready, since = [], time.monotonic()
@@ -145,7 +152,7 @@ class CompleteStage:
         return _Request(messages, self._model, self._options)
 
     async def _complete(self, row: _Row) -> _Answer:
-        request = row[1]
+        request = row.request
         async with self._slots:
             reply = await self._chat.complete(model=request.model, messages=request.messages, **request.options)
         usage = usage_of(reply)
@@ -161,9 +168,6 @@ class CompleteStage:
         error = outcome.error
         message = None if error is None else replace_surrogates(f"{type(error).__name__}: {error}")
         return {**empty, **(outcome.reply or {}), "error": message}
-
-
-_Row = tuple[str | int, _Request, int]  # key, request, index in the batch
 
 
 def _block(columns: Mapping[str, Any], ready: Sequence[tuple[int, _Answer]]) -> dict[str, Any]:
@@ -252,4 +256,4 @@ class _Checkpoint:
 
 
 def _digest(row: _Row) -> str:
-    return row_hash(row[0], [row[0], row[1]])
+    return row_hash(row.key, [row.key, row.request])
