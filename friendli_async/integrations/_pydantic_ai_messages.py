@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic_ai.exceptions import UserError
@@ -151,8 +152,8 @@ def parts_of(message: ChatMessage) -> list[ModelResponsePart]:
     if message.content:
         parts.append(TextPart(message.content))
     for call in message.tool_calls or ():
-        part = ToolCallPart(call.function.name, call.function.arguments)
-        parts.append(ToolCallPart(part.tool_name, part.args, tool_call_id=call.id) if call.id else part)
+        part = ToolCallPart(call.function.name, call.function.arguments)  # which has an id of its own
+        parts.append(replace(part, tool_call_id=call.id) if call.id else part)
     return parts
 
 

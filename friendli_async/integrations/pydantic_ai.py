@@ -81,7 +81,7 @@ _PHASES: Final[dict[str, Literal["pool", "connect", "read"]]] = {
 }
 
 
-@dataclass(init=False, eq=False, repr=False)
+@dataclass(init=False, eq=False, repr=False)  # for the fields that the methods of ``Model`` compare and show
 class FriendliModel(Model[AsyncFriendli]):
     """A Pydantic AI model over the ``chat`` API of a deployment.
 
@@ -231,10 +231,8 @@ def _response_format(parameters: ModelRequestParameters, *, with_tools: bool) ->
     output = parameters.output_object
     if parameters.output_mode == "native" and output is not None:
         schema: dict[str, Any] = {"name": output.name or "output", "schema": output.json_schema}
-        if output.description:
-            schema["description"] = output.description
-        if output.strict is not None:
-            schema["strict"] = output.strict
+        optional = {"description": output.description or None, "strict": output.strict}
+        schema |= {name: value for name, value in optional.items() if value is not None}
         return {"type": "json_schema", "json_schema": schema}
     if parameters.output_mode == "prompted" and not with_tools:
         return {"type": "json_object"}
@@ -295,7 +293,7 @@ class _StreamedAnswer(StreamedResponse):
     _stream: ChatStream
     _timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
     _pieces: ToolPieces = field(default_factory=ToolPieces)
-    _usage_received: bool | None = field(default=False, init=False)
+    _usage_received: bool | None = field(default=False, init=False)  # not None: a server may report no usage
 
     @property
     def model_name(self) -> str:
