@@ -101,12 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
     reporter = _Reporter()
     try:
         return _checked(arguments, reporter)
-    except (RowsError, ConfigurationError, OSError) as error:
+    except (RowsError, ConfigurationError, CheckpointError, OSError) as error:
         reporter.write_line(f"friendli-async batch: {error}")
-        return BAD_INPUT
-    except CheckpointError as error:
-        reporter.write_line(f"friendli-async batch: {error}")
-        return _BAD_OUTPUT
+        return _BAD_OUTPUT if isinstance(error, CheckpointError) else BAD_INPUT
     except KeyboardInterrupt:
         reporter.write_line("interrupted")
         return INTERRUPTED
@@ -132,11 +129,10 @@ def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
     connection.check_token(arguments.deployment)  # once, rather than as the outcome of each row
     if source.stat().st_size > _LARGE_FILE:
         reporter.write_line(f"checking {source}")
-    total = rows.check()
+    reporter.total = rows.check()
     concurrency: int | None = arguments.concurrency
     client = AsyncFriendli(max_connections=max(concurrency or 0, _CONNECTIONS))
     output = BatchOutput(target, retry_failed=arguments.retry_failed, changed=reporter.report_changed)
-    reporter.total = total
     max_rejections = None if arguments.keep_going else _MAX_REJECTIONS
 
     async def call(row: BatchRow) -> Reply:
