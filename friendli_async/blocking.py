@@ -82,12 +82,13 @@ def iterate(source: AsyncIterable[T]) -> Generator[T]:
     Yields:
         Its items.
     """
-    steps = _Steps(aiter(source))
+    iterator = aiter(source)
+    steps = _Steps(iterator)
     try:
         while (item := run(steps.next())) is not _END:
             yield cast("T", item)
     except BaseException:  # also GeneratorExit: the loop was left
-        if steps.can_be_closed:
+        if hasattr(iterator, "aclose"):
             _end(steps.close)
         raise
 
@@ -102,10 +103,6 @@ class _Steps(Generic[T]):
     def __init__(self, iterator: AsyncIterator[T]) -> None:
         self._iterator = iterator
         self._running: asyncio.Task[Any] | None = None
-
-    @property
-    def can_be_closed(self) -> bool:
-        return hasattr(self._iterator, "aclose")
 
     async def next(self) -> T | object:
         self._running = asyncio.current_task()

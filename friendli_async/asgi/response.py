@@ -234,7 +234,7 @@ class SSEResponse:
         if self._encode is not None:
             return _EVENT_STREAM, self._view or stream, EncodedEvents(self._encode, "encode must return")
         if isinstance(stream, Generated):
-            return _EVENT_STREAM, stream, EncodedEvents(_unchanged, "without encode, the generator must yield")
+            return _EVENT_STREAM, stream, EncodedEvents(lambda event: event, "without encode, the generator must yield")
         assert isinstance(stream, EventStream), "a run has encode"
         content_type = stream.meta.headers.get("content-type", "")
         # Any other type is a mistake of upstream's. As HTML, a browser would execute what the model wrote.
@@ -269,10 +269,6 @@ def _check_source(stream: object, encode: object) -> None:
     raise TypeError(
         f"a response takes a stream, chat.stream(...), a run, chat.run(...), or an async generator, not {given}{advice}"
     )
-
-
-def _unchanged(event: Any) -> Any:
-    return event
 
 
 def _raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

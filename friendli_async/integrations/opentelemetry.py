@@ -203,7 +203,7 @@ class Telemetry(Observer):
         if call is None:
             return
         failure = _failure(event)
-        attributes = _ending_attributes(event, _finish_reasons(event, call)) | _error(failure)
+        attributes = _ending_attributes(event, _finish_reasons(event, call))
         attributes["http.request.resend_count"] = max(event.attempt - 1, 0)
         if event.status is not None and event.attempt:  # else it is that of the response to another call
             attributes["http.response.status_code"] = event.status
@@ -221,7 +221,7 @@ class Telemetry(Observer):
         if call.is_inference:
             self._meters.record_call(event, call.streamed, _labels(call, event, failure))
             if self._as_events and call.content:
-                self._emit_content(call, attributes)
+                self._emit_content(call, attributes | _error(failure))
 
     def _keep_content(self, event: CallContent) -> None:
         call = self._calls.get(event.call_id)

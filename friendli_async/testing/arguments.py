@@ -49,7 +49,7 @@ def check_line(name: str, value: object) -> None:
         raise ValueError(f"{name} must not contain a line break or a null character")
 
 
-def check_integer(name: str, value: object, *, least: int | None = None, most: int | None = None) -> None:
+def check_integer(name: str, value: object, *, least: float = -math.inf, most: float = math.inf) -> None:
     """Check an integer, which may be from `least` to `most`, both included.
 
     Raises:
@@ -57,11 +57,9 @@ def check_integer(name: str, value: object, *, least: int | None = None, most: i
         ValueError: It is out of range.
     """
     check_type(value, int, name, "an int")
-    number = cast("int", value)
-    if most is not None and not (least or 0) <= number <= most:
-        raise ValueError(f"{name} must be from {least or 0} to {most}, not {number}")
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be at least {least}, not {number}")
+    if not least <= cast("int", value) <= most:
+        accepted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ValueError(f"{name} must be {accepted}, not {value}")
 
 
 def check_seconds(name: str, value: object) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -83,7 +83,7 @@ class Script:
 
     steps: tuple[Step, ...] = ()
     status: int = 200
-    headers: tuple[tuple[str, str], ...] = field(default=(("Content-Type", EVENT_STREAM),))
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", EVENT_STREAM),)
 
     def __post_init__(self) -> None:
         for step in self.steps:
