@@ -1,10 +1,10 @@
 """The checkpoint of ``run_all``: a file that records finished rows.
 
-A line is ``{"key": ..., "hash": ..., "attempts": ..., "type": ..., "reply": ...}``, or has an ``error`` instead of the
-last two (for ``type`` see ``reply_codec``). A retryable error (see ``errors.is_final``) is recorded for information
-only; the next run sends its row again. Of several other lines with one key, the last counts. ``hash`` is a digest of
-the row: if the content has changed, the row is sent again. Memory holds the key and offset of each line; a reply is
-read from the file when its row is reached.
+A line is ``{"key": ..., "hash": ..., "attempts": ..., "type": ..., "reply": ...}``, where ``type`` is that of the reply
+(see ``reply_codec``). The line of a row that failed has an ``error`` instead of these two. A retryable error (see
+``errors.is_final``) is recorded for information only: the next run sends its row again. If several other lines have the
+same key, the last one counts. ``hash`` is a digest of the row: if the content has changed, the row is sent again.
+Memory holds the key and offset of each line; a reply is read from the file when its row is reached.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class _Head(msgspec.Struct):
     error: _Error | None = None
 
     @property
-    def may_pass(self) -> bool:
-        """Whether the line records a retryable error."""
+    def is_retryable(self) -> bool:
+        """Whether the line records a retryable error: the row is not finished."""
         return self.error is not None and not self.error.final
 
 
@@ -151,7 +151,7 @@ class Checkpoint(Generic[Row, R]):
         head = self._lines.head(line)
         if head is None:
             return False
-        if not head.may_pass:
+        if not head.is_retryable:
             self._offsets[head.key] = offset
         return True
 

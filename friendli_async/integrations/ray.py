@@ -231,7 +231,7 @@ class _Checkpoint:
                     head = self.lines.head(line)
                     if head is None:
                         raise CheckpointError(f"{path}: the line at byte {offset} is not in the checkpoint format")
-                    if not head.may_pass:
+                    if not head.is_retryable:
                         self._done[head.hash] = (path, offset)
                     offset += len(line)
             self._read[path] = offset
