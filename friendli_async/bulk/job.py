@@ -143,7 +143,7 @@ class Job(Generic[Row, R]):
             self._fail(error)
 
     async def _open_ledger(self, ledger: Ledger[Row, R]) -> None:
-        ending = {*_ending}  # one of them may be using the file, and may have released it when the error arrives here
+        ending = {*_ending}  # as of now: one that uses the file may have released it when the error arrives here
         try:
             await asyncio.to_thread(ledger.open)
         except CheckpointInUseError:
@@ -161,7 +161,7 @@ class Job(Generic[Row, R]):
                 self._has_room.clear()
                 await self._has_room.wait()
             await self._gate.acquire()
-            started = False
+            has_started = False
             try:
                 try:
                     row = await anext(self._rows)
@@ -169,20 +169,24 @@ class Job(Generic[Row, R]):
                     return
                 if self.state.closed:  # the rows have suppressed the cancellation
                     return
-                index = self._rows_taken
-                key = index if self._key is None else plain_key(self._key(row))
-                done = None if self._ledger is None else self._ledger.find(key, row)
-                self._rows_taken += 1
-                if done is None:
-                    call = asyncio.create_task(self._process(index, key, row))
-                    call.add_done_callback(self._after_call)
-                    self._calls.add(call)
-                    started = True
+                has_started = self._start_call(row)
             finally:
-                if not started:
+                if not has_started:
                     self._gate.release()
-            if done is not None:
-                self._deliver(index, done)
+
+    def _start_call(self, row: Row) -> bool:
+        """Starts the call for a row, which takes over the permit; returns False if the ledger has the outcome."""
+        index = self._rows_taken
+        key = index if self._key is None else plain_key(self._key(row))
+        done = None if self._ledger is None else self._ledger.find(key, row)
+        self._rows_taken += 1
+        if done is not None:
+            self._deliver(index, done)
+            return False
+        call = asyncio.create_task(self._process(index, key, row))
+        call.add_done_callback(self._after_call)
+        self._calls.add(call)
+        return True
 
     def _is_full(self) -> bool:
         """Whether the next row is not to be taken yet."""
@@ -224,10 +228,11 @@ class Job(Generic[Row, R]):
         self._after_task(taker, self.state.stopped)
 
     def _after_task(self, task: asyncio.Task[None], was_ended: bool) -> None:
-        # A cancellation comes from the rows or the call, or from code that cancels all tasks; another BaseException,
-        # such as pytest's Failed, from the rows, their keys or the call. There is no outcome: the run must not go on.
-        # Once the run is closed nobody would get the failure, but asyncio logs an exception that is not retrieved.
-        # A cancelled task keeps its error until it is asked for, and the traceback refers back to the run: a cycle.
+        # A task that was cancelled or raised has no outcome, so the run must not go on. It was cancelled by the rows,
+        # by the call or by code that cancels all tasks. What it raised is a BaseException, such as pytest's Failed, of
+        # the rows, their keys or the call. Once the run is closed, nobody would get that: it is not asked for here, and
+        # so asyncio logs it. A cancelled task is always asked for its error: it would keep the error until then, whose
+        # traceback refers back to the run: a cycle.
         if task.cancelled() or not self.state.closed:
             try:
                 error = task.exception()  # not result(), which would add this frame, with the task, to its traceback
