@@ -54,14 +54,17 @@ class Adaptive:
     """A limit of calls in flight that grows while calls succeed, and shrinks when the server is overloaded.
 
     Until the first rejection, each success adds 1. A rejection multiplies the limit by ``shrink``, and pauses the
-    calls: for longer each time, until a call is accepted again. What was the cause is decided then. If more were in
-    flight than the server had accepted before, it was their number, the ceiling: the limit approaches it again by less
-    and less, and exceeds it only for credit, which 125 successes earn. Above it, each round of successes (as many as
-    the limit) adds more than the one before, since capacity was freed. But if fewer were in flight, the server limits
-    requests per minute: the limit returns to what it was, and calls are started at the rate that was accepted in the
-    last minute, which grows in the same way. But if nothing was accepted for seconds, and that had not happened before,
-    it was an outage: all goes on as before. And if a server rejects nothing but slows down, the guard shrinks the
-    limit. It compares seconds per token, since the duration of a call depends on the length of its answer.
+    calls: for longer each time, until a call is accepted again. Then the limit decides what was the cause:
+
+    - The number of calls, if more were in flight than the server had accepted before. This number is the ceiling. The
+      limit approaches it again, by less and less. It exceeds it only for credit, which 125 successes earn. Above the
+      ceiling, each round of successes (as many as the limit) adds more than the one before, since capacity was freed.
+    - A limit of requests per minute, if fewer were in flight. The limit returns to what it was. From then on, calls are
+      started at the rate that was accepted in the last minute, and this rate grows in the same way.
+    - An outage, if nothing was accepted for seconds, and that had not happened before. Then all goes on as before.
+
+    If a server rejects nothing but slows down, the guard shrinks the limit. It compares seconds per token, since the
+    duration of a call depends on the length of its answer.
 
     The caller drives it, with any clock: ``acquire`` and ``release`` around each call, ``succeeded`` and ``refused`` in
     between. ``Gate`` does this for asyncio. An instance serves one run at a time; the next run may reuse it, with what
@@ -327,21 +330,21 @@ class Adaptive:
 
 
 class _Rejections:
-    """Rejections in a row, until a round of calls that were sent after them has been accepted."""
+    """Rejections in a row: they end once a round of calls that were sent after them has been accepted."""
 
     def __init__(self, now: float, ceiling: float, pause: float) -> None:
         self.began_at: float = now
         self.last_at: float = now
         self.number: int = 1
-        self.pause: float = pause  # 0 once a call was accepted
-        self.repeated: bool = False  # also after a pause, since a call was accepted
-        self.successes: int = 0  # since the last rejection
-        self.accepted: int = 0  # in between, too
-        self.ceiling: float = ceiling  # of before
-        self.few_in_flight: bool = False  # fewer than the server had accepted before
-        self.is_limit_known: bool = True  # whether the server had accepted any number before
-        self.may_be_rate: bool = False
-        self.are_block: bool = False
+        self.pause: float = pause  # in seconds, after the last rejection; 0 once a call was accepted after it
+        self.repeated: bool = False  # whether the call after a pause was rejected again, and none was accepted since
+        self.successes: int = 0  # calls that were accepted since the last rejection
+        self.accepted: int = 0  # calls that were accepted since the first one
+        self.ceiling: float = ceiling  # the one in force before the first rejection
+        self.few_in_flight: bool = False  # whether fewer calls were in flight than the server had accepted before
+        self.is_limit_known: bool = True  # not if a rate limit caused the last ones, and none was accepted since
+        self.may_be_rate: bool = False  # whether a limit of requests per minute can be the cause of one
+        self.are_block: bool = False  # whether the pause has been a block: see ``_BLOCK``
         self.rate_held_back: bool = False  # whether the rate of starts, and not the limit, had held calls back
 
     def persist(self, limit: float) -> bool:

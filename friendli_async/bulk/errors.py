@@ -56,7 +56,10 @@ def is_overload(error: BaseException | None) -> TypeGuard[APIStatusError]:
 
 
 def is_rejection(error: BaseException | None) -> bool:
-    """Whether a call failed for a reason unrelated to its row that lasts until somebody removes it."""
+    """Whether a call failed for a reason unrelated to its row that lasts until somebody removes it.
+
+    An overload is none, although ``max_rejections`` counts both: it passes by itself, and then the row is sent again.
+    """
     if isinstance(error, APIStatusError):
         return error.status_code in REJECTION_STATUSES
     return isinstance(error, ConfigurationError | UsageLimitError) or is_unsent(error)

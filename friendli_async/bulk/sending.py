@@ -59,7 +59,7 @@ class RunState:
 
 
 class AnyRun:
-    """Base of a run, by which ``_is_open`` knows one: its module imports this one."""
+    """Base of ``run.Run``, by which ``_is_open`` recognizes one: ``run`` imports this module, not the reverse."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
@@ -147,7 +147,10 @@ class RowSender(Generic[Row, R]):
         return True
 
     async def _make_call(self, row: Row) -> tuple[R | None, Exception | None]:
-        """Makes the call. Apart from ``send``, whose frame would be in the error's traceback and hold the error."""
+        """Makes the call once.
+
+        It is not a part of ``send``, whose frame would then be in the traceback of the error that it holds: a cycle.
+        """
         started_at = asyncio.get_running_loop().time()
         reported: _Reported = set()
         on_rejection.set(partial(self._report_weakly, reported))
@@ -176,8 +179,14 @@ class RowSender(Generic[Row, R]):
     def _report_rejection(self, reported: _Reported, error: APIStatusError, wait: float | None) -> float | None:
         """Reports the rejection of an attempt to the gate, at once: the call goes on with its retries.
 
-        Returns the seconds until the next attempt: the gate may ask for more. If it asks for many, there is none here:
-        the row gives its permit back.
+        Args:
+            reported: The attempts of the call that were reported so far.
+            error: The rejection.
+            wait: The seconds until the next attempt; None if there is none.
+
+        Returns:
+            The same, or more if the gate asks for it. If it asks for a long wait, None: the call fails, and its row
+            waits without a permit.
         """
         assert error.meta is not None
         attempt = error.meta.attempts[-1]
@@ -249,9 +258,9 @@ def _is_open(reply: object) -> bool:
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
-    """Returns the seconds until a row is sent again.
+    """Returns the seconds until a row is sent again; None if it is not.
 
-    Rows are if the server rejected them because of its load, with no content, or if they cannot have reached it.
+    It is if the server rejected it because of its load, before any content, or if it cannot have reached the server.
     """
     if is_overload(error):
         retry_after = error.retry_after
