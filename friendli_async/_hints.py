@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 _MAX_SHOWN: Final = 100
 
-# These tables map our name, or a hint, to the names used by openai, anthropic, mistral, litellm, Friendli's SDK
-# and frameworks for agents.
-# They are searched only to raise an error.
+# These tables map our name, or a hint, to the names that openai, anthropic, mistral, litellm, Friendli's SDK and
+# frameworks for agents have for the same. They are searched only to raise an error.
 
 _SETTINGS: Final = {
     "token=...": "token api_key access_token auth_token bearer_auth",

@@ -1,7 +1,7 @@
 """What msgspec needs help with: JSON with lone surrogates or in other charsets, and types that several threads use.
 
-Lone surrogates are halves of a character, which a model's tokens may be and UTF-8 cannot encode. msgspec rejects them.
-What it accepts takes no slower path here.
+A lone surrogate is half of a character. A model's token may be one, but UTF-8 cannot encode it, and msgspec rejects it.
+What msgspec accepts takes no slower path here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What annotations name, without importing it: modules that are not loaded with the library, and ``TypeForm``.
+"""Names for annotations, of what is not imported at run time: ``LazyModule`` and ``TypeForm``.
 
-``typing.get_type_hints`` and ``inspect.signature(..., eval_str=True)``, and with them FastAPI, pydantic, beartype and
-containers for dependency injection, evaluate an annotation with the names that its module has at run time. There, a
-name that is imported for type checkers only does not exist.
+FastAPI, pydantic, beartype and containers for dependency injection evaluate annotations (by ``typing.get_type_hints``
+or ``inspect.signature(..., eval_str=True)``), with the names that the module has at run time. A name that is imported
+for type checkers only does not exist there.
 """
 
 from __future__ import annotations

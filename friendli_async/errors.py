@@ -95,8 +95,8 @@ class FriendliError(Exception):
     Attributes:
         meta: Status, headers, request id and attempts of the call; None if it failed before it could wait or send.
             Its ``attempts`` are empty if a rate-limit hold rejected the call.
-        partial: What a stream had received, or what a plain reply holds: besides the error, or in place of a stream.
-            Otherwise None.
+        partial: What a stream had received. Of a plain reply, what it holds besides the error, or what it holds if a
+            stream was asked for. Otherwise None.
     """
 
     # All attributes except the message have defaults, and are set after construction or by keyword. The default

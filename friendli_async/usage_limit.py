@@ -136,7 +136,7 @@ class UsageLimit:
         with _lock:
             for limit in self._chain:
                 limit._add(used, is_complete)
-            outermost = self._chain[-1]  # there may be many limits within it
+            outermost = self._chain[-1]  # it warns once, while many short-lived limits may be within it
             is_to_warn = used is None and is_complete and not outermost._has_warned
             outermost._has_warned |= is_to_warn
         if is_to_warn:

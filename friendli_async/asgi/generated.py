@@ -1,4 +1,4 @@
-"""Events that an async generator of the service makes, as a response reads them."""
+"""An async generator of the service, with the interface of the streams that a response reads."""
 
 from __future__ import annotations
 

@@ -30,10 +30,10 @@ _MAX_GROWTH_SECONDS: Final = 10.0
 
 
 class StartRate:
-    """How far apart calls are started: not at all, until a rejection was caused by a rate limit.
+    """The rate at which calls are started: unlimited, until a rate limit has caused a rejection.
 
-    The rate is then measured: what the server accepted in the last minute, the time of the rejections included. From
-    there it grows to the rate that was rejected, and above that only if a rejection can be afforded.
+    Then it is what the server has accepted in the last minute, including the time of the rejections. From there it
+    grows to the rate that was rejected, and above that only if a rejection can be afforded.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ def add_model(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
         "-m",
         "--model",
         type=model_name,
-        default=str.__str__(strip_quotes(os.environ.get("FRIENDLI_MODEL", ""))) or None,  # unmasked
+        default=str.__str__(strip_quotes(os.environ.get("FRIENDLI_MODEL", ""))) or None,  # not masked: it is no secret
         help=f"model, or endpoint id (default: FRIENDLI_MODEL{otherwise})",
     )
 

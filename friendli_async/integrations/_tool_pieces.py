@@ -1,4 +1,4 @@
-"""Deltas of streamed tool calls, assigned to their calls, for libraries that merely concatenate them."""
+"""Assigns the deltas of streamed tool calls to their calls, for libraries that merely concatenate what they get."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ToolPiece", "ToolPieces"]
 
 
 class ToolPiece(msgspec.Struct, frozen=True):
-    """A delta of one call. ``id`` and ``name`` come once, or in pieces, however often the server repeats them."""
+    """A delta of one call. ``id`` and ``name`` come once (a name maybe in pieces), even if the server repeats them."""
 
     index: int
     """Index of the call, in the order in which the calls began."""

@@ -278,10 +278,10 @@ def install_error_handlers(app: Starlette) -> None:
 
     Statuses and messages are those of ``asgi.error_status`` and ``asgi.error_body``; 429 and 503 pass on upstream's
     ``Retry-After``. A value or keyword rejected before anything was sent (``ArgumentError``, ``UnknownArgumentError``)
-    is 422, with its path or name as ``param``. An open websocket is
-    closed with code 1011. ``WebSocketDisconnect``, which servers log with a traceback, ends the handler silently.
-    Each error is logged (logger ``friendli_async``), because servers do not log them: statuses of 500 and above as
-    warnings, the others, which may be the browser's fault, at the level INFO.
+    is 422, with its path or name as ``param``. An open websocket is closed with code 1011. ``WebSocketDisconnect``,
+    which servers log with a traceback, ends the handler silently. Each error is logged (logger ``friendli_async``),
+    because servers do not log them: statuses of 500 and above as warnings, the others, which may be the browser's
+    fault, at the level INFO.
 
     Args:
         app: The app. Handlers added later for the same classes replace these.

@@ -7,9 +7,9 @@
         batch_size=256,
     )
 
-Each Ray actor has its own client and calls in flight. Finished rows are recorded here, row by row, in one file per
-actor: Ray Data's own checkpoints work on files and blocks, and a killed job started from scratch. Ray itself is not
-imported.
+Each Ray actor has its own client and calls in flight. This module records each finished row, in one file per actor. Ray
+Data's own checkpoints do not suffice: they record files and blocks, so a killed job started from scratch. Ray itself is
+not imported.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def as_block(value: object) -> ContentBlock:
     block = with_type(value, KNOWN_BLOCKS)
     if is_unknown(block, KNOWN_BLOCKS):
         return cast("dict[str, Any]", block)
-    try:  # by itself: after it, the lenient conversion looks for a usage, which blocks do not have
+    try:  # first without leniency, as nearly always suffices: ``convert`` also looks for a usage, which no block has
         known: KnownBlock = msgspec.convert(block, KnownBlock)
     except ValueError:
         known = convert(block, KnownBlock)

@@ -118,7 +118,7 @@ class ItemParts:
         return chain.from_iterable(pieces for (_, each), pieces in self._streamed.items() if each == kind)
 
     def result(self) -> OutputItem:
-        """Returns the item with what was streamed and it lacks."""
+        """Returns the item, with the streamed content where the item itself lacks it."""
         item = self.item
         return msgspec.structs.replace(
             item,
@@ -234,7 +234,10 @@ class Items:
     # --- which item ------------------------------------------------------------------------------------------------
 
     def _of(self, event: OfItem, type: str, *, continues: bool = False) -> ItemParts:
-        """Returns the item of an event; if that ``continues`` a complete item without naming it, it begins another."""
+        """Returns the item that an event belongs to; begins one if there is none.
+
+        If an event that ``continues`` its item (a delta) has no id, and the item found is complete, it begins another.
+        """
         name, index = event.item_id, event.output_index
         found = self._by_id.get(name) if name is not None else None
         if found is not None and found.index == index:  # nearly always

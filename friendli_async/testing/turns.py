@@ -117,8 +117,9 @@ class Prompt:
     def calls(self) -> tuple[FunctionCall, ...]:
         """Return the function calls, with arguments that match the parameters.
 
-        After the results of tools there are none; but if calls are required, those functions are next that are left. If
-        they have been called one after another, the last is called again: its result may have been an error.
+        After the results of tools there are none, unless calls are required: then the functions are called that have
+        not been called yet. If all have been called, one after another, the last one is called again, since its result
+        may have been an error.
         """
         if self.tool_choice == "none" or (self.results and self.tool_choice != "required"):
             return ()

@@ -77,7 +77,7 @@ class FunctionTool(Generic[F_co]):
     """A tool that wraps a function. Calling it calls the function; ``chat.run`` calls ``run``.
 
     It may decorate a method: attribute access on an instance then returns a tool that is bound to the instance. It is
-    pickled by its name, like a function; one of the main program only by cloudpickle, as in Ray, and as a whole.
+    pickled by its name, like a function. Only cloudpickle (as in Ray) can pickle one of the main program, as a whole.
 
     Attributes:
         name: The name that the model sees.
