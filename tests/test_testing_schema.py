@@ -134,6 +134,11 @@ def test_sample_matches_schema(schema: dict[str, Any], value: object) -> None:
         ("^(ab|c)(de)$", "abde"),
         (r"^.[^a-z]\d\s\w$", ".00 a"),
         ("(?:[xyz]|q){2}", "xx"),
+        (r"^[^@]+@[^@\s]{2}$", "a@aa"),
+        (r"^\W[^\w]\D\S$", "  aa"),
+        ("^[^\x00-zé]$", "{"),
+        (r"^[\]^-]$", "]"),
+        ("^(?>ab)++$", "ab"),
     ],
 )
 def test_sample_matches_pattern(pattern: str, text: str) -> None:

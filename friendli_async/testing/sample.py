@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from math import ceil, floor, inf
 from typing import Any, Final, cast
 
@@ -13,6 +14,7 @@ __all__ = ["sample"]
 _parser: Any = importlib.import_module("re._parser")  # there is no public parser
 _MAX_DEPTH: Final = 8
 _MAX_TEXT: Final = 200
+_MAX_CHARACTER: Final = 0x3000  # the characters that are tried for a set
 _FORMATS: Final = {
     "date-time": "2026-01-02T03:04:05Z",
     "date": "2026-01-02",
@@ -20,6 +22,17 @@ _FORMATS: Final = {
     "duration": "PT1H",
     "uuid": "00000000-0000-4000-8000-000000000000",
 }
+
+
+_CATEGORIES: Final = {
+    "CATEGORY_DIGIT": r"\d",
+    "CATEGORY_NOT_DIGIT": r"\D",
+    "CATEGORY_SPACE": r"\s",
+    "CATEGORY_NOT_SPACE": r"\S",
+    "CATEGORY_WORD": r"\w",
+    "CATEGORY_NOT_WORD": r"\W",
+}
+"""The names that a parsed pattern has for classes of characters."""
 
 
 def sample(schema: Mapping[str, Any], text: str) -> object:
@@ -90,33 +103,41 @@ def _match_of(pattern: Iterable[tuple[Any, Any]]) -> str:
                 text += chr(argument)
             case "IN":
                 text += _character_of(argument)
-            case "MAX_REPEAT" | "MIN_REPEAT":
+            case "NOT_LITERAL":
+                text += _character_of((("NEGATE", None), ("LITERAL", argument)))
+            case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
                 least, _, inner = argument
                 text += _match_of(inner) * least
+            case "ATOMIC_GROUP":
+                text += _match_of(argument)
             case "SUBPATTERN":
                 text += _match_of(argument[-1])
             case "BRANCH":
                 text += _match_of(argument[1][0])
             case "ANY":
                 text += "."
-            case _:  # an anchor, which matches no text
+            case _:  # an anchor or an assertion, which match no text; back references are not supported
                 pass
     return text
 
 
 def _character_of(members: Sequence[tuple[Any, Any]]) -> str:
-    """Return a character of a set."""
-    operation, argument = members[0]
-    match str(operation):
-        case "LITERAL":
-            return chr(argument)
-        case "RANGE":
-            return chr(argument[0])
-        case "NEGATE":
-            excluded = re.compile("[" + "".join(re.escape(_character_of([member])) for member in members[1:]) + "]")
-            return next(character for character in "a0 -" if not excluded.match(character))
-        case _:
-            return {"CATEGORY_DIGIT": "0", "CATEGORY_SPACE": " "}.get(str(argument), "a")
+    """Return a character of a set, as far as possible one that the set names."""
+    source, named = "", ""
+    for operation, argument in members:
+        match str(operation):
+            case "LITERAL":
+                source += re.escape(chr(argument))
+                named += chr(argument)
+            case "RANGE":
+                source += "-".join(re.escape(chr(bound)) for bound in argument)
+                named += chr(argument[0])
+            case "NEGATE":
+                source += "^"
+            case _:
+                source += _CATEGORIES[str(argument)]
+    candidates = chain(named, "a0 -", map(chr, range(_MAX_CHARACTER)))
+    return next((each for each in candidates if re.match(f"[{source}]", each)), "")
 
 
 def _number(schema: Mapping[str, Any], usual: float) -> float:
