@@ -95,12 +95,12 @@ class Gate:
             ago: Seconds since the rejected attempt was sent; None if unknown.
             is_rate_limit: Whether a limit of requests per minute may be the cause.
         """
-        now = asyncio.get_running_loop().time()
-        if self._is_fixed and retry_after is not None:
-            self.hold(retry_after)
-        elif not self._is_fixed:
+        if not self._is_fixed:
+            now = asyncio.get_running_loop().time()
             sent = None if ago is None else now - ago
             self._limit.refused(retry_after, now, sent, is_rate_limit=is_rate_limit)
+        elif retry_after is not None:
+            self.hold(retry_after)
 
     def retry_delay(self) -> float | None:
         """Returns the seconds until a rejected call may be sent again; see ``Adaptive.retry_delay``."""
@@ -129,9 +129,13 @@ class Gate:
         if self._waiters and pause:
             self._timer = loop.call_later(pause, self._admit)
         elif self._waiters and not self._admitted:  # no caller of this gate will release a permit
-            while self._waiters:
-                waiter = self._waiters.popleft()
-                if not waiter.done():
-                    waiter.set_exception(
-                        ConfigurationError("this Adaptive is in use by another run: create one for each run")
-                    )
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Fails all waiters: another gate holds the permits."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(
+                    ConfigurationError("this Adaptive is in use by another run: create one for each run")
+                )
