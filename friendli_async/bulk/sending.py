@@ -166,15 +166,18 @@ class RowSender(Generic[Row, R]):
             if task is None or task.cancelling():
                 raise
             return None, _cancelled_call(error)  # raised by what it awaited: nobody has cancelled the row
-        meta = _meta_of(reply)
+        self._report_reply(reply, asyncio.get_running_loop().time() - started_at)
+        return reply, None
+
+    def _report_reply(self, reply: R, seconds: float) -> None:
+        """Counts the tokens of a reply, and reports it to the gate; ``seconds`` is what the call took."""
         usage = usage_of(reply)
         tokens = usage.completion_tokens if usage is not None else 0
         self.tokens += tokens
-        seconds = None
-        if meta is not None and meta.attempts:
-            seconds = meta.attempts[-1].elapsed + _seconds_after_first_event(meta)
-        self._gate.succeeded(tokens, seconds or asyncio.get_running_loop().time() - started_at)
-        return reply, None
+        meta = _meta_of(reply)
+        if meta is not None and meta.attempts:  # without the time of failed attempts, and of waits
+            seconds = meta.attempts[-1].elapsed + _seconds_after_first_event(meta) or seconds
+        self._gate.succeeded(tokens, seconds)
 
     def _report_rejection(self, reported: _Reported, error: APIStatusError, wait: float | None) -> float | None:
         """Reports the rejection of an attempt to the gate, at once: the call goes on with its retries.
