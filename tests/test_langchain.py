@@ -21,7 +21,7 @@ pytest.importorskip("langchain_core", reason="the extra `langchain` is not insta
 suites = pytest.importorskip("langchain_tests.integration_tests.chat_models", reason="langchain-tests is not installed")
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import Runnable
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
@@ -275,6 +275,20 @@ async def test_unsupported_content_part_is_rejected_with_its_path(
         await model.ainvoke([message])
     assert caught.value.path == path
     assert str(caught.value).startswith(f"{path}: ")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [HumanMessage([{"type": "text-plain", "text": "Hi", "mime_type": "text/plain"}]), RemoveMessage(id="1")],
+    ids=["block", "message"],
+)
+async def test_what_langchain_cannot_convert_is_rejected_with_its_path(
+    server: FriendliServer, model: ChatFriendli, message: Any
+) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        await model.ainvoke([HumanMessage("Hi"), message])
+    assert caught.value.path == "messages[1]"
     assert server.requests == []
 
 

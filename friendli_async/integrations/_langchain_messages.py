@@ -44,7 +44,11 @@ def wire_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 
 def _wire(message: BaseMessage, path: str) -> Iterator[dict[str, Any]]:
-    for sent in convert_to_openai_messages([_with_media(message)]):
+    try:
+        converted = convert_to_openai_messages([_with_media(message)])
+    except ValueError as error:  # a block or a message that OpenAI's format cannot represent, either
+        raise ArgumentError(str(error), path) from None
+    for sent in converted:
         role: str = sent["role"]
         if role == "developer":  # OpenAI's newer name
             sent["role"] = "system"
