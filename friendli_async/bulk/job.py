@@ -218,8 +218,7 @@ class Job(Generic[Row, R]):
     def _after_call(self, call: asyncio.Task[None]) -> None:
         """Returns the permit of a call: a callback also runs if the task was cancelled before its first step."""
         self._calls.discard(call)
-        if not self._sender.gave_permit_back(call):
-            self._gate.release()
+        self._sender.return_permit(call)
         self._has_room.set()
         self._after_task(call, self.state.closed)
 

@@ -124,11 +124,12 @@ class RowSender(Generic[Row, R]):
         for task in self._resending:
             task.cancel()
 
-    def gave_permit_back(self, task: asyncio.Task[None]) -> bool:
-        """Whether a task that has ended gave its permit back while it waited to send its row again."""
-        gave = task in self._resending
-        self._resending.discard(task)
-        return gave
+    def return_permit(self, task: asyncio.Task[None]) -> None:
+        """Returns the permit of a task that has ended, unless that was waiting without one to send its row again."""
+        if task in self._resending:
+            self._resending.discard(task)
+        else:
+            self._gate.release()
 
     async def _wait_to_resend(self, wait: float) -> bool:
         """Waits, and then for a permit; the gate gives none before a ``Retry-After``. Returns False if stopped."""
