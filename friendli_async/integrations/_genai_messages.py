@@ -121,10 +121,9 @@ def _part(item: Any) -> _Json:
             return _tool_call(item.get("id"), item.get("name"), item.get("input"))
         case {"type": "tool_result"}:
             return {"type": "tool_call_response", "id": item.get("tool_use_id"), "response": item.get("content")}
-        case {"type": "function_call"}:
-            return _tool_call(item.get("call_id"), item.get("name"), item.get("arguments"))
-        case {"type": "custom_tool_call"}:
-            return _tool_call(item.get("call_id"), item.get("name"), item.get("input"))
+        case {"type": "function_call" | "custom_tool_call"}:
+            arguments = item.get("arguments", item.get("input"))
+            return _tool_call(item.get("call_id"), item.get("name"), arguments)
         case _:
             return dict(item)
 

@@ -24,17 +24,6 @@ _FORMATS: Final = {
 }
 
 
-_CATEGORIES: Final = {
-    "CATEGORY_DIGIT": r"\d",
-    "CATEGORY_NOT_DIGIT": r"\D",
-    "CATEGORY_SPACE": r"\s",
-    "CATEGORY_NOT_SPACE": r"\S",
-    "CATEGORY_WORD": r"\w",
-    "CATEGORY_NOT_WORD": r"\W",
-}
-"""The names that a parsed pattern has for classes of characters."""
-
-
 def sample(schema: Mapping[str, Any], text: str) -> object:
     """Build a value that matches a JSON Schema; the result is deterministic.
 
@@ -134,8 +123,9 @@ def _character_of(members: Sequence[tuple[Any, Any]]) -> str:
                 named += chr(argument[0])
             case "NEGATE":
                 source += "^"
-            case _:
-                source += _CATEGORIES[str(argument)]
+            case _:  # a class: CATEGORY_DIGIT is \d, and CATEGORY_NOT_DIGIT is \D
+                name = str(argument).removeprefix("CATEGORY_")
+                source += "\\" + (name[4] if name.startswith("NOT_") else name[0].lower())
     candidates = chain(named, "a0 -", map(chr, range(_MAX_CHARACTER)))
     return next((each for each in candidates if re.match(f"[{source}]", each)), "")
 
