@@ -13,16 +13,7 @@ from friendli_async.testing.script import Script, json_body
 
 __all__ = ["cost", "usage"]
 
-_WIDTHS: Final = {
-    "5m": timedelta(minutes=5),
-    "15m": timedelta(minutes=15),
-    "30m": timedelta(minutes=30),
-    "45m": timedelta(minutes=45),
-    "1h": timedelta(hours=1),
-    "6h": timedelta(hours=6),
-    "12h": timedelta(hours=12),
-    "1d": timedelta(days=1),
-}
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 _LIMIT: Final = 7
 _MAX_LIMIT: Final = {"cost": 35, "usage": 288}
 _MODELS: Final = ("meta-llama-3.1-8b-instruct", "friendli-testing")
@@ -73,7 +64,8 @@ def usage(request: ReceivedRequest) -> Script:
 
 def _page(kind: str, query: Mapping[str, Any], results: Callable[[int], list[dict[str, object]]]) -> Script:
     start, end = (_parse_time(query[name]) for name in ("start_time", "end_time"))
-    width = _WIDTHS[query.get("bucket_width") or "1d"]
+    given: str = query.get("bucket_width") or "1d"
+    width = timedelta(**{_UNITS[given[-1]]: int(given[:-1])})
     if end < start:
         raise InvalidRequestError("query", "end_time", "Input precedes start_time")
     shown, following = page_of(query, "page", -(-(end - start) // width), usual=_LIMIT, most=_MAX_LIMIT[kind])
