@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from math import ceil
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -32,6 +33,8 @@ _logger: Final = logging.getLogger("friendli_async")
 _MAX_MODEL: Final = 100
 _PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
 """Statuses that mean the same to the browser as to this service."""
+_TYPES: Final = {429: "rate_limit_error", 503: "service_unavailable"}
+"""The types of errors whose server names none, if not ``invalid_request_error``."""
 _TIMEOUTS: Final = {
     "connect": "the model's server could not be reached in time",
     "pool": "the service has no free connection to the model's server",
@@ -77,7 +80,7 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
         case ConfigurationError(draining=True) | APIConnectionError(draining=True):
             return 503, "the service is shutting down; try again", "service_unavailable", "shutting_down"
         case APIStatusError(status_code=status) if status in _PASSED_THROUGH:
-            return status, error.message, error.type or _error_type(status), error.code
+            return status, error.message, error.type or _TYPES.get(status, "invalid_request_error"), error.code
         case APIStatusError(status_code=401 | 403):
             return 502, "this service is not authorized to use the model", "upstream_error", None
         case APIStatusError(status_code=status):
@@ -109,15 +112,10 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
             return 500, "the service failed", "server_error", None
 
 
-def _error_type(status: int) -> str:
-    return {429: "rate_limit_error", 503: "service_unavailable"}.get(status, "invalid_request_error")
-
-
-def retry_headers(error: FriendliError) -> Iterable[tuple[str, str]]:
-    """Yields ``Retry-After`` for a 429 or 503 if upstream sent one, rounded up to whole seconds."""
-    wait = getattr(error, "retry_after", None)
-    if wait is not None and error_status(error) in {429, 503}:
-        yield "Retry-After", str(-int(-wait // 1))
+def retry_headers(error: FriendliError) -> dict[str, str]:
+    """Returns ``Retry-After`` for a 429 or 503 if upstream sent one, rounded up to whole seconds."""
+    wait: float | None = getattr(error, "retry_after", None)
+    return {"Retry-After": str(ceil(wait))} if wait is not None and error_status(error) in {429, 503} else {}
 
 
 def logged_path(scope: Mapping[str, Any]) -> str:

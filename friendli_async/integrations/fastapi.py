@@ -310,7 +310,7 @@ async def _handle_error(connection: HTTPConnection, error: Exception) -> Respons
 def _answer_to(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Returns the status, body and headers of the response to an error."""
     if isinstance(error, FriendliError):
-        return error_status(error), error_body(error), dict(retry_headers(error))
+        return error_status(error), error_body(error), retry_headers(error)
     assert isinstance(error, ArgumentError | UnknownArgumentError)
     param = error.path if isinstance(error, ArgumentError) else error.name
     body = {"message": str(error), "type": "invalid_request_error", "param": param or None, "code": None}
