@@ -173,14 +173,13 @@ class CompleteStage:
 def _block(columns: Mapping[str, Any], ready: Sequence[tuple[int, _Answer]]) -> dict[str, Any]:
     """Returns rows of a batch with their answers, in Ray's format."""
     indices = [index for index, _ in ready]
-    block: dict[str, Any] = {name: _take(column, indices) for name, column in columns.items()}
+    block: dict[str, Any] = {
+        name: [column[index] for index in indices] if isinstance(column, list) else column[indices]  # of numpy
+        for name, column in columns.items()
+    }
     for name in ready[0][1]:
         block[name] = [answer[name] for _, answer in ready]
     return block
-
-
-def _take(column: Any, indices: list[int]) -> Any:
-    return [column[index] for index in indices] if isinstance(column, list) else column[indices]
 
 
 def _plain(value: Any) -> Any:
