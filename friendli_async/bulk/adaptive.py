@@ -213,11 +213,7 @@ class Adaptive:
                 self._hold(_seconds_or(self._first_pause(), retry_after), now)
                 return
             is_new = True
-            ceiling = self._limit if self._ceiling == math.inf else self._ceiling
-            rejections = self._rejections = _Rejections(now, ceiling, self._first_pause())
-            rejections.few_in_flight = in_flight <= max(1, self._accepted)
-            rejections.rate_held_back = self._starts.is_limited and in_flight < int(self._limit)
-            rejections.is_limit_known = self._accepted > 0 or not self._last_was_rate
+            rejections = self._rejections = self._first_rejection(in_flight, now)
         else:
             rejections.number += 1
             if is_new := sent > rejections.last_at + _TOLERANCE:
@@ -232,6 +228,15 @@ class Adaptive:
             self._ceiling = in_flight if in_flight > 1 else rejections.ceiling
         wait = _seconds_or(rejections.pause, retry_after)
         self._hold(max(wait, rejections.pause) if rejections.repeated else wait, now)
+
+    def _first_rejection(self, in_flight: int, now: float) -> _Rejections:
+        """Returns rejections that begin now, with what is known of their cause."""
+        ceiling = self._limit if self._ceiling == math.inf else self._ceiling
+        rejections = _Rejections(now, ceiling, self._first_pause())
+        rejections.few_in_flight = in_flight <= max(1, self._accepted)
+        rejections.rate_held_back = self._starts.is_limited and in_flight < int(self._limit)
+        rejections.is_limit_known = self._accepted > 0 or not self._last_was_rate
+        return rejections
 
     def hold(self, retry_after: float | None, now: float) -> None:
         """Gives no permits for ``retry_after`` seconds from now, and keeps the limit; see ``refused``."""
