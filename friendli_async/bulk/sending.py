@@ -126,9 +126,7 @@ class RowSender(Generic[Row, R]):
 
     def return_permit(self, task: asyncio.Task[None]) -> None:
         """Returns the permit of a task that has ended, unless that was waiting without one to send its row again."""
-        if task in self._resending:
-            self._resending.discard(task)
-        else:
+        if task not in self._resending:
             self._gate.release()
 
     async def _wait_to_resend(self, wait: float) -> bool:
