@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar, overload
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar, overload
 
 import msgspec
 
@@ -28,6 +29,8 @@ def always_encoded(default: T) -> T:
 
 class Headers(Mapping[str, str]):
     """Response headers: read-only, with case-insensitive names; values of a repeated header are joined by ``", "``.
+
+    A control character in a value is replaced by a blank.
 
     Plain data, so that it can be pickled and copied with the reply or error that it belongs to.
     """
@@ -76,12 +79,17 @@ def request_id_of(headers: Headers) -> str | None:
     return next(filter(None, (value.strip() for value in values)), None)
 
 
+# aiohttp accepts them (RFC 9110 5.5), but a terminal obeys them, where an error or a log quotes the header.
+_CONTROLS: Final = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+
+
 def _join_values(items: Iterable[tuple[str, str]]) -> dict[str, str]:
     values: dict[str, str] = {}
     for name, value in items:
         key, text = name.lower(), value
-        if not text.isascii():  # bytes that are not UTF-8 were decoded to lone surrogates, which cannot be printed
+        if not text.isprintable():  # bytes that are not UTF-8 were decoded to lone surrogates
             text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            text = re.sub(_CONTROLS, " ", text)
         values[key] = f"{values[key]}, {text}" if key in values else text
     return values
 

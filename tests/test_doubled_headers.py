@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from typing import Any, Final
 
 import pytest
@@ -182,3 +183,19 @@ async def test_redirect_target_with_ambiguous_password_is_not_quoted(mark: str) 
 async def test_empty_response_body_is_reported() -> None:
     error = await error_for(http(b"", JSON, status="200 OK"), kind=ResponseDecodeError)
     assert str(error) == "the server's reply is empty"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x08", "\t", "\x7f", "\x9b2J", "\u2028"])
+async def test_control_characters_in_headers_reach_neither_errors_nor_logs(
+    streamed: bool, control: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "friendli_async")
+    error = await error_for(http(ERROR_BODY, f"x-request-id: a{control}b"), streamed=streamed)
+    page = http(b"<p>moved</p>", f"Content-Type: text/a{control}b", status="200 OK")
+    decoding = await error_for(page, streamed=streamed, kind=ResponseDecodeError)
+    shown = [str(error), error.request_id, error.meta.request_id, *error.meta.headers.values(), str(decoding)]
+    shown += [str(record.__dict__["friendli_request_id"]) for record in caplog.records]
+    assert error.request_id == f"a {control[1:]}b"
+    assert "text/a " in str(decoding)
+    assert [text for text in shown if control[0] in text] == []
