@@ -205,6 +205,7 @@ async def test_empty_text_is_sent_as_an_event(server: FriendliServer, client: As
         ("text/event-stream; charset=\u201cutf-8\u201d", b"text/event-stream"),
         ("application/json", b"text/event-stream"),
         ("text/html", b"text/event-stream"),  # a browser would execute what the model wrote
+        ("text/event-stream\r\nContent-Type: text/html", b"text/event-stream"),  # the last one counts
     ],
 )
 async def test_content_type_is_that_of_events_even_if_upstream_sends_another(upstream: str, sent: bytes) -> None:

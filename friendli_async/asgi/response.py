@@ -237,8 +237,10 @@ class SSEResponse:
             return _EVENT_STREAM, stream, EncodedEvents(lambda event: event, "without encode, the generator must yield")
         assert isinstance(stream, EventStream), "a run has encode"
         content_type = stream.meta.headers.get("content-type", "")
-        # Any other type is a mistake of upstream's. As HTML, a browser would execute what the model wrote.
-        is_correct = content_type.isascii() and content_type.lower().startswith(_EVENT_STREAM)
+        # Any other type is a mistake of upstream's. As HTML, a browser would execute what the model wrote; of several
+        # types, it takes the last.
+        is_single = content_type.isascii() and "," not in content_type
+        is_correct = is_single and content_type.lower().startswith(_EVENT_STREAM)
         events = WholeEvents(stream._masked)  # pyright: ignore[reportPrivateUsage] - nothing public
         return content_type if is_correct else _EVENT_STREAM, stream.raw(), events
 
