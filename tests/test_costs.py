@@ -36,7 +36,7 @@ from friendli_async import AsyncFriendli, RateLimitError, RetryPolicy
 from friendli_async._core.error_text import parse_body
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.pacing import LimitScope, Pace
-from friendli_async.chat import ChatCollector
+from friendli_async.chat import ChatCollector, ToolAssistedCollector
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, ReplyHead
 from friendli_async.responses import ResponseCollector
@@ -105,6 +105,7 @@ def response_text(kind: str, **fields: str) -> bytes:
 
 
 LONG = "é" * (MEGABYTE // 10)
+TOOL_STATUS = sse({"name": "web:url", "status": "STARTED"})
 SPACED = '{"a": "' + "a" * MEGABYTE + '"} x '
 
 
@@ -137,6 +138,12 @@ SPACED = '{"a": "' + "a" * MEGABYTE + '"} x '
             [sse({"choices": [{"index": index, "delta": {"role": "assistant"}}]}) for index in range(5000)],
             sse({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}),
             id="many choices without text",
+        ),
+        pytest.param(
+            ToolAssistedCollector,
+            [TOOL_STATUS] + [sse({"choices": [{"index": index, "delta": {"content": "a"}}]}) for index in range(5000)],
+            TOOL_STATUS,
+            id="tool status after many choices",
         ),
     ],
 )
