@@ -300,6 +300,8 @@ async def test_killed_server_raises_interrupted_error_with_partial(tiny_model: P
 
 async def test_token_is_sent_as_api_key(tiny_model: Path) -> None:
     async with LocalEngine(tiny_model, threads=1, api_key="sk-right") as engine:
+        assert engine._process is not None
+        assert "sk-right" not in str(engine._process.args)  # all users of the machine can see them
         async with AsyncFriendli("sk-right", container_url=engine.url) as client:
             assert (await client.container.chat.complete(messages=ASK, max_tokens=1)).usage is not None
         async with AsyncFriendli("sk-wrong", container_url=engine.url) as client:

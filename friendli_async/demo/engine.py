@@ -17,6 +17,7 @@ from typing import IO, Final, Self
 
 from anyio import to_thread
 
+from friendli_async.demo.engine_process import SETTINGS_VARIABLE
 from friendli_async.demo.weights import GEMMA_CHAT_TEMPLATE, GEMMA_NAME, EngineUnavailable, gemma_weights
 
 __all__ = ["EngineUnavailable", "LocalEngine"]
@@ -181,7 +182,8 @@ class LocalEngine:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in stop()
         self._process = subprocess.Popen(
             # -P: this directory must not shadow the packages that the child imports.
-            [sys.executable, "-P", str(_PROGRAM), settings],
+            [sys.executable, "-P", str(_PROGRAM)],
+            env={**os.environ, SETTINGS_VARIABLE: settings},  # all users can see the arguments, and it has the API key
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

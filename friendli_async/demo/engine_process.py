@@ -8,7 +8,9 @@ import json
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, Final
+
+SETTINGS_VARIABLE: Final = "FRIENDLI_ENGINE_SETTINGS"
 
 
 def main(settings: dict[str, Any]) -> None:
@@ -43,4 +45,4 @@ def main(settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(os.environ.pop(SETTINGS_VARIABLE)))
