@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -22,7 +23,7 @@ import msgspec
 
 from friendli_async._core.error_json import json_or_none
 from friendli_async._hints import shortened
-from friendli_async._json import encode_json
+from friendli_async._json import decode_json, encode_json
 from friendli_async.bulk.errors import (
     REJECTION_STATUSES,
     CheckpointError,
@@ -54,6 +55,8 @@ _ID_PREFIX: Final = "batch_req_"
 _DIGEST_SIZE: Final = 16
 _MAX_NAMED: Final = 10
 """Invalid lines that are named: usually all are wrong in the same way."""
+_HEADROOM: Final = 100
+"""Levels of nesting to spare in a body: how many can be read depends on how deep the caller is."""
 _ID_PATTERN: Final = re.compile(f"{_ID_PREFIX}[0-9a-f]{{{2 * _DIGEST_SIZE}}}")
 
 
@@ -389,12 +392,15 @@ def _reply_body(reply: Reply) -> msgspec.Raw:
     """Returns the reply as the server sent it, if this is one line of JSON as msgspec reads it back."""
     data = kept_raw(reply)
     assert data is not None, "the calls of a batch are no streams"
-    try:
-        msgspec.json.decode(data.decode(), type=msgspec.Raw)
-        is_readable = b"\n" not in data and b"\r" not in data  # which ends a line, too, in Python's text mode
-    except ValueError:  # another charset, a byte order mark, or NaN
-        is_readable = False
-    return msgspec.Raw(data if is_readable else encode_json(reply.raw))
+
+    def encoded() -> bytes:
+        with suppress(ValueError):  # another charset, a byte order mark, or NaN
+            msgspec.json.decode(data.decode(), type=msgspec.Raw)
+            if b"\n" not in data and b"\r" not in data:  # which ends a line, too, in Python's text mode
+                return data
+        return encode_json(reply.raw)
+
+    return _readable(encoded, data.decode("utf-8", "replace"))
 
 
 def _error_body(error: APIStatusError) -> msgspec.Raw:
@@ -402,4 +408,16 @@ def _error_body(error: APIStatusError) -> msgspec.Raw:
     body = json_or_none(error.body)
     if body is None:
         body = {"error": {"message": error.message, "type": error.type, "code": error.code}}
-    return msgspec.Raw(encode_json(body))
+    return _readable(lambda: encode_json(body), error.body)
+
+
+def _readable(encode: Callable[[], bytes], text: str) -> msgspec.Raw:
+    """Returns the JSON that ``encode`` returns; or the text as a string, if that is nested too deeply.
+
+    A line that the next run cannot read makes the whole file useless.
+    """
+    with suppress(ValueError, RecursionError):
+        data = encode()
+        decode_json(b"[" * _HEADROOM + data + b"]" * _HEADROOM)
+        return msgspec.Raw(data)
+    return msgspec.Raw(encode_json(text))
