@@ -239,7 +239,7 @@ async def test_unknown_keyword_is_rejected_with_a_suggestion(client: AsyncFriend
     assert server.requests == []
 
 
-@pytest.mark.parametrize("endpoint_id", ["", ".", "..", None, 5], ids=repr)
+@pytest.mark.parametrize("endpoint_id", ["", ".", "..", "a/../b", "../b", "a\\..", "./b", None, 5], ids=repr)
 @pytest.mark.parametrize("method", ID_METHODS)
 async def test_invalid_endpoint_id_is_rejected(
     client: AsyncFriendli, server: FriendliServer, method: str, endpoint_id: Any
@@ -251,8 +251,8 @@ async def test_invalid_endpoint_id_is_rejected(
 
 async def test_endpoint_id_is_escaped_as_one_path_segment(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(state("RUNNING"))
-    await client.dedicated.endpoint.sleep("a/../b?c#d e%2F")
-    assert server.requests[0].raw_path == f"{BASE}/a%2F..%2Fb%3Fc%23d%20e%252F/sleep"
+    await client.dedicated.endpoint.sleep("a/..b?c#d e%2F")
+    assert server.requests[0].raw_path == f"{BASE}/a%2F..b%3Fc%23d%20e%252F/sleep"
     assert not server.requests[0].query
 
 

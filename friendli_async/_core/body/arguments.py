@@ -62,12 +62,13 @@ def path_parameters(**parameters: str) -> dict[str, str]:
     """Percent-encodes path parameters.
 
     Raises:
-        ValueError: One is empty or a dot segment, and would address something else, or has a lone surrogate.
+        ValueError: One is empty or has a dot segment, and would address something else, or has a lone surrogate.
     """
     for name, value in parameters.items():
         if not isinstance(value, str):
             raise ArgumentError(f"Expected `str`, got `{type(value).__name__}`", name)
-        if value in {"", ".", ".."} or _has_surrogates(value):
+        # Also between slashes: some gateways decode these, and resolve the segments then.
+        if not value or not {".", ".."}.isdisjoint(re.split(r"[/\\]", value)) or _has_surrogates(value):
             raise ArgumentError(f"{value!r} is not a valid identifier", name)
     from urllib.parse import quote
 
