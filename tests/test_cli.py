@@ -612,9 +612,10 @@ def test_models_lists_the_catalogue_as_text_or_json(run: Run) -> None:
 def test_control_characters_in_the_name_of_a_model_do_not_reach_the_terminal(
     server: FriendliServer, environment: dict[str, str], run: Run
 ) -> None:
-    catalogue = json_body({"data": [{"id": "a\x1b[2Jb"}]})
-    server.enqueue(catalogue, catalogue, catalogue, path="/serverless/v1/models")
+    catalogue = json_body({"data": [{"id": "a\x1b[2Jb", "mode": "\x9b2J"}]})
+    server.enqueue(*[catalogue] * 4, path="/serverless/v1/models")
     assert "a[2Jb" in run_on_terminal(command("models"), environment)[1]
+    assert "\x9b" not in run_on_terminal(command("models", "--json"), environment)[1]
     assert "a[2Jb answered" in run_on_terminal(command("doctor"), environment)[1]
     assert "a\x1b[2Jb" in run("models").stdout
 

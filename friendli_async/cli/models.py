@@ -44,7 +44,7 @@ async def _models(arguments: argparse.Namespace) -> int:
     matches = [pair for pair in zip(rows, items, strict=True) if arguments.filter.lower() in " ".join(pair[0]).lower()]
     if arguments.json:
         for _, item in matches:
-            print(encode_json(item).decode())
+            print(connection.printable(encode_json(item).decode(), sys.stdout))
         return 0
     widths = [max((len(row[column]) for row, _ in matches), default=0) for column in range(3)]
     for row, _ in matches:
