@@ -415,7 +415,7 @@ class Partial(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     """Tool calls of choice 0; the last one's arguments may be truncated."""
     texts: tuple[str, ...] = ()
-    """Text of each choice, if several were requested."""
+    """Text of each choice, if several were requested; of 10,000 at most."""
     usage: Usage | None = None
     """The usage, if received: servers send it with the last events."""
 

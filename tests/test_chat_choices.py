@@ -359,6 +359,11 @@ def test_partial_answer_is_that_of_choice_0() -> None:
     assert collector.partial().text == "a"
 
 
+def test_partial_answer_of_very_many_requested_choices_is_limited() -> None:
+    collector, _ = read(delta(1, content="b"), n=1_000_000)
+    assert collector.partial().texts == ("", "b", *[""] * 9_998)
+
+
 def test_partial_answer_has_the_texts_of_several_choices() -> None:
     collector, _ = read(delta(1, content="b"), delta(1, content="c"), n=3)
     assert collector.partial().texts == ("", "bc", "")

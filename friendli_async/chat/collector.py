@@ -65,6 +65,9 @@ class ChoiceParts:
         return bool(self.text) or self.finish_reason is not None
 
 
+_MAX_TEXTS: Final = 10_000
+"""Texts of a partial result: a service may pass on any ``n`` that its user sends, which takes no more than a digit."""
+
 C = TypeVar("C", bound=Any)
 """A chunk type with ``usage`` and ``choices``, each of which has an ``index``."""
 E = TypeVar("E")
@@ -220,7 +223,8 @@ class ChoicesCollector(Generic[C, P]):
         partial = partial_of(self.result()) if 0 in self.choices else Partial(usage=self.usage)
         if self._n == 1:
             return partial
-        texts = [join_text(self.choices[index].text) if index in self.choices else "" for index in range(self._n)]
+        indexes = range(min(self._n, _MAX_TEXTS))
+        texts = [join_text(self.choices[index].text) if index in self.choices else "" for index in indexes]
         return msgspec.structs.replace(partial, texts=tuple(texts))
 
     def result(self) -> Any:
