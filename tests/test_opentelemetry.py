@@ -47,6 +47,8 @@ from friendli_async.tools import Run, ToolFinished, ToolStarted, tool
 pytest.importorskip("opentelemetry.sdk", reason="the OpenTelemetry SDK is not installed")
 pytest.importorskip("pytest_genai_semconv", reason="pytest-genai-semconv is not installed")
 
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
@@ -812,6 +814,59 @@ async def test_metrics_follow_the_conventions(
     assert (input_tokens.value, output_tokens.value) == (11, 2)
     assert CHAT.items() <= dict(input_tokens.attributes).items()
     assert "gen_ai.response.id" not in input_tokens.attributes
+
+
+ANSWER: Final[dict[str, Any]] = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize("names", ["v0.1.0", "old"])
+@pytest.mark.parametrize(
+    ("answer", "given"),
+    [
+        pytest.param({}, {"model": "\ud800"}, id="model"),
+        pytest.param({}, {"stop": ["\ud800"]}, id="stop"),
+        pytest.param({}, {"extra_body": {"reasoning_effort": "\ud800", "encoding_format": "\ud800"}}, id="effort"),
+        pytest.param({}, {"extra_body": {"seed": 10**30, "top_k": -(10**30)}}, id="numbers"),
+        pytest.param({"model": "\ud800", "id": "\ud800"}, {}, id="model of the reply"),
+        pytest.param({"choices": [{**ANSWER["choices"][0], "finish_reason": "\ud800"}]}, {}, id="finish reason"),
+        pytest.param({"usage": {"prompt_tokens": 10**30, "completion_tokens": -1}}, {}, id="usage"),
+    ],
+)
+async def test_what_users_and_servers_send_does_not_break_the_export(
+    server: FriendliServer, caplog: pytest.LogCaptureFixture, answer: dict[str, Any], given: dict[str, Any], names: str
+) -> None:
+    seen = InMemoryTelemetry(names=names)
+    server.enqueue(json_body({**ANSWER, **answer}))
+    async with client_of(server.url, observers=[seen.telemetry]) as client:
+        await client.serverless.chat.complete(**{"model": "m", "messages": MESSAGES, **given})
+    encode_spans(seen.spans)
+    data = seen.reader.get_metrics_data()
+    assert data is not None
+    encode_metrics(data)
+    assert caplog.records == []  # an attribute that cannot be encoded is left out with an error
+
+
+async def test_number_of_texts_and_their_length_are_limited(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    server.enqueue(script(chunk("a"), cut()))
+    with pytest.raises(FriendliError):
+        await client.serverless.chat.stream(model="m" * 2000, messages=MESSAGES, n=10**6, stop=["a"] * 10**4).result()
+    assert len(attributes(seen.span)["gen_ai.response.finish_reasons"]) == 128
+    assert len(attributes(seen.span)["gen_ai.request.stop_sequences"]) == 128
+    assert len(attributes(seen.span)["gen_ai.request.model"]) == 1000
+
+
+async def test_metrics_name_a_limited_number_of_models(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("friendli_async.integrations.opentelemetry._MAX_MODELS", 2)
+    server.always(json_body(ANSWER))
+    for model in ("a", "b", "c", "d", "a"):
+        await client.serverless.chat.complete(model=model, messages=MESSAGES)
+    points = seen.metrics()["gen_ai.client.inference.duration"]
+    counts = {point.attributes["gen_ai.request.model"]: point.count for point in points}
+    assert counts == {"a": 2, "b": 1, "_OTHER": 2}
 
 
 async def test_metrics_use_old_names_on_request(server: FriendliServer) -> None:

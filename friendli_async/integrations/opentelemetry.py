@@ -53,6 +53,14 @@ _RUN_SECONDS: Final = [0.1 * 2**power for power in range(13)]
 _COUNTS: Final = [float(2**power) for power in range(8)]
 _TOKENS: Final = [float(4**power) for power in range(14)]
 
+# Users of a service and servers may send any name, number and count. What cannot be encoded makes an exporter discard
+# all spans or metrics of the program, and metrics keep each combination of labels in memory.
+_MAX_TEXT: Final = 1000
+_MAX_ITEMS: Final = 128
+_MAX_MODELS: Final = 1000
+_MAX_TOKENS: Final = 1 << 31
+_INTEGERS: Final = range(-(1 << 63), 1 << 63)
+
 # Operation names of the conventions, which do not cover other operations (endpoints, files, lists).
 _OPERATIONS: Final = {
     "chat": "chat",
@@ -164,7 +172,8 @@ class Telemetry(Observer):
         if operation is not None:
             attributes["gen_ai.operation.name"] = operation
         streamed = method == "stream"
-        name = event.operation if operation is None else f"{operation} {event.model}" if event.model else operation
+        model = attributes.get("gen_ai.request.model")
+        name = event.operation if operation is None else f"{operation} {model}" if model else operation
         span = self._tracer.start_span(
             name,
             self._context_of(event.run_id),
@@ -176,7 +185,7 @@ class Telemetry(Observer):
             },
         )
         choices = event.parameters.get("n", 1)
-        count = choices if type(choices) is int else 1
+        count = min(choices, _MAX_ITEMS) if type(choices) is int else 1
         self._calls[event.call_id] = _Call(span, attributes, streamed, count, operation is not None)
 
     def call_held(self, event: CallHeld) -> None:
@@ -212,9 +221,9 @@ class Telemetry(Observer):
         if event.request_id is not None:
             attributes["friendli.request_id"] = event.request_id
         if event.response_id is not None:
-            attributes["gen_ai.response.id"] = event.response_id
+            attributes["gen_ai.response.id"] = _text(event.response_id)
         if event.response_model is not None:
-            attributes["gen_ai.response.model"] = event.response_model
+            attributes["gen_ai.response.model"] = _text(event.response_model)
         # The span first, because a provider of metrics or logs may raise.
         error = event.error if event.reason is None else f"{event.error}: {event.reason}"
         _end(call.span, {**attributes, **(call.content if self._on_spans else {})}, failure, error)
@@ -270,7 +279,7 @@ class Telemetry(Observer):
         """Starts the span of a tool, and makes it the current span of the tool's task."""
         attributes: _Attributes = {
             "gen_ai.operation.name": "execute_tool",
-            "gen_ai.tool.call.id": replace_surrogates(event.tool_call_id),
+            "gen_ai.tool.call.id": _text(event.tool_call_id),
             **_tool_attributes(event.name),
         }
         if event.description is not None:
@@ -319,6 +328,11 @@ def _end(span: trace.Span, attributes: _Attributes, failure: str | None, error: 
     span.end()
 
 
+def _text(text: str) -> str:
+    """Returns a text as it can be exported."""
+    return replace_surrogates(text[:_MAX_TEXT])
+
+
 def _error(failure: str | None) -> _Attributes:
     return {} if failure is None else {"error.type": failure}
 
@@ -327,7 +341,7 @@ def _caller_attributes(event: CallStarted | ObservedRunEvent) -> _Attributes:
     """Returns what describes the model and who uses it, of a call or a run."""
     attributes: _Attributes = {"gen_ai.provider.name": "friendli"}
     if event.model is not None:
-        attributes["gen_ai.request.model"] = event.model
+        attributes["gen_ai.request.model"] = _text(event.model)
     if event.team is not None:
         attributes["friendli.team"] = event.team
     return attributes
@@ -337,7 +351,7 @@ def _ending_attributes(event: CallEnded | RunEnded, finish_reasons: tuple[str, .
     """Returns what describes the end of a call or a run."""
     attributes: _Attributes = {"friendli.outcome": event.outcome, "friendli.deployment": event.deployment}
     if finish_reasons:
-        attributes["gen_ai.response.finish_reasons"] = finish_reasons
+        attributes["gen_ai.response.finish_reasons"] = tuple(map(_text, finish_reasons[:_MAX_ITEMS]))
     if event.usage is not None:
         attributes.update(_usage(event.usage))
     return attributes
@@ -355,10 +369,11 @@ def _request_attributes(event: CallStarted) -> _Attributes:
             continue
         attribute, kind = _PARAMETERS[name]
         if kind is tuple:
-            found[attribute] = value if isinstance(value, tuple) else (str(value),)
+            values = value[:_MAX_ITEMS] if isinstance(value, tuple) else (str(value),)
+            found[attribute] = tuple(map(_text, values))
         elif kind is str:
-            found[attribute] = str(value)
-        elif type(value) is int or type(value) is kind:  # neither bool nor text
+            found[attribute] = _text(str(value))
+        elif value in _INTEGERS if type(value) is int else type(value) is kind:  # neither bool nor text
             found[attribute] = kind(value)
     return found
 
@@ -381,6 +396,7 @@ def _failure(event: CallEnded | RunEnded) -> str | None:
 
 
 def _usage(usage: Usage) -> dict[str, int]:
+    """Returns the counts of tokens, none of which can make a sum overflow."""
     found = {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
@@ -390,14 +406,14 @@ def _usage(usage: Usage) -> dict[str, int]:
         found["gen_ai.usage.cache_read.input_tokens"] = cached
     if reasoning is not None:
         found["gen_ai.usage.reasoning.output_tokens"] = reasoning
-    return found
+    return {name: max(0, min(count, _MAX_TOKENS)) for name, count in found.items()}
 
 
 def _labels(call: _Call, event: CallEnded, failure: str | None) -> _Attributes:
-    """Returns the attributes of a measurement, all of low cardinality."""
+    """Returns the attributes of a measurement, all of low cardinality but the names of models."""
     labels = dict(call.attributes)
     if event.response_model is not None:
-        labels["gen_ai.response.model"] = event.response_model
+        labels["gen_ai.response.model"] = _text(event.response_model)
     return labels | _error(failure)
 
 
@@ -427,6 +443,7 @@ class _Meters:
         self._per_chunk = histogram(
             f"{call}.time_per_output_chunk", "s", _SECONDS, "Mean time between the chunks of a stream"
         )
+        self._models: set[object] = set()
         self._record_tokens = _token_counters(meter) if is_new else _token_histogram(meter)
         self._run = histogram(f"{run}.duration", "s", _RUN_SECONDS, "How long runs took")
         self._turns = histogram(f"{run}.inference_calls", "{inference_call}", _COUNTS, "Calls of the model in a run")
@@ -435,7 +452,7 @@ class _Meters:
 
     def record_call(self, event: CallEnded, streamed: bool, labels: _Attributes) -> None:
         """Records a call."""
-        timing = event.timing
+        labels, timing = self._with_known_models(labels), event.timing
         self._duration.record(timing.total, labels)
         if streamed and timing.first_event is not None:
             self._first_chunk.record(timing.first_event, labels)
@@ -444,8 +461,20 @@ class _Meters:
         if event.usage is not None:
             self._record_tokens(_usage(event.usage), labels)
 
+    def _with_known_models(self, labels: _Attributes) -> _Attributes:
+        """Returns the labels with ``_OTHER`` for the names of models after the first thousand."""
+        known = dict(labels)
+        for name in ("gen_ai.request.model", "gen_ai.response.model"):
+            if name in known and known[name] not in self._models:
+                if len(self._models) < _MAX_MODELS:
+                    self._models.add(known[name])
+                else:
+                    known[name] = "_OTHER"
+        return known
+
     def record_run(self, event: RunEnded, labels: _Attributes) -> None:
         """Records a run."""
+        labels = self._with_known_models(labels)
         self._run.record(event.seconds, labels)
         self._turns.record(event.turns, labels)
         self._tool_calls.record(event.tool_calls, labels)
