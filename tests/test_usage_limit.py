@@ -424,6 +424,15 @@ def test_answers_without_usage_are_logged_once_for_the_limits_within_another(cap
     assert len(caplog.records) == 1
 
 
+async def test_negative_counts_of_a_server_give_nothing_back(client: AsyncFriendli, server: FriendliServer) -> None:
+    counts = {"prompt_tokens": -100, "completion_tokens": -100, "total_tokens": -200}
+    server.enqueue(json_body({"choices": [{"index": 0, "message": {"content": "a"}}], "usage": counts}))
+    limit = UsageLimit(max_total_tokens=100)
+    limit.add(Usage(prompt_tokens=90, completion_tokens=9, total_tokens=99))
+    await complete(client.with_options(usage_limit=limit))
+    assert limit.usage == Usage(prompt_tokens=90, completion_tokens=9, total_tokens=99)
+
+
 def test_usage_of_an_earlier_process_counts() -> None:
     limit = UsageLimit(max_total_tokens=100)
     limit.add(Usage(prompt_tokens=90, completion_tokens=10, total_tokens=100))
