@@ -58,6 +58,7 @@ from friendli_async.testing import (
     body,
     chunk,
     cut,
+    done,
     drop,
     event,
     json_body,
@@ -175,6 +176,17 @@ async def test_token_never_appears_in_errors_logs_or_reprs(
         shown += [f"{record.getMessage()} {record.__dict__}" for record in caplog.records if "friendli" in record.name]
     assert not [text for text in shown if SECRET in text]
     assert any(record.name == "friendli_async" for record in caplog.records)
+
+
+async def test_log_of_a_call_that_succeeds_does_not_reveal_the_token(
+    server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "friendli_async")
+    server.always(lambda request: script(chunk("a"), done(), headers={"X-Request-Id": f"id of {bearer(request)}"}))
+    async with AsyncFriendli(SECRET, server_url=server.url) as client:
+        await read(open_stream(client))
+    [record] = [record for record in caplog.records if record.name == "friendli_async"]
+    assert record.__dict__["friendli_request_id"] == "id of Bearer ***"
 
 
 async def test_connect_timeout_does_not_reveal_the_token(caplog: pytest.LogCaptureFixture) -> None:

@@ -363,7 +363,9 @@ class Call(Generic[T]):
         if not _logger.isEnabledFor(level):
             return
         label = f"{self._operation.method} {self._engine.deployment.prefix}{self._operation.path}"
-        _logger.log(level, message, label, *arguments, extra=log_fields(self.meta()), stacklevel=2)
+        headers = without_token(self._headers, token_of(self.request_headers))  # the request id may quote it
+        fields = log_fields(msgspec.structs.replace(self.meta(), headers=headers))
+        _logger.log(level, message, label, *arguments, extra=fields, stacklevel=2)
 
     def _can_go_on(self) -> bool:
         """Whether another attempt is possible, whatever the error was."""
