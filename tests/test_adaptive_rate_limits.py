@@ -194,8 +194,11 @@ def test_rate_is_lowered_if_every_second_call_is_rejected_for_ever(seconds: floa
 # --- single decisions ------------------------------------------------------------------------------------------------
 
 
-def rejected_at_few(adaptive: Adaptive, *, is_rate_limit: bool = True) -> float:
-    """Lets 60 single calls succeed in 60 seconds, then one be rejected and the next succeed; returns when that was."""
+def rejected_at_few(adaptive: Adaptive, *, is_rate_limit: bool = True, after: float = 1.0) -> float:
+    """Lets 60 single calls succeed in 60 seconds, then one be rejected and the next succeed; returns when that was.
+
+    The next ones are sent ``after`` seconds after the rejected one.
+    """
     now = 0.0
     for _ in range(60):
         assert adaptive.acquire(now)
@@ -205,7 +208,7 @@ def rejected_at_few(adaptive: Adaptive, *, is_rate_limit: bool = True) -> float:
     assert adaptive.acquire(now)
     adaptive.refused(None, now + 0.01, now, is_rate_limit=is_rate_limit)
     adaptive.release()
-    now += 1.0
+    now += after
     for _ in range(8):  # a round
         if adaptive.acquire(now):
             adaptive.succeeded(None, 0.1, now + 0.1)
@@ -229,6 +232,12 @@ def test_calls_are_spaced_after_a_rejection_of_fewer_than_were_accepted_before()
     adaptive = Adaptive()
     now = rejected_at_few(adaptive)
     assert 7 <= starts_within(adaptive, now, 10.0) <= 11
+
+
+def test_hours_for_which_the_machine_was_suspended_do_not_lower_the_rate() -> None:
+    adaptive = Adaptive()
+    now = rejected_at_few(adaptive, after=3600.0)
+    assert starts_within(adaptive, now, 10.0) >= 4
 
 
 def test_rejection_of_calls_that_a_pause_has_slowed_down_does_not_lower_the_rate_again() -> None:
