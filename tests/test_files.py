@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import anyio
 import pytest
-from support.clock import run_loop_iterations, wait_until
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import FAST_RETRY, TOKEN, Conversation, RawServer, assert_no_leaks, client_of, with_timeout
 from support.sockets import reply as http_reply
 
@@ -37,7 +37,7 @@ from friendli_async import (
     UnprocessableEntityError,
 )
 from friendli_async._core.body.sources import open_in_thread
-from friendli_async.files import UploadedFile
+from friendli_async.files import UploadedFile, _FileSink
 from friendli_async.testing import FriendliServer, body, cut, head, json_body, raw, reset, script, status
 
 DATA: Final = bytes(range(256)) * 4096  # 1 MiB, four chunks
@@ -317,6 +317,28 @@ async def test_interrupted_download_is_restarted(server: FriendliServer, client:
     await with_timeout(client.file.download(uploaded.id, target, progress=lambda *counts: seen.append(counts)))
     assert target.read_bytes() == DATA
     assert (seen.count((0, len(DATA))), seen[-1]) == (2, (len(DATA), len(DATA)))
+
+
+async def test_time_to_write_a_download_is_not_idle_time(
+    client: AsyncFriendli, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded = await client.file.upload(DATA, project_id="proj")
+    writing, resume = threading.Event(), threading.Event()
+    write = _FileSink._write_chunk
+
+    def write_slowly(sink: _FileSink, data: bytes) -> None:
+        writing.set()
+        resume.wait(30)
+        write(sink, data)
+
+    monkeypatch.setattr(_FileSink, "_write_chunk", write_slowly)
+    limited = client.with_options(timeout=Timeouts(idle=10))
+    task = asyncio.create_task(limited.file.download(uploaded.id, tmp_path / "here"))
+    await wait_until(writing.is_set)
+    clock.advance(11)
+    await run_loop_iterations(20)
+    resume.set()
+    assert (await with_timeout(task)).read_bytes() == DATA
 
 
 @pytest.mark.parametrize("failure", ["break", "status", "progress"])

@@ -528,7 +528,7 @@ class Call(Generic[T]):
         return reply
 
     async def read_into(self, exchange: Exchange, sink: Sink | None) -> None:
-        """Passes a response body to a sink as it arrives; from then on the ``idle`` timeout applies.
+        """Passes a response body to a sink as it arrives; from then on the ``idle`` timeout applies to each read.
 
         None reads and discards at most ``Limits.error`` bytes.
         """
@@ -543,6 +543,7 @@ class Call(Generic[T]):
         self.clock.begin_phase("idle", "no data of the download")
         while data := await exchange.read():
             self.stopwatch.record_read(len(data), 0)
+            self.clock.begin_phase("total", "writing the download")
             await sink.write(data)
             self.clock.begin_phase("idle", "no data of the download")
         exchange.finish()
