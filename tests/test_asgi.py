@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import Clock, begin_tasks_eagerly, run_loop_iterations
-from support.sockets import client_of, complete, open_stream, reply, serve_bytes
+from support.sockets import Conversation, RawServer, client_of, complete, open_stream, reply, serve_bytes
 from support.virtual import in_virtual_time
 
 from friendli_async import (
@@ -429,6 +429,30 @@ async def test_stream_that_opens_in_time_is_answered_as_without_answer_after(
     resume.set()
     await asyncio.wait_for(task, 30)
     assert early.body == b'data: {"text":"once"}\n\n'
+
+
+async def test_error_that_arrived_while_the_program_blocked_the_loop_is_raised_although_an_answer_is_due(
+    clock: Clock,
+) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def reject(conversation: Conversation) -> None:
+        await conversation.request()
+        asked.set()
+        await go.wait()
+        await conversation.send(reply(b"{}", status="429 Too Many Requests"))
+
+    browser = Server()
+    async with RawServer(reject) as server, client_of(server.url, retry=None) as client:
+        response = SSEResponse(open_stream(client), answer_after=5)
+        task = asyncio.create_task(response(HTTP, browser.receive, browser.send))
+        await asyncio.wait_for(asked.wait(), 30)
+        go.set()
+        await run_loop_iterations(1)
+        clock.advance(6)  # as if the loop had been blocked for 6 s
+        with pytest.raises(RateLimitError):
+            await asyncio.wait_for(task, 30)
+    assert browser.sent == []
 
 
 @pytest.mark.parametrize("kind", ["raw", "run"])

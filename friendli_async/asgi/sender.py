@@ -124,7 +124,10 @@ class EventSender:
 
     # --- pings ---------------------------------------------------------------------------------------------------
 
-    def _answer_early(self, head: MutableMapping[str, Any]) -> None:
+    def _answer_early(self, head: MutableMapping[str, Any], turns: int = 0) -> None:
+        if turns < TURNS_TO_READ:  # if the program has blocked the loop, the stream may be about to open, or to fail
+            self._timer = self._loop.call_soon(self._answer_early, head, turns + 1)
+            return
         self._begin()
         self._start_ping(head)
 
