@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.client import responses
+from time import gmtime, strftime
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -68,6 +69,7 @@ _INTERNAL_ERROR: Final = "INTERNAL_ERROR"  # of the server, maybe after it accep
 _TLS_ERROR: Final = r"\[SSL: (\w+)\] ([^(]*)"
 # Codes of an untrusted authority, X509_V_ERR_...: SELF_SIGNED_CERT, UNABLE_TO_GET_ISSUER, UNABLE_TO_VERIFY.
 _UNTRUSTED_CODES: Final = frozenset({18, 19, 20, 21})
+_DATE_CODES: Final = frozenset({9, 10})  # CERT_NOT_YET_VALID, CERT_HAS_EXPIRED
 
 
 def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool) -> BaseException:
@@ -168,7 +170,10 @@ def _certificate_reason(error: Exception, dial: DialContext) -> str | None:
 def why_untrusted(error: Exception, advice: str) -> str:
     """Returns why a certificate was rejected, with the advice for another authority only if that is the reason."""
     message = (getattr(error, "verify_message", "") or describe(error)).rstrip(".")
-    more = f"; to trust another CA, {advice}" if getattr(error, "verify_code", 0) in _UNTRUSTED_CODES else ""
+    code = getattr(error, "verify_code", 0)
+    more = f"; to trust another CA, {advice}" if code in _UNTRUSTED_CODES else ""
+    if code in _DATE_CODES:  # that clock may be what is wrong
+        more = strftime("; the clock of this machine says %Y-%m-%d %H:%M UTC", gmtime())
     return f"{message}{more}{_ca_path_hint()}"
 
 
