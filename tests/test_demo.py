@@ -28,7 +28,8 @@ LIMIT = 60.0  # seconds for a run, which takes about three
 
 def environment(**variables: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "NO_COLOR"}}
-    return {**inherited, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", **variables}
+    # The encoding decides which symbols are shown.
+    return {**inherited, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **variables}
 
 
 def piped(
