@@ -116,6 +116,21 @@ def test_package_runs_the_command(environment: dict[str, str]) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "You said: Hi\n", "")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_text_is_read_as_utf8_where_the_locale_cannot_decode_it(
+    server: FriendliServer, run: Run, encoding: str
+) -> None:
+    argument, text = (b.decode(encoding, "surrogateescape") for b in ("é".encode(), "日本".encode()))
+    assert run("-m", "m", "-s", argument, argument, stdin=text).returncode == 0
+    assert [message["content"] for message in request_bodies(server)[0]["messages"]] == ["é", "é\n\n日本"]
+
+
+def test_bytes_that_are_not_utf8_are_rejected(server: FriendliServer, run: Run) -> None:
+    done = run("-m", "m", stdin="caf\udce9")
+    assert (done.returncode, server.requests) == (2, [])
+    assert "can't decode byte 0xe9" in done.stderr
+
+
 def test_help_lists_every_command_and_each_has_its_own_help(run: Run) -> None:
     overview = run("--help")
     assert overview.returncode == 0

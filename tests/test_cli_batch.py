@@ -145,6 +145,13 @@ def test_prompts_and_lines_without_method_or_url_are_accepted(files: Files) -> N
     assert chats[1]["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
+def test_system_message_that_is_not_utf8_is_rejected(files: Files) -> None:
+    files.write("a")
+    code, stderr = files.run("-s", "caf\udce9")
+    assert (code, stderr.splitlines()[0].startswith("friendli-async batch: the text is not UTF-8")) == (2, True)
+    assert files.server.requests == []
+
+
 def test_embeddings_require_dedicated_endpoints(files: Files) -> None:
     files.write({"custom_id": "e", "url": "/v1/embeddings", "body": {"model": "x", "input": "text"}})
     code, stderr = files.run()

@@ -124,7 +124,7 @@ def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
         deployment=arguments.deployment,
         model=arguments.model,
         options={name: value for name, value in given.items() if value is not None},
-        system=arguments.system,
+        system=None if arguments.system is None else connection.utf8(arguments.system),
     )
     connection.check_token(arguments.deployment)  # once, rather than as the outcome of each row
     if source.stat().st_size > _LARGE_FILE:

@@ -74,7 +74,7 @@ async def _chat(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     messages: Conversation = []
     if arguments.system is not None:
-        messages.append({"role": "system", "content": arguments.system})
+        messages.append({"role": "system", "content": connection.utf8(arguments.system)})
     async with AsyncFriendli() as client:
         session = _Session(client, arguments, options, messages)
         if not arguments.prompt and sys.stdin.isatty():
@@ -244,6 +244,7 @@ def _schema(argument: str) -> Any:
 
 async def _content(prompt: str, attached: list[str]) -> Any:
     """Returns the content of a user message: text, or parts if there are attachments."""
+    prompt = connection.utf8(prompt)
     if not attached:
         return prompt
     parts: list[Any] = [await _part(name) for name in attached]

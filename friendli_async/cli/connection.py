@@ -77,6 +77,18 @@ def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
         return BAD_INPUT
 
 
+def utf8(text: str) -> str:
+    """Returns an argument or input with the bytes that the locale could not decode (PEP 383) decoded as UTF-8.
+
+    Raises:
+        ConfigurationError: They are not UTF-8. A server would reject them, or the model get halves of characters.
+    """
+    try:
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeError as error:
+        raise ConfigurationError(f"the text is not UTF-8: {error}") from None
+
+
 def printable(text: str, stream: TextIO) -> str:
     """Returns what to print of a text from the server: a terminal would obey the control characters in it."""
     return _CONTROLS.sub("", text) if stream.isatty() else text
