@@ -410,3 +410,24 @@ async def test_calls_streams_retries_and_errors_import_no_modules() -> None:
         server.enqueue(text("once"), status(503), text("twice"), status(400))
         assert await to_thread.run_sync(run, REQUESTS, server.url) == []
         assert len(server.requests) == 5
+
+
+END_OF_A_RUN: Final = """
+import asyncio, json, sys
+IMPORTS
+from friendli_async.bulk import run_all
+
+async def main():
+    async for outcome in run_all(range(3), asyncio.sleep):
+        loaded = set(sys.modules)
+    return sorted(set(sys.modules) - loaded)
+
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+@pytest.mark.compatibility
+@pytest.mark.parametrize("imports", ["", "import anyio"])
+def test_end_of_a_run_imports_no_modules(imports: str) -> None:
+    """Its connections may have all the files that the process may open."""
+    assert run(END_OF_A_RUN.replace("IMPORTS", imports)) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -106,10 +106,8 @@ async def wait_ended(tasks: Collection[asyncio.Future[Any]]) -> None:
     """
     import asyncio  # see running_loop
 
-    from anyio import CancelScope
-
     cancelled = False
-    with CancelScope(shield=True):  # anyio redelivers a cancellation, which would make this a busy loop
+    with _shield():
         while pending := [task for task in tasks if not task.done() and task is not asyncio.current_task()]:
             try:
                 await asyncio.wait(pending)
@@ -117,3 +115,16 @@ async def wait_ended(tasks: Collection[asyncio.Future[Any]]) -> None:
                 cancelled = True
     if cancelled:
         raise asyncio.CancelledError
+
+
+def _shield() -> AbstractContextManager[object]:
+    """Returns a scope in which anyio does not redeliver a cancellation, which would make a wait a busy loop.
+
+    A scope of anyio surrounds it only if its backend is loaded, which ``import anyio`` alone does not do. Loading it
+    here could fail: while a run ends, its connections may have all the files that the process may open.
+    """
+    if "anyio._backends._asyncio" not in sys.modules:  # there is no public way to tell
+        return nullcontext()
+    from anyio import CancelScope
+
+    return CancelScope(shield=True)
