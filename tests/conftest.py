@@ -14,6 +14,9 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 from hypothesis import settings
+
+pytest.register_assert_rewrite("support")  # before it is imported; else its asserts explain nothing, and -O drops them
+
 from strategies import deterministic
 from support.clock import Clock
 from support.embedded_server import AUTH, RawClient

@@ -363,7 +363,7 @@ async def test_failed_download_leaves_existing_file_unchanged(
     assert target.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("name", ["漢" * 80, "x" * 255, ".hidden"])
+@pytest.mark.parametrize("name", [os.fsdecode("漢".encode() * 80), "x" * 255, ".hidden"])
 async def test_download_accepts_every_valid_file_name(
     server: FriendliServer, client: AsyncFriendli, tmp_path: Path, name: str
 ) -> None:
