@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 import socket
 import traceback
 from collections.abc import AsyncIterator
@@ -125,15 +126,17 @@ async def test_no_proxy_is_respected(
 
 
 @pytest.mark.parametrize("host", ["b\u00fccher.invalid", "xn--bcher-kva.invalid"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("rule", ["b\u00fccher.invalid", ".B\u00dcCHER.invalid", "xn--bcher-kva.invalid"])
 async def test_no_proxy_matches_an_international_name_in_either_spelling(
-    proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch, host: str, rule: str
+    proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch, host: str, rule: str, encoding: str
 ) -> None:
     async def getaddrinfo(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setenv("http_proxy", proxy.url)
-    monkeypatch.setenv("no_proxy", rule)
+    given = rule.encode().decode(encoding, "surrogateescape")  # as the locale decodes it
+    monkeypatch.setattr(os, "environ", {**os.environ, "no_proxy": given})
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     async with client_of(f"http://{host}", retry=None) as client:
         with pytest.raises(APIConnectionError, match=r"could not connect: xn--bcher-kva\.invalid"):
