@@ -29,9 +29,11 @@ ProductType = Literal["model_apis", "dedicated_endpoints"] | str  # open: a new 
 if TYPE_CHECKING:
     _Amount = str
     _Count = int
-else:  # servers have also sent amounts as numbers; fractional counts are kept as they are
+    _Flag = bool
+else:  # servers have also sent amounts as numbers; fractional counts are kept as they are; a flag may be absent
     _Amount = str | int | float | dict[str, Any]
     _Count = int | float
+    _Flag = bool | None
 
 _MAX_EXPONENT: Final = 40  # numbers with a larger exponent keep it
 
@@ -82,13 +84,24 @@ class CostBucket(Value, frozen=True, kw_only=True):
     results: tuple[CostResult, ...] = always_encoded(())
 
 
-class CostPage(Reply, frozen=True, kw_only=True):
+class _Page(Reply, frozen=True, kw_only=True):
+    """Base of the pages."""
+
+    data: tuple[Any, ...]
+    has_more: _Flag = always_encoded(cast("_Flag", None))
+    """Whether another page follows. If the server does not say so, ``next_page`` does."""
+    next_page: str | None = None
+    """The ``page`` to request next."""
+
+    def __post_init__(self) -> None:
+        if cast("object", self.has_more) is None:
+            msgspec.structs.force_setattr(self, "has_more", bool(self.next_page))
+
+
+class CostPage(_Page, frozen=True, kw_only=True):
     """One page of costs."""
 
     data: tuple[CostBucket, ...]
-    has_more: bool = always_encoded(False)
-    next_page: str | None = None
-    """The ``page`` to request next."""
 
 
 class UsageResult(Value, frozen=True, kw_only=True):
@@ -117,13 +130,10 @@ class UsageBucket(Value, frozen=True, kw_only=True):
     results: tuple[UsageResult, ...] = always_encoded(())
 
 
-class UsagePage(Reply, frozen=True, kw_only=True):
+class UsagePage(_Page, frozen=True, kw_only=True):
     """One page of usage."""
 
     data: tuple[UsageBucket, ...]
-    has_more: bool = always_encoded(False)
-    next_page: str | None = None
-    """The ``page`` to request next."""
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------

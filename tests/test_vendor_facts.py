@@ -38,6 +38,8 @@ STATUSES: Final[list[tuple[dict[str, Any], dict[str, Any]]]] = [
     ({"tool_call_id": 5}, {"tool_call_id": "5"}),
     ({"parameters": [{"name": "x", "value": {"a": 1}}]}, {"parameters": (ToolStatusParameter("x", '{"a":1}'),)}),
     ({"parameters": [{"name": "x", "value": 5}]}, {"parameters": (ToolStatusParameter("x", "5"),)}),
+    ({"parameters": [{"name": "x", "value": []}]}, {"parameters": (ToolStatusParameter("x", "[]"),)}),
+    ({"parameters": {"x": False}, "result": {}}, {"parameters": (ToolStatusParameter("x", "false"),), "result": "{}"}),
     (
         {"parameters": {"x": "y", "z": [1]}},
         {"parameters": (ToolStatusParameter("x", "y"), ToolStatusParameter("z", "[1]"))},

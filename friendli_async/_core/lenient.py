@@ -55,6 +55,8 @@ _ANSWER_TEXTS: Final = frozenset({"content", "text"})
 _PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text"}
 # The fields in which a part of a text has it.
 _PART_TEXTS: Final = ("thinking", "text", "content", "summary")
+# The fields that address the next page; after the last one, some servers send ``false`` or {}.
+_CURSORS: Final = frozenset({"nextCursor", "next_page"})
 _FINISH_REASONS: Final = frozenset({"finish_reason", "stop_reason"})
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 _MAX_SECONDS: Final = 1e11  # larger timestamps are in milliseconds
@@ -391,7 +393,7 @@ def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
 
 
 def _coerce_to_text(holder: Any, name: str, value: Any) -> str | None:
-    if name == "type":
+    if name == "type" or (name in _CURSORS and (value is False or value in ({}, []))):
         return None
     if isinstance(value, dict | list):
         if name == "status" or (name in _TEXT_FIELDS and value == {}):
