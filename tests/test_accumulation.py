@@ -318,8 +318,8 @@ def test_created_accepts_any_number(created: object) -> None:
         b'{"choices":5}',
         b'{"choices":[5]}',
         b'{"choices":"a"}',
-        b'{"choices":[[]]}',
-        b'{"choices":[{"delta":"a"}]}',
+        b'{"choices":[["a"]]}',
+        b'{"choices":[{"delta":5}]}',
     ],
 )
 def test_malformed_chunk_raises_decode_error(data: bytes) -> None:

@@ -33,6 +33,7 @@ SEALED: Final[JSON] = {"type": "thinking", "thinking": "a", "signature": "s"}
 CALLED: Final[JSON] = {**CALL, "input": {"city": "Paris"}}
 OTHER: Final[JSON] = {"type": "hologram", "data": "d"}
 BARE: Final[JSON] = {"type": "hologram"}
+NAMELESS: Final[JSON] = {"type": "tool_use", "name": ""}
 
 
 def thinking_delta(text: str) -> JSON:
@@ -167,6 +168,17 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
     "nothing in the delta of a block of an unknown type": (
         [block_start({"type": "x", "y": ""}), *map(block_delta, NOTHING)],
         [{"type": "x", "y": ""}],
+    ),
+    "calls after starts that say nothing, without indexes": (
+        without_index(
+            *(block_start(SAID), text_delta("b"), block_start(NOTHING[0])),
+            *(json_delta('{"city": '), json_delta('"Paris"}'), block_start(NOTHING[1]), json_delta("{}")),
+        ),
+        [{**SAID, "text": "ab"}, {**NAMELESS, "input": {"city": "Paris"}}, {**NAMELESS, "input": {}}],
+    ),
+    "a call in a text": (
+        [block_start(SAID), json_delta('{"city": "Paris"}'), text_delta("b")],
+        [{**SAID, "text": "ab"}, {**NAMELESS, "input": {"city": "Paris"}}],
     ),
     "thinking in a text": (
         [block_start(SAID), thinking_delta("a"), block_delta({"type": "signature_delta", "signature": "s"})],

@@ -93,12 +93,12 @@ async def test_reset_interrupts_only_before_message_stop(server: FriendliServer,
         ("{nope", None),
         ("[1]", None),
         ("nope", "content_block_delta"),
-        ({"type": "content_block_delta", "index": 0}, None),
-        ({"type": "content_block_start", "index": 0, "content_block": "text"}, "content_block_start"),
+        ({"type": "content_block_delta", "index": 0, "delta": {"x": "y"}}, None),
+        ({"type": "content_block_start", "index": 0, "content_block": 5}, "content_block_start"),
         ({"delta": {"type": "text_delta", "text": 5}}, "content_block_delta"),
-        ({"type": "message_start"}, None),
+        ({"type": "message_start", "message": {"content": [5]}}, None),
     ],
-    ids=["malformed", "list", "plain text", "no delta", "block is not an object", "text is a number", "no message"],
+    ids=["malformed", "list", "plain text", "odd delta", "block is a number", "text is a number", "odd message"],
 )
 async def test_malformed_event_raises_decode_error_after_valid_events(
     server: FriendliServer, client: AsyncFriendli, data: object, name: str | None

@@ -131,7 +131,7 @@ async def test_events_without_content_are_ignored(client: AsyncFriendli, server:
     assert [each.type for each in await events_of(client, server, *empty, named(DATA[-1]))] == ["response.completed"]
 
 
-@pytest.mark.parametrize("data", ["{", "[1]", '{"type": "response.output_text.delta"}'])
+@pytest.mark.parametrize("data", ["{", "[1]", '{"type": "response.output_text.delta", "delta": 5}'])
 @pytest.mark.parametrize("name", [None, "response.output_text.delta"])
 async def test_undecodable_event_ends_the_stream_with_a_partial_result(
     client: AsyncFriendli, server: FriendliServer, data: str, name: str | None

@@ -168,7 +168,7 @@ def carries_error(fields: Fields, own: Collection[str] = ()) -> bool:
     error = fields.get("error")
     if not is_blank(error) and not ("error" in own and isinstance(error, dict)):
         return True
-    return any(map(_is_failed_choice, as_list(fields.get("choices"))))
+    return any(map(_is_failed_choice, items_of(fields.get("choices"))))
 
 
 def _first_item(value: object) -> object:

@@ -21,6 +21,7 @@ from friendli_async._core.error_json import (
     Fields,
     as_list,
     as_object,
+    holds_content,
     is_object,
     items_of,
     json_or_none,
@@ -45,6 +46,8 @@ _CONTENT: Final = frozenset(
 _MODEL_JSON: Final = frozenset({"arguments", "partial_json"})
 # Of these, the fields that may be dropped if they hold no text.
 _DROPPABLE_WITHOUT_TEXT: Final = frozenset({"reasoning", "reasoning_content", "thinking", "tool_calls"})
+# Of these, the fields of a chunk that may be dropped if nothing in them is content.
+_DROPPABLE_WITHOUT_CONTENT: Final = frozenset({"choices", "delta"})
 # Fields that hold a list; for an object in its place see ``items_of``.
 _LIST_FIELDS: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "tool_calls"})
 # Of the content fields, those of text.
@@ -95,6 +98,16 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T], headers: Mapping[str, 
     except (ValueError, RecursionError):  # the errors of msgspec, json and Unicode are ValueErrors
         pass
     raise ResponseDecodeError(f"the server's reply could not be decoded: {reason}", excerpt=excerpt(data))
+
+
+def content_of(fields: Fields) -> Fields:
+    """Returns the fields of an event that may hold a part of the reply."""
+    return {name: value for name, value in fields.items() if name in _CONTENT}
+
+
+def text_of(value: object) -> str:
+    """Returns the text of an object or of a list of parts, in the place of a text."""
+    return _to_text({}, "text", value) if holds_content(value) else ""
 
 
 _prepared: Final = cache(prepared)
@@ -262,10 +275,12 @@ def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
 def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     """Converts a value to a type that it does not match. Raises ValueError if that is impossible."""
     types = _json_types_of(kind)
-    if not name and isinstance(value, str) and _is_content_part(kind):
-        return {"text": value}  # an item of a list of parts
+    if isinstance(value, str) and (field := _text_field(name, kind, value)):
+        return {field: value}
     if name == "reasoning_details" and isinstance(value, list):
         return _reasoning_details(cast("list[object]", value))
+    if name == "tool_calls" and isinstance(value, list):  # a sparse array of JavaScript has nulls
+        value = [each for each in cast("list[object]", value) if each is not None]
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
         return _repair(value, kind)
     if name == "content" and isinstance(value, str) and not _has_text_field(_item_of(kind, list, tuple)):
@@ -294,6 +309,8 @@ def _is_droppable(holder: Fields, name: str, kind: Any) -> bool:
         return "object" not in types  # a tool's progress message
     if "str" in types and type(value) in (int, float):
         return False  # 0, too: it is no empty text
+    if name in _DROPPABLE_WITHOUT_CONTENT and not holds_content(value):
+        return True
     return not value or name == "tokens"  # no content; or tokens, which accompany their text unless required
 
 
@@ -338,9 +355,13 @@ def _item_of(kind: Any, *holders: type) -> Any:
     return next((arguments[0 if arguments[-1] is ... else -1] for arguments in held if arguments), None)
 
 
-def _is_content_part(kind: Any) -> bool:
-    """Whether a type is a struct of a content part, for which a bare text can stand."""
-    return _is_struct(kind) and {"type", "text"} <= set(kind.__struct_encode_fields__)
+def _text_field(name: str, kind: Any, text: str) -> str | None:
+    """Returns the field for a text that stands in the place of a content part or of a delta, or None."""
+    names = set(kind.__struct_encode_fields__) if _is_struct(kind) else frozenset[str]()
+    if not name and {"type", "text"} <= names:  # an item of a list of parts
+        return "text"
+    is_delta = name == "delta" and "content" in names and not as_object(json_or_none(text)).keys() & names
+    return "content" if is_delta else None
 
 
 def _has_text_field(item: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from friendli_async._core.error_json import has_value, is_object, json_or_none
+from friendli_async._core.error_json import as_object, has_value, is_object, json_or_none
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.text import join_text
 from friendli_async.messages.replies import (
@@ -54,26 +54,24 @@ _KINDS: Final = {
         "partial_json": "input_json_delta",
     },
 }
-_CONTENT_FIELDS: Final = {
-    "message_start": "message",
-    "content_block_start": "content_block",
-    "content_block_delta": "delta",
-}
-"""The field with the content of an event, by the event's type."""
+_TAGGED_FIELDS: Final = {"content_block_start": "content_block", "content_block_delta": "delta"}
 _UNKNOWN_INDEX: Final = -1
 """Sentinel for an unreadable index: it refers to the block in progress."""
 
 
-def _holds_unknown(kind: str, fields: dict[str, Any]) -> bool:
-    """Whether the content of an event is null or empty, or of an unknown kind."""
-    field = _CONTENT_FIELDS.get(kind)
-    if field not in fields:
-        return False
-    return not fields[field] or (field in _KINDS and is_unknown(fields[field], _KINDS[field]))
+def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
+    field = _TAGGED_FIELDS.get(kind)
+    return field is not None and is_unknown(fields.get(field), _KINDS[field])
 
 
 def _normalize_event(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fills in missing content of a message and a missing type, and replaces an unreadable index by the sentinel."""
+    """Fills in missing content of a message and a missing type, and replaces an unreadable index by the sentinel.
+
+    A text in the place of a block or of a delta is its type, or else its text.
+    """
+    field = _TAGGED_FIELDS.get(kind or "", "")
+    if isinstance(text := fields.get(field), str) and text:
+        fields = {**fields, field: {"type" if text in _KINDS[field].values() else "text": text}}
     if kind == "message_start" and is_object(fields.get("message")):
         fields["message"]["content"] = fields["message"].get("content") or []
     fields = {key: with_type(value, _KINDS[key]) if key in _KINDS else value for key, value in fields.items()}
@@ -101,7 +99,7 @@ class _BlockParts:
     """Accumulates the deltas of one content block."""
 
     def __init__(self, start: ContentBlock | None) -> None:
-        self.start = start
+        self.start = start  # {} if the server has said nothing of it
         self.has_ended = False
         self.text: list[str] = []
         self.thinking: list[str] = []
@@ -128,8 +126,11 @@ class _BlockParts:
 
     def is_repeated_by(self, start: ContentBlock | None) -> bool:
         """Whether a start is that of this block once more, and not that of an equal one after it."""
-        has_deltas = self.text or self.thinking or self.signature or self.input or self.others
-        return self.start == start and not (has_deltas or self.has_ended)
+        return self.start == start and not (self._has_deltas or self.has_ended)
+
+    @property
+    def _has_deltas(self) -> bool:
+        return bool(self.text or self.thinking or self.signature or self.input or self.others)
 
     @property
     def has_content(self) -> bool:
@@ -137,12 +138,17 @@ class _BlockParts:
         return any(block not in _EMPTY_BLOCKS for block in self.result())
 
     def result(self) -> list[ContentBlock]:
-        """Returns the block, and a block each for streamed text and thinking that it cannot hold."""
-        blocks = [as_block(self._fields())]
+        """Returns the block, and a block each for streamed text, thinking and input that it cannot hold."""
+        if self.start == {} and not self._has_deltas:
+            return []
+        fields = self._fields()
+        blocks = [as_block(fields)]
         if self.thinking and not isinstance(blocks[0], ThinkingBlock):
             blocks.insert(0, ThinkingBlock(join_text(self.thinking), join_text(self.signature) or None))
         if self.text and not isinstance(blocks[-1], TextBlock):
             blocks.append(TextBlock(join_text(self.text)))
+        if self._has_stray_input and "input" in fields:
+            blocks.append(ToolUseBlock(input=fields["input"]))
         return blocks
 
     def _fields(self) -> dict[str, Any]:
@@ -154,7 +160,7 @@ class _BlockParts:
             fields = {**(self.start or {})}
             fields.update({name: (fields.get(name) or "") + join_text(each) for name, each in self.others.items()})
             has_words = bool(self.text or self.thinking) and not self.input
-            if self.start is None or (has_words and not has_value(fields, fields.keys() - {"type"})):
+            if not self.start or (has_words and not has_value(fields, fields.keys() - {"type"})):
                 fields["type"] = self._kind()
         holds_words = fields["type"] in KNOWN_BLOCKS.values()
         for name in _WORDS if holds_words else ("signature",):
@@ -165,15 +171,20 @@ class _BlockParts:
             fields["input"] = arguments if isinstance(arguments, dict) else raw_input
         return fields
 
+    @property
+    def _has_stray_input(self) -> bool:
+        """Whether it has the input of a tool call whose start is missing: it came in a block of words."""
+        return bool(self.input) and isinstance(self.start, TextBlock | ThinkingBlock)
+
     def _kind(self) -> str:
-        """Infers the type of a block whose ``content_block_start`` is missing, or has an unknown type."""
+        """Infers the type of a block whose ``content_block_start`` is missing or empty, or has an unknown type."""
         if self.input:
             return "tool_use"
         return "text" if self.text else "thinking"
 
     def tool_call(self) -> ToolCall | None:
         arguments = join_text(self.input)
-        if self.start is None and arguments:
+        if arguments and (not self.start or self._has_stray_input):
             return ToolCall(function=FunctionCall("", arguments))
         if not isinstance(self.start, ToolUseBlock):
             return None
@@ -220,7 +231,7 @@ class MessagesCollector:
     dialect: Dialect[MessageEvent] = TaggedDialect(
         KnownEvent,
         reporting=frozenset({MessageStart, MessageDelta}),
-        holds_unknown=_holds_unknown,
+        holds_unknown=_holds_unknown_kind,
         rewrite=_normalize_event,
     )
     add_texts: None = None
@@ -270,7 +281,7 @@ class MessagesCollector:
         match event:
             case MessageStart(message=envelope):
                 self.envelope = envelope
-                self.usage = envelope.usage
+                self.usage = envelope.usage or self.usage
                 for position, block in enumerate(envelope.content):
                     if block not in _EMPTY_BLOCKS:
                         self._start_block(position, block)
@@ -283,11 +294,11 @@ class MessagesCollector:
                 self._by_index[index].has_ended = True
             case MessageStop():
                 self.is_last = True
-            case UnknownEvent(type="content_block_start", data=data) if data["content_block"]:
-                self._start_block(_parse_index(data.get("index", 0)), data["content_block"])
-            case UnknownEvent(type="content_block_delta", data=data) if data["delta"]:
+            case UnknownEvent(type="content_block_start", data=data):  # an empty one begins a block, too
+                self._start_block(_parse_index(data.get("index", 0)), as_object(data.get("content_block")))
+            case UnknownEvent(type="content_block_delta", data=data):
                 if (parts := self._by_index.get(_parse_index(data.get("index", 0)))) is not None:
-                    parts.add_unknown(data["delta"])
+                    parts.add_unknown(as_object(data.get("delta")))
             case _:
                 pass
 

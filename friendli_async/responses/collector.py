@@ -7,7 +7,9 @@ from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
 
+from friendli_async._core.error_json import as_object, json_or_none
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
+from friendli_async._core.lenient import text_of
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Partial, ReplyHead, partial_of
@@ -45,38 +47,25 @@ _TEXTS: Final[dict[str, str]] = {
     if text in kind.__struct_fields__
 }
 """The field of the text of an event, by the event's type."""
-_OBJECTS: Final[dict[str, str]] = {
-    kind.__struct_config__.tag: name
-    for kind in get_args(ItemEvent)
-    for name in ("item", "part")
-    if name in kind.__struct_fields__
-}
-"""The field of the item or the part that an event is about, by the event's type."""
 _STAGES: Final[frozenset[str]] = frozenset(kind.__struct_config__.tag for kind in get_args(Stages))
 """The types of the events that hold a response."""
 
 
 def _fill(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """Makes a null text or response an empty one, and adds an empty ``output``.
+    """Makes a missing text or response an empty one, joins the parts of a text, and adds an empty ``output``.
 
     Some engines start with little more than an id, and the events that end a response say so by their type alone.
     """
-    text = _TEXTS.get(kind or "")
-    if text in fields and fields[text] is None:
-        fields = {**fields, text: ""}
+    kind = kind or ""
+    text = _TEXTS.get(kind, "")
+    words: object = fields.get(text)
+    if text and (words is None or (isinstance(words, dict | list) and "arguments" not in kind)):
+        fields = {**fields, text: text_of(cast("object", words))}
     if kind not in _STAGES:
         return fields
-    response: Any = fields.get("response", ...)
-    response = {} if response is None else response
-    if isinstance(response, dict) and cast("dict[str, Any]", response).get("output") is None:
-        return {**fields, "response": {**response, "output": []}}
-    return fields
-
-
-def _lacks_content(kind: str, fields: dict[str, Any]) -> bool:
-    """Whether the item or the part that an event is about is null. An empty one is decoded, as on the fast path."""
-    name = _OBJECTS.get(kind)
-    return name in fields and fields[name] is None
+    given = fields.get("response")
+    response = as_object(json_or_none(given) if isinstance(given, str) else given)
+    return {**fields, "response": {**response, "output": response.get("output") or []}}
 
 
 def _failure_of(event: ResponseEvent, head: ReplyHead) -> APIStatusError | None:
@@ -115,7 +104,6 @@ class ResponseCollector:
     dialect: Dialect[ResponseEvent] = TaggedDialect(
         KnownEvent,
         reporting=frozenset(get_args(Stages)),
-        holds_unknown=_lacks_content,
         rewrite=_fill,
         failure_of=_failure_of,
     )

@@ -17,9 +17,10 @@ An event is classified in this order:
    error message (see ``error_json``). Content in the same event is delivered before the error. An empty ``error`` next
    to content is ignored, and one that reports success in any event.
 4. **Payload**: decoded by msgspec, or else by the lenient fallback (``lenient``).
-5. **Unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices. Under an event name that the API does
-   not use, data that is neither a JSON object nor a text of several words is skipped. If the stream then ends
-   unfinished, the message of the last such event is raised as the error: see ``is_possible_error``.
+5. **Unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices. So is an event of a known kind that
+   cannot be decoded but holds no content, which must not cost what follows. Under an event name that the API does not
+   use, data that is neither a JSON object nor a text of several words is skipped. If the stream then ends unfinished,
+   the message of the last such event is raised as the error: see ``is_possible_error``.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from friendli_async._core.error_json import (
     shows_error_beside,
 )
 from friendli_async._core.error_text import is_message
-from friendli_async._core.lenient import convert, has_usage_without_counts
+from friendli_async._core.lenient import content_of, convert, has_usage_without_counts
 from friendli_async._core.status_errors import error_of_payload, excerpt
 from friendli_async._json import type_lock
 from friendli_async.errors import APIStatusError, ResponseDecodeError
@@ -73,6 +74,8 @@ METADATA: Final = frozenset({"id", "object", "created", "model", "system_fingerp
 """Fields that only identify the reply."""
 _CHUNK_FIELDS: Final = frozenset({"choices", "usage"})
 """Fields of which a chunk fills one at least."""
+_OBJECTS: Final = frozenset({"item", "message", "part", "response"})
+"""Fields of objects that say what other events are about, or repeat these: another value there costs no content."""
 
 
 class Decoded(NamedTuple, Generic[E]):
@@ -182,6 +185,8 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
                 return Decoded(self._build_payload(name, fields))
             except NOT_DECODED as error:
                 reason = str(error)
+            if (payload := self._build_unreadable(name, as_object(json_or_none(data)))) is not None:
+                return Decoded(payload)
             raise ResponseDecodeError(f"an event of the stream could not be decoded: {reason}", excerpt=excerpt(data))
         if shows_error(fields) and self._is_own_name(name):
             return Decoded(error=error_of_payload(fields, data, head))
@@ -226,6 +231,10 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
     def _build_payload(self, name: str | None, fields: Fields) -> E:
         """Converts a recognized event. Raises ValueError."""
         raise NotImplementedError
+
+    def _build_unreadable(self, name: str | None, fields: Fields) -> E | None:
+        """Converts a recognized event that cannot be decoded; returns None if that would lose content."""
+        return None
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
         """Converts an unrecognized event; returns None if it carries no information."""
@@ -308,7 +317,7 @@ class TaggedDialect(Dialect[E], kw_only=True):
     reporting: frozenset[type]
     """The structs of the events that may report the usage, or a failure."""
     holds_unknown: Callable[[str, Fields], bool] | None = None
-    """Whether an event of a known kind contains a part of an unknown kind, or none at all: null or ``{}``."""
+    """Whether an event of a known kind contains a part of an unknown kind."""
 
     @cached_property
     def _kinds(self) -> frozenset[str]:
@@ -356,6 +365,10 @@ class TaggedDialect(Dialect[E], kw_only=True):
         if kind not in self._kinds or (self.holds_unknown is not None and self.holds_unknown(kind, fields)):
             return cast("E", UnknownEvent(kind, fields))  # the union of every such API includes it
         return cast("E", convert({**fields, "type": kind}, self.events))
+
+    def _build_unreadable(self, name: str | None, fields: Fields) -> E | None:
+        content = {key: value for key, value in content_of(fields).items() if key not in _OBJECTS or is_object(value)}
+        return None if holds_content(content) else cast("E", UnknownEvent(self._kind(name, fields) or "", fields))
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
         if name is None and not has_value(fields, _names_of_fields(fields) - {"type"}):

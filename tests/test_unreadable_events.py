@@ -1,0 +1,128 @@
+"""An event that cannot be read, and holds no content either, costs a stream nothing of what comes after it."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+from support import messages, responses
+
+from friendli_async import APIStatusError
+from friendli_async._core.events.reader import Collector, EventReader
+from friendli_async.chat.collector import ChatCollector
+from friendli_async.messages.collector import MessagesCollector
+from friendli_async.replies import ReplyHead, UnknownEvent
+from friendli_async.responses.collector import ResponseCollector
+
+JSON = dict[str, Any]
+ABSENT: Final = object()
+NOTHING: Final[list[Any]] = [None, ABSENT, "", [], [[]], [None], True]
+"""What may stand in place of an object, and holds no content."""
+NO_OBJECT: Final[list[Any]] = [*NOTHING, "text", ["text"], 5]
+"""What may stand in place of an object that other events repeat, or whose parts they bring."""
+
+
+def read(collector: Collector[Any, Any, Any], events: list[JSON]) -> tuple[EventReader[Any], list[Any]]:
+    """Reads events one by one; returns the reader, and the events that it has delivered."""
+    reader = EventReader[Any](collector, 1 << 20, ReplyHead(200))
+    delivered: list[Any] = []
+    for event in events:
+        reader.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+        delivered += reader.ready
+        reader.ready.clear()
+    return reader, delivered
+
+
+def chunk(delta: object, **fields: object) -> JSON:
+    return {"choices": [{"index": 0, "delta": delta, **fields}]}
+
+
+SAID: Final = {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "content_index": 0}
+# Of each API: its collector, events before, and events after with the text "you".
+STREAMS: Final[dict[str, tuple[Callable[[], Collector[Any, Any, Any]], list[JSON], list[JSON]]]] = {
+    "responses": (
+        ResponseCollector,
+        [{"type": "response.created", "response": responses.BEGUN}, {**SAID, "delta": "Hi "}],
+        [{**SAID, "delta": "you"}, responses.BARE],
+    ),
+    "messages": (
+        MessagesCollector,
+        [messages.start(), messages.block_start(messages.TEXT), messages.text_delta("Hi ")],
+        [messages.text_delta("you"), messages.message_delta(), messages.STOP],
+    ),
+    "chat": (
+        ChatCollector,
+        [chunk({"role": "assistant", "content": "Hi "})],
+        [chunk({"content": "you"}), chunk({}, finish_reason="stop"), {"choices": [], "usage": {"prompt_tokens": 1}}],
+    ),
+}
+UNREADABLE: Final = [
+    *(("responses", f"response.{kind}", "item", NO_OBJECT) for kind in ("output_item.added", "output_item.done")),
+    *(("responses", f"response.{kind}", "part", NO_OBJECT) for kind in ("content_part.added", "content_part.done")),
+    *(("responses", f"response.{kind}", "response", NO_OBJECT) for kind in ("created", "in_progress")),
+    ("responses", "response.output_text.delta", "delta", [*NOTHING, {}]),
+    ("responses", "response.output_text.done", "text", [*NOTHING, {}]),
+    ("responses", "response.function_call_arguments.delta", "delta", [None, ABSENT, True]),
+    ("messages", "message_start", "message", NO_OBJECT),
+    ("messages", "content_block_start", "content_block", [*NOTHING, {"type": 5}, "text"]),
+    ("messages", "content_block_delta", "delta", [*NOTHING, {"type": 5}, "text_delta"]),
+    ("messages", "message_delta", "delta", NO_OBJECT),
+    ("chat", "", "choices", NOTHING[:-1]),
+]
+
+
+@pytest.mark.parametrize(
+    ("api", "kind", "field", "value"),
+    [(api, kind, field, value) for api, kind, field, values in UNREADABLE for value in values],
+)
+def test_unreadable_event_without_content_ends_no_stream(api: str, kind: str, field: str, value: object) -> None:
+    begin, before, after = STREAMS[api]
+    collector = begin()
+    event: JSON = {"type": kind, "index": 0} if kind else {"id": "c"}
+    sent = event if value is ABSENT else {**event, field: value}
+    reader, delivered = read(collector, [*before, sent, *after])
+    assert reader.failure is None
+    assert collector.partial().text == "Hi you"
+    assert collector.usage is not None or api == "responses"
+    unknown = [each for each in delivered if isinstance(each, UnknownEvent)]
+    assert unknown in ([], [UnknownEvent(kind, sent)]), "its JSON is kept as it was sent"
+    if kind:
+        assert len(delivered) == len([*before, sent, *after])
+
+
+@pytest.mark.parametrize(
+    ("api", "event", "text"),
+    [
+        ("messages", {"type": "content_block_start", "index": 1, "content_block": "new "}, "Hi new you"),
+        ("messages", {"type": "content_block_delta", "index": 0, "delta": "new "}, "Hi new you"),
+        ("chat", chunk("new "), "Hi new you"),
+        ("chat", chunk('{"x": 1}'), 'Hi {"x": 1}you'),
+        ("chat", chunk('{"content": "new "}'), "Hi new you"),
+        ("responses", {**SAID, "delta": {"text": "new "}}, "Hi new you"),
+        ("responses", {**SAID, "delta": [{"text": "ne"}, "w "]}, "Hi new you"),
+    ],
+)
+def test_text_in_place_of_an_object_and_an_object_in_place_of_a_text_are_read(api: str, event: JSON, text: str) -> None:
+    begin, before, after = STREAMS[api]
+    collector = begin()
+    if event.get("index") == 1:  # the text after it belongs to the block that it starts
+        after = [messages.text_delta("you", 1), *after[1:]]
+    reader, _ = read(collector, [*before, event, *after])
+    assert (reader.failure, collector.partial().text) == (None, text)
+
+
+@pytest.mark.parametrize("error", [{"error": {"message": "no slots"}}, {"error": "no slots"}])
+def test_error_in_place_of_the_choices_is_raised(error: JSON) -> None:
+    collector = ChatCollector()
+    reader, _ = read(collector, [*STREAMS["chat"][1], {"choices": error}])
+    assert isinstance(reader.failure, APIStatusError)
+    assert reader.failure.message == "no slots"
+    assert collector.partial().text == "Hi "
+
+
+def test_nulls_in_a_sparse_list_of_tool_calls_are_skipped() -> None:
+    collector = ChatCollector()
+    call = {"index": 1, "id": "t", "function": {"name": "f", "arguments": "{}"}}
+    reader, _ = read(collector, [chunk({"tool_calls": [None, call]}), *STREAMS["chat"][2]])
+    assert reader.failure is None
+    assert [each.function.name for each in collector.result().tool_calls] == ["f"]
