@@ -137,7 +137,7 @@ class ResponseCollector:
         count = len(events)
         for position, event in enumerate(events, 1):
             if isinstance(event, OfResponse):
-                self.envelope = event.response
+                self.envelope = _continued(event.response, self.envelope)
                 self.is_last = not isinstance(event, ResponseCreated | ResponseInProgress)
                 if self.is_last:
                     count = position
@@ -157,6 +157,15 @@ class ResponseCollector:
         output = tuple(parts.result() for parts in self._items.all)
         assembled = msgspec.structs.replace(self.envelope, output=output)
         return self.envelope if self.is_last and not _has_more(assembled, self.envelope) else assembled
+
+
+def _continued(response: Response, earlier: Response) -> Response:
+    """Returns a response with what an earlier event has said of it, and its own event does not repeat."""
+    if response.id and earlier.id and response.id != earlier.id:
+        return response  # another one, as of a gateway that has tried again
+    names = ("id", "created_at", "model", "usage")
+    missing = {name: value for name in names if not getattr(response, name) and (value := getattr(earlier, name))}
+    return msgspec.structs.replace(response, **missing) if missing else response
 
 
 def _has_more(assembled: Response, final: Response) -> bool:
