@@ -47,8 +47,10 @@ class TranscriptionUsage(TokenUsage, frozen=True):
     """Length of the audio, in milliseconds."""
     processed_audio_length_ms: int = always_encoded(0)
     """Length of the audio that was processed, in milliseconds."""
-    type: Literal["tokens"] | str = always_encoded("tokens")  # open
+    type: Literal["tokens", "duration"] | str = always_encoded("tokens")  # open
     input_token_details: InputTokenDetails | None = None
+    seconds: float | None = None
+    """Length of the audio, if that is what is billed: ``type`` is "duration"."""
 
 
 class Transcription(Reply, frozen=True, kw_only=True):
@@ -183,8 +185,9 @@ class TranscriptCollector:
                 self.has_text = self.has_text or bool(event.delta)
             elif isinstance(event, TranscriptDone):
                 self._is_done = True
-                self._complete = event.text
-                self.usage = event.usage
+                if event.text or self._complete is None:  # one that repeats nothing takes nothing back
+                    self._complete = event.text
+                self.usage = event.usage or self.usage
         return len(events)
 
     def partial(self) -> Partial:

@@ -144,7 +144,9 @@ def test_text_and_reasoning_deltas_take_the_fast_path(spelling: str) -> None:
 def test_text_delta_with_usage_takes_the_fast_path() -> None:
     collector = collected(delta(content="a"))
     choices = [{"index": 0, "delta": {"content": "b"}, "finish_reason": None}]
-    events = [event for count in (1, 2) if (event := decoded(chunk(choices, usage={"completion_tokens": count})))]
+    events = [
+        event for count in (1, 2) if (event := decoded(chunk(choices, usage={**USAGE, "completion_tokens": count})))
+    ]
     assert collector.add_texts(events) == 2
     assert collector.usage is not None
     assert (collector.partial().text, collector.usage.completion_tokens) == ("abb", 2)

@@ -245,6 +245,23 @@ async def test_error_after_done_event_carries_usage_in_partial(server: FriendliS
     assert caught.value.partial == Partial(text="Hello", usage=billed)
 
 
+@pytest.mark.parametrize("again", [{"text": "", "usage": None}, {"text": None, "usage": {}}])
+async def test_second_end_that_repeats_nothing_takes_nothing_back(
+    server: FriendliServer, client: AsyncFriendli, again: dict[str, Any]
+) -> None:
+    server.enqueue(script(transcript_done("Hello"), transcript_done(**again), done()))
+    result = await client.container.audio.stream(file=AUDIO).result()
+    assert result.text == "Hello"
+    assert result.usage is not None
+    assert result.usage.total_tokens == 6
+
+
+async def test_usage_by_duration_has_its_seconds(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(transcript_done("a", usage={"type": "duration", "seconds": "2.5"}), done()))
+    result = await client.container.audio.stream(file=AUDIO).result()
+    assert result.usage == TranscriptionUsage(type="duration", seconds=2.5)
+
+
 @given(st.lists(st.text(max_size=5), max_size=6))
 def test_deltas_are_concatenated(deltas: list[str]) -> None:
     collector = TranscriptCollector()

@@ -12,7 +12,7 @@ from friendli_async._core.events.reader import EventReader
 from friendli_async.chat import ChatChunk, ChatMessage
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.tool_calls import CompleteToolCalls
-from friendli_async.replies import ReplyHead, Usage
+from friendli_async.replies import PromptTokensDetails, ReplyHead, Usage
 
 JSON = dict[str, Any]
 
@@ -419,6 +419,41 @@ def test_indexes_are_kept_if_several_choices_were_requested() -> None:
 def test_counts_of_zero_do_not_replace_others(counts: list[tuple[int, int]], expected: Usage) -> None:
     usages = [{"prompt_tokens": new, "completion_tokens": out, "total_tokens": new + out} for new, out in counts]
     collector, _ = read(delta(content="a"), *(chunk(usage=usage) for usage in usages))
+    assert collector.usage == expected
+
+
+DETAILED: Final = {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}
+COUNTED: Final = {"prompt_tokens": 6, "completion_tokens": 7, "total_tokens": 20}
+MORE_CACHED: Final = Usage(6, 7, 20, PromptTokensDetails(5))
+DETAILED_ONLY: Final = Usage(5, 0, 5, PromptTokensDetails(4))
+LESS: Final = Usage(6, 7, 9, PromptTokensDetails(4))
+
+
+@pytest.mark.parametrize("text", ["b", ""], ids=["beside a text", "beside no text"])
+@pytest.mark.parametrize(
+    ("usages", "expected"),
+    [
+        ([{"prompt_tokens": 5}, {"completion_tokens": 7}], Usage(5, 7, 12)),
+        ([{"prompt_tokens": 5}, {"completion_tokens": 6}, {"completion_tokens": 7}], Usage(5, 7, 12)),
+        ([{"completion_tokens": 7}, {"prompt_tokens": 5}], Usage(5, 7, 12)),
+        ([{"prompt_tokens": 5}, {"completion_tokens": 7, "total_tokens": 13}], Usage(5, 7, 13)),
+        ([DETAILED, {"completion_tokens": 7}], Usage(5, 7, 12, PromptTokensDetails(4))),
+        ([DETAILED, {"prompt_tokens": 6, "completion_tokens": 7}], Usage(6, 7, 13, PromptTokensDetails(4))),
+        ([DETAILED, COUNTED, COUNTED], Usage(6, 7, 20, PromptTokensDetails(4))),
+        ([DETAILED, {"prompt_tokens": 6, "prompt_tokens_details": {"cached_tokens": 5}}, COUNTED], MORE_CACHED),
+        ([COUNTED, {"prompt_tokens": 0, "completion_tokens": 0}], Usage(6, 7, 20)),
+        ([COUNTED, {"prompt_tokens": 6, "completion_tokens": 0}], Usage(6, 7, 20)),
+        ([COUNTED, {"completion_tokens": 8}], Usage(6, 8, 20)),
+        ([DETAILED, {**DETAILED, "prompt_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0}}], DETAILED_ONLY),
+        ([DETAILED, {"prompt_tokens": 6, "completion_tokens": 7, "total_tokens": 9}], LESS),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_usage_that_comes_in_parts_is_that_of_all(
+    usages: list[JSON], expected: Usage, text: str, at_once: bool
+) -> None:
+    pieces = ({**delta(content=text), "usage": each} for each in usages[:-1])
+    collector, _ = read(delta(content="a"), *pieces, {**chunk(), "usage": usages[-1]}, at_once=at_once)
     assert collector.usage == expected
 
 

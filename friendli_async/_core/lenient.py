@@ -179,11 +179,6 @@ def _usage_holders(value: object) -> tuple[object, ...]:
     return value, *(getattr(value, name, None) for name in _USAGE_HOLDERS)
 
 
-def is_blank_usage(usage: object) -> bool:
-    """Whether a usage, or details of one, have only zeros."""
-    return not getattr(usage, "total_tokens", 0) and lacks_counts(usage)
-
-
 def lacks_counts(usage: object) -> bool:
     """Whether a usage, or details of one, have only zeros, except for a total."""
     if not isinstance(usage, msgspec.Struct):

@@ -16,7 +16,7 @@ from friendli_async._core.events.decoding import (
     is_finish_reason,
     shows_error_without_content,
 )
-from friendli_async._core.lenient import correct_usage, is_blank_usage
+from friendli_async._core.lenient import correct_usage
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._json import is_json_object
 from friendli_async._lazy import LazyModule
@@ -32,7 +32,7 @@ from friendli_async.chat.replies import (
     ToolCallDelta,
     reasoning_of,
 )
-from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage, partial_of
+from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage, latest_usage, partial_of
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
@@ -214,8 +214,8 @@ class ChoicesCollector(Generic[C, P]):
                 parts.add(choice)
                 if parts.text:
                     self.has_text = True
-            if chunk.usage is not None and (self.usage is None or not is_blank_usage(chunk.usage)):
-                self.usage = chunk.usage
+            if chunk.usage is not None:
+                self.usage = chunk.usage if self.usage is None else latest_usage(chunk.usage, self.usage)
         return len(events)
 
     def partial(self) -> Partial:
@@ -523,7 +523,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 or choice.text is not None
                 or chunk.message is not None
                 or chunk.error is not None
-                or (usage is not None and not usage.total_tokens)
+                or (usage is not None and not usage.prompt_tokens)  # then an earlier one may have them
             ):
                 return texts
             text = delta.content
@@ -537,7 +537,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             else:
                 return texts
             if usage is not None:  # some servers send usage with every chunk
-                self.usage = usage
+                self.usage = usage if self.usage is None else latest_usage(usage, self.usage)
             parts.may_end = False
             texts += 1
         return texts
