@@ -37,7 +37,7 @@ def block_start(block: JSON, index: int = 0) -> JSON:
     return {"type": "content_block_start", "index": index, "content_block": block}
 
 
-def block_delta(delta: JSON, index: int = 0) -> JSON:
+def block_delta(delta: Any, index: int = 0) -> JSON:
     return {"type": "content_block_delta", "index": index, "delta": delta}
 
 
