@@ -495,6 +495,14 @@ async def test_final_event_of_a_response_that_failed_raises(
     assert caught.value.status_code == 200
 
 
+async def test_failed_with_a_text_in_place_of_the_response_has_it_for_its_message(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(named({"type": "response.failed", "response": "no slots left"})))
+    with pytest.raises(APIStatusError, match="no slots left"):
+        await ask(client).result()
+
+
 async def test_failed_without_an_error_has_a_default_message(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(*map(event, DATA[:2]), ending("failed", error=None)))
     with pytest.raises(APIStatusError, match="the response failed"):

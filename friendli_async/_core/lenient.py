@@ -270,7 +270,7 @@ def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
 def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     """Converts a value to a type that it does not match. Raises ValueError if that is impossible."""
     types = _json_types_of(kind)
-    if "object" in types and "array" not in types and len(items := as_list(value)) == 1:
+    if "array" not in types and len(items := as_list(value)) == 1 and _struct_of(kind, as_object(items[0])):
         value = items[0]
     if isinstance(value, str) and (field := _text_field(name, kind, value)):
         return {field: value}

@@ -49,6 +49,8 @@ _TEXTS: Final[dict[str, str]] = {
 """The field of the text of an event, by the event's type."""
 _STAGES: Final[frozenset[str]] = frozenset(kind.__struct_config__.tag for kind in get_args(Stages))
 """The types of the events that hold a response."""
+_BEGINNINGS: Final[frozenset[str]] = frozenset({"response.created", "response.in_progress"})
+"""Of these, the events that end no response."""
 
 
 def _fill(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
@@ -63,8 +65,12 @@ def _fill(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
         fields = {**fields, text: text_of(cast("object", words))}
     if kind not in _STAGES:
         return fields
-    given = fields.get("response")
+    given: object = fields.get("response")
     response = as_object(json_or_none(given) if isinstance(given, str) else given)
+    if given and not response and kind in _BEGINNINGS:
+        return fields  # it cannot be read
+    if given and not response and kind == "response.failed":
+        response = {"error": {"message": given}}
     return {**fields, "response": {**response, "output": response.get("output") or []}}
 
 
