@@ -18,7 +18,8 @@ from friendli_async._core.events.plain_reply import move_answer
 from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
-from friendli_async.chat.collector import ChoiceParts, ChoicesCollector, ChoicesDialect
+from friendli_async.chat.collector import ChoiceParts, ChoicesCollector
+from friendli_async.chat.dialect import ChoicesDialect
 from friendli_async.chat.inputs import (
     CHECKS,
     RESPONSE_FORMAT,

@@ -139,6 +139,10 @@ def test_reasoning_details_of_another_shape_keep_their_text(details: object, tex
         assert reply.choices[0].message.reasoning_details == tuple(expected)
 
 
+SUMMARY: Final = ContentPart("summary_text", "why")
+SUMMARIES: Final[list[Any]] = ["why", {"type": "summary_text", "text": "why"}]
+
+
 @pytest.mark.parametrize(
     ("kind", "sent", "read"),
     [
@@ -156,6 +160,7 @@ def test_reasoning_details_of_another_shape_keep_their_text(details: object, tex
         (TextCompletionChoice, {"seed": "9223372036854775807"}, TextCompletionChoice(seed=9223372036854775807)),
         (TextCompletionChoice, {"seed": "7.0"}, TextCompletionChoice(seed=7)),
         (OutputItem, {"id": 5, "custom": {"name": "f"}}, OutputItem(id="5")),
+        *((OutputItem, {"summary": sent}, OutputItem(summary=(SUMMARY,))) for sent in SUMMARIES),
         (
             ContentPartDone,
             {"type": "response.content_part.done", "part": '{"type": "output_text", "text": "a"}'},

@@ -96,6 +96,8 @@ def test_unreadable_event_without_content_ends_no_stream(api: str, kind: str, fi
         ("messages", {"type": "content_block_start", "index": 1, "content_block": "new "}, "Hi new you"),
         ("messages", {"type": "content_block_delta", "index": 0, "delta": "new "}, "Hi new you"),
         ("chat", chunk("new "), "Hi new you"),
+        ("chat", chunk({"text": "new "}), "Hi new you"),
+        ("chat", chunk({"role": "assistant", "content": "", "text": [{"text": "new "}]}), "Hi new you"),
         ("chat", chunk(["new "]), "Hi new you"),
         ("chat", chunk([{"content": "new "}]), "Hi new you"),
         ("messages", messages.block_delta([{"type": "text_delta", "text": "new "}]), "Hi new you"),
@@ -106,9 +108,7 @@ def test_unreadable_event_without_content_ends_no_stream(api: str, kind: str, fi
         ("responses", {**SAID, "delta": [{"text": "ne"}, "w "]}, "Hi new you"),
     ],
 )
-def test_text_or_list_in_place_of_an_object_and_an_object_in_place_of_a_text_are_read(
-    api: str, event: JSON, text: str
-) -> None:
+def test_text_in_another_place_or_shape_is_read(api: str, event: JSON, text: str) -> None:
     begin, before, after = STREAMS[api]
     collector = begin()
     if event.get("index") == 1:  # the text after it belongs to the block that it starts

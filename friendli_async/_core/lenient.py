@@ -49,13 +49,13 @@ _DROPPABLE_WITHOUT_TEXT: Final = frozenset({"reasoning", "reasoning_content", "t
 # Of these, the fields of a chunk that may be dropped if nothing in them is content.
 _DROPPABLE_WITHOUT_CONTENT: Final = frozenset({"choices", "delta"})
 # Fields that hold a list; for an object in its place see ``items_of``.
-_LIST_FIELDS: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "tool_calls"})
+_LIST_FIELDS: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "summary", "tool_calls"})
 # Of the content fields, those of text.
 _TEXT_FIELDS: Final = frozenset({"content", "reasoning", "reasoning_content", "text", "thinking"})
 # Of the text fields, those of an answer: thinking that a server sends in them belongs in a field of its own.
 _ANSWER_TEXTS: Final = frozenset({"content", "text"})
 # The fields that hold a list of parts, and the type of a text part.
-_PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text"}
+_PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text", "summary": "summary_text"}
 # The fields in which a part of a text has it.
 _PART_TEXTS: Final = ("thinking", "text", "content", "summary")
 # The fields that address the next page; after the last one, some servers send ``false`` or {}.

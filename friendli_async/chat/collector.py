@@ -1,25 +1,17 @@
-"""The streams of chat, the collectors that assemble a completion from their chunks, and the dialect of chat events."""
+"""The streams of chat, and the collectors that assemble a completion from their chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.error_json import is_blank
-from friendli_async._core.events.decoding import (
-    NOT_DECODED,
-    ChunkDialect,
-    Dialect,
-    is_end_of_choice,
-    is_finish_reason,
-    shows_error_without_content,
-)
-from friendli_async._core.lenient import correct_usage
+from friendli_async._core.events.decoding import Dialect, is_finish_reason
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._json import is_json_object
 from friendli_async._lazy import LazyModule
+from friendli_async.chat.dialect import ChoicesDialect, move_texts
 from friendli_async.chat.replies import (
     ChatChoice,
     ChatChunk,
@@ -42,7 +34,7 @@ if TYPE_CHECKING:
 else:
     tool_calls_module = LazyModule("friendli_async.chat.tool_calls")
 
-__all__: list[str] = ["ChatCollector", "ChoiceParts", "ChoicesCollector", "ChoicesDialect"]
+__all__: list[str] = ["ChatCollector", "ChoiceParts", "ChoicesCollector"]
 __all__ += ["ChatStream", "CompletionStream"]
 
 
@@ -74,81 +66,6 @@ E = TypeVar("E")
 P = TypeVar("P", bound=Any)
 """A class of ``ChoiceParts`` with ``add``, which takes a chunk's entry for the choice, and ``result``."""
 R = TypeVar("R")
-
-
-class ChoicesDialect(ChunkDialect[E], kw_only=True):
-    """Chunks of choices, whose fast path looks into them."""
-
-    def are_ordinary(self, events: Sequence[Any], payloads: Sequence[bytes]) -> bool:
-        """Whether every chunk has content or usage, and neither an error nor a message."""
-        if len(events) == 1 and _has_content(events[0]):  # as in nearly all reads of a live stream
-            return True
-        for chunk, payload in zip(events, payloads, strict=True):
-            if not _has_content(chunk) and not _is_without_error(chunk, payload, self):
-                return False
-        return True
-
-
-def _has_content(chunk: Any) -> bool:
-    """Whether a chunk has a part of the answer or its end, no error, no message, and no usage without counts.
-
-    Removes a blank error, which some servers send with every chunk.
-    """
-    if chunk.error is not None and is_blank(chunk.error):
-        msgspec.structs.force_setattr(chunk, "error", None)
-    is_suspect = chunk.error is not None or chunk.message is not None
-    if is_suspect or (chunk.usage is not None and not chunk.usage.prompt_tokens):
-        return False
-    for choice in chunk.choices:
-        if choice.text or (choice.finish_reason is not None and is_end_of_choice(choice.finish_reason)):
-            return True
-        if (delta := choice.delta) is None:  # of completions
-            if choice.token is not None or choice.tokens:
-                return True
-        elif delta.content or delta.tool_calls or delta.refusal or reasoning_of(delta):
-            return True
-    return False
-
-
-def _is_without_error(chunk: Any, payload: bytes, dialect: ChunkDialect[Any]) -> bool:
-    """Whether a chunk without content, or with a usage without counts, is one without an error. Corrects its usage."""
-    if chunk.error is not None or chunk.message is not None:
-        return False
-    try:
-        _decode_own_fields(payload)
-    except NOT_DECODED:
-        pass
-    else:
-        return bool(chunk.choices or chunk.usage is not None)
-    try:
-        fields = msgspec.json.decode(payload)
-    except NOT_DECODED:
-        return False
-    correct_usage(chunk, fields)
-    is_chunk = chunk.choices or (chunk.usage is not None and not dialect.has_shape(fields))
-    return bool(is_chunk) and not shows_error_without_content(fields)
-
-
-class _ReportedUsage(msgspec.Struct):
-    prompt_tokens: float  # also 0, but sent by the server
-    input_tokens: None = None  # other APIs' names, with counts that may replace zeros
-    output_tokens: None = None
-
-
-class _OwnFields(msgspec.Struct, forbid_unknown_fields=True):
-    """The fields of a chunk that cannot show an error: the first chunk of most streams and the last have no others."""
-
-    usage: _ReportedUsage | None = None
-    choices: msgspec.Raw = msgspec.Raw()
-    id: msgspec.Raw = msgspec.Raw()
-    created: msgspec.Raw = msgspec.Raw()
-    model: msgspec.Raw = msgspec.Raw()
-    system_fingerprint: msgspec.Raw = msgspec.Raw()
-    service_tier: msgspec.Raw = msgspec.Raw()
-    object: Literal["chat.completion.chunk", "text_completion"] | None = None
-
-
-_decode_own_fields: Final = msgspec.json.Decoder(_OwnFields).decode
 
 
 class ChoicesCollector(Generic[C, P]):
@@ -494,7 +411,7 @@ def _merge_details(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ..
 class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
     """Assembles the chunks of a chat stream, with ``n`` requested choices, into a ChatCompletion."""
 
-    dialect: Dialect[ChatChunk] = ChoicesDialect(ChatChunk)
+    dialect: Dialect[ChatChunk] = ChoicesDialect(ChatChunk, rewrite=move_texts)
 
     usage: Usage | None  # again: type checkers infer a narrower type from ``add_texts``
 
