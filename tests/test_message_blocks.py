@@ -165,6 +165,7 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
         ],
         [SAID],
     ),
+    "nothing in the start of a block without deltas": ([block_start(NOTHING[0]), block_start(SAID, 1)], [SAID]),
     "nothing in the delta of a block of an unknown type": (
         [block_start({"type": "x", "y": ""}), *map(block_delta, NOTHING)],
         [{"type": "x", "y": ""}],
@@ -250,6 +251,12 @@ def test_events_after_the_last_one_are_ignored() -> None:
     reader = feed([start(), text_delta("a"), STOP, text_delta("b"), block_start(CALLED, 1)], collector)
     assert len(reader.ready) == 3
     assert [without_none(block) for block in collector.result().content] == [SAID]
+
+
+def test_second_start_without_a_usage_keeps_that_of_the_first() -> None:
+    collector = MessagesCollector()
+    feed([start(), start(usage=None)], collector)
+    assert collector.usage == MessageUsage(5, 0, 2)
 
 
 def test_text_after_the_last_event_is_not_the_first_text() -> None:
