@@ -1,4 +1,4 @@
-"""What msgspec needs help with: JSON with lone surrogates or in other charsets, and types that several threads use.
+"""JSON: what msgspec needs help with, which are lone surrogates, charsets and threads; and values of any shape.
 
 A lone surrogate is half of a character. A model's token may be one, but UTF-8 cannot encode it, and msgspec rejects it.
 What msgspec accepts takes no slower path here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeGuard, TypeVar, cast
 
 import msgspec
 
@@ -16,6 +16,8 @@ from friendli_async._charsets import to_utf8
 from friendli_async._locks import lock_over_forks
 
 T = TypeVar("T")
+Fields = dict[str, Any]
+"""A JSON object."""
 
 type_lock: Final = lock_over_forks()
 """Held wherever msgspec may see a type for the first time. It then stores what it knows of the type before that is
@@ -94,6 +96,38 @@ def loads_with_replacement(data: bytes | str, headers: Mapping[str, str]) -> obj
         return loads(data)
     except UnicodeDecodeError as error:
         return loads(to_utf8(error.object, headers).decode("utf-8", "replace"))
+
+
+def json_or_none(data: bytes | str, headers: Mapping[str, str] = {}) -> Any:
+    """Like ``loads_with_replacement``, but returns None if the data is not JSON."""
+    try:
+        return loads_with_replacement(data, headers)
+    except ValueError:
+        return None
+
+
+def is_object(value: object) -> TypeGuard[Fields]:
+    """Whether a value is a JSON object."""
+    return isinstance(value, dict)
+
+
+def as_object(value: object) -> Fields:
+    """Returns a JSON object as it is, and {} for any other value."""
+    return cast("Fields", value) if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[object]:
+    """Returns a JSON array as it is, and [] for any other value."""
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def items_of(value: object) -> list[object]:
+    """Returns the items of a JSON array, or of what may stand in its place: an object with them by index, or one."""
+    fields = as_object(value)
+    if fields and all(map(str.isdecimal, fields)):
+        by_size = sorted(fields, key=lambda index: (len(index), index))  # int() rejects thousands of digits
+        return [fields[index] for index in by_size]
+    return as_list(value) or [value]
 
 
 def reject_constant(name: str) -> NoReturn:

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Final, Literal, Unpack, cast
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, without_none
-from friendli_async._core.error_json import as_list, as_object
 from friendli_async._core.events.decoding import Dialect, is_finish_reason
 from friendli_async._core.events.plain_reply import move_answer
 from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
+from friendli_async._json import as_list, as_object
 from friendli_async.chat.collector import ChoiceParts, ChoicesCollector
 from friendli_async.chat.dialect import ChoicesDialect
 from friendli_async.chat.inputs import (

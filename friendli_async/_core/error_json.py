@@ -7,49 +7,15 @@ what is not JSON.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
-from typing import Any, Final, TypeGuard, TypeVar, cast
+from typing import Final, TypeVar
 
-from friendli_async._json import loads_with_replacement
+from friendli_async._json import Fields, as_list, as_object, is_object, items_of, json_or_none
 
-Fields = dict[str, Any]
 T = TypeVar("T")
 
 EXCERPT_LENGTH: Final = 200
-
-
-def json_or_none(data: bytes | str, headers: Mapping[str, str] = {}) -> Any:
-    """Like ``loads_with_replacement``, but returns None if the data is not JSON."""
-    try:
-        return loads_with_replacement(data, headers)
-    except ValueError:
-        return None
-
-
-def is_object(value: object) -> TypeGuard[Fields]:
-    """Whether a value is a JSON object."""
-    return isinstance(value, dict)
-
-
-def as_object(value: object) -> Fields:
-    """Returns a JSON object as it is, and {} for any other value."""
-    return cast("Fields", value) if isinstance(value, dict) else {}
-
-
-def as_list(value: object) -> list[object]:
-    """Returns a JSON array as it is, and [] for any other value."""
-    return cast("list[object]", value) if isinstance(value, list) else []
-
-
-def items_of(value: object) -> list[object]:
-    """Returns the items of a JSON array, or of what may stand in its place: an object with them by index, or one."""
-    fields = as_object(value)
-    if fields and all(map(str.isdecimal, fields)):
-        by_size = sorted(fields, key=lambda index: (len(index), index))  # int() rejects thousands of digits
-        return [fields[index] for index in by_size]
-    return as_list(value) or [value]
-
 
 # --- names -----------------------------------------------------------------------------------------------------------
 

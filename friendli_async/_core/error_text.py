@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Final
 
 from friendli_async._charsets import decode_by_charset
-from friendli_async._core.error_json import is_error_name, is_success, json_or_none
-from friendli_async._json import loads, replace_surrogates
+from friendli_async._core.error_json import is_error_name, is_success
+from friendli_async._json import json_or_none, loads, replace_surrogates
 
 _MAX_MESSAGE: Final = 2000
 """Characters of an error's message. ``APIStatusError.body`` has a limit of its own, ``Limits.error``."""

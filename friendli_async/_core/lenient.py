@@ -17,18 +17,18 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from friendli_async._core.error_json import (
+from friendli_async._core.error_json import holds_content, wraps_error
+from friendli_async._core.status_errors import excerpt
+from friendli_async._json import (
     Fields,
     as_list,
     as_object,
-    holds_content,
     is_object,
     items_of,
     json_or_none,
-    wraps_error,
+    loads_with_replacement,
+    prepared,
 )
-from friendli_async._core.status_errors import excerpt
-from friendli_async._json import loads_with_replacement, prepared
 from friendli_async.errors import ResponseDecodeError
 
 T = TypeVar("T")

@@ -19,15 +19,13 @@ from friendli_async._core.error_json import (
     EXCERPT_LENGTH,
     STATUS_FIELDS,
     TYPE_FIELDS,
-    Fields,
-    as_object,
     describes_error,
     find_message,
     first_value,
-    json_or_none,
     normalize_name,
 )
 from friendli_async._core.error_text import decode_text, is_message, parse_body, sanitize
+from friendli_async._json import Fields, as_object, json_or_none
 from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeError, status_class
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, ReplyHead, request_id_of

@@ -21,9 +21,8 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from friendli_async._core.error_json import json_or_none
 from friendli_async._hints import shortened
-from friendli_async._json import decode_json, encode_json
+from friendli_async._json import decode_json, encode_json, json_or_none
 from friendli_async.bulk.errors import (
     REJECTION_STATUSES,
     CheckpointError,

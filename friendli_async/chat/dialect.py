@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from friendli_async._core.error_json import Fields, as_list, as_object, is_blank
+from friendli_async._core.error_json import is_blank
 from friendli_async._core.events.decoding import (
     NOT_DECODED,
     ChunkDialect,
@@ -15,6 +15,7 @@ from friendli_async._core.events.decoding import (
     shows_error_without_content,
 )
 from friendli_async._core.lenient import correct_usage
+from friendli_async._json import Fields, as_list, as_object
 from friendli_async.chat.replies import reasoning_of
 
 __all__ = ["ChoicesDialect", "move_texts"]

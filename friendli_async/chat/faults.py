@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from friendli_async._core.body.choices import choices_hint, split_message
+from friendli_async._core.body.validation_errors import choices_hint, split_message
 
 __all__: list[str] = []
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import msgspec
 
 from friendli_async._core.body.arguments import Parameters, check_keywords
-from friendli_async._core.error_json import is_object
 from friendli_async._core.protocol import Operation
+from friendli_async._json import is_object
 from friendli_async.chat.faults import Faults, describe_faults, faults_of
 from friendli_async.chat.incremental_json import JSONError, read_json
 from friendli_async.chat.inputs import extra_body_of

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, overloa
 
 import msgspec
 
-from friendli_async._core.error_json import is_object
 from friendli_async._core.held import Held
+from friendli_async._json import is_object
 from friendli_async._lazy import LazyModule, TypeForm
 from friendli_async.chat.faults import describe_faults
 from friendli_async.chat.incremental_json import ElementTexts, JSONError, JSONReader

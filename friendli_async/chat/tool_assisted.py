@@ -15,11 +15,11 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, as_mapping, check_values, model_of
 from friendli_async._core.body.json_values import encode_body, to_builtins
-from friendli_async._core.error_json import is_blank, is_object
+from friendli_async._core.error_json import is_blank
 from friendli_async._core.events.decoding import Dialect
 from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
-from friendli_async._json import encode_json, prepared
+from friendli_async._json import encode_json, is_object, prepared
 from friendli_async._lazy import LazyModule
 from friendli_async.chat.collector import ChatCollector, ChoiceParts, CompletionStream
 from friendli_async.chat.dialect import ChoicesDialect, move_texts

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal, cast
 
 from friendli_async import AsyncFriendli
-from friendli_async._core.error_json import json_or_none
 from friendli_async._core.events.decoding import is_finish_reason
+from friendli_async._json import json_or_none
 from friendli_async.asgi import error_body
 from friendli_async.chat import Chat, ChatChunk, ChatStream
 from friendli_async.client import DeploymentName

@@ -8,9 +8,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from friendli_async._core.error_json import as_object, has_value, is_object, json_or_none
+from friendli_async._core.error_json import has_value
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.text import join_text
+from friendli_async._json import as_object, is_object, json_or_none
 from friendli_async.messages.replies import (
     KNOWN_BLOCKS,
     BlockDelta,

@@ -7,10 +7,10 @@ from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
 
-from friendli_async._core.error_json import as_object, json_or_none
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.lenient import text_of
 from friendli_async._core.text import join_text, missing_suffix
+from friendli_async._json import as_object, json_or_none
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Partial, ReplyHead, partial_of
 from friendli_async.responses.events import (

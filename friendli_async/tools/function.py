@@ -28,8 +28,8 @@ from typing import (
 import msgspec
 
 from friendli_async._callables import is_async
-from friendli_async._core.body.choices import choices_hint
 from friendli_async._core.body.json_values import json_hook
+from friendli_async._core.body.validation_errors import choices_hint
 from friendli_async._json import arguments_json, decode_json, encode_json, type_lock
 from friendli_async._pydantic import stand_in
 from friendli_async.chat.faults import describe_faults, faults_of

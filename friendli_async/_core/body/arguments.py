@@ -11,7 +11,6 @@ from typing import Any, Final, TypedDict, cast, get_type_hints
 
 import msgspec
 
-from friendli_async._core.body.choices import choices_hint, split_message
 from friendli_async._core.body.forms import Form
 from friendli_async._core.body.json_values import (
     CALLABLE_HINTS,
@@ -23,6 +22,7 @@ from friendli_async._core.body.json_values import (
     struct_to_dict,
     to_builtins,
 )
+from friendli_async._core.body.validation_errors import choices_hint, split_message
 from friendli_async._core.secret import masked
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint

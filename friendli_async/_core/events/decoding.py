@@ -32,8 +32,6 @@ from typing import Any, Final, Generic, NamedTuple, TypeGuard, TypeVar, cast, ge
 import msgspec
 
 from friendli_async._core.error_json import (
-    Fields,
-    as_object,
     carries_error,
     declares_error,
     describes_error,
@@ -41,10 +39,7 @@ from friendli_async._core.error_json import (
     holds_content,
     is_blank,
     is_error_name,
-    is_object,
     is_success,
-    items_of,
-    json_or_none,
     normalize_name,
     shows_error,
     shows_error_beside,
@@ -52,7 +47,7 @@ from friendli_async._core.error_json import (
 from friendli_async._core.error_text import is_message
 from friendli_async._core.lenient import content_of, convert, has_usage_without_counts
 from friendli_async._core.status_errors import error_of_payload, excerpt
-from friendli_async._json import type_lock
+from friendli_async._json import Fields, as_object, is_object, items_of, json_or_none, type_lock
 from friendli_async.errors import APIStatusError, ResponseDecodeError
 from friendli_async.replies import ReplyHead, UnknownEvent
 

@@ -10,16 +10,11 @@ from typing import Any, Final, TypeVar, cast, get_args, get_origin
 import msgspec
 
 from friendli_async._core.error_json import (
-    Fields,
-    as_object,
     declares_error,
     describes_error,
     has_value,
     holds_content,
     is_error_name,
-    is_object,
-    items_of,
-    json_or_none,
     shows_error_beside,
     wraps_error,
 )
@@ -27,6 +22,7 @@ from friendli_async._core.error_text import is_other_format
 from friendli_async._core.events.decoding import METADATA, NOT_DECODED
 from friendli_async._core.lenient import convert, decode, structs_of
 from friendli_async._core.status_errors import error_of_payload, excerpt, unexpected_content
+from friendli_async._json import Fields, as_object, is_object, items_of, json_or_none
 from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeError
 from friendli_async.replies import Partial, ReplyHead, partial_of
 

@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from friendli_async._core.error_json import is_error_name, is_object, json_or_none, shows_error
+from friendli_async._core.error_json import is_error_name, shows_error
 from friendli_async._core.events.decoding import NOT_DECODED, Dialect
 from friendli_async._core.events.sse import DONE, ServerSentEvent, SSEDecoder
 from friendli_async._core.held import clear_tracebacks
 from friendli_async._core.status_errors import error_of_payload, parse_unframed
+from friendli_async._json import is_object, json_or_none
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Partial, ReplyHead
 
