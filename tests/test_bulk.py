@@ -553,6 +553,33 @@ async def test_close_whose_end_is_cancelled_with_other_tasks_waits_for_the_calls
     await asyncio.wait([reading])
 
 
+async def test_no_call_begins_once_the_run_is_being_closed() -> None:
+    begun: list[int] = []
+
+    async def call(row: int) -> None:
+        begun.append(row)
+
+    run = run_all(numbers(100), call, concurrency=LIMIT)
+    await anext(run)
+    await asyncio.sleep(0)
+    assert run.progress.in_flight > 0  # a call that has not begun
+    before = begun.copy()
+    await run.aclose()
+    assert begun == before
+
+
+async def test_reply_that_has_arrived_when_the_run_is_closed_is_an_outcome() -> None:
+    replies: list[asyncio.Future[str]] = [asyncio.get_running_loop().create_future() for _ in range(LIMIT)]
+    run = run_all(replies, lambda reply: reply, concurrency=LIMIT)
+    reading = asyncio.create_task(collect(run))
+    await settle()
+    for reply in replies:
+        reply.set_result("paid for")
+    await run.aclose()
+    assert run.progress.done == LIMIT
+    await asyncio.wait([reading])
+
+
 async def test_closing_from_another_task_ends_the_iteration() -> None:
     gated = GatedCalls()
     run = run_all(range(100), gated, concurrency=LIMIT)

@@ -356,7 +356,7 @@ class Job(Generic[Row, R]):
         return self._shutdown
 
     async def _shut_down(self) -> None:
-        for call in self._calls:
+        for call in self._calls:  # a turn after aclose(): a reply that had arrived by then is an outcome
             call.cancel()
         try:
             if tasks := [task for task in (self._row_taker, *self._calls) if task is not None]:

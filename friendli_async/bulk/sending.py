@@ -99,6 +99,8 @@ class RowSender(Generic[Row, R]):
                 cancelled.
         """
         await asyncio.sleep(0)  # an eager task has begun before the run has it, and so could not be cancelled
+        if self._state.closed:  # in this turn: the task is cancelled in the next one
+            raise CancelledError
         attempts, resends, waited = 0, 0, 0.0
         reply: R | None = None
         error: Exception | None = None
