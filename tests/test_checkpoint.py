@@ -679,6 +679,15 @@ async def test_invalid_key_is_rejected_before_sending(path: Path, key: Any) -> N
     assert len(str(caught.value)) < 150, "it repeats a whole row"
 
 
+@pytest.mark.parametrize(
+    "key", [lambda row: row["id"], lambda row: row.get("id"), lambda row: 7], ids=["raises", "invalid", "duplicate"]
+)
+async def test_error_of_a_key_says_which_row_it_is(path: Path, key: Any) -> None:
+    with pytest.raises((KeyError, RowsError)) as caught:
+        await run([{"id": 1}, {}], Caller(len), path, key=key)
+    assert caught.value.__notes__ == ["run_all: at row 1, counted from 0"]
+
+
 async def test_string_and_integer_keys_are_distinct(path: Path) -> None:
     for resumed in (False, True):
         outcomes = await run([1, "1", -1], Caller(repr), path, key=lambda row: row)

@@ -177,8 +177,7 @@ class Job(Generic[Row, R]):
     def _start_call(self, row: Row) -> bool:
         """Starts the call for a row, which takes over the permit; returns False if the ledger has the outcome."""
         index = self._rows_taken
-        key = index if self._key is None else plain_key(self._key(row))
-        done = None if self._ledger is None else self._ledger.find(key, row)
+        key, done = self._find(index, row)
         self._rows_taken += 1
         if done is not None:
             self._deliver(index, done)
@@ -187,6 +186,15 @@ class Job(Generic[Row, R]):
         call.add_done_callback(self._after_call)
         self._calls.add(call)
         return True
+
+    def _find(self, index: int, row: Row) -> tuple[str | int, Outcome[Row, R] | None]:
+        """Returns the key of a row, and its outcome if it is finished. An error says which row it is."""
+        try:
+            key = index if self._key is None else plain_key(self._key(row))
+            return key, None if self._ledger is None else self._ledger.find(key, row)
+        except Exception as error:
+            error.add_note(f"run_all: at row {index}, counted from 0")
+            raise
 
     def _is_full(self) -> bool:
         """Whether the next row is not to be taken yet."""
