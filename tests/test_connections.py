@@ -57,6 +57,7 @@ from friendli_async.testing import (
     drop,
     endless,
     finish,
+    gate,
     script,
     stall,
     status,
@@ -373,6 +374,19 @@ async def test_connections_to_several_servers_never_exceed_max_connections(
             await complete(client.with_options(server_url=at.url))
             assert client.gauges().idle == client.gauges().max_connections == 1
         await other.wait_for_connections(0)
+
+
+async def test_connection_that_makes_room_for_one_to_another_server_is_idle(server: FriendliServer) -> None:
+    proceed = asyncio.Event()
+    async with FriendliServer() as other, client_of(server.url, max_connections=8) as client:
+        server.enqueue(*[script(chunk("a"), gate(proceed), chunk("b"), finish(), done())] * 7)
+        streams = [open_stream(client) for _ in range(7)]
+        for stream in streams:
+            await anext(stream)
+        await complete(client)
+        await complete(client.with_options(server_url=other.url))
+        proceed.set()
+        assert [(await stream.result()).text for stream in streams] == ["ab"] * 7
 
 
 # --- dead pooled connections -----------------------------------------------------------------------------------------
