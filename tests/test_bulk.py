@@ -1297,6 +1297,15 @@ async def test_rejections_that_are_not_in_a_row_do_not_end_the_run(other: Except
         await collect(run_all(range(100), call, concurrency=1, max_rejections=9))
 
 
+async def test_rejections_do_not_fail_a_run_that_was_stopped() -> None:
+    async def call(row: int) -> None:
+        run.stop()
+        raise APIStatusError("expired", status_code=401)
+
+    run = run_all(range(50), call, concurrency=1, max_rejections=1)
+    assert len(await collect(run)) == 1
+
+
 async def test_rejections_never_end_a_run_without_a_limit() -> None:
     async def call(row: int) -> None:
         raise APIStatusError("expired", status_code=401)

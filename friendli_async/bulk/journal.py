@@ -203,8 +203,6 @@ class Journal:
         """
         self._closing.set()
         with self._lifecycle_lock:
-            if self._file < 0:
-                return
             if self._syncer.is_alive():
                 self._syncer.join()
             self._sync_now()

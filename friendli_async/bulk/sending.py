@@ -236,8 +236,8 @@ async def _check_reply(reply: object) -> None:
 
 @lru_cache
 def _may_be_open(kind: type[Any]) -> bool:
-    """Whether objects of a type can be awaited or iterated, or are parts of a stream."""
-    return issubclass(kind, EventStream | View | Branch | AsyncIterable | Awaitable)
+    """Whether objects of a type can be awaited or iterated."""
+    return issubclass(kind, AsyncIterable | Awaitable)
 
 
 def _is_open(reply: object) -> bool:
