@@ -433,16 +433,20 @@ async def test_cause_of_a_failed_attempt_has_no_request_id() -> None:
     assert [attempt.cause for attempt in error.meta.attempts] == ["BadRequestError: 400 busy"]
 
 
-@pytest.mark.parametrize("tunnelled", [False, True])
+@pytest.mark.parametrize(
+    ("status", "tunnelled", "is_ascribed"), [(407, False, True), (407, True, False), (400, False, False)]
+)
 @in_virtual_time
-async def test_status_407_is_ascribed_to_the_proxy_unless_it_came_through_a_tunnel(tunnelled: bool) -> None:
+async def test_only_status_407_is_ascribed_to_the_proxy_unless_it_came_through_a_tunnel(
+    status: int, tunnelled: bool, is_ascribed: bool
+) -> None:
     async def answer(dial: DialContext) -> FakeExchange:
         connected(dial)
         dial.proxy, dial.tunnelled = "http://proxy:1", tunnelled
-        return FakeExchange(status=407)
+        return FakeExchange(status=status)
 
     error = await Loop(answer).fails(APIStatusError)
-    assert ("(from the proxy http://proxy:1)" in str(error)) is not tunnelled
+    assert ("(from the proxy http://proxy:1)" in str(error)) is is_ascribed
 
 
 @in_virtual_time

@@ -59,6 +59,7 @@ def test_message_is_extracted_from_known_servers(made_by: str) -> None:
         (b"<Error><Code/><Message/></Error>", "application/xml"),
         (bytes(range(128, 256)) * 9, "application/octet-stream"),
         (b'{"choices": [{"message": {"content": "an answer is nobody\'s to quote"}}]}', "application/json"),
+        *((b'{"%b": [{}]}' % name, "") for name in (b"content", b"output", b"data", b"results", b"usage")),
     ],
 )
 @pytest.mark.parametrize(("status", "phrase"), [(502, " Bad Gateway"), (599, ""), (418, " I'm a Teapot")])
@@ -91,6 +92,8 @@ ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "
         *((f"<Error><x>other</x><{name}>no</{name}></Error>", "no", None) for name in ELEMENTS),
         *((f"<{tag}><h1>no</h1></{tag}><code>5</code>", "no", None) for tag in ("html", "body", "p")),
         ("<title>no</title><code>5</code>", "no", None),
+        ("<x>other</x><p> </p><p>no</p>", "no", None),
+        ("<div><SCRIPT>a\nb</SCRIPT>no</div>", "no", None),
         ("<x><message>no</message><code>5</code></x>", "no", "5"),
         *((f'{{"{name}": "no", ', "no", None) for name in ("message", "ERROR", "errors", "error_msg", "statusMessage")),
         *((f"{{'{name}': 'no', ", "no", None) for name in ("err", "err_msg", "exception", "reason", "title")),

@@ -144,7 +144,7 @@ def _text_message(text: str) -> str:
     head = text[:_MAX_LINE]
     if 1 < len(re.findall(_BINARY, head)) > len(head) // 4:
         return ""
-    lines = [line.strip() for line in sanitize(text[:_MAX_SCANNED]).splitlines() if line.strip()] or [""]
+    lines = [line.strip() for line in sanitize(text[:_MAX_SCANNED]).splitlines()] or [""]
     if lines[0].startswith("Traceback "):  # the exception is in the last line
         return lines[-1][:_MAX_LINE]
     if "".join(lines).lstrip("[ ")[:1] == "{":  # malformed JSON: not quoted as a whole, since it may repeat the request
