@@ -175,7 +175,8 @@ async def test_close_in_the_loop_turn_of_the_first_event_cancels_the_stream(clos
     opening = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(2.0)  # begun before the timer of the first event
     await closer(client, stream)
-    await assert_cancelled(opening, stream, recorder)
+    error = await assert_cancelled(opening, stream, recorder)
+    assert error.draining is (closer is CLOSERS["the client"])
     assert all(exchange.ends for exchange in transport.exchanges)
 
 
@@ -261,7 +262,8 @@ async def test_close_in_any_phase_cancels_the_stream_over_sockets(phase: str, cl
         opening = asyncio.create_task(stream.__aenter__())
         await reach(phase, server, opening)
         await closer(client, stream)
-        await assert_cancelled(opening, stream, recorder)
+        error = await assert_cancelled(opening, stream, recorder)
+        assert error.draining is (closer is not CLOSERS["the stream"])
 
 
 @pytest.mark.parametrize("streamed", [True, False])
