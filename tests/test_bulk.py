@@ -1074,7 +1074,7 @@ async def test_tokens_attempts_and_rejections_are_counted(
         "RateLimitError",
     ]
     assert (run.progress.refused, run.progress.tokens, run.progress.failed) == (5, 3, 2)
-    assert (Progress(tokens=6, seconds=2.0).tokens_per_second, Progress().tokens_per_second) == (3.0, 0.0)
+    assert (Progress(tokens=6, seconds=0.5).tokens_per_second, Progress().tokens_per_second) == (12.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,8 @@ def test_invalid_input_prints_one_line_and_sends_nothing(
 @pytest.mark.parametrize(
     ("answer", "message", "shown"),
     [
-        (status(401, message="no such token"), "no such token", ""),
+        *((status(code, message="no such token"), "no such token", "") for code in (401, 403)),
+        (status(404, message="no such model"), "no such model", ""),
         (script(chunk("Once"), cut()), "the server closed the connection before the end of the body", "Once"),
     ],
 )
@@ -340,6 +341,7 @@ def test_failed_call_prints_one_line(server: FriendliServer, run: Run, answer: A
     done = run("-m", "m", "Hi")
     assert (done.returncode, done.stdout.strip()) == (1, shown)
     assert message in done.stderr
+    assert ("check FRIENDLI_TOKEN" in done.stderr) is ("token" in message)
     assert len(done.stderr.strip().splitlines()) == 1
 
 

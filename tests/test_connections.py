@@ -216,13 +216,17 @@ async def test_closed_slots_grant_none_and_keep_their_count() -> None:
         await with_timeout(slots.acquire())
 
 
-async def test_slot_granted_just_before_its_waiter_is_cancelled_is_passed_on() -> None:
+@pytest.mark.parametrize("is_granted_first", [True, False])
+async def test_slot_granted_in_the_turn_in_which_its_waiter_is_cancelled_is_passed_on(is_granted_first: bool) -> None:
     slots = Slots(1)
     assert slots.take()
     cancelled, waiting = asyncio.ensure_future(slots.acquire()), asyncio.ensure_future(slots.acquire())
     await asyncio.sleep(0)
-    slots.release()
+    if is_granted_first:
+        slots.release()
     cancelled.cancel()
+    if not is_granted_first:
+        slots.release()
     with pytest.raises(asyncio.CancelledError):
         await cancelled
     await with_timeout(waiting)
