@@ -268,6 +268,18 @@ async def test_fail_raises_in_slow_branch_after_buffered_events(server: Friendli
     assert stream.outcome == "done"
 
 
+async def test_stream_does_not_stay_open_for_a_branch_that_has_failed(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(*[chunk("a")] * 9, stall()))
+    stream = open_stream(client)
+    reader, _lagging = stream.tee(2, buffer=4, slow="fail")
+    for _ in range(9):
+        await with_timeout(anext(reader))
+    await reader.aclose()
+    assert stream.outcome == "cancelled"
+
+
 @pytest.mark.parametrize("slow", ["drop", "fail"])
 async def test_branch_that_yields_to_loop_keeps_up_with_burst(
     server: FriendliServer, client: AsyncFriendli, slow: Slow

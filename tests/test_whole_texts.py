@@ -230,6 +230,7 @@ def response_event(kind: str, **fields: Any) -> Step:
             response_event("completed", response={"id": "r"}),
         ],
         [response_event("completed", response={"id": "r", "output": [FULL_ITEM]})],
+        [response_event("incomplete", response={"id": "r", "output": [FULL_ITEM]})],
         [
             response_event("output_text.done", text=WHOLE, **PART),
             response_event("output_item.done", item=EMPTY_ITEM, output_index=0),
