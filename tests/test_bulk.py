@@ -1267,12 +1267,12 @@ async def test_other_replies_that_can_be_iterated_are_replies() -> None:
         async def aclose(self) -> None:
             raise AssertionError
 
-    replies = [Page(), MagicMock()]
+    replies = [Page(), MagicMock(), [], ()]
 
     async def call(row: int) -> object:
         return replies[row]
 
-    outcomes = await collect(run_all(range(2), call, ordered=True))
+    outcomes = await collect(run_all(range(4), call, ordered=True))
     assert [outcome.reply for outcome in outcomes] == replies
 
 
@@ -1282,6 +1282,19 @@ async def test_missing_configuration_ends_the_run() -> None:
 
     with pytest.raises(RejectedError, match="no token"):
         await collect(run_all(range(500), call))
+
+
+async def test_rows_that_fail_do_not_hold_back_the_others() -> None:
+    async def call(row: int) -> int:
+        if row < 2:
+            raise ValueError
+        return await gated(row)
+
+    gated = GatedCalls()
+    async with run_all(range(9), call, concurrency=4) as run:
+        reading = asyncio.create_task(collect(run))
+        await gated.wait_started(4)
+    await reading
 
 
 @pytest.mark.parametrize("other", [None, ValueError("mine"), APIStatusError("bad row", status_code=400)])
