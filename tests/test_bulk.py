@@ -1294,6 +1294,7 @@ async def test_rows_that_fail_do_not_hold_back_the_others() -> None:
     async with run_all(range(9), call, concurrency=4) as run:
         reading = asyncio.create_task(collect(run))
         await gated.wait_started(4)
+        assert gated.started == [2, 3, 4, 5]
     await reading
 
 

@@ -345,6 +345,14 @@ def test_failed_call_prints_one_line(server: FriendliServer, run: Run, answer: A
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_chat_with_a_container_needs_neither_a_model_nor_a_token(run: Run) -> None:
+    with FriendliServer(None) as container:
+        container.enqueue(script(chunk("Once"), finish(), done()))
+        ended = run("--deployment", "container", "Hi", FRIENDLI_CONTAINER_URL=container.url, FRIENDLI_TOKEN="")
+        assert (ended.returncode, ended.stdout) == (0, "Once\n")
+        assert "model" not in container.requests[0].json
+
+
 @pytest.mark.parametrize("token", ["", ' ""'])
 @pytest.mark.parametrize("command", [["-m", "m", "Hi"], ["models"], ["batch", "in.jsonl", "-o", "out.jsonl"]], ids=repr)
 def test_missing_token_is_reported(run: Run, tmp_path: Path, command: list[str], token: str) -> None:
