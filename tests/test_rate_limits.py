@@ -173,6 +173,8 @@ def test_reset_is_converted_to_seconds(text: str, seconds: float) -> None:
     [
         "",
         "soon",
+        "9" * 400 + "s",
+        f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT",
         "nan",
         "inf",
         "1e999",
