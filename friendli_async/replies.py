@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar, overload
 
 import msgspec
@@ -36,15 +36,16 @@ class Headers(Mapping[str, str]):
     """
 
     __slots__ = ("_items",)
+    _items: Callable[[], Iterable[tuple[str, str]]] | dict[str, str]
 
-    def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        self._items: tuple[tuple[str, str], ...] | dict[str, str] = tuple(items)
+    def __init__(self, items: Iterable[tuple[str, str]] | Callable[[], Iterable[tuple[str, str]]] = ()) -> None:
+        self._items = items if callable(items) else tuple(items).__iter__
 
     def _by_name(self) -> dict[str, str]:
         """Returns the values by lower-case name. Built lazily, as most calls never access their headers."""
         items = self._items
-        if isinstance(items, tuple):
-            items = self._items = _join_values(items)
+        if callable(items):
+            items = self._items = _join_values(items())
         return items
 
     def __getitem__(self, name: str) -> str:

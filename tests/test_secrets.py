@@ -33,6 +33,7 @@ from support.sockets import (
     chunked,
     client_of,
     complete,
+    completion,
     delta,
     open_stream,
     read,
@@ -55,6 +56,7 @@ from friendli_async.bulk import Adaptive, run_all
 from friendli_async.testing import (
     FriendliServer,
     ReceivedRequest,
+    Script,
     body,
     chunk,
     cut,
@@ -178,15 +180,29 @@ async def test_token_never_appears_in_errors_logs_or_reprs(
     assert any(record.name == "friendli_async" for record in caplog.records)
 
 
-async def test_log_of_a_call_that_succeeds_does_not_reveal_the_token(
+def echo(request: ReceivedRequest) -> Script:
+    """Succeeds, with a response header that quotes the token."""
+    headers = {"X-Request-Id": f"id of {bearer(request)}"}
+    if request.json.get("stream"):
+        return script(chunk("a"), done(), headers=headers)
+    return body(completion(), headers=headers, content_type="application/json")
+
+
+async def test_response_headers_of_a_call_that_succeeds_do_not_reveal_the_token(
     server: FriendliServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "friendli_async")
-    server.always(lambda request: script(chunk("a"), done(), headers={"X-Request-Id": f"id of {bearer(request)}"}))
+    server.always(echo)
     async with AsyncFriendli(SECRET, server_url=server.url) as client:
-        await read(open_stream(client))
-    [record] = [record for record in caplog.records if record.name == "friendli_async"]
-    assert record.__dict__["friendli_request_id"] == "id of Bearer ***"
+        stream = open_stream(client)
+        await read(stream)
+        metas = [stream.meta, (await stream.result()).meta, (await complete(client)).meta]
+    pickled = [pickle.dumps(meta) for meta in metas]
+    for meta in [*metas, *map(pickle.loads, pickled)]:
+        assert (meta.request_id, repr(meta).count("id of Bearer ***")) == ("id of Bearer ***", 1)
+    assert SECRET.encode() not in b"".join(pickled)
+    ids = [record.__dict__["friendli_request_id"] for record in caplog.records if record.name == "friendli_async"]
+    assert ids == ["id of Bearer ***"] * 2
 
 
 async def test_connect_timeout_does_not_reveal_the_token(caplog: pytest.LogCaptureFixture) -> None:

@@ -155,7 +155,8 @@ class Call(Generic[T]):
                     try:
                         with self.clock:
                             exchange = await runtime.transport.send(await self._build_request(), dial)
-                            self._status, self._headers = exchange.head
+                            self._status = exchange.head.status
+                            self._headers = without_token(exchange.head.headers, self.request_headers)
                             if not 200 <= self._status < 300:
                                 raise await self._error_response(exchange, dial)
                             result = await read(exchange)
@@ -302,9 +303,7 @@ class Call(Generic[T]):
         """Records a failed attempt, unless the client refused it before it was sent; returns its completed error."""
         error.__context__ = None  # a CancelledError inside aiohttp, whose frames hold the headers
         error.__traceback__ = None  # its frames hold the response, which may quote the token
-        token = token_of(self.request_headers)
-        mask_token(error, token)
-        self._headers = without_token(self._headers, token)
+        mask_token(error, token_of(self.request_headers))
         if self.clock.interruption is not None:  # which error it causes depends on timing
             error = copy.copy(self.clock.interruption)
             error.sent = self.clock.sent
@@ -363,9 +362,7 @@ class Call(Generic[T]):
         if not _logger.isEnabledFor(level):
             return
         label = f"{self._operation.method} {self._engine.deployment.prefix}{self._operation.path}"
-        headers = without_token(self._headers, token_of(self.request_headers))  # the request id may quote it
-        fields = log_fields(msgspec.structs.replace(self.meta(), headers=headers))
-        _logger.log(level, message, label, *arguments, extra=fields, stacklevel=2)
+        _logger.log(level, message, label, *arguments, extra=log_fields(self.meta()), stacklevel=2)
 
     def _can_go_on(self) -> bool:
         """Whether another attempt is possible, whatever the error was."""
@@ -482,7 +479,6 @@ class Call(Generic[T]):
     def _finish_failed(self, error: BaseException) -> None:
         self.stopwatch.stop()
         self._elapsed = self.stopwatch.elapsed
-        self._headers = without_token(self._headers, token_of(self.request_headers))
         if self.reporter is not None:
             self._report_attempt_ended(None, error)
             outcome = self.outcome_of(error)

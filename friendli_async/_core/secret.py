@@ -118,9 +118,14 @@ def mask_token(error: FriendliError, token: str) -> None:
             setattr(error, name, _masked(value, token))
 
 
-def without_token(headers: Headers, token: str) -> Headers:
-    """Masks the token of the request in response headers."""
-    return Headers((name, _masked(value, token)) for name, value in headers.items()) if token else headers
+def without_token(headers: Headers, request_headers: Mapping[str, str]) -> Headers:
+    """Masks the token of the request in response headers, once they are accessed."""
+
+    def items() -> Iterable[tuple[str, str]]:
+        token = token_of(request_headers)
+        return ((name, _masked(value, token)) for name, value in headers.items()) if token else headers.items()
+
+    return Headers(items)
 
 
 def without_token_bytes(data: bytes, token: str) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 
 from friendli_async._core.held import Held, reject_stop_iteration, weak_method
 from friendli_async._core.loops import CallOnce, call_in_loop, call_once_soon
-from friendli_async._core.secret import mask_token, token_of, without_token
+from friendli_async._core.secret import mask_token, token_of
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta, usage_of
 
@@ -375,10 +375,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.outcome = outcome
             self.stopwatch.stop()
         if error is not None:
-            token = token_of(self.request_headers)
-            mask_token(error, token)
-            headers = without_token(self._meta.headers, token)
-            self._meta = msgspec.structs.replace(self._meta, headers=headers)
+            mask_token(error, token_of(self.request_headers))
             error.meta = self.meta
             error.partial = self.collector.partial()
             self.error = copy.copy(error)  # without the traceback, whose frames refer to the stream
