@@ -197,8 +197,8 @@ class PooledProtocol(ResponseHandler):
     def resume_reading(self, *args: Any, **kwargs: Any) -> None:
         """Skips aiohttp's work after each read unless it is needed: from 3.14 on, it runs the parser on empty input.
 
-        It is needed once reading has been paused: a pause at the end of a chunk holds back bytes of the read after
-        next.
+        It is needed from the first pause on, and at every read: a parser that was paused at the end of a chunk may keep
+        bytes not only of the next read, but of the one after that, until it is run again.
         """
         if self.was_paused:
             super().resume_reading(*args, **kwargs)
