@@ -7,8 +7,9 @@ from typing import Any, Final
 import pytest
 from support import messages, responses
 
-from friendli_async import APIStatusError
+from friendli_async import APIStatusError, ResponseDecodeError
 from friendli_async._core.events.reader import Collector, EventReader
+from friendli_async.audio import TranscriptCollector
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import ReplyHead, UnknownEvent
@@ -116,6 +117,24 @@ def test_text_in_another_place_or_shape_is_read(api: str, event: JSON, text: str
         after = [messages.text_delta("you", 1), *after[1:]]
     reader, _ = read(collector, [*before, event, *after])
     assert (reader.failure, collector.partial().text) == (None, text)
+
+
+@pytest.mark.parametrize("output", [[None], [[]], True, [{"type": "message", "content": [None]}]], ids=str)
+@pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
+def test_unreadable_end_of_a_response_ends_its_stream(kind: str, output: object) -> None:
+    collector = ResponseCollector()
+    end = {"type": f"response.{kind}", "response": {"id": "resp_1", "output": output}}
+    reader, _ = read(collector, [*STREAMS["responses"][1], end])
+    assert isinstance(reader.failure, ResponseDecodeError)
+    assert collector.partial().text == "Hi "
+
+
+def test_unreadable_end_of_a_transcript_ends_its_stream() -> None:
+    collector = TranscriptCollector()
+    events = [{"type": "transcript.text.delta", "delta": "Hi "}, {"type": "transcript.text.done", "text": True}]
+    reader, _ = read(collector, events)
+    assert isinstance(reader.failure, ResponseDecodeError)
+    assert collector.partial().text == "Hi "
 
 
 @pytest.mark.parametrize("error", [{"error": {"message": "no slots"}}, {"error": "no slots"}])

@@ -25,11 +25,9 @@ from friendli_async.responses.events import (
     OutputTextDone,
     ReasoningTextDelta,
     ResponseCompleted,
-    ResponseCreated,
     ResponseEvent,
     ResponseFailed,
     ResponseIncomplete,
-    ResponseInProgress,
     Stages,
 )
 from friendli_async.responses.items import Items
@@ -49,8 +47,9 @@ _TEXTS: Final[dict[str, str]] = {
 """The field of the text of an event, by the event's type."""
 _STAGES: Final[frozenset[str]] = frozenset(kind.__struct_config__.tag for kind in get_args(Stages))
 """The types of the events that hold a response."""
-_BEGINNINGS: Final[frozenset[str]] = frozenset({"response.created", "response.in_progress"})
-"""Of these, the events that end no response."""
+_ENDS: Final = frozenset({ResponseCompleted, ResponseIncomplete, ResponseFailed})
+_ENDING: Final[frozenset[str]] = frozenset(str(kind.__struct_config__.tag) for kind in _ENDS)
+"""Of these, the events that end a response."""
 
 
 def _fill(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def _fill(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
         return fields
     given: object = fields.get("response")
     response = as_object(json_or_none(given) if isinstance(given, str) else given)
-    if given and not response and kind in _BEGINNINGS:
+    if given and not response and kind not in _ENDING:
         return fields  # it cannot be read
     if given and not response and kind == "response.failed":
         response = {"error": {"message": given}}
@@ -110,6 +109,7 @@ class ResponseCollector:
     dialect: Dialect[ResponseEvent] = TaggedDialect(
         KnownEvent,
         reporting=frozenset(get_args(Stages)),
+        final=_ENDS,
         rewrite=_fill,
         failure_of=_failure_of,
     )
@@ -144,7 +144,7 @@ class ResponseCollector:
         for position, event in enumerate(events, 1):
             if isinstance(event, OfResponse):
                 self.envelope = _continued(event.response, self.envelope)
-                self.is_last = not isinstance(event, ResponseCreated | ResponseInProgress)
+                self.is_last = type(event) in _ENDS
                 if self.is_last:
                     count = position
                     break

@@ -18,9 +18,9 @@ An event is classified in this order:
    to content is ignored, and one that reports success in any event.
 4. **Payload**: decoded by msgspec, or else by the lenient fallback (``lenient``).
 5. **Unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices. So is an event of a known kind that
-   cannot be decoded but holds no content, which must not cost what follows. Under an event name that the API does not
-   use, data that is neither a JSON object nor a text of several words is skipped. If the stream then ends unfinished,
-   the message of the last such event is raised as the error: see ``is_possible_error``.
+   cannot be decoded but holds no content, which must not cost what follows, unless it ends the reply. Under an event
+   name that the API does not use, data that is neither a JSON object nor a text of several words is skipped. If the
+   stream then ends unfinished, the message of the last such event is raised as the error: see ``is_possible_error``.
 """
 
 from __future__ import annotations
@@ -311,12 +311,14 @@ class TaggedDialect(Dialect[E], kw_only=True):
 
     reporting: frozenset[type]
     """The structs of the events that may report the usage, or a failure."""
+    final: frozenset[type] = frozenset()
+    """The structs of the events that end the reply. As events of an unknown kind, they would not."""
     holds_unknown: Callable[[str, Fields], bool] | None = None
     """Whether an event of a known kind contains a part of an unknown kind."""
 
     @cached_property
     def _kinds(self) -> frozenset[str]:
-        return frozenset(str(member.__struct_config__.tag) for member in get_args(self.events))
+        return frozenset(map(_tag_of, get_args(self.events)))
 
     @cached_property
     def redundant_names(self) -> frozenset[bytes]:
@@ -362,13 +364,20 @@ class TaggedDialect(Dialect[E], kw_only=True):
         return cast("E", convert({**fields, "type": kind}, self.events))
 
     def _build_unreadable(self, name: str | None, fields: Fields) -> E | None:
+        kind = self._kind(name, fields) or ""
         content = {key: value for key, value in content_of(fields).items() if key not in _OBJECTS or is_object(value)}
-        return None if holds_content(content) else cast("E", UnknownEvent(self._kind(name, fields) or "", fields))
+        if kind in map(_tag_of, self.final) or holds_content(content):
+            return None
+        return cast("E", UnknownEvent(kind, fields))
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
         if name is None and not has_value(fields, _names_of_fields(fields) - {"type"}):
             return None
         return cast("E", UnknownEvent(self._kind(name, fields) or "", fields))
+
+
+def _tag_of(struct: Any) -> str:
+    return str(struct.__struct_config__.tag)
 
 
 def _names_of_fields(fields: Fields) -> set[str]:
