@@ -99,6 +99,9 @@ def test_unreadable_event_without_content_ends_no_stream(api: str, kind: str, fi
         ("messages", {"type": "content_block_delta", "index": 0, "delta": "new "}, "Hi new you"),
         ("chat", chunk("new "), "Hi new you"),
         ("chat", chunk({"text": "new "}), "Hi new you"),
+        ("chat", chunk({"text": "new "}, finish_reason="stop"), "Hi new you"),
+        ("chat", chunk({"text": "new ", "reasoning_content": "Hmm"}), "Hi new you"),
+        ("chat", chunk({"text": 5, "content": None}), "Hi you"),
         ("chat", chunk({"role": "assistant", "content": "", "text": [{"text": "new "}]}), "Hi new you"),
         ("chat", chunk(["new "]), "Hi new you"),
         ("chat", chunk([{"content": "new "}]), "Hi new you"),
@@ -131,7 +134,10 @@ def test_unreadable_end_of_a_response_ends_its_stream(kind: str, output: object)
 
 def test_unreadable_end_of_a_transcript_ends_its_stream() -> None:
     collector = TranscriptCollector()
-    events = [{"type": "transcript.text.delta", "delta": "Hi "}, {"type": "transcript.text.done", "text": True}]
+    events: list[JSON] = [
+        {"type": "transcript.text.delta", "delta": "Hi "},
+        {"type": "transcript.text.done", "text": True},
+    ]
     reader, _ = read(collector, events)
     assert isinstance(reader.failure, ResponseDecodeError)
     assert collector.partial().text == "Hi "

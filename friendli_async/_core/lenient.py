@@ -242,6 +242,9 @@ def _move_fields(holder: Fields, names: set[str]) -> None:
     if any(custom.values()) and "function" in names and not any(as_object(holder.get("function")).values()):
         holder["type"] = "custom"
         holder["function"] = {"name": custom.get("name"), "arguments": custom.get("input")}
+    is_delta = {"text", "tool_calls"} <= names
+    if is_delta and isinstance(holder.get("text"), str | list | dict) and not holder.get("content"):
+        holder["content"] = holder.pop("text")
     if {"choices", "usage"} <= names and not holder.get("usage"):
         usages = (as_object(choice).get("usage") for choice in items_of(holder.get("choices")))
         holder["usage"] = next(filter(None, usages), None)

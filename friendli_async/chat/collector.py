@@ -11,7 +11,7 @@ from friendli_async._core.events.decoding import Dialect, is_finish_reason
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._json import is_json_object
 from friendli_async._lazy import LazyModule
-from friendli_async.chat.dialect import ChoicesDialect, move_texts
+from friendli_async.chat.dialect import ChoicesDialect
 from friendli_async.chat.replies import (
     ChatChoice,
     ChatChunk,
@@ -411,7 +411,7 @@ def _merge_details(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ..
 class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
     """Assembles the chunks of a chat stream, with ``n`` requested choices, into a ChatCompletion."""
 
-    dialect: Dialect[ChatChunk] = ChoicesDialect(ChatChunk, rewrite=move_texts)
+    dialect: Dialect[ChatChunk] = ChoicesDialect(ChatChunk)
 
     usage: Usage | None  # again: type checkers infer a narrower type from ``add_texts``
 

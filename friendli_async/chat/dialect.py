@@ -15,10 +15,9 @@ from friendli_async._core.events.decoding import (
     shows_error_without_content,
 )
 from friendli_async._core.lenient import correct_usage
-from friendli_async._json import Fields, as_list, as_object
 from friendli_async.chat.replies import reasoning_of
 
-__all__ = ["ChoicesDialect", "move_texts"]
+__all__ = ["ChoicesDialect"]
 
 E = TypeVar("E")
 
@@ -71,33 +70,9 @@ def _is_without_error(chunk: Any, payload: bytes, dialect: ChunkDialect[Any]) ->
         fields = msgspec.json.decode(payload)
     except NOT_DECODED:
         return False
-    if any(map(_misplaced_text, as_list(fields.get("choices")))):
-        return False
     correct_usage(chunk, fields)
     is_chunk = chunk.choices or (chunk.usage is not None and not dialect.has_shape(fields))
     return bool(is_chunk) and not shows_error_without_content(fields)
-
-
-def _misplaced_text(choice: object) -> object:
-    """Returns the text in the ``text`` of a delta without ``content``; a false value if there is none."""
-    delta = as_object(as_object(choice).get("delta"))
-    return not delta.get("content") and delta.get("text")
-
-
-def move_texts(name: str | None, fields: Fields) -> Fields:
-    """Moves a text in the ``text`` of a delta, as of another API, to its ``content``."""
-    for choice in as_list(fields.get("choices")):
-        if text := _misplaced_text(choice):
-            as_object(choice)["delta"]["content"] = text
-    return fields
-
-
-class _OwnDelta(msgspec.Struct):
-    text: None = None  # another one is misplaced
-
-
-class _OwnChoice(msgspec.Struct):
-    delta: _OwnDelta | None = None
 
 
 class _ReportedUsage(msgspec.Struct):
@@ -110,7 +85,7 @@ class _OwnFields(msgspec.Struct, forbid_unknown_fields=True):
     """The fields of a chunk that cannot show an error: the first chunk of most streams and the last have no others."""
 
     usage: _ReportedUsage | None = None
-    choices: tuple[_OwnChoice, ...] = ()
+    choices: msgspec.Raw = msgspec.Raw()
     id: msgspec.Raw = msgspec.Raw()
     created: msgspec.Raw = msgspec.Raw()
     model: msgspec.Raw = msgspec.Raw()

@@ -153,6 +153,8 @@ class ChunkDelta(Value, frozen=True):
     """Always None: an error in a delta is raised."""
     function_call: None = None  # as in ``ChatMessage``
     """Always None: the call of an older server is in ``tool_calls``."""
+    # As ``function_call``, but not public: ``delta.text`` has to be an error, since it would be None.
+    _text: None = msgspec.field(default=None, name="text")
 
 
 def reasoning_of(message: ChatMessage | ChunkDelta) -> str:

@@ -22,7 +22,7 @@ from friendli_async._help import document_fields
 from friendli_async._json import encode_json, is_object, prepared
 from friendli_async._lazy import LazyModule
 from friendli_async.chat.collector import ChatCollector, ChoiceParts, CompletionStream
-from friendli_async.chat.dialect import ChoicesDialect, move_texts
+from friendli_async.chat.dialect import ChoicesDialect
 from friendli_async.chat.inputs import (
     CHECKS,
     CONVERTERS,
@@ -144,7 +144,7 @@ _COMPLETE: Final = inference("tool_assisted_chat.complete", "POST /tools/v1/chat
 def _normalize_status(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     """Normalizes the fields of a tool status, so that a malformed status does not fail the stream."""
     if name != "tool_status" and not fields.keys() >= _STATUS_FIELDS:
-        return move_texts(name, fields)
+        return fields
     error, parameters, message = fields.get("error"), fields.get("parameters"), fields.get("message")
     if is_blank(error):
         fields.pop("error", None)
