@@ -143,6 +143,13 @@ def test_unreadable_end_of_a_transcript_ends_its_stream() -> None:
     assert collector.partial().text == "Hi "
 
 
+def test_null_beside_a_choice_does_not_cost_its_finish_reason() -> None:
+    collector = ChatCollector()
+    finish = {"index": 0, "delta": {}, "finish_reason": "length"}
+    reader, _ = read(collector, [*STREAMS["chat"][1], {"choices": [None, finish]}])
+    assert (reader.failure, collector.finish_reasons) == (None, ("length",))
+
+
 @pytest.mark.parametrize("error", [{"error": {"message": "no slots"}}, {"error": "no slots"}])
 def test_error_in_place_of_the_choices_is_raised(error: JSON) -> None:
     collector = ChatCollector()

@@ -279,7 +279,7 @@ def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
         return {field: value}
     if name == "reasoning_details" and isinstance(value, list):
         return _reasoning_details(cast("list[object]", value))
-    if name == "tool_calls" and isinstance(value, list):  # a sparse array of JavaScript has nulls
+    if name in {"choices", "tool_calls"} and isinstance(value, list):  # a sparse array of JavaScript has nulls
         value = [each for each in cast("list[object]", value) if each is not None]
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
         return _repair(value, kind)
