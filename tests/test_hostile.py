@@ -302,8 +302,9 @@ async def test_framing_error_message_has_no_status(broken: bytes) -> None:
     async with serve_bytes(STREAM_HEAD, chunked(delta("a")), broken) as server, client_of(server.url) as client:
         with pytest.raises(StreamInterruptedError) as caught:
             await read(open_stream(client))
-    assert "400" not in str(caught.value)
-    assert "TransferEncodingError" not in str(caught.value)
+        message = str(caught.value).replace(server.url, "")  # whose port may be 40012
+    assert "400" not in message
+    assert "TransferEncodingError" not in message
 
 
 # --- slots, a blocked loop -------------------------------------------------------------------------------------------
