@@ -42,6 +42,7 @@ from friendli_async import (
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.events.stream import OpenStream
 from friendli_async._core.net.clock import ReadClock
+from friendli_async._core.secret import Secret
 from friendli_async._core.timing import Stopwatch
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Meta, ReplyHead
@@ -240,7 +241,7 @@ def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, An
     collector = ChatCollector()
     reader = EventReader(collector, 1 << 20, ReplyHead(200))
     clock = ReadClock(timeouts, timeouts.total, exchange.loop, exchange.abort_with)
-    return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", {})
+    return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", Secret())
 
 
 @in_virtual_time

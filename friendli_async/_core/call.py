@@ -6,7 +6,7 @@ import asyncio
 import copy
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
@@ -39,7 +39,7 @@ from friendli_async._core.reporting import (
     reason_of,
 )
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
-from friendli_async._core.secret import mask_token, token_of, without_token
+from friendli_async._core.secret import Secret, mask_token, without_token
 from friendli_async._core.status_errors import status_error
 from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
@@ -120,7 +120,7 @@ class Call(Generic[T]):
         self._recovered = False  # the recovery has succeeded: it is not asked again
         # Of the last attempt:
         self._server = ""
-        self.request_headers: Mapping[str, str] = {}
+        self.token = Secret()  # of the attempt's request
         self._status: int | None = None
         self._headers = _NO_HEADERS
 
@@ -156,7 +156,7 @@ class Call(Generic[T]):
                         with self.clock:
                             exchange = await runtime.transport.send(await self._build_request(), dial)
                             self._status = exchange.head.status
-                            self._headers = without_token(exchange.head.headers, self.request_headers)
+                            self._headers = without_token(exchange.head.headers, self.token)
                             if not 200 <= self._status < 300:
                                 raise await self._error_response(exchange, dial)
                             result = await read(exchange)
@@ -283,7 +283,7 @@ class Call(Generic[T]):
             self.clock.begin_phase("total")
         framing = await body.headers() if isinstance(body, Form) else None
         request = builder.build(self._operation, self._arguments, self._accept, authorization, framing)
-        self.request_headers = request.headers
+        self.token = request.headers.token
         return request
 
     def _record_connection(self, dial: DialContext) -> None:
@@ -303,7 +303,7 @@ class Call(Generic[T]):
         """Records a failed attempt, unless the client refused it before it was sent; returns its completed error."""
         error.__context__ = None  # a CancelledError inside aiohttp, whose frames hold the headers
         error.__traceback__ = None  # its frames hold the response, which may quote the token
-        mask_token(error, token_of(self.request_headers))
+        mask_token(error, self.token)
         if self.clock.interruption is not None:  # which error it causes depends on timing
             error = copy.copy(self.clock.interruption)
             error.sent = self.clock.sent

@@ -152,7 +152,7 @@ class StreamOpening(Generic[E, R, U]):
         )
         clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
         opened = OpenStream(
-            exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, kept, call.request_headers
+            exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, kept, call.token
         )
         del self._call  # releases the request body
         return opened

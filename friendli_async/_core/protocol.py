@@ -11,7 +11,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, ForeignArguments
 from friendli_async._core.body.forms import Form
-from friendli_async._core.secret import Secret, masked
+from friendli_async._core.secret import Secret, masked, token_of
 from friendli_async._core.settings import Settings, check_token
 from friendli_async._json import type_lock
 from friendli_async._version import __version__
@@ -94,6 +94,11 @@ class RequestHeaders(dict[str, str]):
         if not {"\r", "\n", "\0"}.isdisjoint("".join(self.values())):
             raise ValueError("a header contains a line break")
         return Secret("".join([f"{name}: {value}\r\n" for name, value in self.items()]))
+
+    @cached_property
+    def token(self) -> Secret:
+        """The token, which some servers quote; "" if there is none, or one that is too short to be told from words."""
+        return token_of(self)
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -21,6 +21,8 @@ _ESCAPED: Final = (
     r"|&#(?:0{0,4}[0-9]{2,3}|[xX]0{0,4}[0-9a-fA-F]{2});"  # HTML
 )
 """An escaped character. That each alternative begins with a literal one makes the search fast."""
+_ESCAPES: Final = frozenset("\\%&")
+"""These literal ones."""
 _CHARACTER: Final = rf"(?s:{_ESCAPED}|.)"
 """A character of a text, escaped or not."""
 _LONGEST_CUT: Final = 16
@@ -118,14 +120,9 @@ def mask_token(error: FriendliError, token: str) -> None:
             setattr(error, name, _masked(value, token))
 
 
-def without_token(headers: Headers, request_headers: Mapping[str, str]) -> Headers:
+def without_token(headers: Headers, token: str) -> Headers:
     """Masks the token of the request in response headers, once they are accessed."""
-
-    def items() -> Iterable[tuple[str, str]]:
-        token = token_of(request_headers)
-        return ((name, _masked(value, token)) for name, value in headers.items()) if token else headers.items()
-
-    return Headers(items)
+    return Headers(lambda: [(name, _masked(value, token)) for name, value in headers.items()]) if token else headers
 
 
 def without_token_bytes(data: bytes, token: str) -> bytes:
@@ -135,6 +132,8 @@ def without_token_bytes(data: bytes, token: str) -> bytes:
 
 def _masked(text: str, token: str) -> str:
     """Masks a token in a text, however it is escaped, and also if it is cut off at the end of an excerpt."""
+    if token[:_MIN_TOKEN] not in text and _ESCAPES.isdisjoint(text + token):
+        return text  # as of nearly all headers
     text = text.replace(token, _MASK)  # what precedes it may be no escape
     found = re.compile(_CUT).search(text, max(0, len(text) - _LONGEST_CUT))
     plain = text[: None if found is None else found.start()]

@@ -12,7 +12,7 @@ from friendli_async._callables import check_plain
 from friendli_async._core.events.stream import SUCCESSFUL_OUTCOMES, OpenStream, Outcome
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.loops import running_loop
-from friendli_async._core.secret import token_of, without_token_bytes
+from friendli_async._core.secret import without_token_bytes
 from friendli_async._lazy import LazyModule
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Partial, Timing, attach_meta
@@ -363,7 +363,7 @@ class EventStream(Generic[E]):
         opened = self._open
         if opened is None or opened.reader.failure is None:
             return data
-        return without_token_bytes(data, token_of(opened.request_headers))
+        return without_token_bytes(data, opened.token)
 
     # --- branches --------------------------------------------------------------------------------------------------
 

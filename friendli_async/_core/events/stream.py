@@ -10,12 +10,12 @@ import msgspec
 
 from friendli_async._core.held import Held, reject_stop_iteration, weak_method
 from friendli_async._core.loops import CallOnce, call_in_loop, call_once_soon
-from friendli_async._core.secret import mask_token, token_of
+from friendli_async._core.secret import Secret, mask_token
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta, usage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from friendli_async._core.events.reader import Collector, EventReader
     from friendli_async._core.net.clock import ReadClock
@@ -51,7 +51,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             consumed or the stream is closed, and are then b""; None if they were too many to keep. If the exchange is
             aborted while bytes may still be read, those that had arrived are added.
         reads_bytes: Whether the bytes are read, and the events only decoded.
-        request_headers: The headers of the request, whose token errors must not quote.
+        token: The token of the request, which errors must not quote.
         outcome: Its state.
         error: The error that ended it, without a traceback; None while it is open, or if it ended
             as ``done`` or ``stopped``.
@@ -68,7 +68,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     stopwatch: Stopwatch
     reporter: CallReporter | None
     kept_bytes: bytes | bytearray | None
-    request_headers: Mapping[str, str]
+    token: Secret
     outcome: Outcome = "open"
     error: FriendliError | None = None
     was_interrupted: bool = False
@@ -375,7 +375,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.outcome = outcome
             self.stopwatch.stop()
         if error is not None:
-            mask_token(error, token_of(self.request_headers))
+            mask_token(error, self.token)
             error.meta = self.meta
             error.partial = self.collector.partial()
             self.error = copy.copy(error)  # without the traceback, whose frames refer to the stream
