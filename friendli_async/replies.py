@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar, overload
 
 import msgspec
@@ -59,6 +59,10 @@ class Headers(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._by_name())
+
+    def items(self) -> ItemsView[str, str]:
+        """Returns the names and values, faster than ``Mapping`` does."""
+        return self._by_name().items()
 
     def __repr__(self) -> str:
         return f"Headers({self._by_name()!r})"

@@ -122,7 +122,13 @@ def mask_token(error: FriendliError, token: str) -> None:
 
 def without_token(headers: Headers, token: str) -> Headers:
     """Masks the token of the request in response headers, once they are accessed."""
-    return Headers(lambda: [(name, _masked(value, token)) for name, value in headers.items()]) if token else headers
+
+    def items() -> Iterable[tuple[str, str]]:
+        if not _may_quote("\n".join([value for _, value in headers.items()]), token):  # as nearly all
+            return headers.items()
+        return [(name, _masked(value, token)) for name, value in headers.items()]
+
+    return Headers(items) if token else headers
 
 
 def without_token_bytes(data: bytes, token: str) -> bytes:
@@ -130,10 +136,15 @@ def without_token_bytes(data: bytes, token: str) -> bytes:
     return _masked(data.decode("latin-1"), token).encode("latin-1") if token else data
 
 
+def _may_quote(text: str, token: str) -> bool:
+    """Whether a text can have a part of a token, by a quick look at it."""
+    return str(token)[:_MIN_TOKEN] in text or any(escape in text or escape in token for escape in _ESCAPES)
+
+
 def _masked(text: str, token: str) -> str:
     """Masks a token in a text, however it is escaped, and also if it is cut off at the end of an excerpt."""
-    if token[:_MIN_TOKEN] not in text and _ESCAPES.isdisjoint(text + token):
-        return text  # as of nearly all headers
+    if not _may_quote(text, token):
+        return text
     text = text.replace(token, _MASK)  # what precedes it may be no escape
     found = re.compile(_CUT).search(text, max(0, len(text) - _LONGEST_CUT))
     plain = text[: None if found is None else found.start()]
