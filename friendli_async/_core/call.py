@@ -111,7 +111,7 @@ class Call(Generic[T]):
         self._is_stream = accept == "events"
         self._run_reporter = run_reporter
         self.reporter: CallReporter | None = None
-        self.held = False  # a rate-limit hold pauses it
+        self.held: bool = False  # a rate-limit hold pauses it
         self._interrupted_outcome: Outcome | None = None
         self._attempts: list[Attempt] = []  # those that have ended
         self._elapsed = 0.0  # seconds from the start of the call to the end of the last one, or of the call
@@ -120,7 +120,7 @@ class Call(Generic[T]):
         self._recovered = False  # the recovery has succeeded: it is not asked again
         # Of the last attempt:
         self._server = ""
-        self.token = Secret()  # of the attempt's request
+        self.token: Secret = Secret()  # of the attempt's request
         self._status: int | None = None
         self._headers = _NO_HEADERS
 

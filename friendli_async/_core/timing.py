@@ -29,8 +29,8 @@ class Stopwatch:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
-        self.queued = 0.0
-        self.connecting = 0.0
+        self.queued: float = 0.0
+        self.connecting: float = 0.0
         self._began = now()
         self._first_event: float | None = None
         self.first_text_at: float | None = None
