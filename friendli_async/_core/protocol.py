@@ -11,7 +11,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, ForeignArguments
 from friendli_async._core.body.forms import Form
-from friendli_async._core.secret import Secret, masked, token_of
+from friendli_async._core.secret import MIN_TOKEN, Secret, masked
 from friendli_async._core.settings import Settings, check_token
 from friendli_async._json import type_lock
 from friendli_async._version import __version__
@@ -98,7 +98,9 @@ class RequestHeaders(dict[str, str]):
     @cached_property
     def token(self) -> Secret:
         """The token, which some servers quote; "" if there is none, or one that is too short to be told from words."""
-        return token_of(self)
+        authorization = next((value for name, value in self.items() if name.lower() == "authorization"), "")
+        token = Secret(authorization.rpartition(" ")[2])
+        return token if len(token) >= MIN_TOKEN else Secret()
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from friendli_async.replies import Headers
 
 T = TypeVar("T")
 
-_MIN_TOKEN: Final = 8
+MIN_TOKEN: Final = 8
 """A shorter token, such as that of a test, would also be found inside of words."""
 _MASK: Final = "***"
 # Compiled when an error first needs them: with those of ``choices``, that would be 1.4 % of the import.
@@ -101,15 +101,6 @@ def masked_values(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value if name in _NOT_SECRET else masked(value) for name, value in values.items()}
 
 
-def token_of(headers: Mapping[str, str]) -> Secret:
-    """Returns the token of a request; "" if it has none, or one that is too short to be told from words."""
-    for name, value in headers.items():
-        if name.lower() == "authorization":
-            token = Secret(value.rpartition(" ")[2])
-            return token if len(token) >= _MIN_TOKEN else Secret()
-    return Secret()
-
-
 def mask_token(error: FriendliError, token: str) -> None:
     """Masks the token of the request in what an error quotes of the response: some servers quote what they reject."""
     if not token:
@@ -138,7 +129,7 @@ def without_token_bytes(data: bytes, token: str) -> bytes:
 
 def _may_quote(text: str, token: str) -> bool:
     """Whether a text can have a part of a token, by a quick look at it."""
-    return str(token)[:_MIN_TOKEN] in text or any(escape in text or escape in token for escape in _ESCAPES)
+    return str(token)[:MIN_TOKEN] in text or any(escape in text or escape in token for escape in _ESCAPES)
 
 
 def _masked(text: str, token: str) -> str:
@@ -149,11 +140,11 @@ def _masked(text: str, token: str) -> str:
     found = re.compile(_CUT).search(text, max(0, len(text) - _LONGEST_CUT))
     plain = text[: None if found is None else found.start()]
     unescaped, token = re.sub(_ESCAPED, _unescaped, plain), Secret(re.sub(_ESCAPED, _unescaped, token))
-    if token[:_MIN_TOKEN] not in unescaped:
+    if token[:MIN_TOKEN] not in unescaped:
         return text
     characters = re.findall(_CHARACTER, plain)  # as many as in the unescaped text
     places = [match.span() for match in re.finditer(re.escape(token), unescaped)]
-    for length in range(len(token) - 1, _MIN_TOKEN - 1, -1):
+    for length in range(len(token) - 1, MIN_TOKEN - 1, -1):
         if unescaped.endswith(token[:length]):
             places.append((len(unescaped) - length, len(unescaped)))
             break
