@@ -153,7 +153,7 @@ class TranscriptCollector:
     """Accumulates the events of a transcription stream."""
 
     dialect: Dialect[TranscriptEvent] = TaggedDialect(
-        TranscriptDelta | TranscriptDone, reporting=frozenset({TranscriptDone}), final=frozenset({TranscriptDone})
+        TranscriptDelta | TranscriptDone, reporting=frozenset({TranscriptDone}), final=frozenset({TranscriptDone.type})
     )
     is_last: bool = False  # only the sentinel marks the end
     add_texts: None = None

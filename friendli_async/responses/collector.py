@@ -109,7 +109,7 @@ class ResponseCollector:
     dialect: Dialect[ResponseEvent] = TaggedDialect(
         KnownEvent,
         reporting=frozenset(get_args(Stages)),
-        final=_ENDS,
+        final=_ENDING,
         rewrite=_fill,
         failure_of=_failure_of,
     )

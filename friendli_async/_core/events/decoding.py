@@ -311,14 +311,14 @@ class TaggedDialect(Dialect[E], kw_only=True):
 
     reporting: frozenset[type]
     """The structs of the events that may report the usage, or a failure."""
-    final: frozenset[type] = frozenset()
-    """The structs of the events that end the reply. As events of an unknown kind, they would not."""
+    final: frozenset[str] = frozenset()
+    """The types of the events that end the reply. As events of an unknown kind, they would not."""
     holds_unknown: Callable[[str, Fields], bool] | None = None
     """Whether an event of a known kind contains a part of an unknown kind."""
 
     @cached_property
     def _kinds(self) -> frozenset[str]:
-        return frozenset(map(_tag_of, get_args(self.events)))
+        return frozenset(str(member.__struct_config__.tag) for member in get_args(self.events))
 
     @cached_property
     def redundant_names(self) -> frozenset[bytes]:
@@ -366,7 +366,7 @@ class TaggedDialect(Dialect[E], kw_only=True):
     def _build_unreadable(self, name: str | None, fields: Fields) -> E | None:
         kind = self._kind(name, fields) or ""
         content = {key: value for key, value in content_of(fields).items() if key not in _OBJECTS or is_object(value)}
-        if kind in map(_tag_of, self.final) or holds_content(content):
+        if kind in self.final or holds_content(content):
             return None
         return cast("E", UnknownEvent(kind, fields))
 
@@ -374,10 +374,6 @@ class TaggedDialect(Dialect[E], kw_only=True):
         if name is None and not has_value(fields, _names_of_fields(fields) - {"type"}):
             return None
         return cast("E", UnknownEvent(self._kind(name, fields) or "", fields))
-
-
-def _tag_of(struct: Any) -> str:
-    return str(struct.__struct_config__.tag)
 
 
 def _names_of_fields(fields: Fields) -> set[str]:
