@@ -350,30 +350,6 @@ def add_usage(one: S | None, other: S | None) -> S | None:
     return type(one)(**sums)
 
 
-def latest_usage(usage: Usage, earlier: Usage) -> Usage:
-    """Returns a usage with what an earlier one of the same stream has and it lacks: the counts are totals.
-
-    Some servers send the prompt's tokens first and the others last, or zeros once more.
-    """
-    has_counts = usage.prompt_tokens and usage.completion_tokens
-    if has_counts and not (earlier.prompt_tokens_details or earlier.completion_tokens_details):
-        return usage  # as mostly of a server that sends one with every chunk
-    missing: dict[str, Any] = {}
-    for name in ("prompt_tokens_details", "completion_tokens_details"):
-        if (details := getattr(earlier, name)) is not None and not _has_counts(getattr(usage, name)):
-            missing[name] = details
-    if not has_counts:
-        prompt = usage.prompt_tokens or earlier.prompt_tokens
-        completion = usage.completion_tokens or earlier.completion_tokens
-        total = max(usage.total_tokens, earlier.total_tokens, prompt + completion)
-        missing |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
-    return msgspec.structs.replace(usage, **missing) if missing else usage
-
-
-def _has_counts(details: msgspec.Struct | None) -> bool:
-    return details is not None and any(msgspec.structs.astuple(details))
-
-
 def usage_of(reply: object) -> Usage | None:
     """Returns the usage of a reply of any API, in the form of the chat API; None if it has none, or a foreign one."""
     usage = getattr(reply, "usage", None)

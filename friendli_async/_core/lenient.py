@@ -30,6 +30,7 @@ from friendli_async._json import (
     prepared,
 )
 from friendli_async.errors import ResponseDecodeError
+from friendli_async.replies import Usage
 
 T = TypeVar("T")
 
@@ -188,6 +189,27 @@ def lacks_counts(usage: object) -> bool:
         if count and name not in {"type", "total_tokens"} and not lacks_counts(count):
             return False  # mostly at the first field
     return True
+
+
+def latest_usage(usage: Usage, earlier: Usage) -> Usage:
+    """Returns a usage with what an earlier one of the same stream has and it lacks: the counts are totals.
+
+    Some servers send the prompt's tokens first and the others last, or zeros once more.
+    """
+    has_counts = usage.prompt_tokens and usage.completion_tokens
+    if has_counts and not (earlier.prompt_tokens_details or earlier.completion_tokens_details):
+        return usage  # as mostly of a server that sends one with every chunk
+    missing: dict[str, Any] = {}
+    for name in ("prompt_tokens_details", "completion_tokens_details"):
+        latest, known = getattr(usage, name), getattr(earlier, name)
+        if known is not None and (latest is None or lacks_counts(latest)):
+            missing[name] = known
+    if not has_counts:
+        prompt = usage.prompt_tokens or earlier.prompt_tokens
+        completion = usage.completion_tokens or earlier.completion_tokens
+        total = max(usage.total_tokens, earlier.total_tokens, prompt + completion)
+        missing |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
+    return msgspec.structs.replace(usage, **missing) if missing else usage
 
 
 def _has_number(count: object) -> bool:

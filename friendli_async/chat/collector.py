@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 import msgspec
 
 from friendli_async._core.events.decoding import Dialect, is_finish_reason
+from friendli_async._core.lenient import latest_usage
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._json import is_json_object
 from friendli_async._lazy import LazyModule
@@ -24,7 +25,7 @@ from friendli_async.chat.replies import (
     ToolCallDelta,
     reasoning_of,
 )
-from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage, latest_usage, partial_of
+from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage, partial_of
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
