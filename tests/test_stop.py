@@ -371,8 +371,11 @@ async def test_predicate_that_never_matches_has_no_effect(
 ) -> None:
     server.enqueue(*[script(raw(kind.body))] * 2)
     plain, with_predicate = kind.open(client), kind.open(client).stop_when(lambda _: False, event=None)
+    seen: list[object] = []
+    with_predicate.stop_when(event=seen.append)
     events = [event async for event in plain]
     assert [event async for event in with_predicate] == events
+    assert seen == events  # also the API's last one, which may be the only one with the text
     assert with_predicate.outcome == "done"
     assert await with_predicate.result() == await plain.result()
 

@@ -301,9 +301,9 @@ class EventReader(Generic[E]):
         for event in events:
             collector.extend((event,))
             self.ready.append(event)
+            verdicts = [condition(event) for condition in self.stop_conditions]  # all of them: some keep state
             if collector.is_last:
                 return
-            verdicts = [condition(event) for condition in self.stop_conditions]  # all of them: some keep state
             if any(verdicts):
                 self.has_ended = self.stopped = True
                 return
