@@ -133,7 +133,8 @@ class ConfigurationError(FriendliError, ValueError):
 class APIConnectionError(FriendliError):
     """There was no usable response.
 
-    ``str()`` adds the server to the message, as ``meta.server`` has it.
+    ``str()`` adds the server to the message, and the proxy if there is one, as ``meta.server`` and ``meta.proxy`` have
+    them: either may have broken the connection.
 
     Attributes:
         sent: Whether the request may have been accepted (and billed). False if it was never sent.
@@ -155,8 +156,12 @@ class APIConnectionError(FriendliError):
 
     def __str__(self) -> str:
         message = super().__str__()
-        server = "" if self.meta is None else self.meta.server
-        return message if server in message else f"{message} (server {server})"
+        if self.meta is None:
+            return message
+        server, proxy = self.meta.server, self.meta.proxy
+        peers = (("server", server), ("through the proxy", proxy))
+        added = ", ".join(f"{label} {peer}" for label, peer in peers if peer not in message)
+        return f"{message} ({added})" if added else message
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):

@@ -169,6 +169,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """``serverless``, ``dedicated`` or ``container``; "" for operations of no deployment."""
     server: str = ""
     """Host and port of the server in the last attempt; "" if that ended before it could connect."""
+    proxy: str = ""
+    """Host and port of the client's proxy in that attempt; "" if there was none."""
     model: str | None = None
     """The requested model, if the call names one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import re
 import socket
@@ -561,6 +562,41 @@ async def test_rejected_credentials_name_the_proxy_that_rejected_them(named: boo
                 await with_timeout(complete(client))
     expected = "HTTP 407 Proxy Authentication Required" + (f" (from the proxy {where})" if named else "")
     assert str(raised.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "expected"),
+    [
+        (b"<html><title>Filtered</title></html>", "text/html", "403 Filtered (through the proxy {})"),
+        (b"", "text/plain", "HTTP 403 Forbidden (through the proxy {})"),
+        (b'{"error": {"message": "no access"}}', "application/json", "403 no access"),
+        (b'[{"error": {"message": "no access"}}]', "application/json", "403 no access"),  # Google's
+        (codecs.BOM_UTF8 + b'{"error": {"message": "no access"}}', "application/json", "403 no access"),
+    ],
+    ids=["page", "empty", "api", "list", "byte order mark"],
+)
+async def test_error_that_is_not_the_api_s_names_the_proxy_it_came_through(
+    body: bytes, kind: str, expected: str
+) -> None:
+    async with serve_bytes(reply(body, status="403 X", kind=kind)) as proxy:
+        where = proxy.url.removeprefix("http://")
+        async with client_of("http://api.invalid", proxy=proxy.url) as client:
+            with pytest.raises(PermissionDeniedError) as raised:
+                await with_timeout(complete(client))
+    assert str(raised.value) == expected.format(where)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_connection_that_breaks_through_a_proxy_names_both(streamed: bool) -> None:
+    pieces = [STREAM_HEAD, chunked(delta("a"))] if streamed else []
+    async with serve_bytes(*pieces) as proxy:
+        where = proxy.url.removeprefix("http://")
+        async with client_of("http://api.invalid", proxy=proxy.url, retry=None) as client:
+            with pytest.raises(APIConnectionError) as raised:
+                await with_timeout(read(open_stream(client)) if streamed else complete(client))
+    assert str(raised.value).endswith(f" (server api.invalid:80, through the proxy {where})")
+    assert raised.value.meta is not None
+    assert raised.value.meta.proxy == where
 
 
 # --- user-supplied connectors ----------------------------------------------------------------------------------------

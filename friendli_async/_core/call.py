@@ -119,7 +119,7 @@ class Call(Generic[T]):
         self._replaced = False  # a dead pooled connection has been replaced, which is done once per call
         self._recovered = False  # the recovery has succeeded: it is not asked again
         # Of the last attempt:
-        self._server = ""
+        self._server = self._proxy = ""
         self.token: Secret = Secret()  # of the attempt's request
         self._status: int | None = None
         self._headers = _NO_HEADERS
@@ -215,6 +215,7 @@ class Call(Generic[T]):
             operation=self._name,
             deployment=self._engine.deployment.name,
             server=self._server,
+            proxy=self._proxy,
             model=self._arguments.model,
         )
 
@@ -288,7 +289,7 @@ class Call(Generic[T]):
 
     def _record_connection(self, dial: DialContext) -> None:
         self._replaced = dial.replaced
-        self._server = dial.address
+        self._server, self._proxy = dial.address, dial.proxy or ""
         self.stopwatch.queued += dial.queued
         self.stopwatch.connecting += dial.connecting
         dial.before_sending = None

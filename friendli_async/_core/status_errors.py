@@ -43,13 +43,14 @@ def status_error(head: ReplyHead, body: bytes, proxy: str | None = None) -> APIS
     status, headers = head
     content_type = headers.get("content-type", "")
     value = _first_error(parse_body(body, content_type))
-    parsed = _parse(value)
+    parsed, text = _parse(value), decode_text(body, content_type)
     message = parsed.summary or _as_json(value) or f"HTTP {status} {responses.get(status, '')}".rstrip()
     if 300 <= status < 400 and (target := _shown_location(headers)):
         message = f"{message} (a redirect to {target})"
-    if status == 407 and proxy is not None:
-        message = f"{message} (from the proxy {proxy})"
-    return _build(message, parsed, status, decode_text(body, content_type), headers)
+    is_json = text.lstrip("\ufeff \t\r\n")[:1] in {"{", "["}  # as the API's own errors are
+    if proxy is not None and (status == 407 or not is_json):
+        message = f"{message} ({'from' if status == 407 else 'through'} the proxy {proxy})"
+    return _build(message, parsed, status, text, headers)
 
 
 def error_of_payload(value: object, data: bytes, head: ReplyHead, *, is_named: bool = False) -> APIStatusError:
