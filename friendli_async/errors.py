@@ -222,7 +222,7 @@ class APIStatusError(FriendliError):
         message: The server's error message, truncated to 2,000 characters; ``HTTP 502 Bad Gateway`` if it has none.
         body: The error body as text, truncated to ``Limits.error``. For an error inside a stream or a 2XX reply, the
             first 200 bytes of that event or reply; "" if a rate-limit hold rejected the call.
-        request_id: The server's ``x-request-id``.
+        request_id: The server's ``x-request-id``, or else its ``request-id``, or else the one in the body.
         retry_after: Seconds that the server asks to wait before a retry, or None. For a 429 without ``Retry-After``,
             the time until its exhausted limits are reset.
     """

@@ -79,9 +79,12 @@ class ReplyHead(NamedTuple):
 
 
 def request_id_of(headers: Headers) -> str | None:
-    """Returns the ``x-request-id``; the first, if a proxy has added another."""
-    values = headers.get("x-request-id", "").split(",")  # at each: an id may end like the name of a day
-    return next(filter(None, (value.strip() for value in values)), None)
+    """Returns the ``x-request-id``, or else the ``request-id``; the first, if a proxy has added another."""
+    for name in ("x-request-id", "request-id"):  # the second is Anthropic's, and all that LiteLLM sends
+        for value in headers.get(name, "").split(","):  # at each: an id may end like the name of a day
+            if found := value.strip():
+                return found
+    return None
 
 
 # aiohttp accepts them (RFC 9110 5.5), but a terminal obeys them, where an error or a log quotes the header.
@@ -176,7 +179,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def request_id(self) -> str | None:
-        """The server's ``x-request-id``, for support requests; the first, if a proxy has added its own."""
+        """The server's ``x-request-id`` or ``request-id``, for support; the first, if a proxy has added one."""
         return request_id_of(self.headers)
 
     @property

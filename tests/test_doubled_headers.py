@@ -96,6 +96,8 @@ async def test_longest_retry_delay_wins(headers: tuple[str, ...], delay: float |
         (("X-Request-Id: a", "x-request-id: b"), "a"),
         (("X-Request-Id:", "X-Request-Id: b"), "b"),
         (("X-Request-Id: 8sun", "X-Request-Id: b"), "8sun"),  # like the name of a day
+        (("Request-Id: a", "X-Request-Id: b"), "b"),
+        (("X-Request-Id: ", "X-Request-Id:", "Request-Id: a", "Request-Id: b"), "a"),  # Anthropic's name for it
         ((), None),
     ],
 )

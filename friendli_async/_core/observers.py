@@ -120,7 +120,7 @@ class CallEnded(CallEvent, frozen=True, kw_only=True):
     status: int | None = None
     """HTTP status of the last response, or the status that an error in a stream names; None if there was neither."""
     request_id: str | None = None
-    """The server's ``x-request-id`` of the last response, which its operators ask for."""
+    """The server's ``x-request-id`` or ``request-id`` of the last response, which its operators ask for."""
     response_id: str | None = None
     """The reply's ``id``."""
     response_model: str | None = None
