@@ -428,7 +428,8 @@ class EventStream(Generic[E]):
 
         That event is the last one that is delivered and part of ``result()``; ``raw()`` ends with it, too. The
         connection is closed as soon as it has arrived. Calls add predicates; any of them stops the stream. An exception
-        from a predicate closes the stream and propagates to the reader.
+        from a predicate closes the stream and propagates to the reader. If that event is the one that ends a message or
+        a response, nothing is left to stop, and the outcome is ``done``.
 
         Args:
             predicate: A function of the text so far (the joined ``text()``), called whenever the text has grown.
