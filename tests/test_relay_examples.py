@@ -15,7 +15,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse
 from support.asgi_servers import AppProcess, Browser, serving
 from support.sockets import MESSAGES
 
-from friendli_async.testing import FriendliServer, chunk, cut, json_body, script, stall, status, text
+from friendli_async.testing import FriendliServer, chunk, cut, json_body, raw, script, stall, status, text
 
 ASK: Final[Any] = MESSAGES  # dicts, which openai has types for
 EXAMPLES: Final = Path(__file__).parent.parent / "examples"
@@ -184,3 +184,24 @@ async def test_browser_page_displays_the_stream_and_its_stop_button_cancels_it(
         await page.shows("state", "no such model")
         log = app.log
     assert "Traceback" not in log
+
+
+async def test_browser_page_reads_crlf_and_never_shows_an_incomplete_answer_as_done(
+    page: Page, server: FriendliServer, tmp_path: Path
+) -> None:
+    lines = b'data: {"choices":[{"index":0,"delta":{"content":"Half"},"finish_reason":%b}]}\r\n\r\n'
+    replies = {
+        "done": (raw(lines % b'"stop"'), raw(b"data: [DONE]\r\n\r\n")),
+        "cut off": (raw(lines % b'"length"'), raw(b"data: [DONE]\r\n\r\n")),
+        "incomplete": (raw(lines % b"null"), raw(b"data: [DONE]\r\n\r\n")),
+        "interrupted": (raw(lines % b"null"), cut()),
+    }
+    server.enqueue(*(script(*steps) for steps in replies.values()))
+    async with serving("uvicorn", server.url, tmp_path / "log", "app:app", EXAMPLES / "browser_chat") as app:
+        await page.call("Page.navigate", url=app.url)
+        await page.shows("ask", "Ask")
+        await page.run("new Promise(done => document.readyState === 'complete' ? done() : onload = done)")
+        for state in replies:
+            await page.run("document.getElementById('ask').click()")
+            await page.shows("state", state)
+            assert await page.run("document.getElementById('answer').textContent") == "Half"
