@@ -299,10 +299,10 @@ async def test_ping_is_due_after_the_last_event_and_not_after_the_last_check(
     await browser.until(lambda: browser.body == event * 2)
     for seconds in (5.1, 9.8):  # checked 15 s after the first event
         clock.advance(seconds)
-        await run_loop_iterations()
+        await run_loop_iterations(20)
     assert browser.body == event * 2
     clock.advance(0.2)
-    await run_loop_iterations()
+    await run_loop_iterations(20)
     assert browser.body == event * 2 + b": ping\n\n"
     browser.disconnected.set()
     await asyncio.wait_for(task, 30)
@@ -319,7 +319,7 @@ async def test_partial_event_is_held_back_while_pings_are_sent(
     await browser.until(lambda: browser.body == whole)
     for pings in range(1, 4):
         clock.advance(15.1)
-        await run_loop_iterations()
+        await run_loop_iterations(20)
         assert browser.body == whole + b": ping\n\n" * pings
     browser.disconnected.set()
     await asyncio.wait_for(task, 30)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from friendli_async._core.held import Held
 from friendli_async._core.loops import wait_done
-from friendli_async._core.net.clock import TURNS_TO_READ
+from friendli_async._core.net.clock import Deadline
 from friendli_async.asgi.disconnect import Send
 
 _PING: Final = b": ping\n\n"
@@ -19,11 +19,12 @@ _LAST_SECONDS: Final = 1.0
 _LONGEST_CHECK: Final = 3600.0  # seconds between two checks
 
 
-class EventSender:
+class EventSender(Deadline):
     """Sends the messages of one response, within ``run``.
 
-    One timer checks whether to ping and whether to give up, instead of a task or a timeout for each piece: both are
-    rare. A ping is sent in a task of its own, and the next piece waits for it.
+    Its one deadline is for what it does by itself: it starts the response early, pings, or gives up (``_expire``). All
+    three are rare, so messages do not move the deadline: ``_expire`` moves it if they have been sent meanwhile. A ping
+    is sent in a task of its own, and the next piece waits for it.
 
     Args:
         send: The ASGI send callable.
@@ -36,19 +37,19 @@ class EventSender:
     """
 
     def __init__(self, send: Send, heartbeat: float | None, send_timeout: float | None) -> None:
+        super().__init__(asyncio.get_running_loop())
         self.answered: bool = False
         self.gave_up: bool = False
         self._send = send
         self._heartbeat = inf if heartbeat is None else heartbeat
         self._send_timeout = inf if send_timeout is None else send_timeout
-        self._loop = asyncio.get_running_loop()
         self._scope: asyncio.Timeout | None = None  # of ``run``: ends its work
         self._last = 0.0  # when the last message was passed to the server
         self._is_sending = False
         self._is_stuck = False  # the browser does not read, which ends the work
         self._ping: asyncio.Task[None] | None = None
         self._failure: Held[Exception] | None = None  # of a ping
-        self._timer: asyncio.Handle | None = None
+        self._early_head: MutableMapping[str, Any] | None = None  # starts the response if the deadline expires before
 
     async def run(self, work: Awaitable[None], failed: bytes) -> None:
         """Awaits the work, which sends the response, then ends the response.
@@ -83,7 +84,7 @@ class EventSender:
     async def _close(self) -> None:
         """Stops the pings."""
         self._scope = None  # it refers to the task, whose error may refer to the stream, which refers to this
-        self._stop_timer()
+        self._disarm()
         if self._ping is not None:
             self._ping.cancel()
             try:
@@ -95,12 +96,14 @@ class EventSender:
 
     async def answer(self, head: MutableMapping[str, Any]) -> None:
         """Starts the response."""
-        self._begin()
+        self.answered = True
+        self._watch()
         await self._pass_on(head)
 
     def answer_after(self, seconds: float, head: MutableMapping[str, Any]) -> None:
         """Starts the response and sends a ping after a number of seconds, unless it is answered or closed before."""
-        self._timer = self._loop.call_later(seconds, self._answer_early, head)
+        self._early_head = head
+        self.reschedule(self.now() + seconds)
 
     def send(self, data: bytes) -> Awaitable[None]:
         """Sends data that ends at an event boundary; completes once the server has accepted it."""
@@ -114,26 +117,15 @@ class EventSender:
         self._is_sending = True
         if self._ping is not None:
             await self._finish_ping(self._ping)
-        self._last = self._loop.time()
+        self._last = self.now()
         await self._send(message)
         self._is_sending = False
 
-    def _begin(self) -> None:
-        self.answered = True
-        self._check_at(inf)
-
     # --- pings ---------------------------------------------------------------------------------------------------
 
-    def _answer_early(self, head: MutableMapping[str, Any], turns: int = 0) -> None:
-        if turns < TURNS_TO_READ:  # if the program has blocked the loop, the stream may be about to open, or to fail
-            self._timer = self._loop.call_soon(self._answer_early, head, turns + 1)
-            return
-        self._begin()
-        self._start_ping(head)
-
     def _start_ping(self, *before: MutableMapping[str, Any]) -> None:
-        self._last = self._loop.time()
-        self._ping = self._loop.create_task(self._send_ping(before))
+        self._last = self.now()
+        self._ping = self.loop.create_task(self._send_ping(before))
 
     async def _send_ping(self, before: tuple[MutableMapping[str, Any], ...]) -> None:
         try:
@@ -155,46 +147,41 @@ class EventSender:
         if failure is not None:
             raise failure.take()
 
-    # --- the timer -----------------------------------------------------------------------------------------------
+    # --- the deadline --------------------------------------------------------------------------------------------
 
     def hurry(self, _reason: object = None) -> None:
         """Gives up soon on a browser that does not read from now on: the stream was ended from outside."""
         self._send_timeout = min(self._send_timeout, _LAST_SECONDS)
         if self.answered:
-            self._check_at(inf)
+            self._watch()
 
-    def _check_at(self, when: float) -> None:
-        """Checks at a time, or earlier if another limit may apply by then."""
-        self._stop_timer()
+    def _watch(self, until: float = inf) -> None:
+        """Sets the deadline, to an earlier time if another limit may apply by then."""
         if self._scope is not None:  # else the work is ending: with eager tasks, because of the ping just sent
-            latest = self._loop.time() + min(self._heartbeat, self._send_timeout, _LONGEST_CHECK)
-            self._timer = self._loop.call_at(min(when, latest), self._check)
+            latest = self.now() + min(self._heartbeat, self._send_timeout, _LONGEST_CHECK)
+            self.reschedule(min(until, latest))
 
-    def _check(self, turns: int = 0) -> None:
-        now = self._loop.time()  # compared with sums, not its differences, which may leave a rest that no clock shows
+    def _expire(self) -> None:
         is_sending = self._is_sending or (self._ping is not None and not self._ping.done())
-        if is_sending and now >= self._last + self._send_timeout:
-            if turns < TURNS_TO_READ:  # if the program has blocked the loop, the server could not send meanwhile
-                self._timer = self._loop.call_soon(self._check, turns + 1)
-            else:
-                self._is_stuck = True
-                self._end_work()
-            return
-        if not is_sending and now >= self._last + self._heartbeat:
+        due = self._last + (self._send_timeout if is_sending else self._heartbeat)
+        if not self.answered and self._early_head is not None:
+            self.answered = True
+            self._start_ping(self._early_head)
+            self._watch()
+        elif self.now() < due:  # not by a difference of times, which may leave a rest that no clock shows
+            self._watch(due)
+        elif is_sending:
+            self._is_stuck = True
+            self._end_work()
+        else:
             self._start_ping()
-            is_sending = True
-        self._check_at(self._last + (self._send_timeout if is_sending else self._heartbeat))
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+            self._watch()
 
     def _end_work(self) -> None:
-        self._stop_timer()  # the work may take long to end: what it runs is cleaned up
+        self._disarm()  # the work may take long to end: what it runs is cleaned up
         scope, self._scope = self._scope, None
         if scope is not None:
-            scope.reschedule(self._loop.time())
+            scope.reschedule(self.loop.time())
 
 
 def _body(data: bytes, *, more: bool) -> MutableMapping[str, Any]:

@@ -40,7 +40,7 @@ def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: st
     )
 
 
-class _Deadline:
+class Deadline:
     """A deadline that can be moved. ``_expire`` runs if it has passed and is not moved during the grace turns."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,7 +96,7 @@ class _Deadline:
         return timeout_error(limit, getattr(timeouts, limit), sent=sent, detail=detail)
 
 
-class _TaskLimit(_Deadline):
+class _TaskLimit(Deadline):
     """A deadline for the block of a ``with`` statement. Like ``asyncio.timeout``, it cancels the task."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -227,7 +227,7 @@ class CallClock(_TaskLimit):
         return self._timeout_error(self.timeouts, self._limit, sent=self.sent, detail=self._detail)
 
 
-class ReadClock(_Deadline):
+class ReadClock(Deadline):
     """Limits of an open stream: ``idle`` while a reader waits for the next event, ``total`` throughout.
 
     Args:
