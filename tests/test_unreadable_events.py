@@ -143,11 +143,20 @@ def test_unreadable_end_of_a_transcript_ends_its_stream() -> None:
     assert collector.partial().text == "Hi "
 
 
-def test_null_beside_a_choice_does_not_cost_its_finish_reason() -> None:
+@pytest.mark.parametrize("nothing", [value for value in NOTHING if value is not ABSENT], ids=str)
+@pytest.mark.parametrize("content", ["", "new "])
+@pytest.mark.parametrize("place", ["before the choice", "after the choice", "before the delta", "after the delta"])
+def test_nothing_beside_a_choice_or_delta_costs_no_finish_reason(place: str, content: str, nothing: object) -> None:
+    def listed(value: JSON) -> list[object]:
+        return [nothing, value] if place.startswith("before") else [value, nothing]
+
+    of_delta = place.endswith("delta")
+    delta = {"content": content}
+    finish = {"index": 0, "delta": listed(delta) if of_delta else delta, "finish_reason": "length"}
     collector = ChatCollector()
-    finish = {"index": 0, "delta": {}, "finish_reason": "length"}
-    reader, _ = read(collector, [*STREAMS["chat"][1], {"choices": [None, finish]}])
+    reader, _ = read(collector, [*STREAMS["chat"][1], {"choices": [finish] if of_delta else listed(finish)}])
     assert (reader.failure, collector.finish_reasons) == (None, ("length",))
+    assert collector.partial().text == f"Hi {content}"
 
 
 @pytest.mark.parametrize("error", [{"error": {"message": "no slots"}}, {"error": "no slots"}])
