@@ -43,6 +43,7 @@ from friendli_async._core.error_json import (
     normalize_name,
     shows_error,
     shows_error_beside,
+    wraps_error,
 )
 from friendli_async._core.error_text import is_message
 from friendli_async._core.lenient import content_of, convert, has_usage_without_counts
@@ -180,8 +181,11 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
                 return Decoded(self._build_payload(name, fields))
             except NOT_DECODED as error:
                 reason = str(error)
-            if (payload := self._build_unreadable(name, as_object(json_or_none(data)))) is not None:
+            fields = as_object(json_or_none(data))  # as sent: the attempt to convert them has changed some
+            if (payload := self._build_unreadable(name, fields)) is not None:
                 return Decoded(payload)
+            if wraps_error(fields):
+                return Decoded(error=error_of_payload(fields, data, head))
             raise ResponseDecodeError(f"an event of the stream could not be decoded: {reason}", excerpt=excerpt(data))
         if shows_error(fields) and self._is_own_name(name):
             return Decoded(error=error_of_payload(fields, data, head))
