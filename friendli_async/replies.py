@@ -405,6 +405,14 @@ class ToolCall(Explained, Value, frozen=True, omit_defaults=False):
     """Of a call with the type ``custom``, the name and the input."""
     custom: msgspec.UnsetType | None = msgspec.UNSET  # an object fails to decode, so that the lenient fallback moves it
     """Never an object: the name and the input of a custom call are in ``function``."""
+    # As ``custom``, but not public: these belong to ``function``.
+    _name: msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="name")
+    _arguments: msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="arguments")
+
+    def __post_init__(self) -> None:
+        for name in ("custom", "_name", "_arguments"):
+            if getattr(self, name) is None:  # a null says nothing: it is not to be sent back, nor to differ from none
+                msgspec.structs.force_setattr(self, name, msgspec.UNSET)
 
     def as_input(self) -> dict[str, object]:
         """Returns the call in its request form in the chat API."""

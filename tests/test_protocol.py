@@ -24,7 +24,7 @@ from strategies import JSON, deterministic, fewer
 
 from friendli_async import AsyncFriendli, ConfigurationError
 from friendli_async._core.body.arguments import Arguments, Parameters, check_keywords, check_values, encode_query
-from friendli_async._core.body.json_values import encode_body
+from friendli_async._core.body.json_values import encode_body, struct_to_dict
 from friendli_async._core.settings import check_token
 from friendli_async.chat.inputs import COMPLETE
 
@@ -71,6 +71,16 @@ def test_token_of_a_callable_is_sent_with_one_request_only() -> None:
 @fewer
 def test_encode_body_round_trips(body: dict[str, Any]) -> None:
     assert json.loads(encode_body(body)) == body
+
+
+class _Renamed(msgspec.Struct, rename="camel", tag_field="type", tag="part"):
+    image_url: str
+    missing: msgspec.UnsetType | None = msgspec.UNSET
+
+
+def test_struct_becomes_a_dict_with_its_names_on_the_wire() -> None:
+    part = _Renamed("https://a.example")
+    assert struct_to_dict(part) == msgspec.to_builtins(part)
 
 
 @given(st.dictionaries(st.text(), st.text(st.characters()), min_size=1, max_size=4))

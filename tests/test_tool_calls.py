@@ -5,6 +5,7 @@ import gc
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -129,6 +130,48 @@ async def test_custom_tool_call_keeps_its_name_and_input(client: AsyncFriendli, 
     reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
     assert reply.tool_calls == tuple(calls)
     assert reply.message.as_input() == whole
+
+
+@pytest.mark.parametrize("function", [{}, {"function": None}, {"function": {"name": None}}], ids=str)
+@pytest.mark.parametrize("arguments", ['{"a":1}', {"a": 1}], ids=str)
+async def test_tool_call_without_a_function_keeps_its_name_and_arguments(
+    client: AsyncFriendli, server: FriendliServer, function: dict[str, Any], arguments: Any
+) -> None:
+    whole = {"index": 0, "id": "1", **function, "name": "grep", "arguments": arguments}
+    rest = {"index": 0, "arguments": "1}"}
+    deltas = [whole] if isinstance(arguments, dict) else [{**whole, "arguments": '{"a":'}, rest]
+    server.enqueue(
+        json_body({"choices": [{"index": 0, "message": {"tool_calls": [whole]}, "finish_reason": "tool_calls"}]}),
+        script(
+            *(event({"choices": [{"index": 0, "delta": {"tool_calls": [each]}}]}) for each in deltas),
+            finish("tool_calls"),
+            done(),
+        ),
+    )
+    expected = (ToolCall("1", "function", FunctionCall("grep", '{"a":1}')),)
+    reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
+    assert reply.tool_calls == (await open_stream(client).result()).tool_calls == expected
+    assert reply.message.as_input()["tool_calls"] == [
+        {"id": "1", "type": "function", "function": {"name": "grep", "arguments": '{"a":1}'}}
+    ]
+    assert json.loads(msgspec.json.encode(expected)) == reply.message.as_input()["tool_calls"]
+
+
+async def test_nulls_beside_the_function_of_a_tool_call_are_neither_kept_nor_sent(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    whole = {"index": 0, **call, "custom": None, "name": None, "arguments": None}
+    server.enqueue(
+        json_body({"choices": [{"index": 0, "message": {"tool_calls": [whole]}, "finish_reason": "tool_calls"}]}),
+        script(event({"choices": [{"index": 0, "delta": {"tool_calls": [whole]}}]}), finish("tool_calls"), done()),
+        text("ok"),
+    )
+    reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
+    assert reply.tool_calls == (await open_stream(client).result()).tool_calls
+    assert json.loads(msgspec.json.encode(reply.tool_calls)) == [call]
+    await client.serverless.chat.complete(model="m", messages=[{"role": "assistant", "tool_calls": reply.tool_calls}])
+    assert server.requests[-1].json["messages"][0]["tool_calls"] == [call]
 
 
 @pytest.mark.parametrize("custom", [{"name": "", "input": ""}, {"name": None, "input": None}, {"origin": "x"}], ids=str)

@@ -34,7 +34,7 @@ from friendli_async.replies import Usage
 
 T = TypeVar("T")
 
-_SCALARS: Final = frozenset({"bool", "int", "float", "NoneType"})
+_SCALARS: Final = frozenset({"bool", "int", "float", "NoneType", "UnsetType"})
 # The fields that hold the content, by their names on the wire, of all APIs.
 _CONTENT: Final = frozenset(
     {
@@ -260,10 +260,13 @@ def _move_fields(holder: Fields, names: set[str]) -> None:
     legacy = as_object(holder.get("function_call"))  # of OpenAI's API before tool calls
     if any(legacy.values()) and "tool_calls" in names:
         holder["tool_calls"] = holder.get("tool_calls") or [{"index": 0, "function": legacy}]
-    custom = as_object(holder.get("custom"))  # a tool call with text for its input
-    if any(custom.values()) and "function" in names and not any(as_object(holder.get("function")).values()):
-        holder["type"] = "custom"
-        holder["function"] = {"name": custom.get("name"), "arguments": custom.get("input")}
+    if "function" in names and not any(as_object(holder.get("function")).values()):  # a tool call
+        custom = as_object(holder.get("custom"))  # its input is a text
+        if any(custom.values()):
+            holder["type"] = "custom"
+            holder["function"] = {"name": custom.get("name"), "arguments": custom.get("input")}
+        elif holder.get("name") or holder.get("arguments"):
+            holder["function"] = {"name": holder.get("name"), "arguments": holder.get("arguments")}
     is_delta = {"text", "tool_calls"} <= names
     if is_delta and isinstance(holder.get("text"), str | list | dict) and not holder.get("content"):
         holder["content"] = holder.pop("text")

@@ -137,6 +137,9 @@ class ToolCallDelta(Value, frozen=True):
     function: FunctionCallDelta | None = None
     custom: None = None  # as in ``ToolCall``
     """Always None: the name and the input of a custom call are in ``function``."""
+    # As ``custom``, but not public: these belong to ``function``.
+    _name: None = msgspec.field(default=None, name="name")
+    _arguments: None = msgspec.field(default=None, name="arguments")
 
 
 class ChunkDelta(Value, frozen=True):

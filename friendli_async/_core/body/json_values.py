@@ -70,7 +70,8 @@ def json_hook(value: object) -> object:
 def struct_to_dict(struct: msgspec.Struct) -> dict[str, object]:
     """Returns a struct as a dict that encodes the same. Its values are not converted, so that they are checked, too."""
     config = struct.__struct_config__
-    fields = {name: value for name, value in msgspec.structs.asdict(struct).items() if value is not msgspec.UNSET}
+    named = zip(struct.__struct_encode_fields__, msgspec.structs.astuple(struct), strict=True)
+    fields = {name: value for name, value in named if value is not msgspec.UNSET}
     if config.omit_defaults:
         fields = {name: value for name, value in fields.items() if value is not None}
     return {config.tag_field: config.tag, **fields} if config.tag_field else fields
