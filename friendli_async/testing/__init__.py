@@ -7,7 +7,7 @@
         server.enqueue(status(503), script(chunk("Hel"), reset()))
         ...
 
-Without a script it answers every operation of the API. `example("ServerlessResponsesSuccess")` builds a reply, or an
+Without a script it answers every operation of the API. `example("ServerlessMessagesSuccess")` builds a reply, or an
 event, for a script.
 
 `python -m friendli_async.testing` runs it standalone. `pytest_plugins = ["friendli_async.testing.fixtures"]` provides
