@@ -289,8 +289,8 @@ def tool(
         The tool, which can still be called like the function.
 
     Raises:
-        ToolDefinitionError: The function cannot be a tool: it has ``*args``, ``**kwargs``, positional-only parameters
-            or a name that the API does not accept, or it is a generator.
+        ToolDefinitionError: The function cannot be a tool: it has ``*args``, ``**kwargs``, positional-only parameters,
+            a ``Field`` of pydantic as a default, or a name that the API does not accept, or it is a generator.
         ValueError: ``timeout`` is not a number above 0.
     """
     if fn is None:
