@@ -1,4 +1,7 @@
-"""Streams recorded from vLLM 0.32, each beside the plain reply to the same request: both must give the same answer."""
+"""Streams recorded from vLLM 0.32, each beside the plain reply to the same request: both must give the same answer.
+
+And streams of other servers, each beside what it says.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,21 @@ import msgspec
 import pytest
 from support.sockets import LAST_CHUNK, MESSAGES, STREAM_HEAD, chunked, client_of, reply, serve_bytes
 
-from friendli_async import AsyncFriendli, InternalServerError
+from friendli_async import APIStatusError, AsyncFriendli, InternalServerError
 from friendli_async.messages import Message, MessageUsage
 from friendli_async.replies import PromptTokensDetails, Usage, usage_of
 
 pytestmark = pytest.mark.compatibility
 
-_PATH: Final = Path(__file__).parent / "data" / "recorded_streams.jsonl"
-SAMPLES: Final[list[dict[str, Any]]] = [json.loads(line) for line in _PATH.read_text(encoding="utf-8").splitlines()]
+_DATA: Final = Path(__file__).parent / "data"
+
+
+def _read(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (_DATA / name).read_text(encoding="utf-8").splitlines()]
+
+
+SAMPLES: Final = _read("recorded_streams.jsonl")
+ODD_STREAMS: Final = _read("odd_streams.jsonl")
 ENGINE_DIED: Final = (
     'data: {"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause.", '
     '"type": "InternalServerError", "param": null, "code": 500}}\n\n'
@@ -119,3 +129,25 @@ async def test_recorded_failure_of_the_engine_is_raised_with_the_text_before_it(
     assert caught.value.partial is not None
     assert caught.value.partial.text
     assert (caught.value.status_code, caught.value.type) == (500, "InternalServerError")
+
+
+def _said(answer: Any, error: APIStatusError | None) -> dict[str, Any]:
+    calls = [[call.id, call.function.name, call.function.arguments] for call in answer.tool_calls]
+    said = {"text": answer.text, "calls": calls} if calls else {"text": answer.text}
+    if error is None:
+        return {**said, "finish_reason": answer.choices[0].finish_reason}
+    names = {"class": type(error).__name__, "message": error.message, "code": error.code, "type": error.type}
+    return {**said, "error": names}
+
+
+@pytest.mark.parametrize("split", ["whole", "events"])
+@pytest.mark.parametrize("sample", ODD_STREAMS, ids=[sample["made_by"] for sample in ODD_STREAMS])
+async def test_odd_stream_gives_all_that_the_server_said(sample: dict[str, Any], split: str) -> None:
+    pieces = (STREAM_HEAD, *_bodies(sample["events"], split), LAST_CHUNK)
+    async with serve_bytes(*pieces) as server, client_of(server.url) as client:
+        stream, error = _stream(client, "/v1/chat/completions", 1), None
+        try:
+            answer = await stream.result()
+        except APIStatusError as caught:
+            answer, error = caught.partial, caught
+    assert _said(answer, error) == {"text": "", **sample["says"]}
