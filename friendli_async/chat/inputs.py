@@ -339,7 +339,8 @@ class TurnOptions(GenerationOptions, total=False):
     result has failed, because a part of it might be taken for the whole. An error message that is longer, and has more
     than 2,000 characters, is truncated."""
     on_tool_error: Literal["feed", "raise"]
-    """Whether a failed call is reported to the model ("feed", the default) or raises ``ToolError`` ("raise")."""
+    """Whether a failed call is reported to the model ("feed", the default) or raises ``ToolError`` ("raise"). One that
+    was refused is always reported."""
     before_tool: BeforeTool | None
     """Called with each tool call, one at a time; True approves it, False is reported to the model. May be async.
     ``ToolError(reason, kind="refused")`` refuses with a reason; other exceptions, and other values, end the run.
