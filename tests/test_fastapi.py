@@ -24,14 +24,27 @@ from support.sockets import MESSAGES
 
 import friendli_async
 from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
     AsyncFriendli,
     Attempt,
+    AuthenticationError,
     ChatCompletion,
+    ConfigurationError,
     EventStream,
+    FriendliError,
     Gauges,
+    InternalServerError,
+    OutputCutOffError,
+    OutputInvalidError,
     Partial,
+    PermissionDeniedError,
     RateLimit,
+    RateLimitError,
     Timing,
+    ToolError,
+    TurnLimitError,
+    UsageLimitError,
 )
 from friendli_async.asgi import SSEResponse
 from friendli_async.bulk import Progress
@@ -528,6 +541,37 @@ def test_errors_map_to_http_statuses(
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     assert "test-token" not in response.text
     assert "x-request-id" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("error", "header"),
+    [
+        (ToolError("t"), "false"),
+        (TurnLimitError("t"), "false"),
+        (UsageLimitError("t"), "false"),
+        (OutputInvalidError("t"), "false"),
+        (OutputCutOffError("t"), "false"),
+        (ConfigurationError("no token"), "false"),
+        (AuthenticationError("t", status_code=401), "false"),
+        (PermissionDeniedError("t", status_code=403), "false"),
+        (APIStatusError("unpaid", status_code=402), "false"),
+        (APIStatusError("t", status_code=408), None),
+        (APIStatusError("in an event", status_code=200), None),
+        (ConfigurationError("t", draining=True), None),
+        (RateLimitError("t", status_code=429), None),
+        (InternalServerError("t", status_code=500), None),
+        (APIConnectionError("t"), None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, FriendliError) else str(value),
+)
+def test_javascript_client_is_told_not_to_repeat_what_would_fail_or_be_billed_again(
+    app: FastAPI, browser: TestClient, error: FriendliError, header: str | None
+) -> None:
+    async def fail() -> None:
+        raise error
+
+    app.add_api_route("/fail", fail)
+    assert browser.get("/fail").headers.get("x-should-retry") == header
 
 
 def test_upstream_errors_are_logged_without_traceback(

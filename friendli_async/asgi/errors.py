@@ -35,6 +35,8 @@ _PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
 """Statuses that mean the same to the browser as to this service."""
 _TYPES: Final = {429: "rate_limit_error", 503: "service_unavailable"}
 """The types of errors whose server names none, if not ``invalid_request_error``."""
+_NOT_REPEATED: Final = (ConfigurationError, OutputError, ToolError, TurnLimitError, UsageLimitError)
+"""Errors that another request would only meet again, or after it has paid again for the same work."""
 _TIMEOUTS: Final = {
     "connect": "the model's server could not be reached in time",
     "pool": "the service has no free connection to the model's server",
@@ -113,9 +115,17 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
 
 
 def retry_headers(error: FriendliError) -> dict[str, str]:
-    """Returns ``Retry-After`` for a 429 or 503 if upstream sent one, rounded up to whole seconds."""
-    wait: float | None = getattr(error, "retry_after", None)
-    return {"Retry-After": str(ceil(wait))} if wait is not None and error_status(error) in {429, 503} else {}
+    """Returns the headers that say whether, and when, to repeat the request.
+
+    These are ``Retry-After`` for a 429 or 503 if upstream sent one, rounded up to whole seconds; and
+    ``x-should-retry: false``, which the packages of OpenAI and Anthropic obey, if a repetition is of no use.
+    """
+    status, wait = error_status(error), getattr(error, "retry_after", None)
+    if status in {429, 503}:
+        return {} if wait is None else {"Retry-After": str(ceil(wait))}
+    # Upstream's rejections of this service, such as a 402, which `_answer_to` has made a status that is repeated.
+    is_rejected = status == 502 and isinstance(error, APIStatusError) and 400 <= error.status_code < 500
+    return {"x-should-retry": "false"} if is_rejected or isinstance(error, _NOT_REPEATED) else {}
 
 
 def logged_path(scope: Mapping[str, Any]) -> str:
