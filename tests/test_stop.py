@@ -142,9 +142,13 @@ READS: dict[str, Callable[[ChatStream], Awaitable[list[Any]]]] = {
 }
 
 
+@pytest.mark.parametrize("arriving", [b"", sse({"error": {"message": "overloaded"}})], ids=["nothing", "an error"])
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)
 async def test_stop_ends_a_waiting_reader_without_an_error(
-    server: FriendliServer, client: AsyncFriendli, reads: Callable[[ChatStream], Awaitable[list[Any]]]
+    server: FriendliServer,
+    client: AsyncFriendli,
+    reads: Callable[[ChatStream], Awaitable[list[Any]]],
+    arriving: bytes,
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
     stream = open_stream(client)
@@ -153,6 +157,9 @@ async def test_stop_ends_a_waiting_reader_without_an_error(
     while stream._open is None:
         await run_loop_iterations(1)
     await run_loop_iterations(5)
+    exchange = stream._open.exchange
+    assert isinstance(exchange, AiohttpExchange)
+    exchange.content.feed_data(arriving)  # in the turn of the loop in which it is stopped
     await stream.stop()
     assert len(await with_timeout(reading)) == 1
     assert stream.outcome == "stopped"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -45,6 +45,14 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
     It does not reference the ``EventStream`` that wraps it: that is freed with the user's last reference, and then ends
     this stream. Nor does its timer reference it, only the exchange.
+
+    It ends in one of four ways, each of which lets go of the connection first and then calls ``_end``, once:
+
+    - ``stop``: the user, or a function of the user, ends it. What was not delivered is discarded.
+    - ``settle``: the reader has read the end, and what precedes that was delivered.
+    - ``_break``: a read has failed, because the connection broke.
+    - ``_end_aborted``: from outside, at any time: a timeout, or the end of the client or loop. What has arrived is
+      delivered after that, so ``error`` is raised later.
 
     Attributes:
         kept_bytes: The bytes of the reads up to the one that completed the first event. They are kept until an event is
@@ -226,10 +234,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
     def _all_kept_bytes(self) -> bytes:
         if self.kept_bytes is None:
-            self.reader.ready.clear()  # not to be delivered: the bytes or stop conditions of these were asked for
-            self._break(
-                Held(ResponseDecodeError("the data before the first event is larger than the limit (Limits.event)"))
-            )
+            error = "the data before the first event is larger than the limit (Limits.event)"
+            self.stop(ResponseDecodeError(error), "failed")
+            self._raise_error()
         return bytes(self.kept_bytes or b"")
 
     def settle(self) -> None:
@@ -240,26 +247,13 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         Raises:
             FriendliError: The stream failed.
         """
-        reader = self.reader
-        if not reader.has_ended:
+        if not self.reader.has_ended:
             return
         self._release()
-        if reader.ready:
+        if self.reader.ready or self.outcome != "open":
             return
-        has_failed = reader.failure is not None
-        self._end_as_read()
-        reader.failure = None
-        if has_failed:
-            self._raise_error()
-
-    def _end_as_read(self) -> None:
-        """Ends the stream in the way that the reader has read."""
-        reader = self.reader
-        failure = reader.failure
-        if failure is None:
-            self._end("stopped" if reader.stopped else "done")
-        else:
-            self._end("truncated" if isinstance(failure, StreamInterruptedError) else "failed", failure)
+        self._end_read()
+        self._raise_error()
 
     def _stop_watching(self) -> None:
         """Makes sure that neither a timeout nor an abort of the exchange ends the stream any more."""
@@ -267,10 +261,10 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         self.exchange.on_abort = None
 
     def _release(self) -> None:
-        """Releases the connection after the reader has finished."""
+        """Lets go of the connection, and keeps it for another call if the reply was read to its end."""
         reader = self.reader
         self._stop_watching()
-        if reader.failure is None and not reader.stopped:
+        if reader.has_ended and reader.failure is None and not reader.stopped:
             self.exchange.finish()
         else:
             self.exchange.abort()
@@ -280,16 +274,14 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
         If it had ended before and some of what arrived is still unread, it returns: the read after that raises.
         """
-        self._stop_watching()
-        self.exchange.abort()
+        self._release()
         error = problem.take()
         if self.outcome == "open":
-            self._end_broken(error)
+            self._end_read(error)
         elif self.reader.ready or self.kept_bytes:
             return
         del error  # not raised itself: it would form a cycle with its traceback and this frame
-        if self.error is not None:
-            self._raise_error()
+        self._raise_error()
 
     def _end_aborted(self, error: FriendliError) -> None:
         """Ends the stream after ``Exchange.abort_with``, although nobody may be reading it.
@@ -303,26 +295,32 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if self.kept_bytes is not None and (self.kept_bytes or self.reads_bytes):
             self.kept_bytes += arrived
         del arrived  # an observer may raise, and the traceback must not have bytes that may quote the token
-        if self.reader.has_ended:
-            self._end_as_read()
-        else:
-            self._end_broken(error)
+        self._end_read(error)
         self.was_interrupted = self.error is not None
 
-    def _end_broken(self, error: FriendliError) -> None:
-        """Ends the stream with an error, unless the reply is complete."""
-        collector = self.collector
-        if isinstance(error, APIConnectionError) and collector.may_end:
+    def _end_read(self, broken: FriendliError | None = None) -> None:
+        """Ends the stream as the reader has read it, or with the error that broke it off before.
+
+        If nothing of the answer is missing, a lost connection, a timeout and an abort are no errors.
+        """
+        reader = self.reader
+        error = reader.failure if reader.has_ended else broken
+        if error is None:
+            self._end("stopped" if reader.stopped else "done")
+        elif reader.has_ended:
+            self._end("truncated" if isinstance(error, StreamInterruptedError) else "failed", error)
+        elif isinstance(error, APIConnectionError) and self.collector.may_end:
             self._end("done")
         elif type(error) is APIConnectionError:
             self._end("truncated", StreamInterruptedError(str(error)))
         else:
             self._end("cancelled" if isinstance(error, StreamInterruptedError) else "failed", error)
 
-    def _raise_error(self) -> NoReturn:
-        self.was_interrupted = False
-        assert self.error is not None, "the stream has failed"
-        raise copy.copy(self.error)
+    def _raise_error(self) -> None:
+        """Raises the error that ended the stream, if it ended with one."""
+        if self.error is not None:
+            self.was_interrupted = False
+            raise copy.copy(self.error)
 
     def stop(self, error: FriendliError | str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
         """Ends the stream immediately, and discards undelivered events; synchronous, so that it cannot be cancelled.
@@ -369,17 +367,15 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         return b"".join(pieces)
 
     def _end(self, outcome: Outcome, error: FriendliError | None = None) -> None:
-        """Records the outcome unless there is one, and adds ``meta`` and ``partial`` to the error in either case."""
-        first = self.outcome == "open"
-        if first:
-            self.outcome = outcome
-            self.stopwatch.stop()
+        """Records how the stream, which is open, has ended, and reports it."""
+        self.outcome = outcome
+        self.stopwatch.stop()
         if error is not None:
             mask_token(error, self.token)
             error.meta = self.meta
             error.partial = self.collector.partial()
             self.error = copy.copy(error)  # without the traceback, whose frames refer to the stream
-        if first and self.reporter is not None:
+        if self.reporter is not None:
             self._report_end(self.reporter, outcome, error)
 
     def _report_end(self, reporter: CallReporter, outcome: Outcome, error: FriendliError | None) -> None:
