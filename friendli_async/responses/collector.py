@@ -140,19 +140,18 @@ class ResponseCollector:
 
     def extend(self, events: Sequence[ResponseEvent]) -> int:
         """Adds events in order, up to the final one; returns how many it added."""
-        count = len(events)
         for position, event in enumerate(events, 1):
             if isinstance(event, OfResponse):
                 self.envelope = _continued(event.response, self.envelope)
                 self.is_last = type(event) in _ENDS
                 if self.is_last:
-                    count = position
+                    events = events[:position]
                     break
             else:
                 self._items.add(event)
         if not self.has_text:
-            self.has_text = any(map(_has_text, events[:count]))
-        return count
+            self.has_text = any(map(_has_text, events))
+        return len(events)
 
     def partial(self) -> Partial:
         """Returns the response so far."""
