@@ -6,12 +6,15 @@ from support.messages import (
     HI,
     JSON,
     SHORT,
+    STOP,
     STREAMED,
     WHOLE,
     failure,
     named,
     open_stream,
     read,
+    start,
+    text_delta,
 )
 from support.sockets import with_timeout
 
@@ -77,6 +80,22 @@ async def test_stop_reason_alone_does_not_end_the_stream(server: FriendliServer,
     server.enqueue(script(*named(SHORT[:-1])))
     error = await failure(open_stream(client), StreamInterruptedError)
     assert error.partial.text == "Hello"
+
+
+@pytest.mark.parametrize("late", [start(), start(stop_reason="end_turn")], ids=["without", "with another"])
+async def test_message_start_after_the_stop_reason_does_not_replace_it(
+    server: FriendliServer, client: AsyncFriendli, late: JSON
+) -> None:
+    ending = {"stop_reason": "stop_sequence", "stop_sequence": "END"}
+    events = [text_delta("Hello"), {"type": "message_delta", "delta": ending}, late, STOP]
+    server.enqueue(script(*named(events)))
+    message = await open_stream(client).result()
+    assert (message.id, message.text, message.stop_reason, message.stop_sequence) == (
+        "msg_1",
+        "Hello",
+        "stop_sequence",
+        "END",
+    )
 
 
 async def test_reset_interrupts_only_before_message_stop(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -244,7 +244,7 @@ class MessagesCollector:
         self.has_text: bool = False
         self.envelope: Message = Message(content=())
         """The start of the message, with its ``id`` and ``model``."""
-        self._ending = MessageDeltaPayload()
+        self._ending = MessageDeltaPayload()  # apart from the start, which some servers send late, or again
         self._text_of = Wording("text").of
         self._blocks: list[_BlockParts] = []
         self._by_index: dict[int, _BlockParts] = {}
@@ -262,7 +262,6 @@ class MessagesCollector:
 
     def extend(self, events: Sequence[MessageEvent]) -> int:
         """Adds events in order, up to the final one; returns how many it added."""
-        count = len(events)
         for position, event in enumerate(events, 1):
             if type(event) is ContentBlockDelta:
                 parts = self._by_index.get(event.index) or self._start_block(event.index, None)
@@ -272,11 +271,11 @@ class MessagesCollector:
             else:
                 self._add_other(event)
                 if self.is_last:
-                    count = position
+                    events = events[:position]
                     break
         if not self.has_text:
-            self.has_text = any(map(self._text_of, events[:count]))
-        return count
+            self.has_text = any(map(self._text_of, events))
+        return len(events)
 
     def _add_other(self, event: MessageEvent) -> None:
         match event:
@@ -330,9 +329,10 @@ class MessagesCollector:
 
     def result(self) -> Message:
         """Returns the complete message."""
+        content = tuple(block for parts in self._blocks for block in parts.result())
         return msgspec.structs.replace(
             self.envelope,
-            content=tuple(block for parts in self._blocks for block in parts.result()),
+            content=content,
             stop_reason=self._ending.stop_reason or self.envelope.stop_reason,
             stop_sequence=self._ending.stop_sequence or self.envelope.stop_sequence,
             usage=self.usage,
