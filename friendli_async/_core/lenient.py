@@ -108,7 +108,7 @@ def content_of(fields: Fields) -> Fields:
 
 def text_of(value: object) -> str:
     """Returns the text of an object or of a list of parts, in the place of a text."""
-    return _to_text({}, "text", value) if holds_content(value) else ""
+    return (_coerce_to_text({}, "text", value) or "") if holds_content(value) else ""
 
 
 _prepared: Final = cache(prepared)
@@ -422,8 +422,9 @@ def _json_type_of(kind: Any) -> str:
 
 def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
     """Converts a value to one of the expected JSON types; returns None if that is impossible."""
-    if name in _FINISH_REASONS and not (isinstance(value, dict) and value):
-        return None  # neither a text nor an object that may have one: no finish reason
+    if name in _FINISH_REASONS:  # it may be in an object; anything else is none
+        fields = as_object(value)
+        return next((word for word in fields.values() if isinstance(word, str)), "stop") if fields else None
     if "str" in types:
         return _coerce_to_text(holder, name, value)
     if isinstance(value, str) and (types & {"object", "array"}):
@@ -445,14 +446,18 @@ def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
 
 
 def _coerce_to_text(holder: Any, name: str, value: Any) -> str | None:
+    is_nested = isinstance(value, dict | list)
     if name == "type" or (name in _CURSORS and (value is False or value in ({}, []))):
         return None
-    if isinstance(value, dict | list):
-        if name == "status" or (name in _TEXT_FIELDS and value == {}):
-            return None
-    elif name in _CONTENT - _MODEL_JSON:
+    if (name == "status") if is_nested else (name in _CONTENT - _MODEL_JSON):
         return None
-    return _to_text(holder, name, value)
+    if name in _TEXT_FIELDS:
+        parts = [value] if as_object(value).keys() & _TEXT_FIELDS else as_list(value)
+        if parts or value == []:
+            return _join_parts(holder, name, parts)
+        if value == {}:
+            return None
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _to_datetime(value: Any) -> datetime | None:
@@ -483,16 +488,6 @@ def _to_number(value: Any, types: set[str]) -> int | float | None:
         return int(value)  # of a text with a large integer, the float is another number
     except ValueError:  # a text such as "7.0"
         return int(number)
-
-
-def _to_text(holder: Any, name: str, value: Any) -> str:
-    if name in _TEXT_FIELDS:
-        parts = [value] if as_object(value).keys() & _TEXT_FIELDS else as_list(value)
-        if parts or value == []:
-            return _join_parts(holder, name, parts)
-    if name in _FINISH_REASONS:
-        return next((word for word in as_object(value).values() if isinstance(word, str)), "stop")
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _join_parts(holder: Fields, name: str, parts: list[Any]) -> str:
