@@ -11,6 +11,7 @@ from friendli_async import APIStatusError, RateLimitError, ResponseDecodeError
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async.audio import TranscriptCollector
 from friendli_async.chat.collector import ChatCollector
+from friendli_async.messages import TextBlock
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import ReplyHead, UnknownEvent
 from friendli_async.responses.collector import ResponseCollector
@@ -120,6 +121,17 @@ def test_text_in_another_place_or_shape_is_read(api: str, event: JSON, text: str
         after = [messages.text_delta("you", 1), *after[1:]]
     reader, _ = read(collector, [*before, event, *after])
     assert (reader.failure, collector.partial().text) == (None, text)
+
+
+@pytest.mark.parametrize("block", [{}, {"id": "x"}, {"type": 5}, {"type": "text", "text": True}], ids=str)
+@pytest.mark.parametrize("later", ["", "you"])
+def test_block_whose_start_says_nothing_is_what_its_deltas_are(later: str, block: JSON) -> None:
+    collector = MessagesCollector()
+    start = {"type": "content_block_start", "index": 1, "content_block": block}
+    deltas = [messages.text_delta(later, 1)] if later else []
+    reader, _ = read(collector, [*STREAMS["messages"][1], start, *deltas, messages.message_delta(), messages.STOP])
+    assert reader.failure is None
+    assert list(collector.result().content) == [TextBlock(text) for text in ("Hi ", later) if text]
 
 
 @pytest.mark.parametrize("output", [[None], [[]], True, [{"type": "message", "content": [None]}]], ids=str)

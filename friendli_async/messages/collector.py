@@ -294,8 +294,10 @@ class MessagesCollector:
                 self._by_index[index].has_ended = True
             case MessageStop():
                 self.is_last = True
-            case UnknownEvent(type="content_block_start", data=data):  # an empty one begins a block, too
-                self._start_block(_parse_index(data.get("index", 0)), as_object(data.get("content_block")))
+            case UnknownEvent(type="content_block_start", data=data):  # one that says nothing begins a block, too
+                block = as_object(data.get("content_block"))
+                is_readable = is_unknown(block, KNOWN_BLOCKS)  # a known one would not be in an event of an unknown kind
+                self._start_block(_parse_index(data.get("index", 0)), block if is_readable else {})
             case UnknownEvent(type="content_block_delta", data=data):
                 if (parts := self._by_index.get(_parse_index(data.get("index", 0)))) is not None:
                     parts.add_unknown(as_object(data.get("delta")))
