@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import tracemalloc
 import warnings
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, Final, cast
 import anyio
 import pytest
 from support.clock import Clock, run_loop_iterations, wait_until
+from support.memory import MIB, assert_peak_memory_below
 from support.sockets import FAST_RETRY, TOKEN, Conversation, RawServer, assert_no_leaks, client_of, with_timeout
 from support.sockets import reply as http_reply
 
@@ -485,15 +485,10 @@ async def test_memory_of_upload_and_download_is_bounded(tmp_path: Path) -> None:
             await conversation.send(http_reply(answer.encode()))
 
     async with RawServer(talk) as server, client_of(server.url) as client:
-        tracemalloc.start()
-        try:
+        with assert_peak_memory_below(12 * MIB):
             await with_timeout(client.file.upload(large, project_id="p"), 60)
             await with_timeout(client.file.download("f", tmp_path / "back"), 60)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
     assert (tmp_path / "back").stat().st_size == size
-    assert peak < 12 * 1024 * 1024
 
 
 # --- cleanup ---------------------------------------------------------------------------------------------------------

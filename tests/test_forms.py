@@ -5,7 +5,6 @@ import gc
 import io
 import os
 import threading
-import tracemalloc
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import nullcontext, suppress
@@ -16,6 +15,7 @@ import aiohttp
 import anyio
 import pytest
 from support.clock import Clock, run_loop_iterations
+from support.memory import MIB, assert_peak_memory_below
 from support.sockets import FAST_RETRY, Conversation, RawServer, assert_no_leaks, client_of, slots_in_use, with_timeout
 from support.sockets import reply as http_reply
 
@@ -503,13 +503,8 @@ async def test_memory_is_bounded_for_large_files(tmp_path: Path) -> None:
 
 
 async def assert_bounded_memory(client: AsyncFriendli, path: Path) -> None:
-    tracemalloc.start()
-    try:
+    with assert_peak_memory_below(8 * MIB):
         assert (await with_timeout(client.container.audio.transcribe(file=path), 60)).text == "ok"
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 8 * 1024 * 1024
 
 
 @pytest.mark.parametrize("own_session", [True, False])

@@ -10,7 +10,6 @@ import pickle
 import sys
 import tempfile
 import traceback
-import tracemalloc
 from base64 import b64encode
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import aiohttp
 import msgspec
 import pytest
 from support.clock import Clock, run_loop_iterations
+from support.memory import assert_peak_memory_below
 from support.recorder import Recorder
 from support.sockets import (
     FAST_RETRY,
@@ -755,13 +755,8 @@ def test_text_that_is_escaped_but_holds_no_token_is_unchanged() -> None:
 
 def test_search_for_the_token_takes_little_memory_for_a_long_text_without_it() -> None:
     error = FriendliError("The server is busy, and accepts no further requests.\\n" * 20_000)
-    tracemalloc.start()
-    try:
+    with assert_peak_memory_below(4 * len(str(error))):
         mask_token(error, TOKEN)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 4 * len(str(error))
 
 
 async def test_token_in_an_answer_is_not_masked(server: FriendliServer) -> None:

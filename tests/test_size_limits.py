@@ -2,10 +2,10 @@
 
 import gzip
 import random
-import tracemalloc
 import zlib
 
 import pytest
+from support.memory import MIB, assert_peak_memory_below
 from support.sockets import (
     DONE,
     FAST_RETRY,
@@ -49,21 +49,13 @@ from friendli_async.testing import (
     stall,
 )
 
-MIB = 1024 * 1024
-
 
 async def test_endless_event_is_aborted_at_the_limit(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), raw(b"data: "), endless()))
     async with client_of(server.url, limits=Limits(event=MIB)) as client:
         stream = open_stream(client)
-        tracemalloc.start()
-        try:
-            with pytest.raises(ResponseDecodeError, match=r"Limits\.event") as caught:
-                await with_timeout(read(stream))
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        assert peak < 6 * MIB
+        with assert_peak_memory_below(6 * MIB), pytest.raises(ResponseDecodeError, match=r"Limits\.event") as caught:
+            await with_timeout(read(stream))
         assert len(caught.value.excerpt) <= 1000
         assert stream.outcome == "failed"
         assert caught.value.partial is not None
@@ -98,14 +90,8 @@ async def test_endless_blank_lines_of_another_content_type_are_aborted_at_the_li
 ) -> None:
     server.enqueue(script(endless(blank * 3000), content_type="application/json"))
     async with client_of(server.url, limits=Limits(event=MIB), retry=FAST_RETRY) as client:
-        tracemalloc.start()
-        try:
-            with pytest.raises(ResponseDecodeError, match=r"Limits\.event"):
-                await with_timeout(open_stream(client).__aenter__())
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        assert peak < 6 * MIB
+        with assert_peak_memory_below(6 * MIB), pytest.raises(ResponseDecodeError, match=r"Limits\.event"):
+            await with_timeout(open_stream(client).__aenter__())
         await assert_no_leaks(client, server)
     assert len(server.requests) == 1
 
@@ -113,14 +99,8 @@ async def test_endless_blank_lines_of_another_content_type_are_aborted_at_the_li
 async def test_endless_reply_is_aborted_at_the_limit(server: FriendliServer) -> None:
     server.enqueue(script(endless(), content_type="application/json"))
     async with client_of(server.url, limits=Limits(reply=MIB)) as client:
-        tracemalloc.start()
-        try:
-            with pytest.raises(ResponseDecodeError, match=r"Limits\.reply"):
-                await with_timeout(complete(client))
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        assert peak < 6 * MIB
+        with assert_peak_memory_below(6 * MIB), pytest.raises(ResponseDecodeError, match=r"Limits\.reply"):
+            await with_timeout(complete(client))
         await assert_no_leaks(client, server)
 
 
@@ -162,15 +142,9 @@ async def test_decompression_bomb_uses_bounded_memory(server: FriendliServer, wh
     server.enqueue(body(compressed, status=400 if where == "error" else 200, headers=GZIP, content_type=kind))
     limits = Limits(reply=MIB, error=65536, event=MIB)
     async with client_of(server.url, limits=limits) as client:
-        tracemalloc.start()
-        try:
-            with pytest.raises((ResponseDecodeError, BadRequestError)) as caught:
-                await with_timeout(open_stream(client).result() if where == "stream" else complete(client))
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        with assert_peak_memory_below(16 * MIB), pytest.raises((ResponseDecodeError, BadRequestError)) as caught:
+            await with_timeout(open_stream(client).result() if where == "stream" else complete(client))
         assert type(caught.value) is (BadRequestError if where == "error" else ResponseDecodeError)
-        assert peak < 16 * MIB
         await assert_no_leaks(client, server, connections=None)
 
 
