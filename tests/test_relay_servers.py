@@ -5,9 +5,9 @@ Prints the latencies with `-s`: a table of servers and scenarios, in millisecond
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import pytest
 import pytest_asyncio
@@ -31,6 +31,8 @@ from friendli_async.testing import (
 from friendli_async.testing.reply import ReplyWriter
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Latencies: TypeAlias = dict[tuple[str, str], float]
 
 FLOOD: Final = script(burst(10**9, text="x" * 4096))
 
@@ -57,9 +59,9 @@ class CountedFlood(Step):
 
 
 @pytest.fixture(scope="module")
-def latencies() -> Iterator[dict[tuple[str, str], float]]:
+def latencies() -> Iterator[Latencies]:
     """Milliseconds from the disconnect of the browser to that of the upstream request."""
-    table: dict[tuple[str, str], float] = {}
+    table: Latencies = {}
     yield table
     scenarios = sorted({scenario for _, scenario in table})
     print("\n|  | " + " | ".join(scenarios) + " |")
@@ -88,11 +90,15 @@ async def app(
     assert "Traceback" not in running.log, running.log
 
 
-async def record_disconnect(
-    app: AppProcess, scenario: str, left_at: float, call: ReceivedRequest, latencies: dict[tuple[str, str], float]
+async def assert_leaving_cancels(
+    leave: Callable[[], None], app: AppProcess, scenario: str, call: ReceivedRequest, latencies: Latencies
 ) -> None:
+    """Leaves the page as a browser does, which must cancel the upstream call, and records how long that took."""
+    left_at = time.perf_counter()
+    leave()
     assert await call.disconnected(timeout=60)
     latencies[app.name, scenario] = (time.perf_counter() - left_at) * 1e3
+    assert call.outcome == "disconnected"
 
 
 @pytest.mark.parametrize("path", ["/relay", "/wrapped/relay", "/bare/"])
@@ -110,55 +116,43 @@ async def test_stream_is_relayed_unchanged(app: AppProcess, upstream: FriendliSe
 
 @pytest.mark.parametrize("path", ["/relay", "/wrapped/relay", "/bare/"])
 async def test_slow_stream_is_cancelled_when_the_browser_disconnects(
-    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float], path: str
+    app: AppProcess, upstream: FriendliServer, latencies: Latencies, path: str
 ) -> None:
     upstream.enqueue(script(chunk("once"), stall()))
     browser = await Browser.request(app.port, path)
     await asyncio.wait_for(browser.reader.readuntil(b"once"), 60)
-    call, left_at = upstream.requests[-1], time.perf_counter()
-    browser.disconnect()
-    await record_disconnect(app, f"slow {path}", left_at, call, latencies)
-    assert call.outcome == "disconnected"
+    await assert_leaving_cancels(browser.disconnect, app, f"slow {path}", upstream.requests[-1], latencies)
 
 
 async def test_stream_without_any_event_yet_is_cancelled_when_the_browser_disconnects(
-    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float]
+    app: AppProcess, upstream: FriendliServer, latencies: Latencies
 ) -> None:
     upstream.enqueue(script(head(), stall()))
     before = len(upstream.requests)
     browser = await Browser.request(app.port, "/relay")
     call = await upstream.wait_for_requests(before + 1)
-    left_at = time.perf_counter()
-    browser.disconnect()
-    await record_disconnect(app, "before the first event", left_at, call, latencies)
-    assert call.outcome == "disconnected"
+    await assert_leaving_cancels(browser.disconnect, app, "before the first event", call, latencies)
 
 
 async def test_fast_stream_is_cancelled_when_the_browser_disconnects(
-    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float]
+    app: AppProcess, upstream: FriendliServer, latencies: Latencies
 ) -> None:
     upstream.enqueue(FLOOD)
     browser = await Browser.request(app.port, "/relay")
     for _ in range(100):
         await asyncio.wait_for(browser.reader.readuntil(b"xxxx"), 60)
-    call, left_at = upstream.requests[-1], time.perf_counter()
-    browser.disconnect()
-    await record_disconnect(app, "flood", left_at, call, latencies)
-    assert call.outcome == "disconnected"
+    await assert_leaving_cancels(browser.disconnect, app, "flood", upstream.requests[-1], latencies)
 
 
 async def test_backpressure_reaches_upstream_and_disconnecting_cancels_the_stream(
-    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float]
+    app: AppProcess, upstream: FriendliServer, latencies: Latencies
 ) -> None:
     flood = CountedFlood()
     upstream.enqueue(flood)
     browser = await Browser.request(app.port, "/relay")
     await asyncio.wait_for(browser.reader.readuntil(b"xxxx"), 60)
     assert await flood.wait_until_stalled() < 2_000  # 80 MB: more than socket buffers hold
-    call, left_at = upstream.requests[-1], time.perf_counter()
-    browser.disconnect()
-    await record_disconnect(app, "not reading", left_at, call, latencies)
-    assert call.outcome == "disconnected"
+    await assert_leaving_cancels(browser.disconnect, app, "not reading", upstream.requests[-1], latencies)
 
 
 async def test_browser_that_stops_reading_is_disconnected(app: AppProcess, upstream: FriendliServer) -> None:
@@ -184,31 +178,25 @@ async def test_answer_is_sent_before_the_first_event(app: AppProcess, upstream: 
 
 @pytest.mark.parametrize("path", ["/plain", "/wrapped/plain"])
 async def test_plain_call_is_cancelled_when_the_browser_disconnects(
-    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float], path: str
+    app: AppProcess, upstream: FriendliServer, latencies: Latencies, path: str
 ) -> None:
     upstream.enqueue(script(stall()))
     before = len(upstream.requests)
     browser = await Browser.request(app.port, path, b'{"q": "Hi"}')
     call = await upstream.wait_for_requests(before + 1)
-    left_at = time.perf_counter()
-    browser.disconnect()
-    await record_disconnect(app, f"post {path}", left_at, call, latencies)
-    assert call.outcome == "disconnected"
+    await assert_leaving_cancels(browser.disconnect, app, f"post {path}", call, latencies)
 
 
 async def test_websocket_stream_is_cancelled_when_the_browser_disconnects(
-    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float]
+    app: AppProcess, upstream: FriendliServer, latencies: Latencies
 ) -> None:
     upstream.enqueue(script(chunk("once"), stall()))
     async with ClientSession() as session, session.ws_connect(f"{app.url}/socket") as socket:
         assert await socket.receive_str(timeout=60) == "once"
-        call, left_at = upstream.requests[-1], time.perf_counter()
         connection = socket._conn
         assert connection is not None
         assert connection.transport is not None
-        connection.transport.abort()
-        await record_disconnect(app, "websocket", left_at, call, latencies)
-    assert call.outcome == "disconnected"
+        await assert_leaving_cancels(connection.transport.abort, app, "websocket", upstream.requests[-1], latencies)
 
 
 @pytest.mark.parametrize("path", ["/relay", "/wrapped/relay"])
