@@ -523,27 +523,20 @@ def test_ctrl_c_in_a_conversation_interrupts_only_the_reply(
     assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Tell", "Once upon", "Go on"]
 
 
-def test_prompt_without_an_answer_is_not_sent_again(server: FriendliServer, environment: dict[str, str]) -> None:
-    server.enqueue(script(chunk(reasoning="Hmm"), stall()), text("a time"))
-    code, _ = run_on_terminal(
-        command("-m", "m"),
-        {**environment, "NO_COLOR": "1"},
-        answers={"> ": "Tell\n", "Hmm\r\n> ": "Go on\n", "a time\r\n> ": "\x04"},
-        interrupt_at="Hmm",
-    )
-    assert code == 0
-    assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Go on"]
-
-
-@pytest.mark.parametrize("option", [[], ["--no-stream"]], ids=["stream", "whole"])
+@pytest.mark.parametrize(
+    ("option", "rest", "interrupt_at"),
+    [([], [stall()], "Hmm"), ([], [finish("length"), done()], ()), (["--no-stream"], [finish("length"), done()], ())],
+    ids=["interrupted", "stream", "whole"],
+)
 def test_prompt_answered_by_reasoning_only_is_not_sent_again(
-    server: FriendliServer, environment: dict[str, str], option: list[str]
+    server: FriendliServer, environment: dict[str, str], option: list[str], rest: list[Any], interrupt_at: Any
 ) -> None:
-    server.enqueue(script(chunk(reasoning="Hmm"), finish("length"), done()), text("a time"))
+    server.enqueue(script(chunk(reasoning="Hmm"), *rest), text("a time"))
     code, _ = run_on_terminal(
         command("-m", "m", *option),
         {**environment, "NO_COLOR": "1"},
         answers={"> ": "Tell\n", "Hmm\r\n> ": "Go on\n", "a time\r\n> ": "\x04"},
+        interrupt_at=interrupt_at,
     )
     assert code == 0
     assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Go on"]

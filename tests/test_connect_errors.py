@@ -86,27 +86,23 @@ async def test_error_message_is_the_same_with_user_session(refused_port: int) ->
     assert message == f"could not connect: 127.0.0.1:{refused_port} [Connection refused]"
 
 
-async def test_unresolvable_host_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("url", "proxy", "peer"),
+    [
+        ("https://nowhere.example", None, "nowhere.example:443"),
+        ("http://api.example", "http://u:secret@proxy.example:1", "the proxy proxy.example:1"),
+        ("https://api.example", "http://u:secret@proxy.example:1", "the proxy proxy.example:1"),
+    ],
+)
+async def test_unresolvable_host_is_reported_also_if_it_is_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, url: str, proxy: str | None, peer: str
+) -> None:
     async def getaddrinfo(*_: Any, **__: Any) -> Any:
         raise NO_NAME
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    message = await connect_error("https://nowhere.example")
-    assert message == (
-        "could not connect: nowhere.example:443 [the name could not be resolved: Name or service not known]"
-    )
-
-
-@pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_unresolvable_proxy_is_reported_as_a_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    async def getaddrinfo(*_: Any, **__: Any) -> Any:
-        raise NO_NAME
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    message = await connect_error(f"{scheme}://api.example", proxy="http://u:secret@proxy.example:1")
-    assert message == (
-        "could not connect: the proxy proxy.example:1 [the name could not be resolved: Name or service not known]"
-    )
+    message = await connect_error(url, proxy=proxy)
+    assert message == f"could not connect: {peer} [the name could not be resolved: Name or service not known]"
 
 
 @pytest.mark.parametrize("number", [ECONNREFUSED, EHOSTUNREACH, ENETUNREACH])

@@ -130,21 +130,13 @@ def test_each_text_arrives_once_in_the_views_and_the_result(data: st.DataObject)
 DELTA: Final = {"type": "response.output_text.delta", "item_id": "i", "output_index": 0}
 
 
-def test_items_with_the_same_index_are_kept_apart() -> None:
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_items_with_the_same_index_are_kept_apart_also_without_ids_in_deltas(has_ids: bool) -> None:
     payloads: list[Fields] = []
     for name in ("a", "b"):
         item = {"type": "message", "id": name, "content": [{"type": "output_text", "text": name}]}
-        payloads.append({**DELTA, "item_id": name, "delta": name})
-        payloads.append({"type": "response.output_item.done", "output_index": 0, "item": item})
-    collector, events = read([*payloads, BARE])
-    assert collector.result().text == "".join(map(Wording("output_text").of, events)) == "ab"
-
-
-def test_delta_after_a_complete_item_with_the_same_index_begins_another() -> None:
-    payloads: list[Fields] = []
-    for text in ("a", "b"):
-        item = {"type": "message", "id": text, "content": [{"type": "output_text", "text": text}]}
-        payloads.append({"type": DELTA["type"], "output_index": 0, "delta": text})
+        item_id = {"item_id": name} if has_ids else {}
+        payloads.append({"type": DELTA["type"], "output_index": 0, "delta": name, **item_id})
         payloads.append({"type": "response.output_item.done", "output_index": 0, "item": item})
     collector, events = read([*payloads, BARE])
     assert collector.result().text == "".join(map(Wording("output_text").of, events)) == "ab"

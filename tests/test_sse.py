@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tracemalloc
 import weakref
 from collections.abc import Iterable
 from itertools import combinations
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cut, cuttings, deterministic, event_streams
+from support.memory import assert_peak_memory_below
 
 from friendli_async import ChatChunk, ResponseDecodeError, StreamInterruptedError
 from friendli_async._core.events.reader import EventReader
@@ -331,19 +331,17 @@ def test_empty_chunks_are_ignored() -> None:
 # --- the limit -------------------------------------------------------------------------------------------------------
 
 
-def test_event_of_exactly_the_limit_passes_at_any_split() -> None:
-    stream = b"data: abcd\n\ndata: efgh\n\n"
+@pytest.mark.parametrize(
+    ("stream", "limit", "events"),
+    [
+        (b"data: abcd\n\ndata: efgh\n\n", 10, ["abcd", "efgh"]),
+        (b"data: abcd\n: e\ndata: f\n\n", 22, ["abcd\nf"]),
+    ],
+)
+def test_event_of_exactly_the_limit_passes_at_any_split(stream: bytes, limit: int, events: list[str]) -> None:
     for positions in combinations(range(len(stream) + 1), 2):
-        decoder = SSEDecoder(10)
-        assert [data for data, _ in decode(cut(stream, positions), decoder)] == ["abcd", "efgh"], positions
-        assert decoder.error is None
-
-
-def test_multiline_event_of_exactly_the_limit_passes_at_any_split() -> None:
-    stream = b"data: abcd\n: e\ndata: f\n\n"
-    for positions in combinations(range(len(stream) + 1), 2):
-        decoder = SSEDecoder(len(stream) - 2)
-        assert [data for data, _ in decode(cut(stream, positions), decoder)] == ["abcd\nf"], positions
+        decoder = SSEDecoder(limit)
+        assert [data for data, _ in decode(cut(stream, positions), decoder)] == events, positions
         assert decoder.error is None
 
 
@@ -411,15 +409,10 @@ def test_default_limit_accepts_8_mib_and_rejects_40_mib() -> None:
 def test_endless_event_uses_bounded_memory() -> None:
     limit = 256 * 1024
     decoder = SSEDecoder(limit)
-    tracemalloc.start()
-    try:
+    with assert_peak_memory_below(3 * limit):
         for _ in range(1024):
             decoder.feed(bytes(4096).replace(b"\0", b"x"))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert isinstance(decoder.error, ResponseDecodeError)
-    assert peak < 3 * limit
 
 
 # --- amount of work --------------------------------------------------------------------------------------------------
