@@ -91,22 +91,15 @@ async def test_wake_applies_to_streams(client: AsyncFriendli, server: FriendliSe
         assert [piece async for piece in stream.text()] == ["hel", "lo"]
 
 
-async def test_total_timeout_limits_the_wait(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(status(503))
-    server.always(state("SLEEPING"))
-    with pytest.raises(APITimeoutError) as raised:
-        await client.with_options(wake=True, timeout=0.2).dedicated.chat.complete(**REQUEST)
-    assert (raised.value.limit, raised.value.seconds) == ("total", 0.2)
-
-
 @in_virtual_time
-async def test_timeout_during_the_wait_reports_the_wait_and_that_nothing_was_accepted() -> None:
+async def test_total_timeout_limits_the_wait_and_the_error_reports_it() -> None:
     transport = FakeTransport(*(response(status=503), *(response(AWAKING) for _ in range(9))))
     client = client_of("http://nowhere")
     settings = Settings.from_options({"token": "t", "timeout": 12, "wake": True})
     client._build(Runtime(transport, 10), settings, owner=True)
     with pytest.raises(APITimeoutError) as raised:
         await client.dedicated.chat.complete(**REQUEST)
+    assert (raised.value.limit, raised.value.seconds, now()) == ("total", 12.0, 12.0)
     assert raised.value.meta is not None
     assert [attempt.wait for attempt in raised.value.meta.attempts] == [12.0]
     assert not raised.value.sent  # the server rejected the only attempt
