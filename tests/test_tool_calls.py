@@ -133,13 +133,16 @@ async def test_custom_tool_call_keeps_its_name_and_input(client: AsyncFriendli, 
 
 
 @pytest.mark.parametrize("function", [{}, {"function": None}, {"function": {"name": None}}], ids=str)
-@pytest.mark.parametrize("arguments", ['{"a":1}', {"a": 1}], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [{"arguments": '{"a":1}'}, {"arguments": {"a": 1}}, {"parameters": {"a": 1}}], ids=str
+)
 async def test_tool_call_without_a_function_keeps_its_name_and_arguments(
-    client: AsyncFriendli, server: FriendliServer, function: dict[str, Any], arguments: Any
+    client: AsyncFriendli, server: FriendliServer, function: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
-    whole = {"index": 0, "id": "1", **function, "name": "grep", "arguments": arguments}
+    whole = {"index": 0, "id": "1", **function, "name": "grep", **arguments}
     rest = {"index": 0, "arguments": "1}"}
-    deltas = [whole] if isinstance(arguments, dict) else [{**whole, "arguments": '{"a":'}, rest]
+    is_text = isinstance(arguments.get("arguments"), str)
+    deltas = [{**whole, "arguments": '{"a":'}, rest] if is_text else [whole]
     server.enqueue(
         json_body({"choices": [{"index": 0, "message": {"tool_calls": [whole]}, "finish_reason": "tool_calls"}]}),
         script(

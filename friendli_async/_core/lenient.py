@@ -266,7 +266,8 @@ def _move_fields(holder: Fields, names: set[str]) -> None:
             holder["type"] = "custom"
             holder["function"] = {"name": custom.get("name"), "arguments": custom.get("input")}
         elif holder.get("name") or holder.get("arguments"):
-            holder["function"] = {"name": holder.get("name"), "arguments": holder.get("arguments")}
+            arguments = holder.get("arguments") or holder.get("parameters")  # Llama's own format has the second
+            holder["function"] = {"name": holder.get("name"), "arguments": arguments}
     is_delta = {"text", "tool_calls"} <= names
     if is_delta and isinstance(holder.get("text"), str | list | dict) and not holder.get("content"):
         holder["content"] = holder.pop("text")
