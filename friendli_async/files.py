@@ -310,7 +310,7 @@ class Files(Resource):
             The path.
 
         Raises:
-            TypeError: ``progress`` is not a plain function. Nothing was sent.
+            TypeError: ``to`` is no path, or ``progress`` is not a plain function. Nothing was sent.
             ValueError: The path has no file name, or holds a null character. Nothing was sent.
             APIConnectionError: The download was interrupted, or does not match the uploaded file.
             OSError: The file cannot be written. Nothing was sent if the path is that of a folder, or too long.

@@ -809,6 +809,7 @@ async def test_exception_of_a_tool_is_kept_by_its_event_and_logged(
         ("fail", {}, ValueError),
         ("never_ends", {}, TimeoutError),
         ("raises_tool_error", {}, ToolError),
+        ("refuses", {}, ToolError),
         ("weather", {"town": "Rome"}, ToolError),
         ("fails_in_a_group", {}, ExceptionGroup),
     ],
@@ -816,8 +817,12 @@ async def test_exception_of_a_tool_is_kept_by_its_event_and_logged(
 async def test_event_has_the_exception_that_the_tool_raised_with_the_traceback_from_the_tool_on(
     client: AsyncFriendli, server: FriendliServer, name: str, arguments: dict[str, str], kind: type
 ) -> None:
+    @tool
+    async def refuses() -> str:
+        raise ToolError("not on Fridays", kind="refused")
+
     server.enqueue(tool_calls((name, arguments)))
-    run = start_run(client, *ALL_TOOLS, tool_timeout=0.05 if name == "never_ends" else 30)
+    run = start_run(client, *ALL_TOOLS, refuses, tool_timeout=0.05 if name == "never_ends" else 30)
     [finished] = [event for event in await events_of(run) if isinstance(event, ToolFinished)]
     exception = finished.exception
     assert type(exception) is kind

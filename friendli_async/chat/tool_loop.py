@@ -360,7 +360,7 @@ class ToolRunner:
         requested.content = content  # not the exception, too: it would be kept until the end of the turn
         kind = None if error is None else error.kind
         finished = ToolFinished(call=requested.call, content=content, error=kind, elapsed=requested.elapsed)
-        if error is not None:
+        if error is not None and requested.is_started:  # else no tool was called
             msgspec.structs.force_setattr(finished, "_exception", _exception_of_tool(error))
         self._emit(finished)
 
@@ -539,10 +539,8 @@ def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
     return isinstance(error, Exception | SystemExit)
 
 
-def _exception_of_tool(error: ToolError) -> BaseException | None:
-    """Returns what a tool raised, and cuts its traceback to the frames of the tool; None if no tool was called."""
-    if error.kind in ("unknown", "refused"):
-        return None
+def _exception_of_tool(error: ToolError) -> BaseException:
+    """Returns what a tool raised, and cuts its traceback to the frames of the tool."""
     exception = error.__cause__ or error
     _strip_library_frames(exception)
     if exception.__context__ is not None:  # the cancellation behind a timeout

@@ -102,7 +102,7 @@ async def mcp_tools(session: MCPSession, *, prefix: str = "") -> list[MCPTool]:
         ``_3``, ...
 
     Raises:
-        ValueError: The server's pages repeat, or there are more than 1000 tools or pages.
+        ValueError: The server's pages repeat, or another one follows after more than 1000 tools or pages.
         Exception: Whatever the session raises.
     """
     found: list[MCPTool] = []

@@ -252,11 +252,13 @@ def tool_status(
         error: Why it failed: `type` and `msg`.
         timestamp: Unix time in seconds.
     """
-    check_type(status, str, "status", "text")
+    for label, text in (("status", status), ("name", name), ("tool_call_id", tool_call_id)):
+        check_type(text, str, label, "text")
     check_text(result=result, message=message)
     for label, value in (("parameters", parameters), ("error", error)):
         if value is not None:
             check_type(value, Mapping, label, "a dict")
+    check_seconds("timestamp", timestamp)
     data = {
         "tool_call_id": tool_call_id,
         "name": name,

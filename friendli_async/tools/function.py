@@ -106,7 +106,7 @@ class FunctionTool(Generic[F_co]):
         self.name: str = _tool_name(name, fn)
         self.timeout: float | msgspec.UnsetType | None = _tool_timeout(timeout, fn)
         text, self._descriptions = parse_docstring(_docstring(fn))
-        self.description: str | None = text or None if description is None else description
+        self.description: str | None = _tool_description(description, text)
         _keyword_parameters(self.name, fn, skip_first=_is_unbound_method(fn))
 
     def __call__(self: FunctionTool[Callable[P, R]], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -290,7 +290,8 @@ def tool(
 
     Raises:
         ToolDefinitionError: The function cannot be a tool: it has ``*args``, ``**kwargs``, positional-only parameters,
-            a ``Field`` of pydantic as a default, or a name that the API does not accept, or it is a generator.
+            a ``Field`` of pydantic as a default, a name that the API does not accept, or a description that is not
+            text, or it is a generator.
         ValueError: ``timeout`` is not a number above 0.
     """
     if fn is None:
@@ -342,6 +343,14 @@ def _tool_name(name: str | None, fn: Callable[..., Any]) -> str:
     if not isinstance(found, str) or _NAME.fullmatch(found) is None:
         raise ToolDefinitionError(f"{found!r} cannot be a tool's name (letters, digits, _ and -, 1 to 64): pass name=")
     return found
+
+
+def _tool_description(description: object, docstring: str) -> str | None:
+    if description is None:
+        return docstring or None
+    if not isinstance(description, str):
+        raise ToolDefinitionError(f"{description!r} cannot be a tool's description: it is not text")
+    return description
 
 
 def _docstring(fn: Callable[..., Any]) -> str | None:
