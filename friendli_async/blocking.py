@@ -42,6 +42,7 @@ def run(work: Awaitable[T]) -> T:
 
     Raises:
         RuntimeError: Called from the background loop itself, where it would deadlock, or after it has ended.
+        Exception: Whatever ``work`` raises; a TypeError if it cannot be awaited.
     """
     pending = threading.Lock()  # an Event would take a fifth of a call
     pending.acquire()

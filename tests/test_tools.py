@@ -415,7 +415,7 @@ def test_invalid_tool_name_is_rejected(name: str) -> None:
 
 def test_description_that_is_not_text_is_rejected() -> None:
     with pytest.raises(ToolDefinitionError, match="5 cannot be a tool's description: it is not text"):
-        tool(len_of, description=cast("Any", 5))
+        tool(local_time, description=cast("Any", 5))
 
 
 def test_return_annotation_is_not_resolved() -> None:

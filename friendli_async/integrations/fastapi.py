@@ -216,7 +216,7 @@ def lifespan(app: Starlette | None = None, /, *, drain: float | None = 5.0, **op
         app: The app. Starlette passes it in ``FastAPI(lifespan=lifespan)``, which has the default options.
         drain: Seconds for open calls, streams and runs to finish; None is no limit. The shutdown timeouts of the
             server, and of whatever kills it, have to be longer.
-        options: Keyword arguments of ``AsyncFriendli``.
+        options: Keyword arguments of ``AsyncFriendli``, which checks them when the app starts.
 
     Returns:
         The lifespan, or the context manager for ``app``.
