@@ -47,8 +47,8 @@ else:
 __all__ = ["Content", "DownloadURL", "FileInfo", "FileUpload", "Files", "Progress", "UploadedFile"]
 
 Progress = Callable[[int, int | None], object]
-"""Called with (bytes so far, total bytes or None if unknown). Starts at 0, and again at 0 when an attempt is retried.
-An exception that it raises ends the transfer."""
+"""Called with (bytes so far, total bytes or None if unknown). Starts at 0, and again at 0 when an attempt is retried;
+at the total if the server has the content already. An exception that it raises ends the transfer."""
 
 # --- replies ---------------------------------------------------------------------------------------------------------
 
