@@ -155,6 +155,21 @@ def test_failed_response_that_cannot_be_read_raises_its_own_message(output: obje
     assert collector.partial().text == "Hi "
 
 
+@pytest.mark.parametrize(("kind", "field"), [("text", "text"), ("thinking", "thinking"), ("of_tomorrow", "signature")])
+def test_block_that_begins_with_no_text_keeps_that_of_its_deltas(kind: str, field: str) -> None:
+    collector = MessagesCollector()
+    block, delta = {"type": kind, field: True}, {"type": f"{field}_delta", field: "Hi"}
+    reader, _ = read(
+        collector,
+        [
+            {"type": "content_block_start", "index": 0, "content_block": block},
+            {"type": "content_block_delta", "index": 0, "delta": delta},
+        ],
+    )
+    assert reader.failure is None
+    assert "Hi" in str(collector.result().content)
+
+
 def test_unreadable_end_of_a_transcript_ends_its_stream() -> None:
     collector = TranscriptCollector()
     events: list[JSON] = [

@@ -166,7 +166,8 @@ class _BlockParts:
         holds_words = fields["type"] in KNOWN_BLOCKS.values()
         for name in _WORDS if holds_words else ("signature",):
             if pieces := getattr(self, name):
-                fields[name] = join_text([fields.get(name) or "", *pieces])
+                begun: object = fields.get(name)  # of a block that could not be read, it may be anything
+                fields[name] = join_text([begun if isinstance(begun, str) else "", *pieces])
         if raw_input := join_text(self.input):
             arguments = json_or_none(raw_input)
             fields["input"] = arguments if isinstance(arguments, dict) else raw_input
