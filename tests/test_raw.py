@@ -40,7 +40,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.events.reader import EventReader
-from friendli_async._core.events.stream import OpenStream
+from friendli_async._core.events.stream import OpenStream, StreamState
 from friendli_async._core.net.clock import ReadClock
 from friendli_async._core.secret import Secret
 from friendli_async._core.timing import Stopwatch
@@ -205,7 +205,7 @@ async def test_relay_waits_half_a_second_for_a_blank_line_that_never_comes() -> 
     opened = stream_of(exchange)
     assert [await opened.read() for _ in range(3)] == [delta("a", "stop"), DONE[:-1], b""]
     assert now() == 0.5
-    assert (opened.outcome, exchange.ends) == ("done", ["finish"])
+    assert (opened.state.outcome, exchange.ends) == ("done", ["finish"])
 
 
 @in_virtual_time
@@ -215,7 +215,7 @@ async def test_relay_waits_once_for_the_blank_line_of_a_server_that_goes_on_send
     opened = stream_of(exchange)
     assert [await opened.read() for _ in range(4)] == [delta("a", "stop"), DONE[:-1], b": x\n: x\n", b""]
     assert now() == 0.5
-    assert (opened.outcome, set(exchange.ends)) == ("done", {"finish"})
+    assert (opened.state.outcome, set(exchange.ends)) == ("done", {"finish"})
 
 
 @in_virtual_time
@@ -223,7 +223,7 @@ async def test_relay_does_not_read_a_flood_of_comments_after_the_sentinel() -> N
     opened = stream_of(FakeExchange(delta("a", "stop"), DONE[:-1], *([b": x\n" * 256] * 100)))
     got = [await opened.read() for _ in range(4)]
     assert [len(data) for data in got[2:]] == [4096, 0]
-    assert opened.outcome == "done"
+    assert opened.state.outcome == "done"
 
 
 @in_virtual_time
@@ -234,14 +234,16 @@ async def test_reply_is_complete_although_the_wait_for_its_blank_line_is_cancell
     await opened.read()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(opened.read(), 0.1)
-    assert (opened.outcome, exchange.ends) == ("done", ["finish"])
+    assert (opened.state.outcome, exchange.ends) == ("done", ["finish"])
 
 
 def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
     collector = ChatCollector()
     reader = EventReader(collector, 1 << 20, ReplyHead(200))
     clock = ReadClock(timeouts, timeouts.total, exchange.loop, exchange.abort_with)
-    return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", Secret())
+    return OpenStream(
+        StreamState(), exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", Secret()
+    )
 
 
 @in_virtual_time

@@ -6,6 +6,7 @@ change: added fields, new enum values, missing fields, null.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +15,7 @@ from support.operations import Served, served_operations
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.events.reader import EventReader
+from friendli_async._core.events.stream import StreamState
 from friendli_async._core.lenient import decode
 from friendli_async._core.protocol import Operation
 from friendli_async._json import encode_json
@@ -132,7 +134,7 @@ class Recorder:
 
     def opening(self, operation: Operation[Any], arguments: Arguments, collector: Any, run: object = None) -> object:
         self.collector = collector
-        return object()
+        return SimpleNamespace(state=StreamState())
 
 
 REQUIRED: Final[Mapping[str, Mapping[str, Any]]] = {

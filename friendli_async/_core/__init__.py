@@ -90,9 +90,11 @@ session that was passed in, pass through more.
 The states of a stream
 ======================
 
-``EventStream.outcome`` leaves ``open`` once, for one of the others, and never changes again. "Raises again" means a
-copy of the first error. Every ``FriendliError`` of an open stream has ``partial`` and ``meta``. A connection that is
-"closed" was already returned to the pool if the body had ended.
+``EventStream.outcome`` leaves ``open`` once, for one of the others, and never changes again. It is held, with the
+error, by one ``events.stream.StreamState``: a ``StreamOpening`` sets it until the stream is open, and from then on its
+``OpenStream`` does; ``EventStream`` reads it. "Raises again" means a copy of the first error. Every
+``FriendliError`` of an open stream has ``partial`` and ``meta``. A connection that is "closed" was already returned to
+the pool if the body had ended.
 
 =============  ======================================  ===============================  ================================
 ``outcome``    how it is reached                       what the reader gets             what happens to the connection
@@ -219,7 +221,7 @@ remedies, which all code in here uses:
 - ``Held`` holds a caught error until it is raised: ``raise held.take()``.
 - ``clear_tracebacks`` is for an error that something else keeps: aiohttp keeps one on the broken connection.
 
-An error that is raised more than once (``OpenStream.error``, ``Exchange.abort_with``, ``CallClock.interrupt``) is
+An error that is raised more than once (``StreamState.error``, ``Exchange.abort_with``, ``CallClock.interrupt``) is
 stored without a traceback and raised as a copy. tenacity never gets the error itself. A test that shows the absence of
 a cycle disables the collector first (``gc.disable()``): otherwise it may have run in between.
 

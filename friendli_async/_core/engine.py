@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Generic, NoReturn, TypeVar
@@ -10,8 +11,8 @@ from typing import Any, Generic, NoReturn, TypeVar
 from friendli_async._core.body.arguments import Arguments, model_of
 from friendli_async._core.call import Call, Recovery, Sink
 from friendli_async._core.events.reader import Collector
-from friendli_async._core.events.stream import OpenStream, Outcome
-from friendli_async._core.held import Held
+from friendli_async._core.events.stream import OpenStream, Outcome, StreamState
+from friendli_async._core.held import Held, reject_stop_iteration
 from friendli_async._core.loops import running_loop, wait_done, wait_ended
 from friendli_async._core.net.clock import CallClock, ReadClock
 from friendli_async._core.net.dialing import DialContext
@@ -20,9 +21,8 @@ from friendli_async._core.reporting import RunReporter
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async._core.work import Work
-from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
+from friendli_async.errors import ConfigurationError, FriendliError, StreamInterruptedError
 from friendli_async.options import is_count, plain_number
-from friendli_async.replies import Meta
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -132,12 +132,14 @@ class StreamOpening(Generic[E, R, U]):
     """Opens one stream; ``EventStream`` holds it.
 
     Attributes:
+        state: The state of the stream, also after it was opened.
         make_collector: Creates a new collector of the stream's events.
     """
 
     def __init__(self, engine: Engine, call: Call[Any], make_collector: Callable[[], Collector[E, R, U]]) -> None:
         self._engine = engine  # keeps the client open while the stream exists
         self._call = call  # until the stream is open
+        self.state: StreamState = StreamState()
         self.make_collector = make_collector
 
     async def open(self) -> OpenStream[E, R, U]:
@@ -145,31 +147,48 @@ class StreamOpening(Generic[E, R, U]):
 
         Raises:
             FriendliError: No attempt received an event.
+            Exception: What ``Call.run`` raises.
         """
+        running_loop()  # without one nothing begins, and only this read fails
         call = self._call
-        exchange, reader, collector, kept = await call.run(
-            lambda exchange: call.read_first_event(exchange, self.make_collector())
-        )
+        try:
+            exchange, reader, collector, kept = await call.run(
+                lambda exchange: call.read_first_event(exchange, self.make_collector())
+            )
+        except BaseException as error:
+            self._fail(error)
+            reject_stop_iteration(error)
+            raise
         clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
-        opened = OpenStream(
-            exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, kept, call.token
-        )
         del self._call  # releases the request body
-        return opened
+        return OpenStream(
+            self.state, exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, kept, call.token
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        """Ends the stream with what ``open`` raises; observers were told the same."""
+        state, call = self.state, self._call
+        was_stopped = state.outcome != "open"
+        if not was_stopped:
+            state.outcome = call.outcome_of(error)
+        if isinstance(error, FriendliError):
+            state.error = copy.copy(error)
+        elif not was_stopped:
+            state.is_unreported = not isinstance(error, Exception)
+            what = "was cancelled" if state.is_unreported else f"failed with {type(error).__name__}"
+            state.error = StreamInterruptedError(f"the opening of the stream {what}", meta=call.meta())
+
+    def stop(self, reason: str, outcome: Outcome, *, waited_for: bool) -> None:
+        """Ends the stream before it was opened, like ``OpenStream.stop``; an ``open`` in progress raises an error."""
+        state = self.state
+        if state.outcome != "open":
+            return
+        state.error = error = StreamInterruptedError(f"{reason} before it was opened")
+        if waited_for:
+            self._call.interrupt(StreamInterruptedError(reason), outcome)
+            outcome = self._call.outcome_of(error)  # of the first interruption
+        state.outcome = outcome
 
     def include_in(self, work: Work) -> None:
         """Makes the stream, which is open, a part of some work, for which a drain of the client waits."""
         work.begin(self._engine.runtime.works, asyncio.get_running_loop())
-
-    def outcome_of(self, error: BaseException) -> Outcome:
-        """Returns the outcome of an ``open`` that raised this error; observers were told the same."""
-        return self._call.outcome_of(error)
-
-    def meta(self) -> Meta:
-        """Returns the metadata of an ``open`` that failed."""
-        return self._call.meta()
-
-    def interrupt(self, error: APIConnectionError, outcome: Outcome) -> Outcome:
-        """Makes an ``open`` in progress raise the error, unless it was interrupted before; returns the outcome."""
-        self._call.interrupt(error, outcome)
-        return self._call.outcome_of(error)

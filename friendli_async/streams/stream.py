@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Generator
@@ -10,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, 
 
 from friendli_async._callables import check_plain
 from friendli_async._core.events.stream import SUCCESSFUL_OUTCOMES, OpenStream, Outcome
-from friendli_async._core.held import reject_stop_iteration
-from friendli_async._core.loops import running_loop
 from friendli_async._core.secret import without_token_bytes
 from friendli_async._lazy import LazyModule
 from friendli_async.errors import FriendliError, StreamInterruptedError
@@ -60,34 +57,30 @@ class EventStream(Generic[E]):
     # What serializes an object by its attributes, as FastAPI does, must not find the client in a stream.
     __slots__ = (
         "__weakref__",
-        "_error",
         "_fanout",
         "_open",
         "_opening",
-        "_opening_cancelled",
-        "_outcome",
         "_read_mode",
         "_ready",
+        "_state",
         "_stop_conditions",
         "_waiting",
     )
 
     def __init__(self, opening: engine_module.StreamOpening[E, Any, Any]) -> None:
         self._opening = opening
+        self._state = opening.state
         self._open: OpenStream[E, Any, Any] | None = None
         self._ready: deque[E] | None = None  # the open stream's queue, for the fast path of iteration
         self._read_mode: _ReadMode | None = None
         self._stop_conditions: tuple[Callable[[E], object], ...] = ()  # from stop_when()
         self._fanout: Fanout[E] | None = None  # from tee()
-        self._outcome: Outcome = "open"  # until there is an open stream, which has its own outcome
-        self._error: FriendliError | None = None
         self._waiting = False
-        self._opening_cancelled = False
 
     @property
     def outcome(self) -> Outcome:
         """The state of the stream: open, or how it ended."""
-        return self._outcome if self._open is None else self._open.outcome
+        return self._state.outcome
 
     @property
     def meta(self) -> Meta:
@@ -98,9 +91,10 @@ class EventStream(Generic[E]):
         """
         if self._open is not None:
             return self._open.meta
-        if self._error is not None and self._error.meta is not None:
-            return self._error.meta
-        if self._outcome != "open":
+        error = self._state.error
+        if error is not None and error.meta is not None:
+            return error.meta
+        if self.outcome != "open":
             raise RuntimeError("the stream was never opened")
         raise RuntimeError("the stream is not open yet: use `async with`, or await it")
 
@@ -123,7 +117,7 @@ class EventStream(Generic[E]):
 
     def _drop(self, reason: str) -> None:
         opened: OpenStream[E, Any, Any] | None = getattr(self, "_open", None)  # also None if __init__ never ran
-        if opened is not None and opened.outcome == "open":
+        if opened is not None and opened.state.outcome == "open":
             opened.drop(reason)
 
     # --- opening and closing ---------------------------------------------------------------------------------------
@@ -157,23 +151,21 @@ class EventStream(Generic[E]):
         self._stop("the stream was stopped", "stopped")
 
     def _stop(self, reason: str, outcome: Outcome = "cancelled") -> None:
-        opened = self._open
-        self._clear_interruption()  # closed on purpose: the next read just ends
+        self._state.is_unreported = False  # closed on purpose: the next read just ends
         if self._fanout is not None and self.outcome == "open":  # else branches may still be reading its last events
             self._fanout.clear()
-        if opened is not None:
-            if opened.clock.running_loop() is not opened.clock.loop:
-                self._raise_wrong_loop()
-            opened.stop(reason, outcome, waited_for=self._waiting)
-        elif self._outcome == "open":
-            self._error = StreamInterruptedError(f"{reason} before it was opened")
-            error = StreamInterruptedError(reason)
-            self._outcome = self._opening.interrupt(error, outcome) if self._waiting else outcome
+        opened = self._open
+        if opened is None:
+            self._opening.stop(reason, outcome, waited_for=self._waiting)
+            return
+        if opened.clock.running_loop() is not opened.clock.loop:
+            self._raise_wrong_loop()
+        opened.stop(reason, outcome, waited_for=self._waiting)
 
     async def _ensure_open(self) -> Self:
         if self._open is None:
-            if self._outcome != "open":
-                raise self._final_error()
+            if self.outcome != "open":
+                raise self._state.final_error()
             self._begin_waiting()
             try:
                 await self._open_now()
@@ -182,22 +174,7 @@ class EventStream(Generic[E]):
         return self
 
     async def _open_now(self) -> None:
-        running_loop()  # without one nothing begins, and only this read fails
-        try:
-            opened = await self._opening.open()
-        except BaseException as error:
-            was_open = self._outcome == "open"  # else stop() or aclose() has ended it
-            if was_open:
-                self._outcome = self._opening.outcome_of(error)
-            if isinstance(error, FriendliError):
-                self._error = copy.copy(error)
-            elif was_open:
-                self._opening_cancelled = not isinstance(error, Exception)
-                what = "was cancelled" if self._opening_cancelled else f"failed with {type(error).__name__}"
-                self._error = StreamInterruptedError(f"the opening of the stream {what}", meta=self._opening.meta())
-            reject_stop_iteration(error)
-            raise
-        self._open = opened
+        self._open = opened = await self._opening.open()
         if not opened.reader.lacks_line_end:  # else raw() reads it, and anything else settles at the end
             opened.settle()
 
@@ -224,8 +201,8 @@ class EventStream(Generic[E]):
         if ready is None and (ready := await self._begin_iterating()):
             return ready.popleft()
         opened = self._open
-        if opened is None or opened.outcome != "open":
-            self._check_interruption()
+        if opened is None or self._state.outcome != "open":
+            self._state.raise_unreported()
             raise StopAsyncIteration
         self._begin_waiting()
         try:
@@ -255,7 +232,7 @@ class EventStream(Generic[E]):
 
     async def _open_to_read(self) -> OpenStream[E, Any, Any] | None:
         """Opens the stream if needed. Returns None if there is nothing to read."""
-        if self._open is None and self._outcome == "open":
+        if self._open is None and self._state.outcome == "open":
             try:
                 await self._open_now()
             except StreamInterruptedError:
@@ -305,29 +282,16 @@ class EventStream(Generic[E]):
             opened = self._open
             if opened is None:
                 opened = await self._open_to_read()
-            if opened is not None and (opened.outcome == "open" or opened.kept_bytes != b""):
+            if opened is not None and (self._state.outcome == "open" or opened.kept_bytes != b""):
                 if opened.kept_bytes != b"":
                     self._begin_consuming(opened)
                 if data := await opened.read():
                     return data
             else:
-                self._check_interruption()
+                self._state.raise_unreported()
             raise StopAsyncIteration
         finally:
             self._waiting = False
-
-    def _check_interruption(self) -> None:
-        """Raises, once, if a cancelled or failed read ended the stream: that must not look like a normal end."""
-        opened = self._open
-        was_interrupted = self._opening_cancelled if opened is None else opened.was_interrupted
-        self._clear_interruption()
-        if was_interrupted:
-            raise self._final_error()
-
-    def _clear_interruption(self) -> None:
-        self._opening_cancelled = False
-        if self._open is not None:
-            self._open.was_interrupted = False
 
     # --- responses -------------------------------------------------------------------------------------------------
 
@@ -347,8 +311,8 @@ class EventStream(Generic[E]):
         assert opened is not None, "the response opens it first"
         if self._read_mode not in {None, "events"}:
             raise RuntimeError(f"the stream is already being read by {self._read_mode}")
-        if opened.outcome != "open" and opened.kept_bytes == b"" and not opened.reader.ready:
-            self._check_interruption()
+        if self.outcome != "open" and opened.kept_bytes == b"" and not opened.reader.ready:
+            self._state.raise_unreported()
             raise RuntimeError(f"the stream has ended before the response started: {_SPENT}")
         opened.on_abort = on_abort
         self._opening.include_in(work)
@@ -356,7 +320,7 @@ class EventStream(Generic[E]):
     def _check_complete(self) -> None:
         """Raises the error that ended the stream early: iteration just ends if another task has closed it."""
         if self.outcome not in SUCCESSFUL_OUTCOMES:
-            raise self._final_error()
+            raise self._state.final_error()
 
     def _masked(self, data: bytes) -> bytes:
         """Masks the token in bytes of the body, if they end with an error: some servers quote what they reject."""
@@ -476,22 +440,16 @@ class EventStream(Generic[E]):
             opened = await self._open_to_read()
             if opened is not None:
                 self._begin_consuming(opened)
-            while opened is not None and opened.outcome == "open":
+            while opened is not None and self._state.outcome == "open":
                 opened.kept_bytes = b""
                 opened.reader.ready.clear()
                 await opened.fill()
-            if opened is None or opened.outcome not in SUCCESSFUL_OUTCOMES:
-                raise self._final_error()
+            if opened is None or self.outcome not in SUCCESSFUL_OUTCOMES:
+                raise self._state.final_error()
             opened.reader.ready.clear()
             return opened
         finally:
             self._waiting = False
-
-    def _final_error(self) -> FriendliError:
-        """Returns a copy of the error that ended the stream, to be raised again."""
-        error = self._error if self._open is None else self._open.error
-        assert error is not None, "the stream has not ended successfully"
-        return copy.copy(error)
 
 
 class AssembledStream(EventStream[E], Generic[E, R, U]):

@@ -40,8 +40,37 @@ SUCCESSFUL_OUTCOMES: Final = frozenset({"done", "stopped"})
 """Those of a stream that has a result."""
 
 
+class StreamState(msgspec.Struct, eq=False):
+    """Whether a stream is open, or how it has ended: one object from its creation to its end.
+
+    Until the stream has its first event, its ``StreamOpening`` changes it, and from then on its ``OpenStream``.
+
+    Attributes:
+        outcome: How it has ended.
+        error: The error that ended it, without a traceback; None while it is open, and if it ended as ``done`` or
+            ``stopped`` after it was opened.
+        is_unreported: Whether a cancelled read, one in which the user's code raised an exception, or an abort of the
+            exchange ended it, and no caller has been notified yet.
+    """
+
+    outcome: Outcome = "open"
+    error: FriendliError | None = None
+    is_unreported: bool = False
+
+    def final_error(self) -> FriendliError:
+        """Returns a copy of the error that ended the stream, to be raised again."""
+        assert self.error is not None, "the stream has not ended successfully"
+        return copy.copy(self.error)
+
+    def raise_unreported(self) -> None:
+        """Raises the error that ended the stream, once, if no caller has been notified: it must not look complete."""
+        if self.is_unreported:
+            self.is_unreported = False
+            raise self.final_error()
+
+
 class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True):
-    """The resources of an open stream: its connection, reader, limits and outcome.
+    """The resources of an open stream: its connection, reader and limits.
 
     It does not reference the ``EventStream`` that wraps it: that is freed with the user's last reference, and then ends
     this stream. Nor does its timer reference it, only the exchange.
@@ -52,7 +81,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     - ``settle``: the reader has read the end, and what precedes that was delivered.
     - ``_break``: a read has failed, because the connection broke.
     - ``_end_aborted``: from outside, at any time: a timeout, or the end of the client or loop. What has arrived is
-      delivered after that, so ``error`` is raised later.
+      delivered after that, so the error is raised later.
 
     Attributes:
         kept_bytes: The bytes of the reads up to the one that completed the first event. They are kept until an event is
@@ -60,14 +89,10 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             aborted while bytes may still be read, those that had arrived are added.
         reads_bytes: Whether the bytes are read, and the events only decoded.
         token: The token of the request, which errors must not quote.
-        outcome: Its state.
-        error: The error that ended it, without a traceback; None while it is open, or if it ended
-            as ``done`` or ``stopped``.
-        was_interrupted: Whether a cancelled read, one in which the user's code raised an exception, or an abort of the
-            exchange ended it, and no caller has been notified yet.
         on_abort: Called when the exchange is aborted, for waiters of something other than bytes.
     """
 
+    state: StreamState
     exchange: Exchange
     reader: EventReader[E]
     collector: Collector[E, R_co, U_co]
@@ -77,9 +102,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     reporter: CallReporter | None
     kept_bytes: bytes | bytearray | None
     token: Secret
-    outcome: Outcome = "open"
-    error: FriendliError | None = None
-    was_interrupted: bool = False
     on_abort: Callable[[], None] | None = None
     reads_bytes: bool = False
     _meta_is_final: bool = False
@@ -90,7 +112,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         self.exchange.on_abort = weak_method(self._end_aborted)
 
     def __repr__(self) -> str:  # its fields would include the received bytes
-        return f"<OpenStream {self.outcome}>"
+        return f"<OpenStream {self.state.outcome}>"
 
     async def fill(self, *, once: bool = False, shared: bool = False) -> bytes:
         """Reads until there is an event, or the stream has ended.
@@ -133,7 +155,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         finally:
             if waiting:
                 clock.end_wait()
-        if self.outcome != "open" and problem is None:  # bytes arrived in the same loop iteration as aclose()
+        if self.state.outcome != "open" and problem is None:  # bytes arrived in the same loop iteration as aclose()
             ready.clear()
             problem = Held(StreamInterruptedError("the stream was closed"))  # not raised: what closed it is
         data = data if once and problem is None else None  # no frame of an error holds it: it may quote the token
@@ -150,7 +172,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.stop(f"the stream failed: {type(error).__name__}", "failed")
         else:
             self.stop("a read of the stream was cancelled, which closed it")
-        self.was_interrupted = self.error is not None
+        self.state.is_unreported = self.state.error is not None
         reject_stop_iteration(error)
 
     async def read(self) -> bytes:
@@ -250,7 +272,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if not self.reader.has_ended:
             return
         self._release()
-        if self.reader.ready or self.outcome != "open":
+        if self.reader.ready or self.state.outcome != "open":
             return
         self._end_read()
         self._raise_error()
@@ -276,7 +298,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         """
         self._release()
         error = problem.take()
-        if self.outcome == "open":
+        if self.state.outcome == "open":
             self._end_read(error)
         elif self.reader.ready or self.kept_bytes:
             return
@@ -296,7 +318,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.kept_bytes += arrived
         del arrived  # an observer may raise, and the traceback must not have bytes that may quote the token
         self._end_read(error)
-        self.was_interrupted = self.error is not None
+        self.state.is_unreported = self.state.error is not None
 
     def _end_read(self, broken: FriendliError | None = None) -> None:
         """Ends the stream as the reader has read it, or with the error that broke it off before.
@@ -318,9 +340,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
     def _raise_error(self) -> None:
         """Raises the error that ended the stream, if it ended with one."""
-        if self.error is not None:
-            self.was_interrupted = False
-            raise copy.copy(self.error)
+        if self.state.error is not None:
+            self.state.is_unreported = False
+            raise self.state.final_error()
 
     def stop(self, error: FriendliError | str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
         """Ends the stream immediately, and discards undelivered events; synchronous, so that it cannot be cancelled.
@@ -332,7 +354,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         """
         self.reader.ready.clear()
         self.kept_bytes = b""
-        if self.outcome != "open":
+        if self.state.outcome != "open":
             return
         if outcome == "stopped":
             self._read_arrived()
@@ -368,13 +390,13 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
     def _end(self, outcome: Outcome, error: FriendliError | None = None) -> None:
         """Records how the stream, which is open, has ended, and reports it."""
-        self.outcome = outcome
+        self.state.outcome = outcome
         self.stopwatch.stop()
         if error is not None:
             mask_token(error, self.token)
             error.meta = self.meta
             error.partial = self.collector.partial()
-            self.error = copy.copy(error)  # without the traceback, whose frames refer to the stream
+            self.state.error = copy.copy(error)  # without the traceback, whose frames refer to the stream
         if self.reporter is not None:
             self._report_end(self.reporter, outcome, error)
 
@@ -403,7 +425,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
         It is final once the stream has ended.
         """
-        if self.outcome != "open" and not self._meta_is_final:
+        if self.state.outcome != "open" and not self._meta_is_final:
             self._meta_is_final = True
             self._meta = self._meta.with_timing(self.timing())
         return self._meta
