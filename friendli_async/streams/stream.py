@@ -224,7 +224,8 @@ class EventStream(Generic[E]):
         try:
             opened = await self._open_to_read()
             if opened is not None:
-                self._begin_consuming(opened)
+                if opened.is_unread:
+                    self._begin_reading(opened)
                 self._ready = opened.reader.ready
         finally:
             self._waiting = False
@@ -249,14 +250,13 @@ class EventStream(Generic[E]):
         else:
             raise RuntimeError(f"the stream is already being read by {self._read_mode}")
 
-    def _begin_consuming(self, opened: OpenStream[E, Any, Any]) -> None:
-        """Prepares for the first event: applies stop conditions to what was read while opening, and releases it."""
-        if opened.kept_bytes != b"" and self._stop_conditions:
+    def _begin_reading(self, opened: OpenStream[E, Any, Any]) -> None:
+        """Prepares for the first read: applies stop conditions to what was read while opening, and releases it."""
+        opened.is_unread = False
+        if self._stop_conditions:
             opened.apply_stop_conditions(self._stop_conditions, self._opening.make_collector())
-        if self._read_mode == "raw()":
-            opened.reads_bytes = True
-        else:
-            opened.kept_bytes = b""
+        if self._read_mode != "raw()":
+            opened.kept_bytes = None
 
     # --- raw bytes -------------------------------------------------------------------------------------------------
 
@@ -270,7 +270,7 @@ class EventStream(Generic[E]):
         Raises:
             RuntimeError: The stream is already being read, or received too much before its first event.
         """
-        if self._open is not None and self._open.kept_bytes is None:
+        if self._open is not None and self._open.is_unread and self._open.kept_bytes is None:
             raise RuntimeError("the data before the first event is larger than the limit (Limits.event)")
         self._set_read_mode("raw()")
         return RawView(self, self._read_bytes)
@@ -282,9 +282,9 @@ class EventStream(Generic[E]):
             opened = self._open
             if opened is None:
                 opened = await self._open_to_read()
-            if opened is not None and (self._state.outcome == "open" or opened.kept_bytes != b""):
-                if opened.kept_bytes != b"":
-                    self._begin_consuming(opened)
+            if opened is not None and opened.is_unread:
+                self._begin_reading(opened)
+            if opened is not None and (self._state.outcome == "open" or opened.kept_bytes):
                 if data := await opened.read():
                     return data
             else:
@@ -311,7 +311,7 @@ class EventStream(Generic[E]):
         assert opened is not None, "the response opens it first"
         if self._read_mode not in {None, "events"}:
             raise RuntimeError(f"the stream is already being read by {self._read_mode}")
-        if self.outcome != "open" and opened.kept_bytes == b"" and not opened.reader.ready:
+        if self.outcome != "open" and not opened.is_unread and not opened.reader.ready:
             self._state.raise_unreported()
             raise RuntimeError(f"the stream has ended before the response started: {_SPENT}")
         opened.on_abort = on_abort
@@ -372,8 +372,8 @@ class EventStream(Generic[E]):
         opened = self._open
         if opened is None:
             return None
-        if opened.kept_bytes != b"":
-            self._begin_consuming(opened)
+        if opened.is_unread:
+            self._begin_reading(opened)
             opened.on_abort = None if self._fanout is None else self._fanout.interrupt
         return opened.reader.ready
 
@@ -414,7 +414,7 @@ class EventStream(Generic[E]):
             raise TypeError(
                 "stop_when() takes one function: either predicate (of the text so far) or event= (of an event)"
             )
-        if self._open is not None and self._open.kept_bytes == b"":
+        if self._open is not None and not self._open.is_unread:
             raise RuntimeError("the stream has already been read from: call stop_when() before reading, or use stop()")
         self._stop_conditions = (*self._stop_conditions, event)
         return self
@@ -438,10 +438,10 @@ class EventStream(Generic[E]):
             self._read_mode = "result()" if self.outcome == "open" else "events"
         try:
             opened = await self._open_to_read()
-            if opened is not None:
-                self._begin_consuming(opened)
+            if opened is not None and opened.is_unread:
+                self._begin_reading(opened)
             while opened is not None and self._state.outcome == "open":
-                opened.kept_bytes = b""
+                opened.kept_bytes = None
                 opened.reader.ready.clear()
                 await opened.fill()
             if opened is None or self.outcome not in SUCCESSFUL_OUTCOMES:

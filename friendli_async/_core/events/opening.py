@@ -30,7 +30,7 @@ async def open_reader(
     decoder: msgspec.json.Decoder[Any],
     limits: Limits,
     stopwatch: Stopwatch,
-) -> tuple[EventReader[E], bytearray | None]:
+) -> tuple[EventReader[E], bytes | None]:
     """Reads until a stream has its first event, or has ended without any but successfully.
 
     ``decoder`` decodes a plain reply, which some servers send instead.
@@ -61,7 +61,7 @@ async def open_reader(
         if isinstance(failure.error, StreamInterruptedError) and kept and kept.lstrip().startswith(b"{"):
             failure = Held(not_a_stream(bytes(kept), decoder, exchange.head))
         raise failure.take()
-    return reader, kept
+    return reader, None if kept is None else bytes(kept)
 
 
 async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json.Decoder[Any], limits: Limits) -> bytes:

@@ -84,12 +84,12 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
       delivered after that, so the error is raised later.
 
     Attributes:
-        kept_bytes: The bytes of the reads up to the one that completed the first event. They are kept until an event is
-            consumed or the stream is closed, and are then b""; None if they were too many to keep. If the exchange is
-            aborted while bytes may still be read, those that had arrived are added.
-        reads_bytes: Whether the bytes are read, and the events only decoded.
+        kept_bytes: The bytes that have arrived, and that ``read`` has yet to return: before the first read, those up to
+            the first event. None if they were too many to keep, or nobody will read bytes: events are read, or the
+            stream was closed.
         token: The token of the request, which errors must not quote.
         on_abort: Called when the exchange is aborted, for waiters of something other than bytes.
+        is_unread: Whether no read has begun, and it was not closed.
     """
 
     state: StreamState
@@ -100,10 +100,10 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     _meta: Meta
     stopwatch: Stopwatch
     reporter: CallReporter | None
-    kept_bytes: bytes | bytearray | None
+    kept_bytes: bytes | None
     token: Secret
     on_abort: Callable[[], None] | None = None
-    reads_bytes: bool = False
+    is_unread: bool = True
     _meta_is_final: bool = False
     _line_end_read: bool = False
 
@@ -114,15 +114,11 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     def __repr__(self) -> str:  # its fields would include the received bytes
         return f"<OpenStream {self.state.outcome}>"
 
-    async def fill(self, *, once: bool = False, shared: bool = False) -> bytes:
-        """Reads until there is an event, or the stream has ended.
+    async def fill(self, *, shared: bool = False) -> None:
+        """Reads until there is an event, or the stream has ended; if bytes are kept, once, even if there is none.
 
         Args:
-            once: Reads once, even if that completes no event. After the last read, the caller must call ``settle``.
             shared: Other tasks wait for the same events: cancelling this read does not end the stream.
-
-        Returns:
-            The bytes of the read, with ``once``; else b"".
 
         Raises:
             FriendliError: The stream failed.
@@ -131,7 +127,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         ready = reader.ready
         problem: Held[FriendliError] | None = None
         waiting = False
-        data: bytes | None = None
         try:
             while not ready and not reader.has_ended:
                 try:
@@ -145,7 +140,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
                     break
                 reader.feed(data)
                 self.stopwatch.record_read(len(data), len(ready))
-                if once:
+                if self.kept_bytes is not None:
+                    self.kept_bytes = data  # ``read`` has taken what was kept before
                     clock.carry_over(no_event=not ready, waited=waiting)
                     break
         except BaseException as error:  # cancelled, or raised by a stop condition, which may raise any class
@@ -158,14 +154,13 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if self.state.outcome != "open" and problem is None:  # bytes arrived in the same loop iteration as aclose()
             ready.clear()
             problem = Held(StreamInterruptedError("the stream was closed"))  # not raised: what closed it is
-        data = data if once and problem is None else None  # no frame of an error holds it: it may quote the token
+        data = None  # no frame of an error holds it: it may quote the token
         if problem is not None:
             self._break(problem)  # returns if it is complete, or was stopped
-        elif reader.has_ended and not once:
+        elif reader.has_ended and self.kept_bytes is None:  # else ``read`` settles it
             self.settle()
         if self.stopwatch.first_text_at is None and self.collector.has_text:
             self.stopwatch.record_first_text()
-        return data or b""
 
     def _fail_read(self, error: BaseException) -> None:
         if isinstance(error, Exception):
@@ -187,15 +182,14 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             FriendliError: The stream failed.
         """
         reader = self.reader
-        data = b""
-        if self.kept_bytes != b"":
-            data, self.kept_bytes = self._all_kept_bytes(), b""
-        if not data and not reader.has_ended:
-            data = await self.fill(once=True)
-            if not data and self.kept_bytes:  # it was aborted meanwhile
-                data, self.kept_bytes = self._all_kept_bytes(), b""
-        elif not data and self._lacks_line_end():
-            data = await self._read_line_end()
+        if self.kept_bytes is None:
+            self._fail_without_bytes()
+        if not self.kept_bytes:
+            if not reader.has_ended:
+                await self.fill()
+            elif self._lacks_line_end():
+                await self._read_line_end()
+        data, self.kept_bytes = self.kept_bytes or b"", b""
         reader.ready.clear()
         if not data:
             self.settle()
@@ -209,8 +203,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     def _lacks_line_end(self) -> bool:
         return self.reader.lacks_line_end and not self._line_end_read
 
-    async def _read_line_end(self) -> bytes:
-        """Returns the rest of the line ends after the last event, or what arrives of it within a moment.
+    async def _read_line_end(self) -> None:
+        """Reads the rest of the line ends after the last event, or what arrives of it within a moment.
 
         It waits once, not for each piece: no timeout applies any more to a server that goes on sending comments.
         """
@@ -228,7 +222,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.settle()
             raise
         self.stopwatch.record_read(len(data), 0)
-        return data
+        self.kept_bytes = data
 
     def apply_stop_conditions(
         self, stop_conditions: Sequence[Callable[[E], object]], collector: Collector[E, R_co, U_co]
@@ -243,10 +237,11 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             FriendliError: Too many bytes arrived before the first event to be kept.
             Exception: What a stop condition raises.
         """
-        kept = self._all_kept_bytes()
+        if self.kept_bytes is None:
+            self._fail_without_bytes()
         reader = self.reader.from_beginning(collector, stop_conditions)
         try:
-            reader.feed(kept)
+            reader.feed(self.kept_bytes or b"")
         except BaseException as error:
             self._fail_read(error)
             raise
@@ -254,12 +249,10 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if reader.has_ended and not reader.lacks_line_end:
             self._release()
 
-    def _all_kept_bytes(self) -> bytes:
-        if self.kept_bytes is None:
-            error = "the data before the first event is larger than the limit (Limits.event)"
-            self.stop(ResponseDecodeError(error), "failed")
-            self._raise_error()
-        return bytes(self.kept_bytes or b"")
+    def _fail_without_bytes(self) -> None:
+        error = "the data before the first event is larger than the limit (Limits.event)"
+        self.stop(ResponseDecodeError(error), "failed")
+        self._raise_error()
 
     def settle(self) -> None:
         """Releases the connection when the reader has finished, and ends the stream when its events are consumed.
@@ -314,7 +307,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if self.on_abort is not None:
             self.on_abort()
         arrived = self._read_arrived()
-        if self.kept_bytes is not None and (self.kept_bytes or self.reads_bytes):
+        if self.kept_bytes is not None:
             self.kept_bytes += arrived
         del arrived  # an observer may raise, and the traceback must not have bytes that may quote the token
         self._end_read(error)
@@ -353,7 +346,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             waited_for: Whether another task is waiting for an event: the error is raised there.
         """
         self.reader.ready.clear()
-        self.kept_bytes = b""
+        self.kept_bytes = None
+        self.is_unread = False
         if self.state.outcome != "open":
             return
         if outcome == "stopped":
