@@ -2110,7 +2110,7 @@ async def test_error_whose_read_is_cancelled_while_the_tools_end_is_raised_by_th
     server.enqueue(script(*calls, gate(waiter.started), cut()))
     run = start_run(client, waiter.wait, now)
     reading = asyncio.create_task(events_of(run))
-    await wait_until(lambda: run._error is not None)
+    await wait_until(lambda: run._state.error is not None)
     reading.cancel()
     await run_loop_iterations(5)
     assert not reading.done()

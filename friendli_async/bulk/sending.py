@@ -255,7 +255,7 @@ def _is_open(reply: object) -> bool:
     from friendli_async.chat.run import Run  # not loaded with the library
 
     if isinstance(reply, Run):
-        return reply._state == "open"  # pyright: ignore[reportPrivateUsage]
+        return reply._state.outcome == "open"  # pyright: ignore[reportPrivateUsage]
     if isinstance(reply, AnyRun):
         return not reply._state.closed  # pyright: ignore[reportPrivateUsage]
     return isinstance(reply, CoroutineType | AsyncGeneratorType | Pages)

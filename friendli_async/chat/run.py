@@ -6,11 +6,11 @@ import asyncio
 import copy
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.events.stream import Outcome
+from friendli_async._core.events.stream import Outcome, StreamState
 from friendli_async._core.held import reject_stop_iteration, weak_method
 from friendli_async._core.loops import is_current, running_loop
 from friendli_async._core.reporting import RunReporter, finish_reasons_of
@@ -114,7 +114,6 @@ class Run:
         "_begin_work",
         "_complete_calls",
         "_delivered",
-        "_error",
         "_events",
         "_is_iterated",
         "_is_waiting",
@@ -123,9 +122,9 @@ class Run:
         "_reporter",
         "_result",
         "_runner",
+        "_state",
         "_stream",
         "_transcript",
-        "_was_interrupted",
         "_work",
     )
 
@@ -147,8 +146,7 @@ class Run:
         self._work = Work(weak_method(runner.interrupt))  # the client holds it, and a tool may refer to the run
         self._is_waiting = False
         self._is_iterated = False
-        self._was_interrupted = False  # a cancelled read closed it, and no read has raised that yet
-        self._error: FriendliError | None = None
+        self._state = StreamState()
         self._result: RunResult | None = None
         self._read_task: asyncio.Task[ChatChunk | None] | None = None
         self._reply: ChatCompletion | None = None
@@ -188,14 +186,9 @@ class Run:
         """Number of finished turns."""
         return self._transcript.turns
 
-    @property
-    def _state(self) -> Literal["open", "done", "closed"]:
-        if self._error is not None:
-            return "closed"
-        return "open" if self._result is None else "done"
-
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._state}, {self.turns} turns>"
+        state = "closed" if self._state.error is not None else self._state.outcome
+        return f"<{type(self).__name__} {state}, {self.turns} turns>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a run cannot be copied or pickled: it holds a connection")
@@ -210,7 +203,7 @@ class Run:
 
     async def __aenter__(self) -> Self:
         """Opens the stream of the first turn, so that errors of the call are raised here; not before decided calls."""
-        if self._state == "open":
+        if self._state.outcome == "open":
             await self._exclusively(self._open)
         return self
 
@@ -223,22 +216,23 @@ class Run:
         Idempotent; may be called from any task of the run's event loop. A task that is waiting for an event gets
         StreamInterruptedError.
         """
-        self._was_interrupted = False
+        self._state.is_unreported = False
         self._events.clear()
         await self._close(StreamInterruptedError("the run was closed before it was complete"), "cancelled")
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error."""
-        self._was_interrupted = self._state == "open"
+        self._state.is_unreported = self._state.outcome == "open"
         await self._close(error, _outcome_of(error))  # if this is cancelled, no read raises the error
         if not isinstance(error, asyncio.CancelledError):
-            self._was_interrupted = False
+            self._state.is_unreported = False
 
     async def _close(self, error: BaseException, outcome: Outcome) -> None:
         """Closes the stream, cancels the tools and waits for them; an open run stores and reports the error."""
-        was_open = self._state == "open"
+        state = self._state
+        was_open = state.outcome == "open"
         if was_open:
-            self._error = self._error_for_later(error)
+            state.outcome, state.error = outcome, self._error_for_later(error)
         self._work.close()
         try:
             if self._stream is not None:
@@ -246,7 +240,7 @@ class Run:
             self._runner.wake()
             await self._runner.stop(wait=not self._work.is_current())
         finally:  # not earlier: a tool may finish although it is cancelled
-            for failed in (error, self._error):
+            for failed in (error, state.error):
                 if isinstance(failed, ToolError):
                     failed.messages, failed.usage = self.messages, self.usage
             if was_open:
@@ -278,15 +272,15 @@ class Run:
             RuntimeError: Nothing is left of it: the response would be empty, and look complete.
             StreamInterruptedError: A cancelled read has closed it.
         """
-        if self._state != "open" and not self._events:
-            self._check_interruption()
+        if self._state.outcome != "open" and not self._events:
+            self._state.raise_unreported()
             raise RuntimeError("the run has ended before the response started: it was finished, or closed")
         work.include(self._work)
 
     def _check_complete(self) -> None:
         """Raises the error that ended the run early: iteration just ends if another task has closed it."""
-        if self._state != "done":
-            raise self._final_error()
+        if self._state.outcome != "done":
+            raise self._state.final_error()
 
     if not TYPE_CHECKING:  # to type checkers a run is not awaitable
 
@@ -318,7 +312,7 @@ class Run:
         """
         await self._exclusively(self._run_to_end)
         if self._result is None:
-            raise self._final_error()
+            raise self._state.final_error()
         return self._result
 
     async def _exclusively(self, wait: Callable[[], Awaitable[None]]) -> None:
@@ -341,25 +335,16 @@ class Run:
             del task  # avoid a reference cycle: the error's traceback holds this frame, and the task the error
 
     async def _wait_for_event(self) -> None:
-        while not self._events and self._state == "open":
+        while not self._events and self._state.outcome == "open":
             await self._advance()
         if not self._events:
-            self._check_interruption()
-
-    def _check_interruption(self) -> None:
-        """Raises if a cancelled read closed the run, and no read has: that must not look like a normal end."""
-        if self._was_interrupted:
-            raise self._final_error()
+            self._state.raise_unreported()
 
     async def _run_to_end(self) -> None:
-        while self._state == "open":
+        while self._state.outcome == "open":
             self._events.clear()
             await self._advance()
         self._events.clear()
-
-    def _final_error(self) -> FriendliError:
-        assert self._error is not None, self._state
-        return copy.copy(self._error)
 
     async def _advance(self) -> None:
         """Advances the run by one step."""
@@ -375,8 +360,8 @@ class Run:
             self._run_pending()
         else:
             await self._begin_next_turn()
-        if self._state == "closed":  # closed by another task meanwhile
-            raise self._final_error()
+        if self._state.error is not None:  # closed by another task meanwhile
+            raise self._state.final_error()
 
     async def _begin_next_turn(self) -> None:
         turn = self._transcript.next_turn()
@@ -410,6 +395,7 @@ class Run:
         self._events.append(TurnEnded(number=transcript.turns, reply=reply, deferred=deferred))
         if is_last:
             self._work.close()
+            self._state.outcome = "done"
             self._result = RunResult(
                 reply=reply,
                 messages=transcript.messages,
@@ -445,7 +431,7 @@ class Run:
             if self._read_task is None:
                 self._read_task = self._runner.spawn(_read_one(stream))
             await self._runner.wait()
-            if self._state == "closed" or not self._read_task.done():
+            if self._state.error is not None or not self._read_task.done():
                 return
             task, self._read_task = self._read_task, None
             try:

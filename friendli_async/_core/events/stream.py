@@ -41,9 +41,9 @@ SUCCESSFUL_OUTCOMES: Final = frozenset({"done", "stopped"})
 
 
 class StreamState(msgspec.Struct, eq=False):
-    """Whether a stream is open, or how it has ended: one object from its creation to its end.
+    """Whether a stream or a run is open, or how it has ended: one object from its creation to its end.
 
-    Until the stream has its first event, its ``StreamOpening`` changes it, and from then on its ``OpenStream``.
+    Until a stream has its first event, its ``StreamOpening`` changes it, and from then on its ``OpenStream``.
 
     Attributes:
         outcome: How it has ended.
@@ -58,12 +58,12 @@ class StreamState(msgspec.Struct, eq=False):
     is_unreported: bool = False
 
     def final_error(self) -> FriendliError:
-        """Returns a copy of the error that ended the stream, to be raised again."""
-        assert self.error is not None, "the stream has not ended successfully"
+        """Returns a copy of the error that ended it, to be raised again."""
+        assert self.error is not None, "it has not ended with an error"
         return copy.copy(self.error)
 
     def raise_unreported(self) -> None:
-        """Raises the error that ended the stream, once, if no caller has been notified: it must not look complete."""
+        """Raises the error that ended it, once, if no caller has been notified: it must not look complete."""
         if self.is_unreported:
             self.is_unreported = False
             raise self.final_error()
