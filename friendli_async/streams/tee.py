@@ -55,6 +55,7 @@ class _Buffer(Generic[E]):
         self.dropped: int = 0
         self.overrun: bool = False
         self.closed: bool = False
+        """The branch was closed, or has ended, and raised its error if there was one."""
         self.task: asyncio.Task[Any] | None = None
         """The task that waits for the next event."""
 
@@ -167,14 +168,13 @@ class Branch(Generic[E]):
         RuntimeError: Two tasks wait for its events at the same time.
     """
 
-    __slots__ = ("__weakref__", "_buffer", "_error", "_fanout", "_has_ended", "_stream")
+    __slots__ = ("__weakref__", "_buffer", "_error", "_fanout", "_stream")
 
     def __init__(self, stream: stream_module.EventStream[E], fanout: Fanout[E], buffer: _Buffer[E]) -> None:
         self._stream = stream
         self._fanout = fanout
         self._buffer = buffer
         self._error: FriendliError | None = None  # to be raised by the next read
-        self._has_ended = False  # it has ended, and raised its error if there was one
 
     @property
     def dropped(self) -> int:
@@ -244,14 +244,15 @@ class Branch(Generic[E]):
                 self._check_end()
                 await self._advance()
         except Exception:  # the error or the end: raised once
-            self._has_ended = True
+            buffer.task = None
+            _close_branch(self._stream, self._fanout, buffer, self._stream._stop)
             raise
         except asyncio.CancelledError:
             if buffer.closed and task.uncancel() <= cancelling:  # closing it cancelled this task
                 raise self._stream._with_received(StreamInterruptedError("the branch was closed")) from None
             self._error = self._stream._with_received(StreamInterruptedError(_CANCELLED))
             buffer.task = None
-            _close_branch(self._stream, self._fanout, self._buffer, self._stream._stop)
+            _close_branch(self._stream, self._fanout, buffer, self._stream._stop)
             raise
         finally:
             buffer.task = None
@@ -268,7 +269,7 @@ class Branch(Generic[E]):
         if self._error is not None:
             error, self._error = Held(self._error), None
             raise error.take()
-        if self._has_ended or self._buffer.closed:
+        if self._buffer.closed:
             raise StopAsyncIteration
         if fanout.failure is not None:
             failure, fanout.failure = Held(fanout.failure), None
