@@ -10,6 +10,7 @@ data URL (RFC 2397). They are held in memory in full, so their size is limited.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from friendli_async._core.body import content_types
@@ -79,6 +80,8 @@ async def _to_url(given: str | Content, family: str, content_type: str | None, m
         raise ArgumentError(
             f"{given[:80]!r} is not an http, https or data URL; for a path pass pathlib.Path(...)", family
         )
+    if content_type and not re.fullmatch(r"[!-.0-~]+/[ -~]+", f"{content_type}"):
+        raise ArgumentError(f"Expected a type such as image/png, got {content_type!r}", "content_type")
     source = source_of(given, family)
     data = await read_whole(source, max_bytes, family)
     kind = content_type or _content_type(source.name, data, family)

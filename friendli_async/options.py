@@ -15,7 +15,7 @@ from friendli_async._callables import is_async
 from friendli_async._help import document_fields
 from friendli_async._hints import field_hint
 from friendli_async._pydantic import PydanticField
-from friendli_async.errors import ConfigurationError
+from friendli_async.errors import ArgumentError, ConfigurationError
 from friendli_async.replies import Attempt
 
 __all__ = ["Limits", "Pacing", "RetryPolicy", "Timeouts"]
@@ -87,6 +87,16 @@ def check_count(name: str, value: object, least: int = 1) -> None:
     """
     if not is_count(value, least):
         raise ConfigurationError(f"{name} must be a whole number, at least {least}, not {value!r}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Checks that an argument is one of a few texts.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if value not in choices:
+        raise ArgumentError(f"Expected {', '.join(map(repr, choices))}, got {value!r}", name)
 
 
 class _HintingMeta(msgspec.StructMeta):

@@ -886,11 +886,6 @@ async def test_metrics_use_old_names_on_request(server: FriendliServer) -> None:
     }
 
 
-def test_unknown_names_version_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"'v0\.1\.0' or 'old'"):
-        Telemetry(names="v2")  # type: ignore[arg-type]  # deliberately invalid
-
-
 # --- content ---------------------------------------------------------------------------------------------------------
 
 

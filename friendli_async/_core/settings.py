@@ -194,7 +194,7 @@ def check_header(name: object, value: object, what: str) -> None:
     """Validates a custom header.
 
     Raises:
-        ConfigurationError: Name or value is invalid, or the header belongs to the message framing.
+        ConfigurationError: Name or value is invalid.
     """
     if not isinstance(name, str):
         raise ConfigurationError(f"{what}: a header name must be a string, not {type(name).__name__}")
@@ -202,8 +202,6 @@ def check_header(name: object, value: object, what: str) -> None:
         raise ConfigurationError(
             f"{what}: a header name is empty, or contains a blank, a colon or another such character"
         )
-    if name.lower() in _FRAMING_HEADERS:
-        raise ConfigurationError(f"{what}: {name} is set by the HTTP layer")
     if not isinstance(value, str):
         raise ConfigurationError(f"{what}: the value of {name} must be a string, not {type(value).__name__}")
     if re.search(_INVALID_IN_VALUE, value):
@@ -299,6 +297,8 @@ def _merge_headers(present: Mapping[str, str], changes: Mapping[str, str | None]
     merged = {name.lower(): (name, value) for name, value in present.items()}
     for name, value in changes.items():
         check_header(name, "" if value is None else value, "headers")
+        if name.lower() in _FRAMING_HEADERS:
+            raise ConfigurationError(f"headers: {name} is set by the HTTP layer")
         merged.pop(name.lower(), None)
         if value is not None:
             merged[name.lower()] = (str.__str__(name), value)  # unmasked

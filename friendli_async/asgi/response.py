@@ -7,9 +7,10 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import closing
-from typing import Any, Final, NoReturn, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast, runtime_checkable
 
 from friendli_async._callables import check_plain
+from friendli_async._core.settings import check_header
 from friendli_async._core.work import Work
 from friendli_async.asgi.disconnect import (
     Receive,
@@ -101,8 +102,9 @@ class SSEResponse:
 
     Raises:
         TypeError: Not a stream, a run, such a view or an async generator; ``encode`` is no function, or missing for a
-            run or a view; ``on_error`` or ``background`` is no function; or ``end`` cannot be sent.
-        ValueError: A number of seconds is not greater than 0.
+            run or a view; ``on_error`` or ``background`` is no function; ``headers`` is no mapping; or ``end`` cannot
+            be sent.
+        ValueError: A number of seconds is not greater than 0, or a header is invalid.
     """
 
     # Without a __dict__: FastAPI serializes whatever it does not know, by its attributes.
@@ -142,6 +144,10 @@ class SSEResponse:
         for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
             if seconds is not None and not (is_number(seconds) and seconds > 0):
                 raise ValueError(f"{name} must be a number of seconds greater than 0, or None, not {seconds!r}")
+        if headers is not None and not isinstance(cast("object", headers), Mapping):
+            raise TypeError(f"headers must be a mapping of names to values, not {type(headers).__name__}")
+        for name, value in (headers or {}).items():
+            check_header(name, value, "headers")
         self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
         """The further headers, in ASGI's form."""
         self.background: Any = background  # a Starlette BackgroundTask, if FastAPI sets it

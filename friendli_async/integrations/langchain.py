@@ -88,7 +88,7 @@ class ChatFriendli(BaseChatModel):
     """Maximum number of tokens to generate."""
     stop: list[str] | None = None
     """Sequences that end the generation."""
-    timeout: float | None = None
+    timeout: float | None = Field(default=None, gt=0)
     """Seconds for a whole call including retries; by default the client's. The client's other timeouts stay."""
     max_retries: int | None = Field(default=None, ge=0)
     """Attempts after the first one; by default the client's. The rest of the client's retry policy stays."""

@@ -102,9 +102,12 @@ async def mcp_tools(session: MCPSession, *, prefix: str = "") -> list[MCPTool]:
         ``_3``, ...
 
     Raises:
+        TypeError: ``prefix`` is not text.
         ValueError: The server's pages repeat, or another one follows after more than 1000 tools or pages.
         Exception: Whatever the session raises.
     """
+    if not isinstance(cast("object", prefix), str):
+        raise TypeError(f"prefix must be text, not {prefix!r}")
     found: list[MCPTool] = []
     names: set[str] = set()
     seen: set[str] = set()

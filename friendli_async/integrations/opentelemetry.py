@@ -34,6 +34,7 @@ from friendli_async._core.observers import (
 from friendli_async._json import decode_json, encode_json, replace_surrogates
 from friendli_async._version import __version__
 from friendli_async.integrations._genai_messages import input_messages, output_messages, system_instructions
+from friendli_async.options import check_choice
 from friendli_async.replies import Usage, token_details
 
 try:
@@ -139,8 +140,7 @@ class Telemetry(Observer):
         switch = os.environ.get(_CONTENT_SWITCH, "").lower()
         self._on_spans = content or switch in {"true", "span_only", "span_and_event"}
         self._as_events = switch in {"event_only", "span_and_event"}
-        if names not in {"v0.1.0", "old"}:
-            raise ValueError(f"names is 'v0.1.0' or 'old', not {names!r}")
+        check_choice("names", names, ("v0.1.0", "old"))
         if not isinstance(cast("object", content), bool):  # such as "false", from the environment, which is true
             raise TypeError(f"content is True or False, not {content!r}")
         self._tracer = trace.get_tracer("friendli_async", __version__, tracer_provider, schema_url=_SCHEMA)

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, 
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal, cast, get_args
 
 from friendli_async import AsyncFriendli
 from friendli_async._core.events.decoding import is_finish_reason
@@ -33,6 +33,7 @@ from friendli_async.errors import (
 )
 from friendli_async.integrations._chat_of import chat_of
 from friendli_async.integrations._tool_pieces import ToolPieces
+from friendli_async.options import check_choice
 
 try:
     from pydantic_ai import RunContext
@@ -109,6 +110,8 @@ class FriendliModel(Model[AsyncFriendli]):
             ``__cause__`` is this library's error.
         ConfigurationError: No token, or another configuration error. This one, and errors in arguments, are not
             wrapped.
+        TypeError: ``model`` is not text, or ``client`` is of another library.
+        ArgumentError: Unknown ``deployment``.
     """
 
     _unsupported_file_inputs = frozenset({"document"})
@@ -128,6 +131,11 @@ class FriendliModel(Model[AsyncFriendli]):
         profile: ModelProfileSpec | None = None,
         settings: ModelSettings | None = None,
     ) -> None:
+        if not isinstance(cast("object", model), str):
+            raise TypeError(f"model must be text, not {type(model).__name__}")
+        if client is not None and not isinstance(cast("object", client), AsyncFriendli):
+            raise TypeError(f"client must be an AsyncFriendli, not {type(client).__name__}")
+        check_choice("deployment", deployment, get_args(DeploymentName))
         super().__init__(settings=settings, profile=profile)
         self._name = model
         self._deployment = deployment

@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast, get_args
 
 import msgspec
 
@@ -32,8 +32,10 @@ from friendli_async.bulk.job import Job
 from friendli_async.bulk.journal import Journal
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.run import Run
+from friendli_async.chat.inputs import PARAMETERS
 from friendli_async.client import AsyncFriendli, DeploymentName
 from friendli_async.errors import ArgumentError
+from friendli_async.options import check_choice, check_count, plain_number
 from friendli_async.replies import usage_of
 
 __all__ = ["CompleteStage"]
@@ -83,7 +85,8 @@ class CompleteStage:
         client: Keyword arguments of ``AsyncFriendli``.
 
     Raises:
-        ArgumentError: ``output`` is the name of another additional column.
+        TypeError: ``options`` has an unknown parameter.
+        ValueError: An invalid argument, or ``output`` is the name of another additional column.
         CheckpointError: The directory cannot be used.
     """
 
@@ -102,6 +105,11 @@ class CompleteStage:
     ) -> None:
         if output in _COLUMNS:
             raise ArgumentError(f"the stage adds another column {output!r}", "output")
+        check_choice("deployment", deployment, get_args(DeploymentName))
+        check_count("concurrency", plain_number(concurrency))
+        self._options = dict(options or {})
+        required = {} if model is None and deployment == "container" else {"model": model}
+        PARAMETERS.checked("complete", required, self._options)  # here: each row would report it as an error of its own
         settings: dict[str, Any] = dict(client or {})
         self._client = AsyncFriendli(**settings)
         self._chat: Any = getattr(self._client, deployment).chat
@@ -109,7 +117,6 @@ class CompleteStage:
         self._prompt = prompt
         self._output = output
         self._key = key
-        self._options = dict(options or {})
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)  # shared by the batches that Ray runs concurrently in an actor
         self._checkpoint = _Checkpoint(Path(checkpoint)) if checkpoint is not None else None

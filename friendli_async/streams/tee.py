@@ -20,7 +20,7 @@ from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop
 from friendli_async._lazy import LazyModule
 from friendli_async.errors import ArgumentError, FriendliError, StreamInterruptedError
-from friendli_async.options import is_count, plain_number
+from friendli_async.options import check_choice, is_count, plain_number
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ class Fanout(Generic[E]):
         for name, value in (("n", n), ("buffer", limit)):
             if not is_count(value):
                 raise ArgumentError(f"Expected `int` >= 1, got {value!r}", name)
-        if slow not in get_args(Slow):
-            raise ArgumentError(f"Expected 'wait', 'drop' or 'fail', got {slow!r}", "slow")
+        check_choice("slow", slow, get_args(Slow))
         import asyncio  # loaded by the time a stream is read; importing the library alone does not load it
 
         self.changed: Final = asyncio.Event()

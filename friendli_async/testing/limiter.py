@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from friendli_async.options import check_choice
 from friendli_async.testing.arguments import check_integer
 from friendli_async.testing.script import Script, status
 
@@ -30,6 +31,7 @@ def rate_limit_headers(
         reset: When the limit resets: seconds, or any text.
         kind: The limited resource: `requests`, `tokens` or `steps`.
     """
+    check_choice("kind", kind, ("requests", "tokens", "steps"))
     values = {
         "limit": limit,
         "remaining": remaining,

@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 from friendli_async._callables import check_plain
 from friendli_async._core.loops import running_loop
 from friendli_async._core.net.failures import bracketed
-from friendli_async.testing.arguments import check_seconds, check_text, check_type
+from friendli_async.testing.arguments import check_integer, check_seconds, check_text, check_type
 from friendli_async.testing.faults import Faults
 from friendli_async.testing.limiter import Limiter
 from friendli_async.testing.received import Outcome, ReceivedRequest
@@ -278,11 +278,13 @@ class FriendliServer:
 
     async def wait_for_requests(self, count: int = 1, *, timeout: float = 30.0) -> ReceivedRequest:
         """Wait until a number of requests, at least 1, have been received in total, and return the last one of them."""
+        check_integer("count", count, least=1)
         await self.wait_until(lambda: len(self.requests) >= count, timeout=timeout)
         return self.requests[count - 1]
 
     async def wait_for_connections(self, count: int = 0, *, timeout: float = 30.0) -> None:
         """Wait until exactly this many TCP connections are open."""
+        check_integer("count", count, least=0)
         await self.wait_until(lambda: len(self._open) == count, timeout=timeout)
 
     async def idle(self, *, timeout: float = 30.0) -> None:
