@@ -160,11 +160,41 @@ async def test_tool_call_without_a_function_keeps_its_name_and_arguments(
     assert json.loads(msgspec.json.encode(expected)) == reply.message.as_input()["tool_calls"]
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '{"name": "grep", "function": {"arguments": ARGUMENTS}}',
+        '{"name": "grep", "function": {"name": "", "parameters": ARGUMENTS}}',
+        '{"function": {"name": "grep"}, "arguments": ARGUMENTS}',
+        '{"function": {"name": "grep", "arguments": ""}, "arguments": ARGUMENTS}',
+        '{"function": {"name": "grep", "parameters": ARGUMENTS}}',
+        '{"function": {"name": "grep", "arguments": null, "parameters": ARGUMENTS}}',
+        '{"name": "other", "function": {"name": "grep", "arguments": ARGUMENTS, "parameters": {"b": 2}}}',
+    ],
+)
+@pytest.mark.parametrize("pieces", [['{"a":1}'], ['"{\\"a\\":1}"'], ['"{\\"a\\":"', '"1}"']])
+async def test_tool_call_in_two_places_keeps_its_name_and_arguments(
+    client: AsyncFriendli, server: FriendliServer, shape: str, pieces: list[str]
+) -> None:
+    calls = [{"index": 0, "id": "1", **json.loads(shape.replace("ARGUMENTS", each))} for each in pieces]
+    deltas = [event({"choices": [{"index": 0, "delta": {"tool_calls": [each]}}]}) for each in calls]
+    server.enqueue(script(*deltas, finish("tool_calls"), done()))
+    expected = (ToolCall("1", "function", FunctionCall("grep", '{"a":1}')),)
+    assert (await open_stream(client).result()).tool_calls == expected
+    if len(pieces) == 1:
+        choice = {"index": 0, "message": {"tool_calls": calls}, "finish_reason": "tool_calls"}
+        server.enqueue(json_body({"choices": [choice]}))
+        reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
+        assert reply.tool_calls == expected
+        assert json.loads(msgspec.json.encode(reply.tool_calls[0].function)) == {"name": "grep", "arguments": '{"a":1}'}
+
+
 async def test_nulls_beside_the_function_of_a_tool_call_are_neither_kept_nor_sent(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    whole = {"index": 0, **call, "custom": None, "name": None, "arguments": None}
+    nulls = {"custom": None, "name": None, "arguments": None}
+    whole = {"index": 0, **call, **nulls, "function": {"name": "f", "arguments": "{}", "parameters": None}}
     server.enqueue(
         json_body({"choices": [{"index": 0, "message": {"tool_calls": [whole]}, "finish_reason": "tool_calls"}]}),
         script(event({"choices": [{"index": 0, "delta": {"tool_calls": [whole]}}]}), finish("tool_calls"), done()),

@@ -260,20 +260,28 @@ def _move_fields(holder: Fields, names: set[str]) -> None:
     legacy = as_object(holder.get("function_call"))  # of OpenAI's API before tool calls
     if any(legacy.values()) and "tool_calls" in names:
         holder["tool_calls"] = holder.get("tool_calls") or [{"index": 0, "function": legacy}]
-    if "function" in names and not any(as_object(holder.get("function")).values()):  # a tool call
-        custom = as_object(holder.get("custom"))  # its input is a text
-        if any(custom.values()):
-            holder["type"] = "custom"
-            holder["function"] = {"name": custom.get("name"), "arguments": custom.get("input")}
-        elif holder.get("name") or holder.get("arguments"):
-            arguments = holder.get("arguments") or holder.get("parameters")  # Llama's own format has the second
-            holder["function"] = {"name": holder.get("name"), "arguments": arguments}
+    if "function" in names:
+        _complete_function(holder)
     is_delta = {"text", "tool_calls"} <= names
     if is_delta and isinstance(holder.get("text"), str | list | dict) and not holder.get("content"):
         holder["content"] = holder.pop("text")
     if {"choices", "usage"} <= names and not holder.get("usage"):
         usages = (as_object(choice).get("usage") for choice in items_of(holder.get("choices")))
         holder["usage"] = next(filter(None, usages), None)
+
+
+def _complete_function(call: Fields) -> None:
+    """Moves the name and the arguments of a tool call to its function, each from where a server sends it."""
+    function, custom = as_object(call.get("function")), as_object(call.get("custom"))
+    if any(custom.values()) and not any(function.values()):
+        call["type"] = "custom"
+    name = function.get("name") or custom.get("name") or call.get("name")
+    own = function.get("parameters") if function.get("arguments") is None else function["arguments"]
+    # A custom call has a text. In Llama's own format, arguments are parameters.
+    places: list[Any] = [own, custom.get("input"), call.get("arguments"), call.get("parameters")]
+    arguments = next((each for each in places if each), own)
+    if name or arguments:
+        call["function"] = {"name": name, "arguments": arguments}
 
 
 def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:

@@ -126,6 +126,7 @@ class FunctionCallDelta(Value, frozen=True):
 
     name: str | None = None
     arguments: str | None = None
+    _parameters: None = msgspec.field(default=None, name="parameters")  # as in ``FunctionCall``
 
 
 class ToolCallDelta(Value, frozen=True):
