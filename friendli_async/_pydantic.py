@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args, get_origin
 
 import msgspec
 
-from friendli_async._json import prepared, without_surrogates
+from friendli_async._json import as_object, prepared, without_surrogates
 from friendli_async._lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -191,6 +191,11 @@ def _inline_refs(schema: object, components: Mapping[str, object], inside: tuple
     if isinstance(name, str):
         return {} if name in inside else _inline_refs(components[name], components, (*inside, name))
     fields = {key: value for key, value in fields.items() if not (key == "discriminator" and _is_discriminator(value))}
+    if fields.get("type") == "object" and "properties" in fields:
+        # Without the fields that serve to decode, such as ``ToolCall.custom``: they are never in the JSON.
+        properties, required = as_object(fields["properties"]), cast("list[str]", fields.get("required", []))
+        hidden = {key for key, each in properties.items() if as_object(each).get("type") == "null"} - {*required}
+        fields["properties"] = {key: each for key, each in properties.items() if key not in hidden}
     return {key: _inline_refs(value, components, inside) for key, value in fields.items()}
 
 

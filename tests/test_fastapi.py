@@ -190,6 +190,16 @@ def test_every_reply_has_a_pydantic_schema(reply: type[Reply]) -> None:
     schema = TypeAdapter(list[kind] | None).json_schema()
     assert "properties" in schema["anyOf"][0]["items"]
     assert "$ref" not in json.dumps(schema)
+    fields = [field for each in objects_in(schema) for field in each.get("properties", {}).items()]
+    assert [name for name, field in fields if field.get("type") == "null"] == []  # it would serve to decode only
+
+
+def objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Yields the objects in a JSON value, itself included."""
+    if isinstance(value, dict):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects_in(each)
 
 
 RECORDS: Final[dict[type[Any], dict[str, Any]]] = {
