@@ -55,6 +55,9 @@ from friendli_async.testing import (
     raw,
     script,
 )
+from friendli_async.testing.schema import schemas
+
+CODES: Final[list[str]] = schemas()["ResponsesError"]["properties"]["code"]["enum"]
 
 
 def ask(client: AsyncFriendli) -> ResponseStream:
@@ -457,7 +460,7 @@ async def test_incomplete_ends_the_stream_normally_and_sets_the_status(
         ("server_error", InternalServerError, 500),
         ("rate_limit_exceeded", RateLimitError, 429),
         ("invalid_prompt", BadRequestError, 400),
-        ("image_too_large", BadRequestError, 400),
+        *((code, BadRequestError, 400) for code in CODES if "image" in code),
         ("vector_store_timeout", InternalServerError, 504),
         ("image_generation_failed", APIStatusError, 200),
         ("out_of_luck", APIStatusError, 200),

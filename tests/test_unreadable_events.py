@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 from support import messages, responses
 
-from friendli_async import APIStatusError, RateLimitError, ResponseDecodeError
+from friendli_async import APIStatusError, ResponseDecodeError
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async.audio import TranscriptCollector
 from friendli_async.chat.collector import ChatCollector
@@ -145,13 +145,14 @@ def test_unreadable_end_of_a_response_ends_its_stream(kind: str, output: object)
 
 
 @pytest.mark.parametrize("output", [[None], True, [{"type": "message", "content": [None]}]], ids=str)
-def test_failed_response_that_cannot_be_read_raises_its_own_message(output: object) -> None:
+@pytest.mark.parametrize(("code", "status"), [("rate_limit_exceeded", 429), ("invalid_prompt", 400), ("bad_luck", 200)])
+def test_failed_response_that_cannot_be_read_raises_its_own_error(output: object, code: str, status: int) -> None:
     collector = ResponseCollector()
-    failure = {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "no slots"}}
+    failure = {"status": "failed", "error": {"code": code, "message": "no slots"}}
     end = {"type": "response.failed", "response": {"id": "resp_1", "output": output, **failure}}
     reader, _ = read(collector, [*STREAMS["responses"][1], end])
-    assert isinstance(reader.failure, RateLimitError)
-    assert reader.failure.message == "no slots"
+    assert isinstance(reader.failure, APIStatusError)
+    assert (reader.failure.message, reader.failure.status_code) == ("no slots", status)
     assert collector.partial().text == "Hi "
 
 

@@ -190,7 +190,11 @@ _STATUS_SOURCES: Final = (*STATUS_FIELDS, *CODE_FIELDS, "status", *TYPE_FIELDS, 
 # or "exception".
 _NAMES_BY_STATUS: Final[dict[int, str]] = {
     400: "invalidrequest badrequest badargument invalidargument failedprecondition outofrange validationexception"
-    " contextlengthexceeded exceedcontextsize",
+    " contextlengthexceeded exceedcontextsize"
+    # of a failed response
+    " invalidprompt invalidimage invalidimageformat invalidbase64image invalidimageurl imagetoolarge imagetoosmall"
+    " imageparse imagecontentpolicyviolation invalidimagemode imagefiletoolarge unsupportedimagemediatype"
+    " emptyimagefile failedtodownloadimage imagefilenotfound",
     401: "authentication invalidapikey unauthorized unauthenticated invalidtoken expiredtoken",
     402: "billing paymentrequired insufficientcredits",
     403: "permission permissiondenied forbidden accessdenied",
@@ -205,7 +209,7 @@ _NAMES_BY_STATUS: Final[dict[int, str]] = {
     501: "unimplemented",
     502: "badgateway",
     503: "overloaded serveroverloaded serviceunavailable unavailable",
-    504: "gatewaytimeout deadlineexceeded timeouterror",
+    504: "gatewaytimeout deadlineexceeded timeouterror vectorstoretimeout",
 }
 _STATUS_BY_NAME: Final = {name: status for status, names in _NAMES_BY_STATUS.items() for name in names.split()}
 

@@ -176,17 +176,6 @@ class Response(Reply, frozen=True, kw_only=True):
         return tuple(call for item in self.output if (call := item.tool_call) is not None)
 
 
-_REQUEST_ERRORS: Final = frozenset(
-    {
-        *("invalid_prompt", "invalid_image", "invalid_image_format", "invalid_base64_image", "invalid_image_url"),
-        *("image_too_large", "image_too_small", "image_parse_error", "image_content_policy_violation"),
-        *("invalid_image_mode", "image_file_too_large", "unsupported_image_media_type", "empty_image_file"),
-        *("failed_to_download_image", "image_file_not_found"),
-    }
-)
-"""Error codes caused by the request; all others are server errors."""
-
-
 def failure_of(response: Response, head: ReplyHead) -> APIStatusError | None:
     """Returns the error of a response that failed or names one, with its output so far; None if there is none.
 
@@ -196,10 +185,6 @@ def failure_of(response: Response, head: ReplyHead) -> APIStatusError | None:
     if response.status != "failed" and is_blank([failure.code, failure.message]):
         return None
     body = {"error": {"code": failure.code, "message": failure.message or "the response failed"}}
-    if failure.code in _REQUEST_ERRORS:
-        head = head._replace(status=400)
-    elif failure.code == "vector_store_timeout":
-        head = head._replace(status=504)
     error = error_of_payload(body, json.dumps(body).encode(), head)
     error.partial = partial_of(response)
     return error
