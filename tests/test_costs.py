@@ -36,9 +36,11 @@ import friendli_async
 from friendli_async import AsyncFriendli, RateLimitError, RetryPolicy
 from friendli_async._core.error_text import parse_body
 from friendli_async._core.events.reader import EventReader
+from friendli_async._core.lenient import convert
 from friendli_async._core.pacing import LimitScope, Pace
 from friendli_async._core.secret import without_token
 from friendli_async.chat import ChatCollector, ToolAssistedCollector
+from friendli_async.embeddings import EmbeddingList
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, ReplyHead
 from friendli_async.responses import ResponseCollector
@@ -172,6 +174,16 @@ def test_malformed_error_takes_little_more_memory_than_its_text() -> None:
     data = b'{"message": "' + b"a" * MEGABYTE
     assert parse_body(data) == ["a" * 200]
     assert cost_of(lambda: parse_body(data)).allocated < 10 * MEGABYTE
+
+
+def test_list_with_an_item_to_coerce_is_not_searched_for_content() -> None:
+    def reply_with(count: int) -> Any:
+        return {"data": [{"index": 0, "embedding": [*[0.5] * count, "0.5"]}]}
+
+    short, long = reply_with(100), reply_with(1100)
+    assert convert(reply_with(1), EmbeddingList).data[0].embedding == (0.5, 0.5)
+    extra = cost_of(lambda: convert(long, EmbeddingList)).lines - cost_of(lambda: convert(short, EmbeddingList)).lines
+    assert extra <= 6 * 1000  # of which each item is checked against its type
 
 
 def test_only_the_first_of_many_values_of_a_header_are_parsed() -> None:

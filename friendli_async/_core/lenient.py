@@ -307,15 +307,16 @@ def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
 def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     """Converts a value to a type that it does not match. Raises ValueError if that is impossible."""
     types = _json_types_of(kind)
-    items = [each for each in as_list(value) if not _is_nothing(each)]
-    if "array" not in types and len(items) == 1 and _struct_of(kind, as_object(items[0])):
-        value = items[0]
+    if "array" not in types and structs_of(kind):
+        items = _filled(value)
+        if len(items) == 1 and _struct_of(kind, as_object(items[0])):
+            value = items[0]
     if isinstance(value, str) and (field := _text_field(name, kind, value)):
         return {field: value}
     if name == "reasoning_details" and isinstance(value, list):
         return _reasoning_details(cast("list[object]", value))
     if name in {"choices", "tool_calls"} and isinstance(value, list):  # a sparse array of JavaScript has nulls
-        value = items
+        value = _filled(cast("object", value))
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
         return _repair(value, kind)
     if name == "content" and isinstance(value, str) and not _has_text_field(_item_of(kind, list, tuple)):
@@ -353,6 +354,11 @@ def _may_hold_content(name: str, kind: Any) -> bool:
     """Whether a field may hold content, by its name and type: the delta that ends a message has only metadata."""
     structs = structs_of(kind)
     return name in _CONTENT and (not structs or any(_CONTENT & {*each.__struct_encode_fields__} for each in structs))
+
+
+def _filled(value: object) -> list[object]:
+    """Returns the items of a list in which there is something."""
+    return [each for each in as_list(value) if not _is_nothing(each)]
 
 
 def _is_nothing(value: object) -> bool:
