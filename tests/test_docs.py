@@ -26,11 +26,12 @@ from types import ModuleType
 from typing import Any, Final
 
 import pytest
+from fastapi.testclient import TestClient
 
 import friendli_async
 from friendli_async import errors
 from friendli_async.cli.__main__ import COMMANDS
-from friendli_async.testing import FriendliServer
+from friendli_async.testing import FriendliServer, text, tool_calls
 
 ROOT: Final = Path(__file__).parent.parent
 README: Final = ROOT / "README.md"
@@ -188,6 +189,24 @@ async def test_block_runs(
     if calls and not re.search(r"FastAPI\(|FriendliServer\(\)", block.code):
         assert server.requests
     assert all(request.status == 200 for request in server.requests)
+
+
+def test_approval_app_takes_a_decision_in_another_request(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch, namespace: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("FRIENDLI_TOKEN", "test-token")
+    monkeypatch.setenv("FRIENDLI_SERVER_URL", server.url)
+    block = next(block for block in BLOCKS if "ChatResponse" in block.code)
+    exec(compile(block.code, block.name, "exec"), namespace)
+    server.enqueue(tool_calls(("pay", {"amount": 5})), text("It is paid."))
+    with TestClient(namespace["app"]) as browser:
+        assert "to_decide" in browser.post("/chats/a/messages?q=Pay").text
+        [call] = browser.get("/to-decide").json()["a"]
+        assert browser.post("/chats/a/decisions", json={}).status_code == 422
+        decisions = {call["id"]: True}
+        assert "It is paid." in browser.post("/chats/a/decisions", json=decisions).text
+        assert browser.post("/chats/a/decisions", json=decisions).status_code == 409
+    assert server.requests[1].json_object["messages"][-1]["content"] == "paid 5"
 
 
 # --- whole pages -----------------------------------------------------------------------------------------------------
