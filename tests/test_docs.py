@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -221,6 +222,13 @@ def test_relative_links_resolve(page: Path) -> None:
         assert linked.exists(), target
         if anchor:
             assert anchor in anchors(linked), target
+
+
+def test_links_of_the_readme_lead_to_files_of_the_sdist() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    included = build["targets"]["sdist"]["only-include"]
+    linked = re.findall(r"\]\((?!https?://|#)([^)#]+)", README.read_text(encoding="utf-8"))
+    assert {target for target in linked if not target.startswith(tuple(included))} == set()
 
 
 def anchors(page: Path) -> set[str]:
