@@ -15,7 +15,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse
 from support.asgi_servers import AppProcess, Browser, serving
 from support.sockets import MESSAGES
 
-from friendli_async.testing import FriendliServer, chunk, cut, json_body, raw, script, stall, status, text
+from friendli_async.testing import FriendliServer, chunk, cut, error_event, json_body, raw, script, stall, status, text
 
 ASK: Final[Any] = MESSAGES  # dicts, which openai has types for
 EXAMPLES: Final = Path(__file__).parent.parent / "examples"
@@ -194,7 +194,9 @@ async def test_browser_page_reads_crlf_and_never_shows_an_incomplete_answer_as_d
         "done": (raw(lines % b'"stop"'), raw(b"data: [DONE]\r\n\r\n")),
         "cut off": (raw(lines % b'"length"'), raw(b"data: [DONE]\r\n\r\n")),
         "incomplete": (raw(lines % b"null"), raw(b"data: [DONE]\r\n\r\n")),
-        "interrupted": (raw(lines % b"null"), cut()),
+        "interrupted before": (raw(lines % b"null"), cut()),
+        # An event of the server's own, which is relayed unchanged: its form may be any.
+        "was interrupted": (raw(lines % b"null"), error_event({"message": "overloaded"})),
     }
     server.enqueue(*(script(*steps) for steps in replies.values()))
     async with serving("uvicorn", server.url, tmp_path / "log", "app:app", EXAMPLES / "browser_chat") as app:
