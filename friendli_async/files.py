@@ -312,7 +312,8 @@ class Files(Resource):
         Raises:
             TypeError: ``to`` is no path, or ``progress`` is not a plain function. Nothing was sent.
             ValueError: The path has no file name, or holds a null character. Nothing was sent.
-            APIConnectionError: The download was interrupted, or does not match the uploaded file.
+            APIConnectionError: The download was interrupted, or, if its length was not announced, does not match the
+                uploaded file.
             OSError: The file cannot be written. Nothing was sent if the path is that of a folder, or too long.
         """
         check_plain(progress, "progress", "two numbers of bytes")
