@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import Clock, begin_tasks_eagerly, run_loop_iterations
-from support.sockets import Conversation, RawServer, client_of, complete, open_stream, reply, serve_bytes
+from support.sockets import TOKEN, Conversation, RawServer, client_of, complete, open_stream, reply, serve_bytes
 from support.virtual import in_virtual_time
 
 from friendli_async import (
@@ -1763,6 +1763,17 @@ def test_message_for_a_browser_names_what_failed(error: FriendliError, message: 
 def test_body_has_a_type_where_upstream_has_none(status_code: int, kind: str) -> None:
     assert error_body(APIStatusError("t", status_code=status_code))["error"]["type"] == kind
     assert error_body(APIStatusError("t", status_code=status_code, type="theirs"))["error"]["type"] == "theirs"
+
+
+@pytest.mark.parametrize("page", [b"", b"<html><title>Not %b</title></html>" % TOKEN.encode()], ids=["empty", "page"])
+async def test_browsers_do_not_see_the_proxy_that_answered(page: bytes) -> None:
+    async with serve_bytes(reply(page, status="404 X", kind="text/html")) as proxy:
+        where = proxy.url.removeprefix("http://")
+        async with client_of("http://api.invalid", proxy=proxy.url) as client:
+            with pytest.raises(APIStatusError) as caught:
+                await complete(client)
+    assert (where in str(caught.value), TOKEN in str(caught.value)) == (True, False)
+    assert (error_status(caught.value), where in str(error_body(caught.value))) == (404, False)
 
 
 async def test_draining_client_is_reported_as_503(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
+import pickle
 import re
 import socket
 import ssl
@@ -574,7 +575,7 @@ async def test_error_that_is_not_the_api_s_names_the_proxy_it_came_through(
         async with client_of("http://api.invalid", proxy=proxy.url) as client:
             with pytest.raises(PermissionDeniedError) as raised:
                 await with_timeout(complete(client))
-    assert str(raised.value) == expected.format(where)
+    assert str(raised.value) == str(pickle.loads(pickle.dumps(raised.value))) == expected.format(where)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -47,10 +47,11 @@ def status_error(head: ReplyHead, body: bytes, proxy: str | None = None) -> APIS
     message = parsed.summary or _as_json(value) or f"HTTP {status} {responses.get(status, '')}".rstrip()
     if 300 <= status < 400 and (target := _shown_location(headers)):
         message = f"{message} (a redirect to {target})"
+    error = _build(message, parsed, status, text, headers)
     is_json = text.lstrip("\ufeff \t\r\n")[:1] in {"{", "["}  # as the API's own errors are
     if proxy is not None and (status == 407 or not is_json):
-        message = f"{message} ({'from' if status == 407 else 'through'} the proxy {proxy})"
-    return _build(message, parsed, status, text, headers)
+        error._shown = f"{message} ({'from' if status == 407 else 'through'} the proxy {proxy})"  # pyright: ignore[reportPrivateUsage]  # our own addition
+    return error
 
 
 def error_of_payload(value: object, data: bytes, head: ReplyHead, *, is_named: bool = False) -> APIStatusError:
