@@ -3,7 +3,7 @@
     dataset = dataset.map_batches(
         CompleteStage,
         fn_constructor_kwargs={"model": "meta-llama-3.1-8b-instruct", "checkpoint": "/shared/job-17"},
-        concurrency=2,
+        compute=ray.data.ActorPoolStrategy(size=2),
         batch_size=256,
     )
 
