@@ -6,7 +6,8 @@ On a terminal without a prompt it starts a conversation, which Ctrl-D ends.
 The answer goes to standard output, reasoning to standard error. Ctrl-C stops the model and keeps the
 answer so far, from where a conversation continues.
 
-Exit status: 0 answered, 1 the call or the output failed, 2 bad input (nothing was sent), 130 interrupted.
+Exit status: 0 answered, 1 the call failed or the output cannot be written, 2 bad input (nothing was
+sent), 130 interrupted.
 """
 
 from __future__ import annotations
