@@ -75,10 +75,11 @@ class SSEResponse:
     closed, or the stream reaches a timeout, a browser that then does not read is disconnected after a second.
 
     Args:
-        stream: A stream (``chat.stream(...)``) or a run (``chat.run(...)``), open or not, whose rest is sent. The
-            response owns it and closes it. Or a view of structured output, ``snapshots()`` or ``items()`` of
-            ``chat.parse_stream(...)``: an answer that does not match its type then ends with an error event, too. Or an
-            async generator of yours, which is open once it has yielded its first event.
+        stream: A stream (``chat.stream(...)``) or a run (``chat.run(...)``), open or not. With ``encode``, events may
+            have been read from it: the rest is sent. The response owns it and closes it. Or a view of structured
+            output, ``snapshots()`` or ``items()`` of ``chat.parse_stream(...)``: an answer that does not match its type
+            then ends with an error event, too. Or an async generator of yours, which is open once it has yielded its
+            first event.
         heartbeat: Seconds without a byte from upstream after which a comment, ``: ping``, is sent between two events,
             so that proxies keep the connection open. None disables it.
         answer_after: Seconds to wait for the stream to open. Then the status 200, the headers and a ``: ping`` are
