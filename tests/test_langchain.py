@@ -41,10 +41,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async.blocking import run
-from friendli_async.chat import ToolCallDelta
-from friendli_async.chat.replies import FunctionCallDelta
 from friendli_async.errors import ArgumentError
-from friendli_async.integrations._tool_pieces import ToolPiece, ToolPieces
 from friendli_async.integrations.langchain import ChatFriendli
 from friendli_async.testing import (
     FriendliServer,
@@ -412,45 +409,6 @@ async def test_call_without_arguments_is_valid(server: FriendliServer, model: Ch
     server.enqueue(tool_calls(("f", ""), ("g", "null")))
     answer = await model.bind_tools([{"name": name, "parameters": {}} for name in "fg"]).ainvoke("Hi")
     assert [call["args"] for call in answer.tool_calls] == [{}, {}]
-
-
-def delta(index: int | None, id: str | None = None, name: str | None = None, text: str | None = None) -> ToolCallDelta:
-    return ToolCallDelta(index=index, id=id, function=FunctionCallDelta(name=name, arguments=text))
-
-
-@pytest.mark.parametrize(
-    ("deltas", "pieces"),
-    [
-        (
-            [delta(0, "a", "get_"), delta(0, None, "weather", "{}")],
-            [ToolPiece(0, "a", "get_", None), ToolPiece(0, None, "weather", "{}")],
-        ),
-        (
-            [delta(0, "a", "f", "{"), delta(0, "a", "f", "}"), delta(1, "b", "g", "{}")],
-            [ToolPiece(0, "a", "f", "{"), ToolPiece(0, None, None, "}"), ToolPiece(1, "b", "g", "{}")],
-        ),
-        (
-            [delta(0, "a", "f", "{}"), delta(0, "b", "g", "{"), delta(0, None, None, "}")],
-            [ToolPiece(0, "a", "f", "{}"), ToolPiece(1, "b", "g", "{"), ToolPiece(1, None, None, "}")],
-        ),
-        (
-            [delta(None, "a", "f", "{"), delta(None, None, None, "}"), delta(None, "b", "g", "{}")],
-            [ToolPiece(0, "a", "f", "{"), ToolPiece(0, None, None, "}"), ToolPiece(1, "b", "g", "{}")],
-        ),
-        (
-            [delta(0, "a", "f"), delta(0, "z", None, "{}")],
-            [ToolPiece(0, "a", "f", None), ToolPiece(0, None, None, "{}")],
-        ),
-        (
-            [delta(None, "a", "f", "{"), delta(None, "", "", "}")],
-            [ToolPiece(0, "a", "f", "{"), ToolPiece(0, None, None, "}")],
-        ),
-    ],
-    ids=["name-in-pieces", "repeated-fields", "same-index", "no-index", "new-id-in-every-piece", "empty-id"],
-)
-def test_tool_call_pieces_are_separated_in_every_dialect(deltas: list[ToolCallDelta], pieces: list[ToolPiece]) -> None:
-    tool_pieces = ToolPieces()
-    assert [piece for each in deltas for piece in tool_pieces.add([each])] == pieces
 
 
 # --- structured output -----------------------------------------------------------------------------------------------

@@ -68,11 +68,56 @@ async def test_calls_are_yielded_complete_and_in_order(client: AsyncFriendli, se
     assert (await stream.result()).message.tool_calls == tuple(calls)
 
 
-async def test_call_is_yielded_when_next_one_starts(client: AsyncFriendli, server: FriendliServer) -> None:
+def delta(index: int | None, id: str | None = None, name: str | None = None, arguments: str | None = None) -> Any:
+    fields = {"index": index, "id": id, "function": {"name": name, "arguments": arguments}}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        ([[delta(0, "a", "get_")], [delta(0, None, "f", "{}")]], [(0, "a", "get_", None), (0, None, "f", "{}")]),
+        (
+            [[delta(0, "a", "f", "{")], [delta(0, "a", "f", "}")], [delta(1, "b", "g", "{}")]],
+            [(0, "a", "f", "{"), (0, None, None, "}"), (1, "b", "g", "{}")],
+        ),
+        (
+            [[delta(0, "a", "f", "{}")], [delta(0, "b", "f", "{")], [delta(0, None, None, "}")]],
+            [(0, "a", "f", "{}"), (1, "b", "f", "{"), (1, None, None, "}")],
+        ),
+        (
+            [[delta(None, "a", "f", "{")], [delta(None, None, None, "}")], [delta(None, "b", "g", "{}")]],
+            [(0, "a", "f", "{"), (0, None, None, "}"), (1, "b", "g", "{}")],
+        ),
+        ([[delta(None, "a", "f", "{}"), delta(None, "b", "f", "{}")]], [(0, "a", "f", "{}"), (1, "b", "f", "{}")]),
+        ([[delta(1, "a", "f", "{}")], [delta(2, "b", "f", "{}")]], [(0, "a", "f", "{}"), (1, "b", "f", "{}")]),
+        ([[delta(0, "a", "f")], [delta(0, "z", None, "{}")]], [(0, "a", "f", None), (0, None, None, "{}")]),
+        ([[delta(None, "a", "f", "{")], [delta(None, "", "", "}")]], [(0, "a", "f", "{"), (0, None, None, "}")]),
+    ],
+    ids=["name-in-pieces", "repeated", "same-index", "no-index", "one-chunk", "from-one", "other-ids", "empty-id"],
+)
+async def test_deltas_have_the_index_of_their_call_and_its_id_and_name_once(
+    client: AsyncFriendli, server: FriendliServer, chunks: list[list[Any]], expected: list[Any]
+) -> None:
+    """Programs for OpenAI's API group the deltas by index, and some of them concatenate ids and names."""
+    server.enqueue(script(*[chunk(tool_calls=deltas) for deltas in chunks], finish("tool_calls"), done()))
+    received: list[tuple[object, ...]] = []
+    async for each in open_stream(client):
+        for call in each.choices[0].delta.tool_calls or ():
+            assert call.function is not None
+            received.append((call.index, call.id, call.function.name, call.function.arguments))
+    assert received == expected
+
+
+@pytest.mark.parametrize("late_end", [False, True])
+async def test_call_is_yielded_when_it_has_ended_and_next_one_has_started(
+    client: AsyncFriendli, server: FriendliServer, late_end: bool
+) -> None:
     release = asyncio.Event()
-    first = [piece(0, '{"a":', name="x", id="1"), chunk(tool_calls=[{"index": 0}]), piece(0, "1}")]
-    second = [piece(1, name="y", id="2"), gate(release), piece(1, "{}")]
-    server.enqueue(script(*first, *second, finish("tool_calls"), done()))
+    first = [piece(0, '{"a":', name="x", id="1"), chunk(tool_calls=[{"index": 0}])]
+    end, second = piece(0, "1}"), piece(1, name="y", id="2")
+    both = [*first, second, end] if late_end else [*first, end, second]
+    server.enqueue(script(*both, gate(release), piece(1, "{}"), finish("tool_calls"), done()))
     calls = open_stream(client).tool_calls()
     assert await with_timeout(anext(calls)) == ToolCall("1", "function", FunctionCall("x", '{"a":1}'))
     release.set()

@@ -181,9 +181,10 @@ class ChoicesCollector(Generic[C, P]):
 
 
 class _CallParts:
-    """A partially received tool call."""
+    """A partially received tool call, with its index among those of the choice."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
+        self.index = index
         self.id: str | None = None
         self.type: str | None = None
         self.name: str | None = None
@@ -233,20 +234,35 @@ class _CallParts:
         return self._reader.complete and isinstance(self._reader.value, dict)
 
     def add(self, delta: ToolCallDelta) -> None:
-        """Adds a delta. The first id and type win if they are repeated; arguments are concatenated."""
-        self.id = self.id or delta.id
-        self.type = self.type or delta.type
+        """Adds a delta. The first id and type win if they are repeated; arguments are concatenated.
+
+        Programs for OpenAI's API group the deltas by their index, and some concatenate ids and names. So the delta gets
+        the index of its call, and keeps only what is new of its id and name.
+        """
         self.has_index = self.has_index or delta.index is not None
-        if delta.function is not None:
-            if delta.function.name:
-                self._add_name(delta.function.name)
-            if delta.function.arguments is not None:
-                self.has_arguments = True
-            if delta.function.arguments:
-                self.arguments.append(delta.function.arguments)
+        if delta.index != self.index:
+            msgspec.structs.force_setattr(delta, "index", self.index)
+        new_id = None if self.id else delta.id or None
+        self.id = self.id or new_id
+        if delta.id != new_id:
+            msgspec.structs.force_setattr(delta, "id", new_id)
+        self.type = self.type or delta.type
+        function = delta.function
+        if function is None:
+            return
+        if function.name is not None:
+            known = len(self.name or "")
+            self._add_name(function.name)
+            msgspec.structs.force_setattr(function, "name", (self.name or "")[known:] or None)
+        if function.arguments is not None:
+            self.has_arguments = True
+        if function.arguments:
+            self.arguments.append(function.arguments)
 
     def _add_name(self, name: str) -> None:
         """Adds a name: most servers send it once, some repeat it in each delta, and some send it in pieces."""
+        if not name:
+            return
         if self.name is None or (not self.has_arguments and name.startswith(self.name)):
             self.name = name
         elif not self.has_arguments:
@@ -306,7 +322,7 @@ class _ChoiceParts(ChoiceParts):
         if delta.role and self.role is None:
             self.role = delta.role
         for position, call in enumerate(delta.tool_calls or ()):
-            self.add_call(call, position)
+            self._add_call(call, position)
         if choice.logprobs is not None and choice.logprobs.content:
             self.logprobs.extend(choice.logprobs.content)
         if is_finish_reason(choice.finish_reason):
@@ -356,8 +372,8 @@ class _ChoiceParts(ChoiceParts):
             self._from_messages[name] = (count + 1, text)
         return rest
 
-    def add_call(self, delta: ToolCallDelta, position: int) -> _CallParts:
-        """Adds a tool-call delta, the position of which is that in its chunk, and returns its call."""
+    def _add_call(self, delta: ToolCallDelta, position: int) -> None:
+        """Adds a tool-call delta, the position of which is that in its chunk."""
         calls = self.calls
         key: int | str | None = (delta.id or None) if delta.index is None else delta.index
         call = None if key is None else self._calls_by_key.get(key)
@@ -365,12 +381,11 @@ class _ChoiceParts(ChoiceParts):
             call = calls[-1]
         is_named = delta.function is not None and delta.function.name
         if call is None or (is_named and call.starts_new_call(delta, position)):
-            call = _CallParts()
+            call = _CallParts(len(calls))
             calls.append(call)
         if key is not None:
             self._calls_by_key[key] = call
         call.add(delta)
-        return call
 
     def result(self) -> ChatChoice:
         message = ChatMessage(

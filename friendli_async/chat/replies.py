@@ -125,6 +125,7 @@ class FunctionCallDelta(Value, frozen=True):
     """A delta of a function call."""
 
     name: str | None = None
+    """The name, or a new piece of it: a stream removes repetitions."""
     arguments: str | None = None
     _parameters: None = msgspec.field(default=None, name="parameters")  # as in ``FunctionCall``
 
@@ -133,7 +134,9 @@ class ToolCallDelta(Value, frozen=True):
     """A delta of a tool call."""
 
     index: int | None = None
+    """The call, by the order in which they began. A stream sets it, however the server numbers the calls."""
     id: str | None = None
+    """The id, with the first delta that has it: a stream removes repetitions."""
     type: str | None = None
     function: FunctionCallDelta | None = None
     custom: None = None  # as in ``ToolCall``

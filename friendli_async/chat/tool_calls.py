@@ -31,6 +31,7 @@ class CompleteToolCalls:
 
     def __init__(self) -> None:
         self._yielded = 0
+        self._last = -1  # the index of the last call that has begun
         self.has_finished: bool = False
         """Whether the finish reason has arrived."""
 
@@ -43,7 +44,10 @@ class CompleteToolCalls:
                 continue
             deltas = choice.delta.tool_calls or ()
             self.has_finished = is_finish_reason(choice.finish_reason)
-            if self.has_finished or any(call.function is not None and call.function.name for call in deltas):
+            # Before the end, a call is completed by the first delta of the next one, or by its own last, if later.
+            indexes = {call.index or 0 for call in deltas}
+            if self.has_finished or indexes - {self._last}:
+                self._last = max([self._last, *indexes])
                 for call in collector.whole_calls(self._yielded, with_last=self.has_finished):
                     self._yielded += 1
                     yield call

@@ -10,17 +10,24 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.content import InvalidToolCall
 from langchain_core.messages.tool import ToolCall as LangChainCall
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from friendli_async._json import arguments_json, decode_json
-from friendli_async.chat import ChatChoice, ChatChunk, ChatCompletion, ChatMessage, ChunkDelta
+from friendli_async.chat import (
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatMessage,
+    ChunkDelta,
+    FunctionCallDelta,
+    ToolCallDelta,
+)
 from friendli_async.chat.replies import ChunkChoice, reasoning_of
 from friendli_async.errors import ArgumentError
-from friendli_async.integrations._tool_pieces import ToolPieces
 from friendli_async.replies import ToolCall, Usage, token_details
 
-__all__ = ["PROVIDER", "ChunkReader", "answers_of", "usage_metadata", "wire_messages"]
+__all__ = ["PROVIDER", "answers_of", "last_chunk", "read_chunk", "usage_metadata", "wire_messages"]
 
 PROVIDER: Final = "friendli"
 
@@ -209,39 +216,39 @@ def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
     return metadata
 
 
-class ChunkReader:
-    """Converts a stream's chunks to LangChain's. Fields that must occur only once come with the last chunk."""
+def read_chunk(chunk: ChatChunk) -> ChatGenerationChunk | None:
+    """Converts what a stream's chunk adds to choice 0; None if it adds nothing.
 
-    def __init__(self) -> None:
-        self._pieces = ToolPieces()
+    Fields that must occur only once come with the last chunk.
+    """
+    choice = next((choice for choice in chunk.choices if choice.index == 0), None)
+    if choice is None:
+        return None
+    calls = [_call_chunk(delta) for delta in choice.delta.tool_calls or ()]
+    content, reasoning = choice.delta.content or "", _reasoning(choice.delta)
+    if not (content or reasoning or calls or choice.logprobs):
+        return None
+    message = AIMessageChunk(
+        content=content,
+        additional_kwargs=reasoning,
+        tool_call_chunks=calls,
+        response_metadata={"model_provider": PROVIDER},
+    )
+    return ChatGenerationChunk(message=message, generation_info=_logprobs(choice) or None)
 
-    def read(self, chunk: ChatChunk) -> ChatGenerationChunk | None:
-        """Returns what a chunk adds to choice 0, or None if it adds nothing."""
-        choice = next((choice for choice in chunk.choices if choice.index == 0), None)
-        if choice is None:
-            return None
-        calls = [
-            tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
-            for piece in self._pieces.add(choice.delta.tool_calls or ())
-        ]
-        content, reasoning = choice.delta.content or "", _reasoning(choice.delta)
-        if not (content or reasoning or calls or choice.logprobs):
-            return None
-        message = AIMessageChunk(
-            content=content,
-            additional_kwargs=reasoning,
-            tool_call_chunks=calls,
-            response_metadata={"model_provider": PROVIDER},
-        )
-        return ChatGenerationChunk(message=message, generation_info=_logprobs(choice) or None)
 
-    def last(self, reply: ChatCompletion, model: str) -> ChatGenerationChunk:
-        """Returns the last chunk: finish reason, metadata and usage."""
-        choice = next((choice for choice in reply.choices if choice.index == 0), None)
-        message = AIMessageChunk(
-            content="",
-            chunk_position="last",
-            response_metadata={"model_provider": PROVIDER},
-            usage_metadata=usage_metadata(reply.usage),
-        )
-        return ChatGenerationChunk(message=message, generation_info=_info(choice, reply, model))
+def _call_chunk(delta: ToolCallDelta) -> ToolCallChunk:
+    function = delta.function or FunctionCallDelta()
+    return tool_call_chunk(name=function.name, args=function.arguments, id=delta.id, index=delta.index)
+
+
+def last_chunk(reply: ChatCompletion, model: str) -> ChatGenerationChunk:
+    """Returns the last chunk: finish reason, metadata and usage."""
+    choice = next((choice for choice in reply.choices if choice.index == 0), None)
+    message = AIMessageChunk(
+        content="",
+        chunk_position="last",
+        response_metadata={"model_provider": PROVIDER},
+        usage_metadata=usage_metadata(reply.usage),
+    )
+    return ChatGenerationChunk(message=message, generation_info=_info(choice, reply, model))

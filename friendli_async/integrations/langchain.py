@@ -41,7 +41,7 @@ try:
 except ImportError as _missing:
     raise ImportError("this needs langchain-core: pip install 'friendli_async[langchain]'") from _missing
 
-from friendli_async.integrations._langchain_messages import PROVIDER, ChunkReader, answers_of, wire_messages
+from friendli_async.integrations._langchain_messages import PROVIDER, answers_of, last_chunk, read_chunk, wire_messages
 
 __all__ = ["ChatFriendli"]
 
@@ -168,14 +168,13 @@ class ChatFriendli(BaseChatModel):
         arguments = self._arguments(messages, stop, kwargs)
         if arguments.get("n") not in (None, 1):
             raise ArgumentError("a LangChain stream supports only one choice; use generate() without streaming", "n")
-        reader = ChunkReader()
         async with self._chat().stream(**arguments) as stream:
             async for event in stream:
-                if (chunk := reader.read(event)) is not None:
+                if (chunk := read_chunk(event)) is not None:
                     if run_manager is not None:
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
-            yield reader.last(await stream.result(), self.model)
+            yield last_chunk(await stream.result(), self.model)
 
     def _generate(
         self,

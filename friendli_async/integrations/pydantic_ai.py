@@ -21,7 +21,7 @@ from friendli_async import AsyncFriendli
 from friendli_async._core.events.decoding import is_finish_reason
 from friendli_async._json import json_or_none
 from friendli_async.asgi import error_body
-from friendli_async.chat import Chat, ChatChunk, ChatStream
+from friendli_async.chat import Chat, ChatChunk, ChatStream, FunctionCallDelta
 from friendli_async.client import DeploymentName
 from friendli_async.errors import (
     APIConnectionError,
@@ -32,7 +32,6 @@ from friendli_async.errors import (
     UsageLimitError,
 )
 from friendli_async.integrations._chat_of import chat_of
-from friendli_async.integrations._tool_pieces import ToolPieces
 from friendli_async.options import check_choice
 
 try:
@@ -300,7 +299,6 @@ class _StreamedAnswer(StreamedResponse):
     _name: str
     _stream: ChatStream
     _timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
-    _pieces: ToolPieces = field(default_factory=ToolPieces)
     _usage_received: bool | None = field(default=False, init=False)  # not None: a server may report no usage
 
     @property
@@ -351,9 +349,13 @@ class _StreamedAnswer(StreamedResponse):
                 )
             if chunk.text:
                 yield from parts.handle_text_delta(vendor_part_id=None, content=chunk.text)
-            for piece in self._pieces.add(choice.delta.tool_calls or ()):
+            for delta in choice.delta.tool_calls or ():
+                function = delta.function or FunctionCallDelta()
                 yield from parts.handle_tool_call_delta_events(
-                    vendor_part_id=piece.index, tool_name=piece.name, args=piece.arguments, tool_call_id=piece.id
+                    vendor_part_id=delta.index,
+                    tool_name=function.name,
+                    args=function.arguments,
+                    tool_call_id=delta.id,
                 )
 
 
