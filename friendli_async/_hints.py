@@ -141,6 +141,7 @@ _ATTRIBUTES: Final = {
     "wake": "resume start",
     "cost usage": "billing costs",
     "with_options": "copy",
+    "retry": "max_retries retries",
     "stream": "astream",
     "chat": "beta",
     "text_classification": "classify",
@@ -293,7 +294,7 @@ def _attribute_hint(owner: object, name: str) -> str:
     if hint := _lookup(plain, _HINTS, _CLIENT_HINTS if is_client else {}):
         return f"; {hint}"
     if is_client and _lookup(plain, _SETTINGS):
-        return "; settings cannot be read back; with_options(...) returns a copy with different ones"
+        return "; of the settings, only timeout and retry can be read; with_options(...) returns a copy with others"
     return _suggest_nearest(plain, names) or f"; it has {', '.join(names)}"
 
 

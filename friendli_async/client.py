@@ -253,6 +253,16 @@ class AsyncFriendli(Hinted):
         copy._build(self._runtime, self._settings.with_changes(options), owner=False)
         return copy
 
+    @property
+    def timeout(self) -> Timeouts:
+        """The timeouts of its calls: ``msgspec.structs.replace(client.timeout, total=20)`` keeps the others."""
+        return self._settings.timeout
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """The retry policy of its calls; without retries, ``max_attempts`` is 1."""
+        return self._settings.retry
+
     async def __aenter__(self) -> Self:
         running_loop()  # without one, it is said here, and not by the first call
         if self._runtime.transport.closed:

@@ -31,7 +31,7 @@ NUMPY: list[Any] = [np.int64(2), np.uint8(2), np.float64(2.0), np.float32(2.0), 
 
 @pytest.mark.parametrize("value", NUMPY, ids=type)
 def test_numbers_of_other_libraries_are_plain_numbers(value: Any) -> None:
-    assert Timeouts(total=value) == Timeouts(total=2) == AsyncFriendli("t", timeout=value)._settings.timeout
+    assert Timeouts(total=value) == Timeouts(total=2) == AsyncFriendli("t", timeout=value).timeout
     assert RetryPolicy(initial=value, multiplier=value) == RetryPolicy(initial=2, multiplier=2)
     assert isinstance(Timeouts(total=value).total, int | float)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import msgspec
 import pytest
 from support.sockets import MESSAGES, client_of, completion, serve_bytes
 from support.sockets import reply as http_reply
@@ -542,6 +543,17 @@ async def test_unknown_option_raises_type_error(server: FriendliServer, keyword:
             client.with_options(**unknown)
 
 
+def test_part_of_the_timeouts_and_of_the_retry_policy_can_be_changed() -> None:
+    client = f.AsyncFriendli("t", timeout=f.Timeouts(idle=7), retry=f.RetryPolicy(initial=3))
+    changed = client.with_options(
+        timeout=msgspec.structs.replace(client.timeout, total=20),
+        retry=msgspec.structs.replace(client.retry, max_attempts=2),
+    )
+    assert changed.timeout == f.Timeouts(idle=7, total=20)
+    assert changed.retry == f.RetryPolicy(initial=3, max_attempts=2)
+    assert client.with_options(retry=None).retry.max_attempts == 1
+
+
 async def test_with_options_preserves_the_subclass_and_its_attributes(server: FriendliServer) -> None:
     class Subclass(f.AsyncFriendli):
         def __init__(self, purpose: str) -> None:
@@ -552,7 +564,7 @@ async def test_with_options_preserves_the_subclass_and_its_attributes(server: Fr
         copied = client.with_options(timeout=5)
         assert type(copied) is Subclass
         assert copied.purpose == "test"
-        assert (client._settings.timeout.total, copied._settings.timeout.total) == (10, 5)
+        assert (client.timeout.total, copied.timeout.total) == (10, 5)
         await copied.aclose()
         assert (await send(client)).text
 

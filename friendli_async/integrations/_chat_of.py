@@ -26,11 +26,10 @@ def chat_of(
     ``timeout`` is that of a whole call in seconds, and ``max_retries`` counts attempts after the first; the other
     timeouts and the rest of the retry policy stay. None is the client's.
     """
-    settings = client._settings  # pyright: ignore[reportPrivateUsage]  # there is no public way to read them
     if timeout is not None:
-        changes["timeout"] = msgspec.structs.replace(settings.timeout, total=timeout)
+        changes["timeout"] = msgspec.structs.replace(client.timeout, total=timeout)
     if max_retries is not None:
-        changes["retry"] = msgspec.structs.replace(settings.retry, max_attempts=max_retries + 1)
+        changes["retry"] = msgspec.structs.replace(client.retry, max_attempts=max_retries + 1)
     client = client.with_options(**changes) if changes else client
     chat: Chat = getattr(client, deployment).chat
     return chat
