@@ -9,13 +9,30 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import openai
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from support.asgi_servers import AppProcess, Browser, serving
 from support.sockets import MESSAGES
 
-from friendli_async.testing import FriendliServer, chunk, cut, error_event, json_body, raw, script, stall, status, text
+from friendli_async import AsyncFriendli
+from friendli_async.testing import (
+    FriendliServer,
+    chunk,
+    cut,
+    done,
+    error_event,
+    event,
+    json_body,
+    raw,
+    script,
+    stall,
+    status,
+    text,
+    usage,
+)
 
 ASK: Final[Any] = MESSAGES  # dicts, which openai has types for
 EXAMPLES: Final = Path(__file__).parent.parent / "examples"
@@ -29,6 +46,35 @@ CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") o
 async def proxy(server: FriendliServer, tmp_path: Path) -> AsyncIterator[AppProcess]:
     async with serving("uvicorn", server.url, tmp_path / "log", "openai_compatible_proxy:app", EXAMPLES) as running:
         yield running
+
+
+async def test_chunks_and_replies_become_those_of_the_openai_package(server: FriendliServer) -> None:
+    """As docs/building-on-it.md converts them: with all that the package itself reads from the same bytes."""
+    call = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    likely = {"token": "a", "logprob": -0.1, "bytes": [97]}
+    logprobs = {"content": [{**likely, "top_logprobs": [likely]}]}
+    choices: list[dict[str, Any]] = [
+        {"index": 0, "delta": {"role": "assistant", "content": "a"}, "logprobs": logprobs},
+        {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None},
+        {"index": 0, "delta": {}, "finish_reason": "tool_calls"},
+    ]
+    events = [event({"id": "c", "object": "chat.completion.chunk", "choices": [choice]}) for choice in choices]
+    answer = script(*events, usage(3, 5), done())
+    server.enqueue(answer, answer)
+    url = f"{server.url}/serverless/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="test-token", max_retries=0) as openai_client:
+        theirs = [
+            each async for each in await openai_client.chat.completions.create(model="m", messages=ASK, stream=True)
+        ]
+    async with AsyncFriendli("test-token", server_url=server.url) as client:
+        stream = client.serverless.chat.stream(model="m", messages=ASK)
+        fields = [msgspec.json.decode(msgspec.json.encode(each)) async for each in stream]
+        reply = msgspec.json.decode(msgspec.json.encode(await stream.result()))
+    ours = [ChatCompletionChunk.construct(**each) for each in fields]
+    assert [each.choices for each in ours] == [each.choices for each in theirs]
+    assert ours[-1].usage == theirs[-1].usage
+    message = ChatCompletion.construct(**reply).choices[0].message
+    assert (message.content, message.tool_calls and message.tool_calls[0].id) == ("a", "a")
 
 
 async def test_openai_package_works_with_the_proxy(proxy: AppProcess, server: FriendliServer) -> None:
