@@ -709,6 +709,10 @@ ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
     ({"messages": [REPLY]}, r"messages\[0\]: .*ChatCompletion`; pass its message$"),
     ({"messages": [REPLY.choices[0]]}, r"messages\[0\]: .*; pass its message$"),
     ({"messages": [open_stream(f.AsyncFriendli("token"))]}, r"messages\[0\]: .*; pass what its result\(\) returns$"),
+    (
+        {"messages": [{"role": "system", "content": [{"type": "text", "text": "x"}]}]},
+        r"messages\[0\].content: .*; pass one string: only",
+    ),
     ({"messages": [{"role": "user", "content": REPLY}]}, r"messages\[0\].content: .*ChatCompletion`; pass its text$"),
     ({"messages": REPLY}, r"messages: Expected `array`, got `ChatCompletion`; pass \[\{"),
     ({"messages": MESSAGES, "stop": REPLY}, r"stop: .*, got `ChatCompletion`$"),

@@ -195,10 +195,15 @@ _CONVERSIONS: Final = {
     "_asdict": "its _asdict()",
 }
 _RESULT: Final = ("result", "what its result() returns")  # of a stream, a run, a future
-# The same for a whole reply, by the place where only a part of it is expected.
+# The same for a whole reply, by the place where only a part of it is expected, and for a list of parts.
 _PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "messages[]": (("message", "its message"), _RESULT),
-    "content": (_RESULT, ("text", "its text")),  # `text` of a stream is a method
+    # `text` of a stream is a method, and a list has `append`
+    "content": (
+        _RESULT,
+        ("text", "its text"),
+        ("append", "one string: only a user's message may have a list of parts"),
+    ),
     "input": (("output", "its output"), _RESULT),
     "input[]": (("output", "the items of its output"), _RESULT),
 }
