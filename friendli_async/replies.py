@@ -311,7 +311,7 @@ class TokenUsage(AnyUsage, frozen=True):
             msgspec.structs.force_setattr(self, "total_tokens", sum(getattr(self, name, 0) for name in names))
 
 
-class Usage(TokenUsage, frozen=True):
+class Usage(Explained, TokenUsage, frozen=True):
     """Tokens that a call was billed for. The usage of several calls is ``sum(usages, Usage())``."""
 
     prompt_tokens: int = always_encoded(0)

@@ -30,6 +30,7 @@ from friendli_async import (
     RetryPolicy,
     Timeouts,
     ToolCall,
+    Usage,
 )
 from friendli_async._core.settings import ClientOptions
 from friendli_async.embeddings import EmbeddingList
@@ -339,6 +340,7 @@ def test_attribute_of_another_clients_reply_is_explained(name: str, suggestion: 
         (ChatMessage(), "text", "the text of an answer is reply.text"),
         (ChatMessage(), "parsed", "the value that parse() returns is reply.value"),
         (ChatMessage(), "model_dump", "use msgspec.to_builtins(reply)"),
+        (Usage(), "model_dump", "use msgspec.to_builtins(reply)"),
         (ToolCall(), "arguments", "use function.arguments, a JSON text"),
         (RESULT, "final_output", "use reply.text; with chat.parse_run(T, ...), value"),
         (RESULT, "output_parsed", "use reply.text; with chat.parse_run(T, ...), value"),
