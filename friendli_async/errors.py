@@ -137,18 +137,19 @@ class APIConnectionError(FriendliError):
     them: either may have broken the connection.
 
     Attributes:
-        sent: Whether the request may have been accepted (and billed). False if it was never sent.
+        sent: Whether the request may have been accepted (and billed). False if it was never sent. True by default, as
+            in an error that a task queue has rebuilt from its message.
         draining: Whether the call was interrupted because its client was drained or closed.
         permanent: Whether a retry would fail in the same way (an invalid certificate, no common TLS version, a request
             rejected by the proxy, an unusable token), and is therefore not made.
     """
 
-    sent: bool = False
+    sent: bool = True
     draining: bool = False
     permanent: bool = False
 
     def __init__(
-        self, message: str = "", *, sent: bool = False, draining: bool = False, **context: Unpack[_Context]
+        self, message: str = "", *, sent: bool = True, draining: bool = False, **context: Unpack[_Context]
     ) -> None:
         super().__init__(message, **context)
         self.sent = sent
@@ -181,7 +182,7 @@ class APITimeoutError(APIConnectionError, TimeoutError):
         *,
         limit: TimeoutLimit = "total",
         seconds: float = 0.0,
-        sent: bool = False,
+        sent: bool = True,
         **context: Unpack[_Context],
     ) -> None:
         super().__init__(message, sent=sent, **context)

@@ -49,7 +49,7 @@ ERRORS: Final[dict[str, Callable[[], BaseException]]] = {
     "busy": lambda: RateLimitError("busy", status_code=429),
     "pausing": lambda: RateLimitError("busy", status_code=429, retry_after=5.0),
     "always busy": lambda: RateLimitError("busy", status_code=429),
-    "unsent": lambda: APIConnectionError("refused"),
+    "unsent": lambda: APIConnectionError("refused", sent=False),
     "invalid": lambda: BadRequestError("invalid", status_code=400),
     "wrong output": lambda: OutputInvalidError("not JSON"),
     "cancelled": asyncio.CancelledError,

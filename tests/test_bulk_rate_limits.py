@@ -48,8 +48,8 @@ def limited(seconds: float | None, **options: Any) -> RateLimitError:
     return RateLimitError("slow down", status_code=429, retry_after=seconds, **options)
 
 
-def no_connection(*, permanent: bool = False, **options: Any) -> APIConnectionError:
-    error = APIConnectionError("could not connect: refused", **options)
+def no_connection(*, permanent: bool = False, sent: bool = False, **options: Any) -> APIConnectionError:
+    error = APIConnectionError("could not connect: refused", sent=sent, **options)
     error.permanent = permanent
     return error
 
@@ -304,7 +304,7 @@ async def test_stop_delivers_waiting_rows_with_their_error(wait: float | None) -
 
 
 @pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
-@pytest.mark.parametrize("error", [no_connection(), APITimeoutError("no connection within 10 s", limit="connect")])
+@pytest.mark.parametrize("error", [no_connection(), APITimeoutError("no connection", limit="connect", sent=False)])
 @in_virtual_time
 async def test_outage_of_a_minute_loses_no_row_and_keeps_the_limit(error: Exception, adaptive: bool) -> None:
     async def call(row: int) -> int:

@@ -47,7 +47,7 @@ def status_error(status: int) -> APIStatusError:
 # always: for any operation; repeatable: for repeatable operations; unbilled: for repeatable ones that are not billed.
 DECISIONS: dict[str, tuple[BaseException, str]] = {
     "never sent": (APIConnectionError("refused", sent=False), "always"),
-    "connect timeout": (APITimeoutError("slow", limit="connect", seconds=5), "always"),
+    "connect timeout": (APITimeoutError("slow", limit="connect", seconds=5, sent=False), "always"),
     "lost while waiting": (APIConnectionError("reset", sent=True), "repeatable"),
     "ended before the first event": (StreamInterruptedError("cut"), "repeatable"),
     "read timeout": (APITimeoutError("slow", limit="first_event", seconds=600, sent=True), "unbilled"),
@@ -92,7 +92,7 @@ def test_statuses_option_decides_within_what_is_safe_to_repeat(status: int, repe
 
 def test_unsent_request_is_retryable_with_empty_statuses() -> None:
     policy = RetryPolicy(statuses=frozenset())
-    assert is_retryable(APIConnectionError("refused"), operation(repeatable=False, billed=True), policy) is True
+    assert is_retryable(DECISIONS["never sent"][0], operation(repeatable=False, billed=True), policy) is True
 
 
 # --- backoff ---------------------------------------------------------------------------------------------------------

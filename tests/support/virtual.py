@@ -174,7 +174,7 @@ class FakeTransport:
         return exchange
 
     async def warm(self, url: str, dial: DialContext) -> None:
-        raise APIConnectionError("there is no network")
+        raise APIConnectionError("there is no network", sent=False)
 
     def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
         return {asyncio.get_running_loop(): LoopGauges(in_use=self.in_use)}
