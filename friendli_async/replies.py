@@ -222,11 +222,12 @@ class Reply(
 
     @property
     def meta(self) -> Meta:
-        """The call's metadata. Raises AttributeError on a reply that did not come from a call; see ``with_meta``."""
+        """The call's metadata. Raises AttributeError on a copy, or a reply made by hand; see ``with_meta``."""
         meta: Meta | None = self.__dict__.get("_meta")
         if meta is None:
             kind = type(self).__name__
-            raise AttributeError(f"this {kind} was not returned by a call, so it has no meta: with_meta() adds one")
+            reason = "it was copied, unpickled, decoded or made by hand"
+            raise AttributeError(f"this {kind} has no meta, because {reason}: with_meta() adds one")
         return meta
 
     @property
@@ -235,11 +236,12 @@ class Reply(
 
         What is neither UTF-8 nor in the charset that the headers name becomes U+FFFD.
 
-        Raises AttributeError on a reply that did not come from a call, or was accumulated from a stream.
+        Raises AttributeError on a reply that has no ``meta``, or was accumulated from a stream.
         """
         data: bytes | None = self.__dict__.get("_raw")
         if data is None:
-            raise AttributeError(f"this {type(self).__name__} was not received as one reply, so it has no raw JSON")
+            reason = "it was accumulated from a stream, copied, unpickled, decoded or made by hand"
+            raise AttributeError(f"this {type(self).__name__} has no raw JSON, because {reason}")
         from friendli_async._json import loads_with_replacement  # unlike msgspec, it accepts NaN and lone surrogates
 
         return loads_with_replacement(data, self.meta.headers)

@@ -279,7 +279,7 @@ async def test_raw_contains_fields_without_attribute(server: FriendliServer, cli
     server.enqueue(json_body(whole))
     reply = await complete(client)
     assert reply.raw == whole
-    with pytest.raises(AttributeError, match="as one reply"):
+    with pytest.raises(AttributeError, match="accumulated from a stream"):
         _ = (await open_stream(client).result()).raw
 
 

@@ -99,7 +99,7 @@ def test_meta_is_not_a_field_of_the_reply() -> None:
 
 
 def test_reply_that_no_call_returned_has_no_meta() -> None:
-    with pytest.raises(AttributeError, match=r"ChatCompletion was not returned by a call.*with_meta\(\) adds one"):
+    with pytest.raises(AttributeError, match=r"this ChatCompletion has no meta, .*with_meta\(\) adds one"):
         _ = reply().meta
 
 
@@ -158,6 +158,9 @@ def test_meta_and_replies_can_be_pickled_and_copied(again: object) -> None:
     copied = again(answered)
     assert copied == answered
     assert copied.text == "Hi"
+    for name in ("meta", "raw"):
+        with pytest.raises(AttributeError, match=f"this ChatCompletion has no {name}.* copied, unpickled, decoded or"):
+            getattr(copied, name)
 
 
 # --- usage, partial --------------------------------------------------------------------------------------------------
