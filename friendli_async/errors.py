@@ -251,7 +251,7 @@ class APIStatusError(FriendliError):
         **context: Unpack[_Context],
     ) -> None:
         super().__init__(message, **context)
-        self.status_code = status_code
+        self.status_code = status_code or self.status_code  # that of the class, if it stands for one status
         self.code = code
         self.type = type
         self.message = message
@@ -271,29 +271,43 @@ class APIStatusError(FriendliError):
 class BadRequestError(APIStatusError):
     """400: the request is invalid."""
 
+    status_code = 400
+
 
 class AuthenticationError(APIStatusError):
     """401: the token is missing, invalid or expired."""
+
+    status_code = 401
 
 
 class PermissionDeniedError(APIStatusError):
     """403: the token lacks the permission."""
 
+    status_code = 403
+
 
 class NotFoundError(APIStatusError):
     """404: the model, endpoint or file does not exist."""
+
+    status_code = 404
 
 
 class ConflictError(APIStatusError):
     """409: the request conflicts with the current state."""
 
+    status_code = 409
+
 
 class UnprocessableEntityError(APIStatusError):
     """422: the request is well-formed, but the server rejects a value."""
 
+    status_code = 422
+
 
 class RateLimitError(APIStatusError):
     """429: too many requests, or too long in a dedicated endpoint's queue; ``retry_after`` is the time to wait."""
+
+    status_code = 429
 
 
 class InternalServerError(APIStatusError):

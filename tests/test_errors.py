@@ -49,6 +49,7 @@ from friendli_async import (
 )
 from friendli_async._core.events.plain_reply import decode_reply, not_a_stream
 from friendli_async._core.status_errors import status_error
+from friendli_async.errors import status_class
 from friendli_async.replies import FunctionCall, Headers, ReplyHead
 
 # --- hierarchy -------------------------------------------------------------------------------------------------------
@@ -248,6 +249,13 @@ def test_timeout_error_is_a_builtin_timeout_error_without_errno() -> None:
 def test_error_that_a_task_queue_has_rebuilt_may_have_been_sent(kind: type[APIConnectionError]) -> None:
     error = kind("broke", sent=True)
     assert kind(*error.args).sent is True  # all that Celery and taskiq keep of it in JSON
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 429])
+def test_error_that_a_task_queue_has_rebuilt_has_the_status_of_its_class(status: int) -> None:
+    error = status_class(status)("no", status_code=status)
+    assert str(type(error)(*error.args)) == str(error) == f"{status} no"
+    assert type(error)("no", status_code=503).status_code == 503
 
 
 def test_error_fields_are_keyword_only() -> None:
