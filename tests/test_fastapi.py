@@ -157,11 +157,11 @@ def test_message_of_upstream_forges_no_line_of_the_log(
 def test_path_is_quoted_in_the_log(app: FastAPI, browser: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     @app.get("/at/{place}")
     async def at(place: str) -> None:
-        raise friendli_async.ConfigurationError(place)
+        raise friendli_async.ConfigurationError(f"{place} \ud83d")
 
     with caplog.at_level(logging.INFO, "friendli_async"):
         assert browser.get("/at/a%0Ab%20c").status_code == 500
-    assert "/at/a%0Ab%20c: 500, ConfigurationError: a b c" in [record.getMessage() for record in caplog.records]
+    assert "/at/a%0Ab%20c: 500, ConfigurationError: a b c \ufffd" in [record.getMessage() for record in caplog.records]
 
 
 def test_return_type_has_openapi_schema(browser: TestClient) -> None:
