@@ -296,9 +296,9 @@ async def test_ai_message_is_sent_back_completely(server: FriendliServer, model:
         invalid_tool_calls=[{"name": "g", "args": "{oops", "id": "2", "error": "no JSON"}],
     )
     tool_result = ToolMessage([{"type": "text", "text": "3"}], tool_call_id="1")
-    body = await sent_body(
-        server, model, HumanMessage("Hi"), assistant, tool_result, ToolMessage("bad", tool_call_id="2")
-    )
+    failure, plain = ToolMessage("bad", tool_call_id="2"), AIMessage("Good")
+    developer = SystemMessage("Go on", additional_kwargs={"__openai_role__": "developer"})
+    body = await sent_body(server, model, HumanMessage("Hi"), assistant, tool_result, failure, plain, developer)
     assert body["messages"][1] == {
         "role": "assistant",
         "content": "So",
@@ -309,6 +309,10 @@ async def test_ai_message_is_sent_back_completely(server: FriendliServer, model:
         ],
     }
     assert body["messages"][2] == {"role": "tool", "tool_call_id": "1", "content": "3"}
+    assert body["messages"][4:] == [
+        {"role": "assistant", "content": "Good"},
+        {"role": "system", "content": "Go on"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -574,6 +578,7 @@ def test_blocking_stream_dropped_in_the_background_loop_is_closed(remote: Friend
     run(drop())
     assert wait_until_idle(remote)
     model.close()
+    assert model._own is None
 
 
 def test_blocking_call_in_the_background_loop_is_an_error(remote: FriendliServer) -> None:

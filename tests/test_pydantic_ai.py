@@ -472,13 +472,17 @@ async def test_history_of_another_provider_is_sent(server: FriendliServer, model
         ModelRequest([UserPromptPart("Hi")]),
         ModelResponse([ThinkingPart("Hm."), TextPart("So"), ToolCallPart("f", {"x": "ü"}, tool_call_id="1")]),
         ModelRequest([ToolReturnPart("f", {"y": 1}, tool_call_id="1")]),
+        ModelResponse([ThinkingPart("")]),
+        ModelResponse([ThinkingPart("Only.")]),
+        ModelRequest([UserPromptPart("Go on")]),
     ]
     answer = await model_request(model, history)
     assert isinstance(answer.parts[0], TextPart)
-    assistant, tool = server.requests[0].json_object["messages"][1:]
+    assistant, tool, thought, _ = server.requests[0].json_object["messages"][1:]
     assert (assistant["content"], assistant["reasoning_content"]) == ("So", "Hm.")
     assert assistant["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":"ü"}'}
     assert tool == {"role": "tool", "tool_call_id": "1", "content": '{"y":1}'}
+    assert (thought["content"], thought["reasoning_content"]) == (None, "Only.")
 
 
 # --- cancellation ----------------------------------------------------------------------------------------------------

@@ -109,9 +109,11 @@ async def test_every_way_of_opening_raises_the_open_error(
 
 async def test_nothing_is_sent_before_first_use(server: FriendliServer, client: AsyncFriendli) -> None:
     stream = open_stream(client)
-    with pytest.raises(RuntimeError):
-        _ = stream.meta
+    with pytest.raises(RuntimeError, match="not open yet"):
+        _ = stream.timing
     await stream.aclose()
+    with pytest.raises(RuntimeError, match="never opened"):
+        _ = stream.meta
     assert server.requests == []
     assert stream.outcome == "cancelled"
 
