@@ -714,7 +714,7 @@ async def test_metrics_of_runs_and_tools_follow_the_conventions(
 @pytest.mark.parametrize("content", [True, False])
 async def test_arguments_and_results_of_tools_are_recorded_on_request(server: FriendliServer, content: bool) -> None:
     seen = InMemoryTelemetry(content=content)
-    server.enqueue(tool_calls(("weather", {"city": "Oslo \ud83d"})), tool_calls(("fail", {})), text("x"))
+    server.enqueue(tool_calls(("weather", '{"city": "Oslo \ud83d"}')), tool_calls(("fail", {})), text("x"))
     async with client_of(server.url, observers=[seen.telemetry]) as client:
         await start_run(client, weather, fail).result()
     found = {span.name: attributes(span) for span in seen.spans if span.name.startswith("execute_tool")}

@@ -414,6 +414,9 @@ async def test_retries_and_timeout_of_the_settings_keep_the_rest_of_the_clients_
             await Agent(FriendliModel("m", client=impatient)).run("Hi", model_settings={"timeout": 60})
         assert isinstance(caught.value.__cause__, APITimeoutError)
         assert caught.value.__cause__.limit == "first_event"
+        settings: Any = {"timeout": Timeouts(total=60)}
+        with pytest.raises(exceptions.UserError, match="must be a number of seconds"):
+            await Agent(FriendliModel("m", client=client)).run("Hi", model_settings=settings)
 
 
 async def test_settings_map_to_api_parameters(server: FriendliServer, model: FriendliModel) -> None:
