@@ -292,14 +292,18 @@ def test_defaults_that_are_not_json_are_omitted_from_schema_but_used() -> None:
 
     @tool
     def keep(
-        value: Any = marker, place: Place | None = HERE, many: tuple[int, ...] = (1, 2), limit: float = math.inf
+        value: Any = marker,
+        place: Place | None = HERE,
+        home: Place = HERE,
+        many: tuple[int, ...] = (1, 2),
+        limit: float = math.inf,
     ) -> bool:
-        return value is marker and place is HERE and many == (1, 2) and limit == math.inf
+        return value is marker and place is home is HERE and many == (1, 2) and limit == math.inf
 
     assert "default" not in properties(keep)["value"]
     assert "default" not in properties(keep)["limit"]
     assert properties(keep)["many"]["default"] == [1, 2]
-    assert properties(keep)["place"]["default"] == {"name": "here", "floor": 0}
+    assert properties(keep)["place"]["default"] == properties(keep)["home"]["default"] == {"name": "here", "floor": 0}
     assert asyncio.run(keep.run("{}")) == "true"
 
 
@@ -405,6 +409,11 @@ async def local_time() -> str:
 def test_timeout_of_a_tool_must_be_a_positive_number(timeout: Any) -> None:
     with pytest.raises(ValueError, match="timeout: Expected a number of seconds above 0, or None, got"):
         tool(local_time, timeout=timeout)
+
+
+def test_tool_of_a_tool_has_its_timeout_unless_another_is_given() -> None:
+    slow = tool(local_time, timeout=3)
+    assert [tool(slow).timeout, tool(slow, timeout=5).timeout] == [3, 5]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 65, "a.b"])

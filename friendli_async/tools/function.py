@@ -445,7 +445,7 @@ def _build_schema(
         words = next((item for item in metadata if isinstance(item, str)), None)
         if not described and (text := words or descriptions.get(parameter.name)):
             property_schema["description"] = text  # instead of the docstring of its type
-        if parameter.default is not parameter.empty and "$ref" not in property_schema:
+        if parameter.default is not parameter.empty:
             with suppress(*_NOT_JSON):  # a default that JSON cannot represent is omitted
                 property_schema["default"] = json.loads(_encode(parameter.default))
     return schema
