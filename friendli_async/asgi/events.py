@@ -42,7 +42,7 @@ class WholeEvents:
         if not self._incomplete and item.endswith(_BLANK_LINES):  # nearly every piece of a live stream
             return self._mask(item)
         end = _end_of_events(item)
-        if end < 0 and self._last:
+        if end < 0:
             end = _end_of_events(self._last + item[:_OVERLAP]) - len(self._last)
         whole, rest = b"", item
         if end > 0:

@@ -148,7 +148,7 @@ class _BlockParts:
             blocks.insert(0, ThinkingBlock(join_text(self.thinking), join_text(self.signature) or None))
         if self.text and not isinstance(blocks[-1], TextBlock):
             blocks.append(TextBlock(join_text(self.text)))
-        if self._has_stray_input and "input" in fields:
+        if self._is_of_words and "input" in fields:
             blocks.append(ToolUseBlock(input=fields["input"]))
         return blocks
 
@@ -174,9 +174,9 @@ class _BlockParts:
         return fields
 
     @property
-    def _has_stray_input(self) -> bool:
-        """Whether it has the input of a tool call whose start is missing: it came in a block of words."""
-        return bool(self.input) and isinstance(self.start, TextBlock | ThinkingBlock)
+    def _is_of_words(self) -> bool:
+        """Whether it has begun with words: an input in it is that of a tool call whose start is missing."""
+        return isinstance(self.start, TextBlock | ThinkingBlock)
 
     def _kind(self) -> str:
         """Infers the type of a block whose ``content_block_start`` is missing or empty, or has an unknown type."""
@@ -186,7 +186,7 @@ class _BlockParts:
 
     def tool_call(self) -> ToolCall | None:
         arguments = join_text(self.input)
-        if arguments and (not self.start or self._has_stray_input):
+        if arguments and (not self.start or self._is_of_words):
             return ToolCall(function=FunctionCall("", arguments))
         if not isinstance(self.start, ToolUseBlock):
             return None
