@@ -281,7 +281,9 @@ async def test_arguments_are_parsed_or_kept_as_raw_text(
     ]
     server.enqueue(script(*named(events)))
     [block] = (await open_stream(client).result()).content
+    assert isinstance(block, ToolUseBlock)
     assert block == ToolUseBlock(id="tu_1", name="weather", input=expected)
+    assert block.as_call().function.arguments == (expected if isinstance(expected, str) else json.dumps(expected))
 
 
 @pytest.mark.parametrize(

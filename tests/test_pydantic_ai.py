@@ -556,6 +556,7 @@ async def test_error_status_is_mapped_to_the_matching_exception(
         await run(Agent(model), "Hi", streamed)
     error = caught.value
     assert isinstance(error, kind)
+    assert isinstance(error, exceptions.ModelServerError) is (code == 500)
     assert (error.status_code, error.model_name, error.retry_after, error.in_stream) == (code, "m", 7, False)
     assert isinstance(error.__cause__, FriendliError)
 

@@ -52,6 +52,7 @@ async def test_rows_keep_their_columns_and_gain_the_reply(server: FriendliServer
     ]  # fmt: skip
     assert [row["text"] for row in rows] == [f"You said: row {n}" for n in range(100)]
     assert {(row["tag"], row["error"], row["finish_reason"]) for row in rows} == {("x", None, "stop")}
+    assert {(row["prompt_tokens"], row["completion_tokens"]) for row in rows} == {(2, 4)}
     assert server.requests[0].json_object["max_tokens"] == 9
     await stage._client.aclose()
 

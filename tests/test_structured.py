@@ -326,7 +326,10 @@ async def test_answer_that_the_server_stopped_is_cut_off_and_not_asked_for_again
         await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=3)
     with pytest.raises(OutputCutOffError, match=message):
         await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
-    assert len(server.requests) == 2
+    server.enqueue(json_body({"status": "incomplete", "incomplete_details": {"reason": reason}, "output": []}))
+    with pytest.raises(OutputCutOffError, match=rf"incomplete \({reason}\)"):
+        await client.serverless.responses.parse(Invoice, model="m", input="Hi", reask=3)
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(
