@@ -147,8 +147,6 @@ class UsageLimit:
     def _add(self, usage: Usage | None, is_complete: bool) -> None:
         if usage is None or not is_complete:
             self.unreported += 1
-        if usage is None:
-            return
         before, total = None, self.usage
         while self.usage is not before:  # the garbage collector has closed a stream meanwhile, which counts
             before = self.usage
