@@ -532,7 +532,7 @@ async def test_cancelled_download_leaves_no_file_and_closes_handles(
 
 async def test_download_that_is_not_the_whole_file_is_detected(tmp_path: Path) -> None:
     whole = b"the whole content"
-    content = {"cut": whole[:9], "changed": whole[::-1], "whole": whole, "undescribed": whole}
+    content = {"cut": whole[:9], "changed": whole[::-1], "whole": whole, "undescribed": whole, "other": whole}
     of_known_length = {
         "part": http_reply(whole[:9], status="206 Partial Content"),
         "nothing": http_reply(b""),
@@ -546,7 +546,9 @@ async def test_download_that_is_not_the_whole_file_is_detected(tmp_path: Path) -
                 await conversation.send(http_reply(json.dumps({"downloadUrl": f"{origin.url}/{name}"}).encode()))
             elif "/file/" in path:
                 digest = f"sha256:{hashlib.sha256(whole).hexdigest()}"
-                known = {} if name == "undescribed" else {"size": len(whole), "digest": digest}
+                known = {"undescribed": {}, "other": {"digest": "md5:0"}}.get(
+                    name, {"size": len(whole), "digest": digest}
+                )
                 info = {"id": name, "status": "UPLOADED", **known}
                 await conversation.send(http_reply(json.dumps(info).encode()))
             elif name in of_known_length:
@@ -565,7 +567,7 @@ async def test_download_that_is_not_the_whole_file_is_detected(tmp_path: Path) -
             with pytest.raises(APIConnectionError, match=message):
                 await with_timeout(client.file.download(name, tmp_path / "place"))
             assert list_folder(tmp_path) == []
-        for name in ("whole", "undescribed"):
+        for name in ("whole", "undescribed", "other"):
             assert (await with_timeout(client.file.download(name, tmp_path / "place"))).read_bytes() == whole
 
 

@@ -77,7 +77,10 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
     ),
     "epoch in milliseconds": ({**DATE, "x-ratelimit-reset": f"{NEW_YEAR}500"}, {"reset_requests": 0.5}),
     "HTTP date": ({**DATE, "x-ratelimit-reset": "Thu, 01 Jan 2026 00:00:10 GMT"}, {"reset_requests": 10.0}),
-    "milliseconds": ({"x-ratelimit-reset-ms": "1500"}, {"reset_requests": 1.5}),
+    "milliseconds": (
+        {"x-ratelimit-remaining": "0", "x-ratelimit-reset-ms": "1500"},
+        {"remaining_requests": 0, "reset_requests": 1.5},
+    ),
     "milliseconds since the epoch": (
         {**DATE, "x-ratelimit-reset-ms": f"{NEW_YEAR}500"},
         {"reset_requests": 0.5},
@@ -92,7 +95,10 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
         {"Date": f"{DATE['Date']}, {DATE['Date']}", "x-ratelimit-reset": "2026-01-01T00:00:09"},
         {"reset_requests": 9.0},
     ),
-    "reset-after": ({"x-ratelimit-reset-after": "1.5"}, {"reset_requests": 1.5}),
+    "reset-after": (
+        {"x-ratelimit-remaining": "0", "x-ratelimit-reset-after": "1.5"},
+        {"remaining_requests": 0, "reset_requests": 1.5},
+    ),
     "draft 02": (
         {"ratelimit-limit": "100, 100;w=60", "ratelimit-remaining": "50", "ratelimit-reset": "5"},
         {"limit_requests": 100, "remaining_requests": 50, "reset_requests": 5.0},

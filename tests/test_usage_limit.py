@@ -473,6 +473,7 @@ async def test_usage_of_a_reply_of_any_api_can_be_added(client: AsyncFriendli) -
     assert limit.usage.prompt_tokens == message.usage.input_tokens
     limit.add(response.usage)
     assert limit.usage.completion_tokens == message.usage.output_tokens + response.usage.output_tokens
+    assert limit.unreported == 0
 
 
 @pytest.mark.parametrize("given", [{"total_tokens": 9}, ChatMessage(content="Hi" * 1000)])
