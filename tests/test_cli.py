@@ -619,7 +619,7 @@ def test_reasoning_is_dimmed_on_a_terminal(server: FriendliServer, environment: 
 
 def test_models_lists_the_catalogue_as_text_or_json(run: Run) -> None:
     listed = run("models")
-    assert listed.returncode == 0
+    assert (listed.returncode, listed.stderr) == (0, "")
     assert "meta-llama-3.1-8b-instruct" in listed.stdout
     [line] = run("models", "--json", "llama").stdout.splitlines()
     assert json.loads(line)["id"] == "meta-llama-3.1-8b-instruct"
