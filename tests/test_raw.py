@@ -285,6 +285,14 @@ async def test_exceeding_the_event_limit_before_the_first_event_fails_only_raw(s
         assert await read_all(view) == b""
 
 
+@in_virtual_time
+async def test_stop_condition_without_the_first_bytes_fails_although_the_stream_has_ended_well() -> None:
+    opened = stream_of(FakeExchange())
+    opened.kept_bytes, opened.state.outcome = None, "done"
+    with pytest.raises(ResponseDecodeError, match=r"Limits\.event"):
+        opened.apply_stop_conditions([bool], ChatCollector())
+
+
 async def test_relayed_data_is_not_buffered(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*[raw(delta("a"))] * 50, raw(FINISH + DONE)))
     stream = open_stream(client)

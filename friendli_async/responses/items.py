@@ -165,8 +165,8 @@ class Items:
 
     def __init__(self) -> None:
         self.all: list[ItemParts] = []
-        self._by_id: dict[str | None, ItemParts] = {}
-        self._by_index: dict[int | None, ItemParts] = {}
+        self._by_id: dict[str, ItemParts] = {}
+        self._by_index: dict[int, ItemParts] = {}
         self._latest: dict[str, ItemParts] = {}  # by type
 
     def add(self, event: ItemEvent | UnknownEvent) -> tuple[str, str]:
@@ -239,7 +239,7 @@ class Items:
         If an event that ``continues`` its item (a delta) has no id, and the item found is complete, it begins another.
         """
         name, index = event.item_id, event.output_index
-        found = self._by_id.get(name)
+        found = self._by_id.get(name) if name is not None else None
         if found is not None and found.index == index:  # nearly always
             found.is_named = True
             return found
@@ -256,8 +256,8 @@ class Items:
 
     def _find(self, id: str | None, index: int | None, type: str) -> ItemParts | None:
         """Returns the item that an event belongs to, or None if that has not begun."""
-        named = self._by_id.get(id)
-        placed = self._by_index.get(index)
+        named = None if id is None else self._by_id.get(id)
+        placed = None if index is None else self._by_index.get(index)
         if named is not None:
             return placed if placed is not None and placed.id == id else named  # several items may have the id
         if placed is not None:  # some engines send another id with each event

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -241,7 +241,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self._fail_without_bytes()
         reader = self.reader.from_beginning(collector, stop_conditions)
         try:
-            reader.feed(self.kept_bytes or b"")
+            reader.feed(self.kept_bytes)
         except BaseException as error:
             self._fail_read(error)
             raise
@@ -249,10 +249,11 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if reader.has_ended and not reader.lacks_line_end:
             self._release()
 
-    def _fail_without_bytes(self) -> None:
-        error = "the data before the first event is larger than the limit (Limits.event)"
-        self.stop(ResponseDecodeError(error), "failed")
+    def _fail_without_bytes(self) -> NoReturn:
+        failure = Held(ResponseDecodeError("the data before the first event is larger than the limit (Limits.event)"))
+        self.stop(failure.error, "failed")
         self._raise_error()
+        raise failure.take()  # the rest had arrived, so it has ended well, but nobody gets the events
 
     def settle(self) -> None:
         """Releases the connection when the reader has finished, and ends the stream when its events are consumed.
