@@ -209,6 +209,8 @@ class Job(Generic[Row, R]):
         reply: R | None = None
         error: Exception | None = None
         outcome: Outcome[Row, R] | None = None
+        if asyncio.current_task() not in self._calls:
+            await asyncio.sleep(0)  # an eager task has begun before the run has it, and so could not be cancelled
         try:
             reply, error, attempts = await self._sender.send(row)
             outcome = Outcome(key=key, row=row, reply=reply, error=error, attempts=attempts)

@@ -98,7 +98,6 @@ class RowSender(Generic[Row, R]):
             BaseException: What the call raises that is not an Exception; a CancelledError only if its task was
                 cancelled.
         """
-        await asyncio.sleep(0)  # an eager task has begun before the run has it, and so could not be cancelled
         if self._state.closed:  # in this turn: the task is cancelled in the next one
             raise CancelledError
         attempts, resends, waited = 0, 0, 0.0
