@@ -36,16 +36,18 @@ class Headers(Mapping[str, str]):
     """
 
     __slots__ = ("_items",)
-    _items: Callable[[], Iterable[tuple[str, str]]] | dict[str, str]
+    _items: Callable[[], dict[str, str]] | tuple[tuple[str, str], ...] | dict[str, str]
 
-    def __init__(self, items: Iterable[tuple[str, str]] | Callable[[], Iterable[tuple[str, str]]] = ()) -> None:
-        self._items = items if callable(items) else tuple(items).__iter__
+    def __init__(self, items: Iterable[tuple[str, str]] | Callable[[], dict[str, str]] = ()) -> None:
+        self._items = items if callable(items) else tuple(items)
 
     def _by_name(self) -> dict[str, str]:
         """Returns the values by lower-case name. Built lazily, as most calls never access their headers."""
         items = self._items
         if callable(items):
-            items = self._items = _join_values(items())
+            items = self._items = items()
+        elif isinstance(items, tuple):
+            items = self._items = _join_values(items)
         return items
 
     def __getitem__(self, name: str) -> str:

@@ -114,12 +114,13 @@ def mask_token(error: FriendliError, token: str) -> None:
 def without_token(headers: Headers, token: str) -> Headers:
     """Masks the token of the request in response headers, once they are accessed."""
 
-    def items() -> Iterable[tuple[str, str]]:
-        if not _may_quote("\n".join([value for _, value in headers.items()]), token):  # as nearly all
-            return headers.items()
-        return [(name, _masked(value, token)) for name, value in headers.items()]
+    def values() -> dict[str, str]:
+        found = dict(headers.items())
+        if not _may_quote("\n".join(found.values()), token):  # as nearly all
+            return found
+        return {name: _masked(value, token) for name, value in found.items()}
 
-    return Headers(items) if token else headers
+    return Headers(values) if token else headers
 
 
 def without_token_bytes(data: bytes, token: str) -> bytes:
