@@ -9,11 +9,13 @@ import pytest
 from support.clock import run_loop_iterations, wait_until
 from support.sockets import (
     TOKEN,
+    UNFRAMED_HEAD,
     assert_no_leaks,
     client_of,
     delta,
     open_stream,
     read,
+    serve_bytes,
     slots_in_use,
     sse,
     with_timeout,
@@ -554,3 +556,16 @@ async def test_dropped_stream_that_its_stop_condition_refers_to_is_closed_when_i
     gc.collect()
     assert await server.requests[0].disconnected()
     await assert_no_leaks(client, server)
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["plain", "stop_when"])
+async def test_body_that_ends_with_its_first_event_is_read_alike_with_a_stop_condition(stops: bool) -> None:
+    async with serve_bytes(UNFRAMED_HEAD, delta("a").removesuffix(b"\n")) as server, client_of(server.url) as client:
+        stream = open_stream(client)
+        if stops:
+            stream.stop_when(lambda text: "b" in text)
+        assert await with_timeout(anext(stream)) is not None
+        with pytest.raises(StreamInterruptedError, match="the stream ended before it was complete") as caught:
+            await with_timeout(anext(stream))
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"

@@ -242,6 +242,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         reader = self.reader.from_beginning(collector, stop_conditions)
         try:
             reader.feed(self.kept_bytes)
+            if self.reader.has_ended and not reader.has_ended:
+                reader.feed(b"")  # the body has ended, too: its exchange may be aborted, and cannot say so again
         except BaseException as error:
             self._fail_read(error)
             raise
