@@ -11,21 +11,25 @@ from mcp import Client, StdioServerParameters
 from friendli_async import AsyncFriendli, ToolCall
 from friendli_async.integrations.mcp import mcp_tools
 
+MODEL = "meta-llama-3.3-70b-instruct"
+
 
 async def approve(call: ToolCall) -> bool:
-    question = f"Call {call.function.name}({call.function.arguments})? [y/n] "
-    return (await asyncio.to_thread(input, question)).startswith("y")
+    print(f"Call {call.function.name}({call.function.arguments})? [y/n] ", end="", flush=True)
+    loop, answered = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin, answered.set)  # input() in a thread would outlive Ctrl-C, and take the next line
+    try:
+        await answered.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline().startswith("y")
 
 
 async def main(question: str, command: str, *arguments: str) -> None:
     server = StdioServerParameters(command=command, args=list(arguments))
     async with AsyncFriendli() as client, Client(server) as session:
-        run = client.serverless.chat.run(
-            model="meta-llama-3.3-70b-instruct",
-            messages=[{"role": "user", "content": question}],
-            tools=await mcp_tools(session),
-            before_tool=approve,
-        )
+        messages, tools = [{"role": "user", "content": question}], await mcp_tools(session)
+        run = client.serverless.chat.run(model=MODEL, messages=messages, tools=tools, before_tool=approve)
         print((await run.result()).reply.text)
 
 

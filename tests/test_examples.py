@@ -136,6 +136,30 @@ def test_mcp_agent_asks_before_tool_calls(server: FriendliServer, tmp_path: Path
     assert refused.startswith("Error: the call was refused")
 
 
+def test_ctrl_c_ends_mcp_agent_while_it_asks(server: FriendliServer, tmp_path: Path) -> None:
+    if not hasattr(pytest.importorskip("mcp"), "Client"):
+        pytest.skip("the SDK 1.x has no Client")
+    (tmp_path / "server.py").write_text(MCP_SERVER, encoding="utf-8")
+    server.enqueue(tool_calls(("files", {"folder": "here"})))
+    arguments = command("mcp_agent.py", "Which files are here?", sys.executable, str(tmp_path / "server.py"))
+    with subprocess.Popen(
+        arguments,
+        env=environment(server),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as agent:
+        assert agent.stdout is not None
+        prompt = 'Call files({"folder": "here"})? [y/n] '
+        assert agent.stdout.read(len(prompt)) == prompt
+        agent.send_signal(signal.SIGINT)
+        try:
+            assert agent.wait(timeout=60) == -signal.SIGINT  # stdin is open, and nothing was entered
+        finally:
+            agent.kill()
+
+
 def test_langchain_chat_prints_a_value_and_streams(server: FriendliServer) -> None:
     pytest.importorskip("langchain_core")
     server.enqueue(text('{"city": "Paris", ', '"country": "France"}'), text("In ", "Paris."))
