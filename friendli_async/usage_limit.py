@@ -142,7 +142,10 @@ class UsageLimit:
             is_to_warn = used is None and is_complete and not outermost._has_warned
             outermost._has_warned |= is_to_warn
         if is_to_warn:
-            _logger.warning("the server reports no usage of an answer: its tokens do not count towards the usage limit")
+            _logger.warning(
+                "an answer has no usage: its tokens do not count towards the usage limit "
+                "(a stream has it only with stream_options.include_usage, which the client sends by default)"
+            )
 
     def _add(self, usage: Usage | None, is_complete: bool) -> None:
         if usage is None or not is_complete:
