@@ -454,6 +454,13 @@ async def test_reply_type_that_does_not_fit_is_reported_at_the_first_reply(path:
     assert (len(caller.rows), len(lines(path))) == (1, 1)
 
 
+async def test_reply_whose_type_has_changed_since_is_reported_with_what_to_do(path: Path) -> None:
+    await run(ROWS[:1], Caller(lambda row: City("Rome")), path, reply_type=City)
+    changed = msgspec.defstruct("City", ["name", "country"])
+    with pytest.raises(CheckpointError, match=r"is not a valid City: .*`country`.*has changed since, use another file"):
+        await run(ROWS[:1], Caller(), path, reply_type=changed)
+
+
 async def test_any_as_reply_type_restores_json(path: Path) -> None:
     for resumed in (False, True):
         [outcome] = await run(ROWS[:1], Caller(lambda row: [Invoice("7")]), path, reply_type=Any)

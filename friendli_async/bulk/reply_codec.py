@@ -33,6 +33,7 @@ R = TypeVar("R")
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _LISTS: Final = (list, set, frozenset)
 _VAGUE: Final = (Any, object, dict, list, tuple, set, frozenset)
+_CHANGED: Final = "; if the type has changed since, use another file"
 """Types whose values may be of any type."""
 _Decode = Callable[[bytes], Any]
 _encoder: Final = msgspec.json.Encoder(enc_hook=functools.partial(dump_model, by_alias=True, round_trip=True))
@@ -108,7 +109,7 @@ class ReplyCodec(Generic[R]):
         kind = name if name in failures else next(iter(failures))
         error = failures[kind]
         reason = error.args[0] if error.args and isinstance(error.args[0], str) else error
-        hint = _hint(name) if name not in (None, kind) else ""
+        hint = "" if name is None else _CHANGED if name == kind else _hint(name)
         raise CheckpointError(
             f"the stored reply of row {shortened(key)} is not a valid {kind}: {reason}{hint}"
         ) from error
