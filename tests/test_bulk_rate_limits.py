@@ -306,9 +306,11 @@ async def test_stop_delivers_waiting_rows_with_their_error(wait: float | None) -
 @pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
 @pytest.mark.parametrize("error", [no_connection(), APITimeoutError("no connection", limit="connect", sent=False)])
 @in_virtual_time
-async def test_outage_of_a_minute_loses_no_row_and_keeps_the_limit(error: Exception, adaptive: bool) -> None:
+async def test_outage_of_a_minute_loses_no_row_and_keeps_the_limit(
+    error: Exception, adaptive: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async def call(row: int) -> int:
-        if 10.0 <= now() < 70.0:
+        if 3.0 <= now() < 63.0:
             raise error
         await asyncio.sleep(1.0)
         return row
@@ -317,6 +319,7 @@ async def test_outage_of_a_minute_loses_no_row_and_keeps_the_limit(error: Except
     outcomes = await collect(run)
     assert sorted(outcome.result() for outcome in outcomes.values()) == list(range(1000))
     assert (run.progress.limit >= 8, run.progress.refused) == (True, 0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # of the first row
 
 
 @in_virtual_time

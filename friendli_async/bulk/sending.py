@@ -87,6 +87,7 @@ class RowSender(Generic[Row, R]):
         # A connection that a call opens keeps the call's context, and would keep the user's function with it.
         self._report_weakly = weak_method(self._report_rejection)
         self._resending: set[asyncio.Task[None]] = set()  # tasks without a permit, which wait to send a row again
+        self._is_outage_known = False  # a row found no connection, which was logged, until no row waits
 
     async def send(self, row: Row) -> tuple[R | None, Exception | None, int]:
         """Makes the call for one row, with a permit, and again while ``_resend_wait`` allows it.
@@ -112,13 +113,21 @@ class RowSender(Generic[Row, R]):
                 if wait is None or resends == _MAX_RESENDS or waited + wait > _MAX_RESEND_WAIT:
                     break
                 resends, waited = resends + 1, waited + wait
-                reason = "no connection for" if is_unsent(error) else "a rate limit rejected"
-                _logger.info("run_all: %s a row, which is sent again in %.1f s", reason, wait)
+                self._log_resend(error, wait)
                 if self._state.stopped or not await self._wait_to_resend(wait):
                     break
             return reply, error, max(1, attempts)
         finally:
             reply = error = None  # from 3.12 on an error's traceback has this frame: avoid a cycle
+
+    def _log_resend(self, error: Exception | None, wait: float) -> None:
+        """Logs that a row is sent again; the first row of an outage as a warning, since nothing else reports it yet."""
+        if not is_unsent(error):
+            _logger.info("run_all: a rate limit rejected a row, which is sent again in %.1f s", wait)
+            return
+        level = logging.INFO if self._is_outage_known else logging.WARNING
+        self._is_outage_known = True
+        _logger.log(level, "run_all: no connection for a row, which is sent again in %.1f s: %s", wait, error)
 
     def end_waits(self) -> None:
         """Ends the waits of rows to be sent again, for a run that has been stopped."""
@@ -171,6 +180,7 @@ class RowSender(Generic[Row, R]):
 
     def _report_reply(self, reply: R, seconds: float) -> None:
         """Counts the tokens of a reply, and reports it to the gate; ``seconds`` is what the call took."""
+        self._is_outage_known = self._is_outage_known and bool(self._resending)
         usage = usage_of(reply)
         tokens = usage.completion_tokens if usage is not None else 0
         self.tokens += tokens
