@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     tool_calls_module = LazyModule("friendli_async.chat.tool_calls")
 
-__all__: list[str] = ["ChatCollector", "ChoiceParts", "ChoicesCollector"]
+__all__: list[str] = ["ChatCollector", "ChoiceParts", "ChoicesCollector", "DeliveredCollector"]
 __all__ += ["ChatStream", "CompletionStream"]
 
 
@@ -183,6 +183,9 @@ class ChoicesCollector(Generic[C, P]):
 class _CallParts:
     """A partially received tool call, with its index among those of the choice."""
 
+    may_repeat: ClassVar[bool] = True
+    """Whether a name may repeat its pieces so far."""
+
     def __init__(self, index: int) -> None:
         self.index = index
         self.id: str | None = None
@@ -263,7 +266,7 @@ class _CallParts:
         """Adds a name: most servers send it once, some repeat it in each delta, and some send it in pieces."""
         if not name:
             return
-        if self.name is None or (not self.has_arguments and name.startswith(self.name)):
+        if self.name is None or (self.may_repeat and not self.has_arguments and name.startswith(self.name)):
             self.name = name
         elif not self.has_arguments:
             begun, self.name = self.name, None
@@ -287,6 +290,8 @@ def _continues(delta: ToolCallDelta, last: _CallParts) -> bool:
 
 
 class _ChoiceParts(ChoiceParts):
+    _call_parts: ClassVar = _CallParts
+
     def __init__(self, index: int) -> None:
         super().__init__(index)
         self.role: str | None = None
@@ -381,7 +386,7 @@ class _ChoiceParts(ChoiceParts):
             call = calls[-1]
         is_named = delta.function is not None and delta.function.name
         if call is None or (is_named and call.starts_new_call(delta, position)):
-            call = _CallParts(len(calls))
+            call = self._call_parts(len(calls))
             calls.append(call)
         if key is not None:
             self._calls_by_key[key] = call
@@ -494,6 +499,23 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
     def result(self) -> ChatCompletion:
         """Returns the assembled completion."""
         return self._build_reply(ChatCompletion, "chat.completion")
+
+
+class _DeliveredCall(_CallParts):
+    may_repeat = False
+
+
+class _DeliveredChoice(_ChoiceParts):
+    _call_parts = _DeliveredCall
+
+
+class DeliveredCollector(ChatCollector):
+    """Collects chunks once more, as they are delivered: another collector has numbered their choices and calls."""
+
+    _parts = _DeliveredChoice
+
+    def __init__(self) -> None:
+        super().__init__(2)  # one for a single choice would renumber the first that it gets to 0
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
