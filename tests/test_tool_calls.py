@@ -214,6 +214,7 @@ async def test_tool_call_without_a_function_keeps_its_name_and_arguments(
         '{"function": {"name": "grep", "arguments": ""}, "arguments": ARGUMENTS}',
         '{"function": {"name": "grep", "parameters": ARGUMENTS}}',
         '{"function": {"name": "grep", "arguments": null, "parameters": ARGUMENTS}}',
+        '{"function": {"name": "grep", "arguments": "", "parameters": ARGUMENTS}}',
         '{"name": "other", "function": {"name": "grep", "arguments": ARGUMENTS, "parameters": {"b": 2}}}',
     ],
 )
@@ -232,6 +233,26 @@ async def test_tool_call_in_two_places_keeps_its_name_and_arguments(
         reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
         assert reply.tool_calls == expected
         assert json.loads(msgspec.json.encode(reply.tool_calls[0].function)) == {"name": "grep", "arguments": '{"a":1}'}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '{"function": {"name": "NAME", "arguments": ""}}',
+        '{"name": "NAME", "arguments": ""}',
+        '{"name": "NAME", "parameters": {}}',
+        '{"name": "NAME", "function": {"arguments": ""}}',
+        '{"function": {"name": "NAME", "parameters": ""}}',
+        '{"custom": {"name": "NAME", "input": ""}}',
+    ],
+)
+async def test_name_after_empty_arguments_is_that_of_another_call_wherever_they_are(
+    client: AsyncFriendli, server: FriendliServer, shape: str
+) -> None:
+    deltas = [{"index": 0, **json.loads(shape.replace("NAME", name))} for name in ("f", "g")]
+    server.enqueue(script(*[chunk(tool_calls=[each]) for each in deltas], finish("tool_calls"), done()))
+    found = (await open_stream(client).result()).tool_calls
+    assert [call.function.name for call in found] == ["f", "g"]
 
 
 async def test_nulls_beside_the_function_of_a_tool_call_are_neither_kept_nor_sent(

@@ -276,10 +276,11 @@ def _complete_function(call: Fields) -> None:
     if any(custom.values()) and not any(function.values()):
         call["type"] = "custom"
     name = function.get("name") or custom.get("name") or call.get("name")
-    own = function.get("parameters") if function.get("arguments") is None else function["arguments"]
-    # A custom call has a text. In Llama's own format, arguments are parameters.
-    places: list[Any] = [own, custom.get("input"), call.get("arguments"), call.get("parameters")]
-    arguments = next((each for each in places if each), own)
+    # In Llama's own format, arguments are parameters. A custom call has a text.
+    places: list[Any] = [function.get("arguments"), function.get("parameters"), custom.get("input")]
+    places += [call.get("arguments"), call.get("parameters")]
+    # Empty ones count, too: in a stream, they tell where a name has ended.
+    arguments = max((each for each in places if each is not None), key=bool, default=None)
     if name or arguments:
         call["function"] = {"name": name, "arguments": arguments}
 
