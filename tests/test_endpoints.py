@@ -291,6 +291,11 @@ async def test_wait_polls_once_if_already_in_status(client: AsyncFriendli, serve
     assert len(server.requests) == 1
 
 
+async def test_wait_for_a_state_that_is_newer_than_the_library(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(state("RUNNING"), state("DREAMING"))
+    assert (await client.dedicated.endpoint.wait("ep_1", until="DREAMING", interval=0)).status == "DREAMING"
+
+
 @pytest.mark.parametrize(
     ("now", "until"),
     [

@@ -7,7 +7,7 @@ keys, except inside ``advanced``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Unpack, get_args
+from typing import Final, Unpack, cast
 
 from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters, path_arguments, path_parameters
 from friendli_async._core.body.json_values import encode_body
@@ -35,7 +35,7 @@ from friendli_async.endpoints.replies import (
     WandbArtifactEndpoint,
 )
 from friendli_async.errors import APIStatusError, APITimeoutError, ArgumentError
-from friendli_async.options import check_choice, is_finite, plain_number
+from friendli_async.options import is_finite, plain_number
 
 __all__ = ["Endpoints"]
 
@@ -72,8 +72,6 @@ _WANDB_ARTIFACT_CREATE: Final = operation(
 WAIT_TIMEOUT: Final = 1800.0
 POLL_INTERVAL: Final = 5.0
 # States that a failed or terminating endpoint can still reach by itself. Other endpoints may reach any state.
-_STATES: Final = get_args(get_args(EndpointState)[0])
-"""The states, from a union with ``str``: a server may report others."""
 _REACHABLE_STATES: Final[dict[str, frozenset[str]]] = {
     "FAILED": frozenset({"STOPPING", "TERMINATING", "TERMINATED"}),
     "TERMINATING": frozenset({"TERMINATED"}),
@@ -252,9 +250,10 @@ class Endpoints(Resource):
             APITimeoutError: The wait exceeded ``timeout`` (``limit`` is "total"), or one of the calls timed out.
             APIStatusError: The endpoint cannot reach the state: it has failed, terminated, or (without a limit) gone
                 back to sleep. ``type`` is its current state, ``code`` its error code, ``status_code`` 0.
-            ArgumentError: An invalid argument, such as an unknown state. Nothing was sent.
+            ArgumentError: An invalid argument, such as a state in small letters. Nothing was sent.
         """
-        check_choice("until", until, _STATES)
+        if not isinstance(cast("object", until), str) or not until.isupper():  # a server may have new states
+            raise ArgumentError(f"Expected a state in capital letters, such as 'RUNNING', got {until!r}", "until")
         timeout, interval = _plain_seconds(timeout, interval)
         return await wait_for_state(self, endpoint_id, until, timeout, interval, may_sleep=timeout is not None)
 
