@@ -1614,7 +1614,12 @@ def test_signal_after_the_loop_was_closed_reaches_the_handler_of_the_server() ->
 
 
 async def test_without_a_signal_the_end_of_the_block_drains_the_client(client: AsyncFriendli) -> None:
-    async with drain_on_shutdown(client):
+    class Wrapper:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client, name)
+
+    wrapper: Any = Wrapper()
+    async with drain_on_shutdown(wrapper):
         pass
     with pytest.raises(ConfigurationError, match="drain"):
         await open_stream(client)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from friendli_async.options import check_seconds
 
@@ -51,7 +51,7 @@ async def drain_on_shutdown(client: Drainable, seconds: float | None = 5.0) -> A
         ConfigurationError: ``seconds`` is not a number of seconds.
         TypeError: ``client`` cannot be drained.
     """
-    if not isinstance(cast("object", client), Drainable):
+    if not callable(getattr(client, "drain", None)):  # a wrapper may pass attributes on
         raise TypeError(f"client must be an AsyncFriendli, not {type(client).__name__}")
     shutdown = _Drain(client, check_seconds("seconds", seconds))
     with shutdown.on_signals():
