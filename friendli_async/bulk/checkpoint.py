@@ -49,6 +49,7 @@ class _Error(msgspec.Struct, omit_defaults=True):
     kind: str | None = None
     request_id: str | None = None
     body: str = ""
+    shown: str = ""
 
 
 class _Head(msgspec.Struct):
@@ -227,12 +228,13 @@ def _error_record(error: Exception) -> _Error:
     if isinstance(error, APIStatusError):
         record.status, record.message, record.body = error.status_code, error.message, error.body
         record.code, record.kind, record.request_id = error.code, error.type, error.request_id
+        record.shown = error._shown  # pyright: ignore[reportPrivateUsage]  # what the library has added
     return record
 
 
 def _restore_error(record: _Error) -> Exception:
     """Restores a recorded error; always a status error, since only those are final."""
-    return status_class(record.status)(
+    error = status_class(record.status)(
         record.message,
         status_code=record.status,
         code=record.code,
@@ -240,3 +242,5 @@ def _restore_error(record: _Error) -> Exception:
         body=record.body,
         request_id=record.request_id,
     )
+    error._shown = record.shown  # pyright: ignore[reportPrivateUsage]  # as above
+    return error
