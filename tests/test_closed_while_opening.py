@@ -97,7 +97,7 @@ def test_read_after_a_cancelled_opening_says_so_and_knows_the_attempts_before() 
         assert stream.meta.elapsed == 10
         with pytest.raises(StreamInterruptedError, match=r"^the opening of the stream was cancelled$") as raised:
             await anext(stream)
-        assert raised.value.meta == stream.meta
+        assert (raised.value.meta, raised.value.sent) == (stream.meta, True)
         assert await anext(stream, None) is None  # raised once
         return raised.value
 
@@ -116,8 +116,11 @@ async def test_read_after_an_opening_that_an_exception_of_the_user_ended_names_i
         stream = open_stream(client.with_options(token=token))
         with pytest.raises(LookupError):
             await anext(stream)
-        with pytest.raises(StreamInterruptedError, match=r"^the opening of the stream failed with LookupError$"):
+        with pytest.raises(
+            StreamInterruptedError, match=r"^the opening of the stream failed with LookupError$"
+        ) as raised:
             await stream.result()
+    assert raised.value.sent is False
 
 
 @pytest.mark.parametrize(

@@ -184,8 +184,9 @@ async def test_stream_stopped_before_use_sends_nothing(server: FriendliServer, c
     assert stream.outcome == "stopped"
     assert await read(stream) == ""
     for use in (stream.result(), stream.__aenter__(), stream):
-        with pytest.raises(StreamInterruptedError, match="stopped before it was opened"):
+        with pytest.raises(StreamInterruptedError, match="stopped before it was opened") as raised:
             await use
+        assert raised.value.sent is False
     with pytest.raises(RuntimeError, match="never opened"):
         _ = stream.meta
     assert server.requests == []

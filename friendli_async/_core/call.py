@@ -203,6 +203,11 @@ class Call(Generic[T]):
         self._interrupted_outcome = outcome
         self.clock.interrupt(error)
 
+    @property
+    def may_have_been_sent(self) -> bool:
+        """Whether the server may have accepted a request of the call, which has begun."""
+        return self._sent or self.clock.sent
+
     def meta(self) -> Meta:
         """Returns the call's metadata so far."""
         return Meta(

@@ -176,14 +176,15 @@ class StreamOpening(Generic[E, R, U]):
         elif not was_stopped:
             state.is_unreported = not isinstance(error, Exception)
             what = "was cancelled" if state.is_unreported else f"failed with {type(error).__name__}"
-            state.error = StreamInterruptedError(f"the opening of the stream {what}", meta=call.meta())
+            message = f"the opening of the stream {what}"
+            state.error = StreamInterruptedError(message, sent=call.may_have_been_sent, meta=call.meta())
 
     def stop(self, reason: str, outcome: Outcome, *, waited_for: bool) -> None:
         """Ends the stream before it was opened, like ``OpenStream.stop``; an ``open`` in progress raises an error."""
         state = self.state
         if state.outcome != "open":
             return
-        state.error = error = StreamInterruptedError(f"{reason} before it was opened")
+        state.error = error = StreamInterruptedError(f"{reason} before it was opened", sent=waited_for)
         if waited_for:
             self._call.interrupt(StreamInterruptedError(reason), outcome)
             outcome = self._call.outcome_of(error)  # of the first interruption
