@@ -109,6 +109,12 @@ async def test_deltas_have_the_index_of_their_call_and_its_id_and_name_once(
     assert received == expected
 
 
+async def test_call_is_not_yielded_before_its_name(client: AsyncFriendli, server: FriendliServer) -> None:
+    deltas = [delta(0, "1", None, "{}"), delta(1, "2", "g", "{}"), delta(0, None, "f")]
+    server.enqueue(script(*[chunk(tool_calls=[each]) for each in deltas], finish("tool_calls"), done()))
+    assert [call.function.name async for call in open_stream(client).tool_calls()] == ["f", "g"]
+
+
 @pytest.mark.parametrize("late_end", [False, True])
 async def test_call_is_yielded_when_it_has_ended_and_next_one_has_started(
     client: AsyncFriendli, server: FriendliServer, late_end: bool
