@@ -235,8 +235,9 @@ class APIStatusError(FriendliError):
     body: str = ""
     request_id: str | None = None
     retry_after: float | None = None
-    _shown: str = ""
-    """For ``str()``: the message with what this library adds, such as an address. Browsers get ``message`` alone."""
+    _before: str = ""
+    _after: str = ""
+    """What ``str()`` adds to the message, such as an address. Browsers get ``message`` alone."""
 
     def __init__(
         self,
@@ -262,7 +263,7 @@ class APIStatusError(FriendliError):
     def __str__(self) -> str:
         # An error in a good reply has no status of its own: "200 model overloaded" would read like a success. Servers
         # send "500 Internal Server Error" as a message; "400 tokens are too many" does not name the status.
-        code, message = self.status_code, self._shown or self.message
+        code, message = self.status_code, f"{self._before}{self.message}{self._after}"
         is_named = code < 300 or re.match(rf"HTTP {code}|{code}(?=: | [A-Z]|$)", message)
         named = message if is_named else f"{code} {message}"
         return f"{named} (request id {self.request_id})" if self.request_id else named

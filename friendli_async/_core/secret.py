@@ -28,7 +28,7 @@ _CHARACTER: Final = rf"(?s:{_ESCAPED}|.)"
 _LONGEST_CUT: Final = 16
 _CUT: Final = r"(?:%(?:25){0,2}[0-9a-fA-F]?|\\{1,7}(?:u[0-9a-fA-F]{0,3})?|&#?[xX]?[0-9a-fA-F]{0,6})?(?:\.{3})?\Z"
 """The end of an excerpt: an escaped character that is cut off, and an ellipsis."""
-_QUOTED: Final = frozenset({"message", "_shown", "body", "excerpt", "code", "type", "request_id"})
+_QUOTED: Final = frozenset({"message", "body", "excerpt", "code", "type", "request_id"})
 """The attributes of errors that quote the response, besides the message of the exception."""
 _NOT_SECRET: Final = frozenset({"team", "timeout", "retry", "limits", "observers", "wake"})
 

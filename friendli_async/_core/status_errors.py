@@ -50,7 +50,7 @@ def status_error(head: ReplyHead, body: bytes, proxy: str | None = None) -> APIS
     error = _build(message, parsed, status, text, headers)
     is_json = text.lstrip("\ufeff \t\r\n")[:1] in {"{", "["}  # as the API's own errors are
     if proxy is not None and (status == 407 or not is_json):
-        error._shown = f"{message} ({'from' if status == 407 else 'through'} the proxy {proxy})"  # pyright: ignore[reportPrivateUsage]  # our own addition
+        error._after = f" ({'from' if status == 407 else 'through'} the proxy {proxy})"  # pyright: ignore[reportPrivateUsage]  # our own addition
     return error
 
 

@@ -49,7 +49,8 @@ class _Error(msgspec.Struct, omit_defaults=True):
     kind: str | None = None
     request_id: str | None = None
     body: str = ""
-    shown: str = ""
+    before: str = ""
+    after: str = ""
 
 
 class _Head(msgspec.Struct):
@@ -228,7 +229,7 @@ def _error_record(error: Exception) -> _Error:
     if isinstance(error, APIStatusError):
         record.status, record.message, record.body = error.status_code, error.message, error.body
         record.code, record.kind, record.request_id = error.code, error.type, error.request_id
-        record.shown = error._shown  # pyright: ignore[reportPrivateUsage]  # what the library has added
+        record.before, record.after = error._before, error._after  # pyright: ignore[reportPrivateUsage]  # for str()
     return record
 
 
@@ -242,5 +243,5 @@ def _restore_error(record: _Error) -> Exception:
         body=record.body,
         request_id=record.request_id,
     )
-    error._shown = record.shown  # pyright: ignore[reportPrivateUsage]  # as above
+    error._before, error._after = record.before, record.after  # pyright: ignore[reportPrivateUsage]  # as above
     return error

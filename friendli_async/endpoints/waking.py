@@ -57,8 +57,7 @@ class Waker:
             return False
         if not self._wake:
             effect = "wakes it" if state == "SLEEPING" else "waits for it"
-            told = error._shown or error.message  # pyright: ignore[reportPrivateUsage]  # our own addition
-            error._shown = f"endpoint {endpoint_id} is {state} (with_options(wake=True) {effect}): {told}"  # pyright: ignore[reportPrivateUsage]  # the same
+            error._before = f"endpoint {endpoint_id} is {state} (with_options(wake=True) {effect}): "  # pyright: ignore[reportPrivateUsage]  # our own addition
             return False
         if state == "SLEEPING":
             await _wake_up(endpoints, endpoint_id)
