@@ -202,6 +202,23 @@ async def test_second_task_cannot_read_branch_concurrently(server: FriendliServe
         await with_timeout(waiting)
 
 
+async def test_branch_that_was_read_while_another_task_opens_its_stream_can_be_read_after_that(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    opened = asyncio.Event()
+    server.enqueue(script(gate(opened), *text_steps("a", "b")))
+    stream = open_stream(client)
+    (branch,) = stream.tee(1)
+    opening = asyncio.ensure_future(stream.__aenter__())
+    await run_loop_iterations(3)
+    with pytest.raises(RuntimeError, match="another task"):
+        await anext(branch)
+    opened.set()
+    await with_timeout(opening)
+    assert await text_of(branch) == "ab"
+    assert stream.outcome == "done"
+
+
 # --- a slow branch ---------------------------------------------------------------------------------------------------
 
 

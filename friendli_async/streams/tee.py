@@ -242,10 +242,11 @@ class Branch(Generic[E]):
             while not buffer.events:
                 self._check_end()
                 await self._advance()
-        except Exception:  # the error or the end: raised once
-            buffer.task = None
-            _close_branch(self._stream, self._fanout, buffer, self._stream._stop)
-            raise
+        except Exception:
+            if self._stream.outcome != "open" or buffer.overrun:  # the error or the end: raised once
+                buffer.task = None
+                _close_branch(self._stream, self._fanout, buffer, self._stream._stop)
+            raise  # if another task is opening the stream, the branch can be read after that
         except asyncio.CancelledError:
             if buffer.closed and task.uncancel() <= cancelling:  # closing it cancelled this task
                 raise self._stream._with_received(StreamInterruptedError("the branch was closed")) from None
