@@ -252,11 +252,13 @@ class EventStream(Generic[E]):
 
     def _begin_reading(self, opened: OpenStream[E, Any, Any]) -> None:
         """Prepares for the first read: applies stop conditions to what was read while opening, and releases it."""
-        opened.is_unread = False
         if self._stop_conditions:
             opened.apply_stop_conditions(self._stop_conditions, self._opening.make_collector())
         if self._read_mode != "raw()":
             opened.kept_bytes = None
+        elif opened.kept_bytes is None:
+            opened.fail_without_bytes()
+        opened.is_unread = False
 
     # --- raw bytes -------------------------------------------------------------------------------------------------
 

@@ -182,8 +182,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             FriendliError: The stream failed.
         """
         reader = self.reader
-        if self.kept_bytes is None:
-            self._fail_without_bytes()
         if not self.kept_bytes:
             if not reader.has_ended:
                 await self.fill()
@@ -238,7 +236,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             Exception: What a stop condition raises.
         """
         if self.kept_bytes is None:
-            self._fail_without_bytes()
+            self.fail_without_bytes()
         reader = self.reader.from_beginning(collector, stop_conditions)
         try:
             reader.feed(self.kept_bytes)
@@ -251,11 +249,21 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if reader.has_ended and not reader.lacks_line_end:
             self._release()
 
-    def _fail_without_bytes(self) -> NoReturn:
+    def fail_without_bytes(self) -> NoReturn:
+        """Raises an error before the first read: too many bytes arrived before the first event to be kept.
+
+        If the rest has arrived meanwhile, the stream has ended well, but whoever needs the bytes must not take it for
+        empty: each read raises the error.
+
+        Raises:
+            FriendliError: That error, or the one that had ended the stream before.
+        """
         failure = Held(ResponseDecodeError("the data before the first event is larger than the limit (Limits.event)"))
-        self.stop(failure.error, "failed")
+        if self.state.outcome == "open":
+            self.stop(failure.error, "failed")
         self._raise_error()
-        raise failure.take()  # the rest had arrived, so it has ended well, but nobody gets the events
+        failure.error.meta, failure.error.partial = self.meta, self.collector.partial()
+        raise failure.take()
 
     def settle(self) -> None:
         """Releases the connection when the reader has finished, and ends the stream when its events are consumed.
