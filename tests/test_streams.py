@@ -253,6 +253,22 @@ async def test_second_task_cannot_open_stream_concurrently(server: FriendliServe
         await with_timeout(opening)
 
 
+async def test_refused_read_does_not_decide_how_the_stream_is_read(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    go = asyncio.Event()
+    server.enqueue(script(gate(go), chunk("a"), finish(), done()))
+    stream = open_stream(client)
+    opening = asyncio.ensure_future(stream.__aenter__())
+    await server.wait_for_requests(1)
+    with pytest.raises(RuntimeError, match="another task"):
+        await anext(stream)
+    go.set()
+    await with_timeout(opening)
+    assert b"".join([data async for data in stream.raw()]).endswith(b"data: [DONE]\n\n")
+    assert stream.outcome == "done"
+
+
 # --- outcomes --------------------------------------------------------------------------------------------------------
 
 A = chunk("a")

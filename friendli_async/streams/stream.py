@@ -215,13 +215,15 @@ class EventStream(Generic[E]):
 
     async def _begin_iterating(self) -> deque[E] | None:
         """Opens the stream if needed. Returns the queue of its events, or None if there will be none."""
-        if self._read_mode == "result()":
-            if self.outcome in SUCCESSFUL_OUTCOMES:
-                raise RuntimeError("result() has already read all events: iterate over the stream before calling it")
-        elif self._read_mode != "events":
-            self._set_read_mode("events")
-        self._begin_waiting()
+        self._begin_waiting()  # first: a read that is refused leaves the stream as it was
         try:
+            if self._read_mode == "result()":
+                if self.outcome in SUCCESSFUL_OUTCOMES:
+                    raise RuntimeError(
+                        "result() has already read all events: iterate over the stream before calling it"
+                    )
+            elif self._read_mode != "events":
+                self._set_read_mode("events")
             opened = await self._open_to_read()
             if opened is not None:
                 if opened.is_unread:
