@@ -183,6 +183,23 @@ async def test_close_in_the_loop_turn_of_the_first_event_cancels_the_stream(clos
     assert all(exchange.ends for exchange in transport.exchanges)
 
 
+@pytest.mark.parametrize("told", ["first_event", "attempt_ended"])
+async def test_observer_of_the_first_event_can_close_the_stream(told: str) -> None:
+    class Closing(Recorder):
+        def closes(self, event: object) -> None:
+            with pytest.raises(StopIteration):  # ``aclose`` does not wait: in an eager task it runs at once, too
+                stream.aclose().send(None)
+
+    recorder = Recorder()
+    closing = Closing()
+    setattr(closing, told, closing.closes)
+    async with FriendliServer() as server, client_of(server.url, observers=[closing, recorder]) as client:
+        server.enqueue(script(chunk("a"), stall()))
+        stream = open_stream(client)
+        await assert_cancelled(asyncio.ensure_future(anext(stream)), stream, recorder)
+        await assert_no_leaks(client, server)
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_client_closed_by_its_token_callable_ends_the_call(streamed: bool) -> None:
     async def token() -> str:

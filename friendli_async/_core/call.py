@@ -506,6 +506,10 @@ class Call(Generic[T]):
         if pace.spent and self._engine.settings.pacing.obey is not None:
             pace.record_success()
         if self._is_stream:
+            if self.clock.interruption is not None:  # an observer of the first event has closed the stream
+                error = copy.copy(self.clock.interruption)
+                error.meta = self.meta()
+                raise error
             return  # the call ends with its stream
         self.stopwatch.stop()
         meta = self.meta()
