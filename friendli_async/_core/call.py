@@ -506,10 +506,10 @@ class Call(Generic[T]):
         if pace.spent and self._engine.settings.pacing.obey is not None:
             pace.record_success()
         if self._is_stream:
-            if self.clock.interruption is not None:  # an observer of the first event has closed the stream
-                error = copy.copy(self.clock.interruption)
-                error.meta = self.meta()
-                raise error
+            if self.clock.interruption is not None:  # in the turn of the first event, or by an observer of it
+                failed = Held(copy.copy(self.clock.interruption))
+                failed.error.meta = self.meta()
+                raise failed.take()
             return  # the call ends with its stream
         self.stopwatch.stop()
         meta = self.meta()
@@ -566,8 +566,6 @@ class Call(Generic[T]):
             if type(error) is not APIConnectionError:  # a timeout keeps its class
                 raise
             raise StreamInterruptedError(str(error)) from None
-        if self.clock.interruption is not None:  # in the turn of the loop in which the first event was read
-            raise copy.copy(self.clock.interruption)
         if collector.has_text:
             self.stopwatch.record_first_text()
         exchange.streaming = True
