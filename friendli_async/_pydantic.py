@@ -6,6 +6,7 @@ This module does not import pydantic: it is loaded by whatever has a model, or a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args, get_origin
 
@@ -13,6 +14,7 @@ import msgspec
 
 from friendli_async._json import as_object, prepared, without_surrogates
 from friendli_async._lazy import LazyModule
+from friendli_async._pydantic_types import pydantic_adapter
 
 if TYPE_CHECKING:
     import pydantic
@@ -113,22 +115,13 @@ def stand_in(name: str, adapter: pydantic.TypeAdapter[Any]) -> Any:
 
 
 def _prepared(source: Any) -> Any:
-    """Returns a struct that msgspec knows, with a stand-in for its argument if msgspec does not know that."""
-    from pydantic import TypeAdapter
-    from pydantic.errors import PydanticUserError
-
-    try:
-        prepared(source)
-        msgspec.json.schema_components([source])
-    except TypeError:
-        if not get_args(source):  # msgspec decodes it, but has no schema of a field, such as a callback
-            return prepared(source)
-        try:
-            adapter = TypeAdapter(*get_args(source))
-        except PydanticUserError:  # a model inside of a struct
-            return prepared(source)
-        return prepared(get_origin(source)[stand_in("Value", adapter)])
-    return source
+    """Returns a struct that msgspec knows, with a stand-in for its argument if pydantic has to validate that."""
+    with suppress(TypeError):  # pydantic cannot: a model inside of a struct
+        for argument in get_args(source):
+            adapter = pydantic_adapter(argument)
+            if adapter is not None:
+                return prepared(get_origin(source)[stand_in("Value", adapter)])
+    return prepared(source)
 
 
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:

@@ -259,6 +259,12 @@ class Dog(BaseModel):
     kind: Literal["dog"]
 
 
+class Node(BaseModel):
+    name: str
+    discriminator: str = "n"
+    next: "Node | None" = Field(None, examples=[{"discriminator": "n"}])
+
+
 @dataclasses.dataclass
 class Link:
     url: HttpUrl
@@ -299,11 +305,18 @@ ONE_METER: Final = (
         (*ONE_METER, ["properties", "usage", "properties", "kwh"]),
         (*ONE_METER, ["properties", "discriminator"]),
         (*ONE_METER, ["properties", "label"]),
+        (Node, Node(name="a", next=None), {"name": "a", "discriminator": "n", "next": None}, ["properties", "name"]),
         (Link, Link(HttpUrl("http://a/")), {"url": "http://a/"}, ["properties", "url"]),
     ],
     ids=[
         *("model", "list", "nested", "struct", "union", "discriminated union", "dict"),
-        *("model of a name of ours", "field called discriminator", "computed field", "type of pydantic"),
+        *(
+            "model of a name of ours",
+            "field called discriminator",
+            "computed field",
+            "model in itself",
+            "type of pydantic",
+        ),
     ],
 )
 @pytest.mark.parametrize(("holder", "field"), [(ParsedCompletion, "value"), (ParsedRunResult, "answer")])
@@ -327,11 +340,19 @@ def test_replies_with_values_of_a_type_are_return_types(
         assert answer["value"] == encoded
         assert browser.get("/plain").json() == {"reply": answer}
         paths = browser.get("/openapi.json").json()["paths"]
+    assert "mapping" not in str(paths)  # of discriminated unions: it refers to definitions
     found = paths["/typed"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["value"]
     for name in schema:
         found = found[name]
     assert found["type"] == "string"
     assert TypeAdapter(holder[kind]).validate_python(answer) == reply
+
+
+def test_constraints_of_a_value_hold() -> None:
+    adapter = TypeAdapter(ParsedCompletion[Annotated[int, Field(ge=1)]])
+    assert adapter.json_schema()["properties"]["value"] == {"minimum": 1, "type": "integer"}
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        adapter.validate_python({"choices": [], "value": 0})
 
 
 def test_reply_as_pydantic_field() -> None:

@@ -89,6 +89,10 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
         [block_delta({"type": "hologram_delta", "data": "e"}), text_delta("a")],
         [SAID],
     ),
+    "delta of an unknown type, in a text": (
+        [text_delta("a"), block_delta({"type": "hologram_delta", "data": "e"})],
+        [SAID],
+    ),
     "no index, two blocks": (
         without_index(block_start(SAID), text_delta("b"), block_start(CALL), json_delta('{"city": "Paris"}')),
         [{**SAID, "text": "ab"}, CALLED],
@@ -215,6 +219,12 @@ def test_interrupted_message_has_the_tool_calls_of_these_blocks(case: str) -> No
     calls = [(call.function.name, json.loads(call.function.arguments or "{}")) for call in partial.tool_calls]
     assert calls == [(block["name"], block["input"]) for block in expected if block["type"] == "tool_use"]
     assert partial.text == collector.result().text
+
+
+def test_interrupted_call_has_only_arguments_that_arrived() -> None:
+    collector = MessagesCollector()
+    feed([block_start(CALL)], collector)
+    assert [call.function.arguments for call in collector.partial().tool_calls] == [""]
 
 
 def without_none(block: object) -> JSON:

@@ -37,6 +37,7 @@ LAYERS: Final = (
         "_lazy",
         "_locks",
         "_pydantic",
+        "_pydantic_types",
         "_version",
         "errors",
         "options",

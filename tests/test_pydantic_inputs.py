@@ -17,7 +17,7 @@ from friendli_async.endpoints import inputs as endpoint_inputs
 from friendli_async.integrations.fastapi import get_client, lifespan
 from friendli_async.messages import InputMessage
 from friendli_async.messages import inputs as message_inputs
-from friendli_async.messages.replies import AnyBlock
+from friendli_async.messages.replies import AnyBlock, MessageStop
 from friendli_async.replies import Reply
 from friendli_async.responses import InputItem, OutputItem
 from friendli_async.responses import inputs as response_inputs
@@ -91,6 +91,10 @@ def test_events_of_a_tool_assisted_chat_are_restored() -> None:
     ]
     assert adapter.validate_json(adapter.dump_json(events)) == events
     assert adapter.validate_python(events) == events
+
+
+def test_event_that_is_only_its_type_is_restored() -> None:
+    assert TypeAdapter(MessageStop).validate_python({"type": "message_stop"}) == MessageStop()
 
 
 def test_item_with_a_role_is_a_message() -> None:

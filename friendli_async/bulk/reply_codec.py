@@ -21,9 +21,9 @@ from msgspec import UNSET
 from friendli_async._hints import shortened
 from friendli_async._json import decode_json, encode_json, prepared
 from friendli_async._pydantic import dump_model
+from friendli_async._pydantic_types import pydantic_adapter
 from friendli_async.bulk.errors import CheckpointError
 from friendli_async.chat.output import output_of
-from friendli_async.chat.schema import pydantic_adapter
 from friendli_async.replies import HasValue, Reply
 
 __all__: list[str] = []

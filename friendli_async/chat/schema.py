@@ -13,14 +13,15 @@ from __future__ import annotations
 import enum
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Any, ClassVar, Final, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, Union, cast, get_origin
 
 import msgspec
 
 from friendli_async._core.body.json_values import to_builtins
 from friendli_async._json import prepared
+from friendli_async._pydantic_types import MSGSPEC_MARKS, PYDANTIC_MARKS, pydantic_adapter, type_name, undecodable
 from friendli_async.errors import ArgumentError
 
 __all__ = ["json_schema"]
@@ -91,7 +92,7 @@ def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
     if isinstance(kind, Mapping):
         raise TypeError("a JSON schema is not a type: pass it to complete() or stream(), in response_format")
     cls = type(cast("object", kind))
-    marks = ("model_json_schema", *_PYDANTIC_MARKS, *_MSGSPEC_MARKS)
+    marks = ("model_json_schema", *PYDANTIC_MARKS, *MSGSPEC_MARKS)
     if not isinstance(kind, type) and any(hasattr(cls, mark) for mark in marks):
         raise TypeError(f"{cls.__qualname__}(...) is a value, not a type: pass the class {cls.__qualname__}")
     adapter = pydantic_adapter(kind)
@@ -103,118 +104,13 @@ def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
         reason = f"NameError: {error}; the types of its fields must be defined at the top level of its module"
     except (TypeError, ValueError, RecursionError) as error:
         reason = reason_of(error)
-    raise _undecodable(kind, reason)
-
-
-def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
-    """Returns the TypeAdapter of a type that pydantic has to validate, or None if msgspec can do it.
-
-    msgspec does not know the types of pydantic, and ignores its constraints (``Annotated[int, Field(ge=1)]``) and those
-    of ``annotated_types``. With ``models``, a type in which only models are pydantic's has an adapter, too.
-
-    Raises:
-        TypeError: pydantic does not support the type, or a constraint in it would be ignored.
-    """
-    parts = list(_parts_of(kind, _PYDANTIC_MARKS, set()))
-    has_model = any(hasattr(part, "model_json_schema") for part in parts)
-    if _has_ignored_constraint(kind, parts):
-        where = "on a msgspec Struct or attrs class, and in its fields; use msgspec.Meta, or a dataclass"
-        raise _undecodable(kind, f"a type or constraint of pydantic has no effect {where}")
-    if not any(map(_is_of_pydantic, parts)) and not (models and has_model):
-        return None
-    if any(isinstance(part, msgspec.Meta) for part in _parts_of(kind, (*_PYDANTIC_MARKS, "model_fields"), set())):
-        raise _undecodable(kind, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field")
-    return _create_adapter(kind, "a pydantic model" if has_model else "types of pydantic")
-
-
-def _create_adapter(kind: Any, contents: str) -> Any:
-    try:
-        import pydantic  # has been imported already, unless the constraints are of annotated_types
-    except ImportError:
-        raise _undecodable(
-            kind, "constraints of annotated_types need pydantic, which is not installed; use msgspec.Meta"
-        ) from None
-    try:
-        adapter: Any = pydantic.TypeAdapter(kind)
-        adapter.json_schema()
-    except (pydantic.errors.PydanticUserError, NameError) as error:
-        reason = f"it contains {contents}, and pydantic rejects it: " + str(error).partition("\n")[0]
-    else:
-        return adapter
-    raise _undecodable(kind, reason)
+    raise undecodable(kind, reason)
 
 
 def reason_of(error: Exception) -> str:
     """Returns why msgspec rejects a type, and of a union of several objects, what to use instead."""
     advice = "use structs with a tag (tag=True), or Annotated[A | B, pydantic.Field(discriminator=...)]"
     return f"{error}; {advice}" if _AMBIGUOUS.search(str(error)) else str(error)
-
-
-def _undecodable(kind: Any, reason: str) -> TypeError:
-    return TypeError(f"{_type_name(kind)} cannot be decoded from JSON: {reason}")
-
-
-_PYDANTIC_MARKS: Final = ("__dataclass_fields__", "__total__", "_field_defaults")
-"""Attributes of the classes that pydantic supports: dataclasses, TypedDicts and NamedTuples."""
-_MSGSPEC_MARKS: Final = ("__struct_fields__", "__attrs_attrs__")
-
-
-def _is_of_pydantic(part: object) -> bool:
-    """Whether a part of a type means something only to pydantic; not for models, which msgspec rejects by itself."""
-    hooks = ("__get_pydantic_core_schema__", "__pydantic_core_schema__")  # the latter is what its dataclasses have
-    if isinstance(part, type):
-        found = {name for name in (*hooks, "__struct_fields__", "model_json_schema") if hasattr(part, name)}
-        return bool(found) and found <= {*hooks}
-    metadata = type(part)
-    return metadata.__module__.partition(".")[0] in {"pydantic", "annotated_types"} or hasattr(metadata, hooks[0])
-
-
-def _has_ignored_constraint(kind: Any, parts: Sequence[Any]) -> bool:
-    """Whether something of pydantic is on a class that only msgspec supports, or in its fields."""
-    if any(map(_is_of_pydantic, parts)):
-        marked = [part for part in parts if any(hasattr(part, mark) for mark in _MSGSPEC_MARKS)]
-        return not all(hasattr(part, "__get_pydantic_core_schema__") for part in marked)
-    return any(map(_is_of_pydantic, _parts_of(kind, (*_PYDANTIC_MARKS, *_MSGSPEC_MARKS), set())))
-
-
-def _parts_of(kind: Any, marks: Sequence[str], seen: set[Any]) -> Iterator[Any]:
-    """Yields a type, its arguments and metadata, the types of its fields, and theirs.
-
-    The fields are those of classes with one of the attributes ``marks``. Classes and type aliases that are ``seen`` are
-    not inspected again.
-    """
-    yield kind
-    origin = get_origin(kind)
-    inner = [*get_args(kind), *_field_types(kind, marks, seen)]
-    if origin is not None:
-        inner.append(origin)
-    if hasattr(kind, "__value__") and hasattr(kind, "__type_params__") and kind not in seen:  # of a type statement
-        seen.add(kind)
-        inner.append(kind.__value__)
-    for each in inner:
-        yield from _parts_of(each, marks, seen)
-
-
-def _field_types(cls: Any, marks: Sequence[str], seen: set[Any]) -> list[Any]:
-    """Returns the types of the fields of a class, and pydantic's ``Field(...)`` where it is a field's default."""
-    if not isinstance(cls, type) or cls in seen or not any(hasattr(cls, mark) for mark in marks):
-        return []
-    seen.add(cls)
-    try:
-        hints = get_type_hints(cls, include_extras=True)
-    except (NameError, AttributeError, SyntaxError, TypeError):  # to be reported by msgspec
-        return []
-    fields = [*getattr(cls, "__dataclass_fields__", {}).values(), *getattr(cls, "__attrs_attrs__", ())]
-    defaults = [*(field.default for field in fields), *getattr(cls, "__struct_defaults__", ())]
-    return [
-        *(hint for hint in hints.values() if get_origin(hint) is not ClassVar),
-        *(default for default in defaults if type(default).__module__ == "pydantic.fields"),
-    ]
-
-
-def _type_name(kind: Any) -> str:
-    """Returns the name of a type for messages."""
-    return kind.__qualname__ if isinstance(kind, type) else repr(kind)
 
 
 def schema_name(kind: Any) -> str:
@@ -268,7 +164,7 @@ class SchemaBuilder:
             case msgspec.inspect.LiteralType():
                 return _choices(info.values)
             case msgspec.inspect.EnumType() if issubclass(info.cls, enum.Flag):
-                raise TypeError(f"{_type_name(info.cls)} has no JSON representation: its members can be combined")
+                raise TypeError(f"{type_name(info.cls)} has no JSON representation: its members can be combined")
             case msgspec.inspect.EnumType():
                 text = description_of(info.cls)
                 return {**({"description": text} if text else {}), **_choices(member.value for member in info.cls)}
@@ -276,11 +172,11 @@ class SchemaBuilder:
                 return self._pydantic(info.cls)
             case msgspec.inspect.CustomType() if hasattr(info.cls, "model_json_schema"):
                 raise TypeError(
-                    f"{_type_name(info.cls)} is a pydantic model, which can be in another model, a dataclass, a "
+                    f"{type_name(info.cls)} is a pydantic model, which can be in another model, a dataclass, a "
                     "TypedDict or a NamedTuple, but not in a msgspec Struct or attrs class"
                 )
             case msgspec.inspect.CustomType() | msgspec.inspect.ExtType():
-                raise TypeError(f"{_type_name(getattr(info, 'cls', msgspec.msgpack.Ext))} has no JSON representation")
+                raise TypeError(f"{type_name(getattr(info, 'cls', msgspec.msgpack.Ext))} has no JSON representation")
             case msgspec.inspect.CollectionType():
                 return self._list(info)
             case msgspec.inspect.TupleType():
@@ -384,7 +280,7 @@ def _kind_name(info: Any) -> str:
     if isinstance(info, msgspec.inspect.Metadata):
         return _kind_name(info.type)
     if hasattr(info, "cls"):
-        return _type_name(info.cls)
+        return type_name(info.cls)
     return type(info).__name__.removesuffix("Type").removeprefix("Var").lower()
 
 

@@ -32,9 +32,10 @@ from friendli_async._core.body.json_values import json_hook
 from friendli_async._core.body.validation_errors import choices_hint
 from friendli_async._json import arguments_json, decode_json, encode_json, type_lock
 from friendli_async._pydantic import stand_in
+from friendli_async._pydantic_types import pydantic_adapter
 from friendli_async.chat.faults import describe_faults, faults_of
 from friendli_async.chat.inputs import LocalTool, check_timeout
-from friendli_async.chat.schema import SchemaBuilder, pydantic_adapter, reason_of, schema_name
+from friendli_async.chat.schema import SchemaBuilder, reason_of, schema_name
 from friendli_async.errors import ToolError
 from friendli_async.tools.docstring import parse_docstring
 
