@@ -409,6 +409,19 @@ async def test_piece_is_sent_after_the_ping_before_it(clock: Clock) -> None:
     assert browser.body == b"data: once\n\n: ping\n\ndata: twice\n\n"
 
 
+async def test_nothing_is_sent_before_the_answer_if_the_work_is_ended_from_outside(clock: Clock) -> None:
+    browser = Server()
+    sender = EventSender(browser.send, 15.0, None)
+
+    async def work() -> None:
+        sender.hurry()
+        clock.advance(1.1)
+        await run_loop_iterations(100)
+        assert browser.sent == []
+
+    await sender.run(work(), b"")
+
+
 # --- answering before the stream is open -----------------------------------------------------------------------------
 
 
@@ -1384,6 +1397,14 @@ async def test_ping_is_sent_when_the_time_since_the_last_message_is_rounded_down
     sender = EventSender(send, heartbeat=0.1, send_timeout=None)
     await sender.run(work(), b"")
     assert sent == [None, b": ping\n\n", b""]
+
+
+async def test_failure_to_receive_is_raised() -> None:
+    async def receive() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run_until_disconnect(receive(), asyncio.Event().wait())
 
 
 async def test_exception_of_the_work_after_a_disconnect_is_raised() -> None:

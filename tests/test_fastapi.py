@@ -720,11 +720,15 @@ def test_value_errors_of_the_app_are_not_handled(app: FastAPI, browser: TestClie
         strict.get("/foreign")
 
 
-def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServer) -> None:
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [({}, "slow down"), ({"\ud800": object()}, "\N{REPLACEMENT CHARACTER}: object is not JSON serializable")],
+)
+def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServer, extra: Any, reason: str) -> None:
     @app.websocket("/socket")
     async def socket(websocket: WebSocket, client: Client) -> None:
         await websocket.accept()
-        await client.serverless.chat.complete(model="m", messages=MESSAGES)
+        await client.serverless.chat.complete(model="m", messages=MESSAGES, extra_body=extra)
 
     remote.enqueue(status(429, message="slow down"))
     with (
@@ -733,7 +737,7 @@ def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServe
         pytest.raises(WebSocketDisconnect) as caught,
     ):
         opened.receive_text()
-    assert (caught.value.code, caught.value.reason) == (1011, "slow down")
+    assert (caught.value.code, caught.value.reason) == (1011, reason)
 
 
 def test_disconnect_of_a_websocket_ends_its_handler_without_an_error(app: FastAPI) -> None:

@@ -204,6 +204,15 @@ async def test_usage_details(server: FriendliServer, model: FriendliModel, strea
     assert usage.details == {"reasoning_tokens": 2}
 
 
+async def test_streamed_answer_is_the_first_choice_of_the_model_that_the_server_names(
+    server: FriendliServer, model: FriendliModel
+) -> None:
+    other = event({"model": "m-2", "choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]})
+    server.enqueue(script(chunk("Hi"), finish(), other, done()))
+    answer = (await run(Agent(model), "Hi", streamed=True)).messages[-1]
+    assert (answer.text, answer.model_name, answer.finish_reason) == ("Hi", "m-2", "stop")
+
+
 @BOTH
 async def test_missing_usage_counts_as_unmeasured(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
     choices = [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}]
