@@ -189,6 +189,8 @@ def test_rate_limit_headers() -> None:
         "x-ratelimit-reset-tokens": "1.5s",
     }
     assert rate_limit_headers(reset="soon") == {"x-ratelimit-reset-requests": "soon"}
+    with pytest.raises(ValueError, match="kind"):
+        rate_limit_headers(kind="request")
 
 
 async def test_access_log_has_every_request_and_no_secrets() -> None:

@@ -180,9 +180,10 @@ def message_body(**options: object) -> dict[str, Any]:
     return {"model": "m", "messages": [user("one two three")], "max_tokens": 100, **options}
 
 
-async def test_streamed_messages_send_six_event_types_in_order(client: Client) -> None:
+@pytest.mark.parametrize("thinking", [{"type": "enabled", "budget_tokens": 9}, {"type": "adaptive"}])
+async def test_streamed_messages_send_six_event_types_in_order(client: Client, thinking: dict[str, Any]) -> None:
     tools = [{"name": "f", "input_schema": WEATHER["parameters"]}, {"name": "g"}]
-    body = message_body(thinking={"type": "enabled", "budget_tokens": 9}, tools=tools, tool_choice={"type": "any"})
+    body = message_body(thinking=thinking, tools=tools, tool_choice={"type": "any"})
     whole = await client.call_ok("POST", "/v1/messages", body)
     assert [block["type"] for block in whole["content"]] == ["thinking", "tool_use", "tool_use"]
     events = await client.events("/v1/messages", body)
@@ -304,6 +305,7 @@ async def test_responses_answer_the_last_user_message(client: Client, options: d
     body = {"input": "one two", **options}
     whole = await client.call_ok("POST", "/v1/responses", body)
     assert whole["output"][0]["content"] == [{"type": "output_text", "text": text}]
+    assert (whole["status"], whole["incomplete_details"]) == ("completed", None)
     deltas = [data["delta"] for name, data in await client.events("/v1/responses", body) if "delta" in str(name)]
     assert "".join(deltas) == text
 

@@ -186,6 +186,7 @@ WRONG_TYPES: list[Callable[..., object]] = [
     lambda: untyped.tool_status("STARTED", name=5),
     lambda: untyped.tool_status("STARTED", tool_call_id=None),
     lambda: untyped.tool_status("STARTED", timestamp="now"),
+    lambda: untyped.tool_status("STARTED", parameters=[]),
     lambda: untyped.FriendliServer(faults="status=503"),
     lambda: untyped.FriendliServer(b"token"),
     lambda: untyped.FriendliServer(pace="fast"),

@@ -466,6 +466,7 @@ def test_raises(friendli_server):
 
 
 def test_clears(friendli_server):
+    test_raises(friendli_server)
     friendli_server.enqueue(text("never used"))
     friendli_server.clear_replies()
 """

@@ -161,7 +161,7 @@ async def test_update_creates_a_version(client: Client) -> None:
     assert await poll_statuses(client, "endpoint-1", 3) == ["INITIALIZING", "INITIALIZING", "RUNNING"]
     changed = await client.call_ok("PUT", endpoint_path, {"name": "other", "simplescale": {"replicas": 2}})
     assert (changed["name"], changed["desiredReplicaCnt"]) == ("other", 2)
-    assert await poll_statuses(client, "endpoint-1", 1) == ["RUNNING"]
+    assert await poll_statuses(client, "endpoint-1", 2) == ["UPDATING", "RUNNING"]
     history = await client.call_ok("GET", f"{endpoint_path}/version", limit=2)
     assert {version: item["name"] for version, item in history["data"].items()} == {"3": "other", "2": "early"}
     rest = await client.call_ok("GET", f"{endpoint_path}/version", cursor=history["nextCursor"])

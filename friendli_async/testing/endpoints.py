@@ -174,7 +174,8 @@ def _update(endpoint: _Endpoint, request: ReceivedRequest) -> Script:
         return _conflict(endpoint, "be updated")
     endpoint.versions.append({**endpoint.versions[-1], **_settings(request.json_object)})
     if endpoint.status == "RUNNING":
-        endpoint.states = deque([("UPDATING", None), ("RUNNING", None)])
+        # Twice: a status request shows the next state, and the reply to this request shows none.
+        endpoint.states = deque([("UPDATING", None), ("UPDATING", None), ("RUNNING", None)])
     endpoint.updated_at = timestamp(request.created)
     return json_body(endpoint.versions[-1])
 
