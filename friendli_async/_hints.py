@@ -283,11 +283,7 @@ def _attribute_hint(owner: object, name: str) -> str:
     if known := [candidate for candidate in candidates if candidate in names]:
         return f"; use {' or '.join(known[:2])}"
     is_client = "with_options" in names
-    groups: dict[str, list[str]] = {}
-    if is_client:
-        groups = {each: _public_names(getattr(owner, each)) for each in _GROUPS if each in names}
-    elif type(owner).__name__.lower() in _GROUPS:
-        groups = {deployment: members.split() for deployment, members in _GROUPS.items()}
+    groups = {each: _public_names(getattr(owner, each)) if is_client else _GROUPS[each].split() for each in _GROUPS}
     for candidate in candidates:
         if paths := [f"{deployment}.{candidate}" for deployment, members in groups.items() if candidate in members]:
             return f"; use {' or '.join(paths)}"

@@ -68,6 +68,8 @@ def get_attribute(path: str) -> Any:
         ("serverless.models", "use model"),
         ("serverless.tokens", "use token"),
         ("serverless.embeddings", "use dedicated.embeddings"),
+        ("serverless.chat.embeddings", "use dedicated.embeddings"),
+        ("serverless.chat.base_url", "it has complete, "),
         ("serverless.chat.completions", "use complete or stream"),
         ("serverless.chat.create", "use complete or stream"),
         ("serverless.chat.completee", "did you mean 'complete'?"),
