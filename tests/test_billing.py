@@ -180,16 +180,17 @@ async def test_server_error_is_retried(server: FriendliServer) -> None:
         ("1,234.50", "1,234.50"),
         ({"amount": "1.50", "currency": "USD"}, "1.50"),
         ({"value": 1e-5}, "0.00001"),
+        ({"total": 2}, "2"),
         (123456789012345678901234567890, "123456789012345678901234567890"),
     ],
     ids=str,
 )
 def test_amounts_are_strings_regardless_of_wire_type(written: object, amount: str) -> None:
     bucket = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-02T00:00:00Z"}
-    results = [{"total": written, "quantity": written, "unit_price": None}]
+    results = [{"total": written, "quantity": written, "unit_price": written}]
     page = msgspec.convert({"data": [{**bucket, "results": results}]}, CostPage)
     (result,) = page.data[0].results
-    assert (result.total, result.quantity, result.unit_price) == (amount, amount, None)
+    assert (result.total, result.quantity, result.unit_price) == (amount, amount, amount)
 
 
 def cost_page(result: str, **more: str) -> bytes:
@@ -198,7 +199,7 @@ def cost_page(result: str, **more: str) -> bytes:
     return f'{{"data":[{bucket}]{rest}}}'.encode()
 
 
-@pytest.mark.parametrize("total", ["null", "1e400", "{}", '{"currency":"USD"}', '{"amount":null}'])
+@pytest.mark.parametrize("total", ["null", "1e400", "{}", '{"currency":"USD"}', '{"amount":null}', '{"amount":true}'])
 async def test_invalid_total_raises_instead_of_dropping_the_row(total: str) -> None:
     page = cost_page(f'{{"total":"1"}},{{"total":{total},"quantity":"2"}}')
     async with serve_bytes(reply(page)) as server, client_of(server.url) as client:

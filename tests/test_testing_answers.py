@@ -249,6 +249,8 @@ async def test_tool_result_is_answered_with_text(api: Api) -> None:
         {"role": "tool", "tool_call_id": "c", "content": "42"},
     ]
     assert await api.text(messages=messages, tools=[function()], tool_choice="required") == "The tool says: 42"
+    messages[0] = user("Call the weather")
+    assert await api.text(messages=messages, tools=[function("weather")]) == "The tool says: 42"
 
 
 # --- tool-assisted chat ----------------------------------------------------------------------------------------------
