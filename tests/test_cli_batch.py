@@ -142,6 +142,7 @@ def test_prompts_and_lines_without_method_or_url_are_accepted(files: Files) -> N
     assert len(by_path["/serverless/v1/completions"]) == 2
     chats = sorted(by_path["/serverless/v1/chat/completions"], key=lambda body: len(body["messages"]))
     assert [len(body["messages"]) for body in chats] == [1, 2, 2]
+    assert chats[0].keys() == {"model", "messages"}
     assert chats[1]["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
@@ -294,6 +295,7 @@ def test_lines_with_lone_surrogates_are_sent_and_resumed(files: Files) -> None:
         ('{"custom_id": 7, "prompt": "Hi"}', "line 3: custom_id must be a non-empty string, not 7"),
         ('{"custom_id": "a", "prompt": "Hi"}', "line 3: custom_id 'a' is already used in line 1"),
         ('{"custom_id": "x", "url": "/v1/completions", "prompt": "Hi"}', "line 3: body is missing"),
+        ('{"method": "POST", "prompt": "Hi"}', "line 3: body is missing"),
         ('{"custom_id": "x", "body": 7}', "line 3: body must be an object"),
         ('{"custom_id": "x", "method": "GET", "body": {}}', "line 3: method must be POST, not 'GET'"),
         ('{"custom_id": "x", "url": "/v1/images", "body": {}}', "line 3: url must be one of"),
@@ -310,6 +312,7 @@ def test_invalid_line_is_reported_and_nothing_is_sent(files: Files, line: str, m
     assert code == 2
     assert re.search(message, stderr)
     assert "in.jsonl line 3" in stderr
+    assert "line 2" not in stderr  # which is blank
     assert files.server.requests == []
     assert not files.target.exists()
 
