@@ -162,7 +162,6 @@ class TranscriptCollector:
 
     def __init__(self) -> None:
         self.usage: TranscriptionUsage | None = None
-        self.has_text: bool = False
         self._pieces: list[str] = []
         self._complete: str | None = None
         self._is_done = False
@@ -171,6 +170,11 @@ class TranscriptCollector:
     def may_end(self) -> bool:
         """Whether the event with the complete text has arrived."""
         return self._is_done and self.begun
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a text has arrived that is not empty: of some servers only with the last event."""
+        return any(self._pieces) or bool(self._complete)
 
     @property
     def begun(self) -> bool:
@@ -182,7 +186,6 @@ class TranscriptCollector:
         for event in events:
             if isinstance(event, TranscriptDelta):
                 self._pieces.append(event.delta)
-                self.has_text = self.has_text or bool(event.delta)
             elif isinstance(event, TranscriptDone):
                 self._is_done = True
                 if event.text or self._complete is None:  # one that repeats nothing takes nothing back

@@ -279,6 +279,14 @@ def test_last_event_without_any_text_completes_nothing() -> None:
     assert not collector.may_end
 
 
+@pytest.mark.parametrize("kind", [TranscriptDelta, TranscriptDone])
+def test_text_of_any_event_is_the_first_text(kind: Any) -> None:
+    collector = TranscriptCollector()
+    for text in ("", "a"):
+        collector.extend([kind(text)])
+        assert collector.has_text == bool(text)
+
+
 @pytest.mark.parametrize("final", ["", None])
 async def test_empty_text_of_the_last_event_leaves_that_of_the_deltas(
     server: FriendliServer, client: AsyncFriendli, final: str | None
