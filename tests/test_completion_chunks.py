@@ -58,13 +58,18 @@ def test_completion_has_begun_with_its_first_text_token_or_finish_reason(
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize("end", [{}, {"choices": None}, {"choices": []}])
+@pytest.mark.parametrize("end", [{}, {"choices": None}, {"choices": []}, {"choices": [7]}])
 def test_frame_of_the_end_without_choices_ends_the_stream(end: JSON, at_once: bool) -> None:
     frames = [sampled(0, "a", 1), {"event": "complete", "usage": USAGE, **end}]
     collector, _, is_last = read(*frames, at_once=at_once)
     assert is_last
     assert (collector.result().text, collector.result().choices[0].tokens) == ("a", (1,))
     assert collector.result().usage == Usage(1, 2, 3)
+
+
+def test_frame_may_be_only_a_text() -> None:
+    result = read({"event": "token_sampled", "text": "a"}, at_once=True)[0].result()
+    assert (result.text, result.choices[0].tokens) == ("a", None)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
