@@ -7,6 +7,8 @@ from typing import Any, Final
 import pytest
 from support.responses import BARE, read
 
+from friendli_async.responses.collector import Wording
+
 # The events, each with its kind, id, index and text, and the id and the text of each item that they encode.
 ITEMS_OF: Final[dict[str, tuple[list[tuple[str, str | None, int | None, str]], list[tuple[str | None, str]]]]] = {
     "another id in each delta": (
@@ -169,3 +171,29 @@ def test_events_are_assigned_to_these_items(case: str, kind: str) -> None:
     collector, _ = read([*payloads, BARE])
     output = collector.result().output
     assert [(item.id, item.text if kind == "message" else item.arguments or "") for item in output] == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "indexes", "expected"),
+    [
+        ({"type": "refusal", "refusal": ""}, [None], "x"),
+        ({"type": "refusal", "refusal": ""}, [0], "x"),
+        ({"type": "output_text", "text": ""}, [0, 1], "xx"),
+    ],
+    ids=["no index", "index of the empty part", "equal texts of both parts"],
+)
+def test_text_of_a_later_part_is_not_that_of_an_empty_one(
+    first: dict[str, str], indexes: list[int | None], expected: str
+) -> None:
+    item = {"type": "message", "id": "a"}
+    done = {**item, "content": [first, {"type": "output_text", "text": "x"}]}
+    delta = {"type": "response.output_text.delta", "output_index": 0, "item_id": "a", "delta": "x"}
+    collector, events = read(
+        [
+            {"type": "response.output_item.added", "output_index": 0, "item": item},
+            *({**delta, "content_index": index} for index in indexes),
+            {"type": "response.output_item.done", "item": done},
+            BARE,
+        ]
+    )
+    assert collector.result().text == "".join(map(Wording("output_text").of, events)) == expected

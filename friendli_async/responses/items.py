@@ -133,11 +133,14 @@ class ItemParts:
         """Returns the parts of a field of the complete item, with the streamed text where they lack it."""
         final = (self.is_complete and value) or ()
         has_text = {kind: any(self._holds(part, kind) for part in final) for kind in _ITEM_TYPES}
+        indexes = {index for index, _ in self._streamed}
+        unstreamed = [part for index, part in enumerate(final) if index not in indexes]
+        given = {text for part in unstreamed for text in (part.text, part.refusal)}  # whose deltas had another index
         filled: dict[int, ContentPart] = {}
         others: list[ContentPart] = []
         for (index, kind), pieces in sorted(self._streamed.items()):
             text = join_text(pieces)
-            if not text or _FIELDS.get(kind, "content") != field:
+            if not text or text in given or _FIELDS.get(kind, "content") != field:
                 continue
             streamed = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
             part = final[index] if 0 <= index < len(final) else None
