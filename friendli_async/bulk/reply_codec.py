@@ -33,8 +33,8 @@ R = TypeVar("R")
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _LISTS: Final = (list, set, frozenset)
 _VAGUE: Final = (Any, object, dict, list, tuple, set, frozenset)
-_CHANGED: Final = "; if the type has changed since, use another file"
 """Types whose values may be of any type."""
+_CHANGED: Final = "; if the type has changed since, use another file"
 _Decode = Callable[[bytes], Any]
 _encoder: Final = msgspec.json.Encoder(enc_hook=functools.partial(dump_model, by_alias=True, round_trip=True))
 

@@ -226,22 +226,23 @@ class EventStream(Generic[E]):
                 self._set_read_mode("events")
             opened = await self._open_to_read()
             if opened is not None:
-                if opened.is_unread:
-                    self._begin_reading(opened)
                 self._ready = opened.reader.ready
         finally:
             self._waiting = False
         return self._ready
 
     async def _open_to_read(self) -> OpenStream[E, Any, Any] | None:
-        """Opens the stream if needed. Returns None if there is nothing to read."""
+        """Opens the stream and begins to read it, if needed. Returns None if there is nothing to read."""
         if self._open is None and self._state.outcome == "open":
             try:
                 await self._open_now()
             except StreamInterruptedError:
                 if self.outcome != "stopped":
                     raise
-        return self._open
+        opened = self._open
+        if opened is not None and opened.is_unread:
+            self._begin_reading(opened)
+        return opened
 
     def _set_read_mode(self, mode: _ReadMode) -> None:
         """Sets the read mode, once: events that were read in one mode are missing in another."""
@@ -284,10 +285,8 @@ class EventStream(Generic[E]):
         self._begin_waiting()
         try:
             opened = self._open
-            if opened is None:
+            if opened is None or opened.is_unread:
                 opened = await self._open_to_read()
-            if opened is not None and opened.is_unread:
-                self._begin_reading(opened)
             if opened is not None and (self._state.outcome == "open" or opened.kept_bytes):
                 if data := await opened.read():
                     return data
@@ -442,8 +441,6 @@ class EventStream(Generic[E]):
             self._read_mode = "result()" if self.outcome == "open" else "events"
         try:
             opened = await self._open_to_read()
-            if opened is not None and opened.is_unread:
-                self._begin_reading(opened)
             while opened is not None and self._state.outcome == "open":
                 opened.kept_bytes = None
                 opened.reader.ready.clear()
