@@ -591,6 +591,22 @@ async def test_closing_from_another_task_ends_the_iteration() -> None:
     await with_timeout(run.aclose())
 
 
+async def test_run_with_a_cancelled_read_does_not_end_as_if_it_were_complete() -> None:
+    gated = GatedCalls()
+    run = run_all(range(100), gated, concurrency=LIMIT)
+    reading = asyncio.ensure_future(run.__anext__())
+    await gated.wait_started(LIMIT)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await with_timeout(reading)
+    for read in (lambda: collect(run), lambda: anext(run), lambda: anext(run, None)):
+        with pytest.raises(RuntimeError, match="a read of the run was cancelled"):
+            await read()
+    assert sorted(gated.cancelled) == [0, 1, 2, 3]
+    await run.aclose()
+    assert await collect(run) == []
+
+
 async def test_cancelling_twice_still_waits_for_calls_in_flight() -> None:
     leaving, left = asyncio.Event(), asyncio.Event()
 

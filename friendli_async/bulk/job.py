@@ -60,6 +60,7 @@ class Job(Generic[Row, R]):
     ) -> None:
         self.ready: deque[Outcome[Row, R]] = deque()
         self.failure: Held[BaseException] | None = None
+        self.was_wait_cancelled: bool = False
         self._raised = ""  # the message of the failure that was raised
         self._gate = Gate(concurrency)
         self._rows: AsyncIterator[Row] = rows_of(rows)
@@ -79,8 +80,7 @@ class Job(Generic[Row, R]):
         self._row_taker: asyncio.Task[None] | None = None  # while it takes rows
         self._calls: set[asyncio.Task[None]] = set()
         self._shutdown: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
-        self._has_room = asyncio.Event()
+        self._changed, self._has_room = asyncio.Event(), asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_at = 0.0
         self._seconds = 0.0  # how long it took, once it is closed
@@ -100,9 +100,13 @@ class Job(Generic[Row, R]):
         return not (self.ready or self._calls or self._row_taker)
 
     async def wait(self) -> None:
-        """Waits for an outcome or the end."""
+        """Waits for an outcome or the end. If the wait is cancelled, the iterator closes the run."""
         self._changed.clear()
-        await self._changed.wait()
+        try:
+            await self._changed.wait()
+        except asyncio.CancelledError:
+            self.was_wait_cancelled = True
+            raise
 
     def pop(self) -> Outcome[Row, R]:
         """Removes and returns the next outcome."""

@@ -168,6 +168,8 @@ class Run(AnyRun, Generic[Row, R]):
         RowsError: During iteration: a row or its key is invalid; ``DuplicateKeyError`` if an earlier row has its key.
         BaseException: During iteration: what ``call``, ``key`` or the rows raised that is not an Exception, such as
             pytest's ``Failed``. Rows in flight have finished, and were delivered; the row itself has no outcome.
+        RuntimeError: Two tasks wait for an outcome at the same time, or a read was cancelled before, for instance by
+            ``asyncio.wait_for``, which closed the run.
     """
 
     def __init__(self, job: Job[Row, R]) -> None:
@@ -192,7 +194,8 @@ class Run(AnyRun, Generic[Row, R]):
         return self
 
     def __anext__(self) -> Awaitable[Outcome[Row, R]]:
-        return self._outcomes.__anext__()
+        # A coroutine raises the error: CPython 3.11 crashes if this does, and anext() was called with a default.
+        return _raise_cancelled() if self._job.was_wait_cancelled else self._outcomes.__anext__()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.progress}>"
@@ -214,9 +217,14 @@ class Run(AnyRun, Generic[Row, R]):
 
         In a call or the rows of the run itself, it does not wait, and they are cancelled like the others.
         """
+        self._job.was_wait_cancelled = False  # closed on purpose: the next read just ends
         if isinstance(self._outcomes, AsyncGeneratorType) and not self._outcomes.ag_running:
             await self._outcomes.aclose()
         await self._job.close()
+
+
+async def _raise_cancelled() -> NoReturn:
+    raise RuntimeError("a read of the run was cancelled, which closed it before it was complete")
 
 
 async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
