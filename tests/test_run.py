@@ -302,6 +302,20 @@ async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli
     assert json.loads(json.dumps(result.messages)) == result.messages
 
 
+async def test_refused_read_does_not_count_as_an_iteration(client: AsyncFriendli, server: FriendliServer) -> None:
+    go = asyncio.Event()
+    server.enqueue(script(gate(go), chunk("Hi"), finish(), done()))
+    run = start_run(client, now)
+    reading = asyncio.ensure_future(run.result())
+    await server.wait_for_requests(1)
+    with pytest.raises(RuntimeError, match="another task"):
+        await anext(run)
+    go.set()
+    await with_timeout(reading)
+    with pytest.raises(RuntimeError, match=r"^result\(\) has already read all events"):
+        await anext(run)
+
+
 async def test_transcript_is_plain_dicts_whatever_was_given(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(text("Hi"))
     reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)

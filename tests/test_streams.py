@@ -419,6 +419,7 @@ READINGS: dict[str, Callable[[ChatStream], AsyncIterator[Any]]] = {
     "events": aiter,
     "text": lambda stream: aiter(stream.text()),
     "reasoning": lambda stream: aiter(stream.reasoning()),
+    "raw": lambda stream: aiter(stream.raw()),
 }
 
 
@@ -428,14 +429,30 @@ async def test_iterating_after_result_has_read_all_events_raises(
     server: FriendliServer, client: AsyncFriendli, reading: Callable[[ChatStream], AsyncIterator[Any]], opened: bool
 ) -> None:
     stream = open_stream(client)
+    iterator = reading(stream)
     if opened:
         await stream
     reply = await with_timeout(stream.result())
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"result\(\) has already read all events"):
-            await anext(reading(stream))
+            await anext(iterator)
     assert await stream.result() is reply
     assert stream.outcome == "done"
+
+
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+async def test_iterating_after_result_of_a_stream_that_its_client_has_ended_raises(
+    reading: Callable[[ChatStream], AsyncIterator[Any]],
+) -> None:
+    async with serve_bytes(STREAM_HEAD + chunked(delta("a") + delta(finish="stop")), hang=True) as server:
+        async with client_of(server.url) as client:
+            stream = open_stream(client)
+            iterator = reading(stream)
+            await with_timeout(stream)
+        assert stream.outcome == "done"
+        assert (await stream.result()).text == "a"
+        with pytest.raises(RuntimeError, match=r"result\(\) has already read all events"):
+            await anext(iterator)
 
 
 async def test_iterating_after_result_of_a_stream_stopped_by_condition_raises(

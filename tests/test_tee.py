@@ -777,3 +777,14 @@ async def test_randomly_cancelled_and_closed_readers_do_not_affect_others(
         assert all(isinstance(result, str | StreamInterruptedError | asyncio.CancelledError) for result in results)
     await server.idle(timeout=30)
     assert slots_in_use(client) == 0
+
+
+async def test_result_leaves_the_branches_the_events_of_a_stream_that_its_client_has_ended() -> None:
+    async with serve_bytes(STREAM_HEAD + chunked(b"".join(map(delta, "abc")) + FINISH), hang=True) as server:
+        async with client_of(server.url) as client:
+            stream = open_stream(client)
+            branches = stream.tee(2, buffer=1)
+            assert [(await with_timeout(anext(branch))).text for branch in branches] == ["a", "a"]
+        assert (stream.outcome, (await stream.result()).text) == ("done", "abc")
+        for branch in branches:
+            assert [event.text for event in await events_of(branch)] == ["b", "c", ""]

@@ -292,13 +292,12 @@ class Run:
         return self
 
     async def __anext__(self) -> RunEvent:
-        if not self._is_iterated:
-            if self._result is not None:
-                raise RuntimeError("result() has already read all events: iterate over the run before calling it")
-            self._is_iterated = True
+        if self._result is not None and not self._is_iterated:
+            raise RuntimeError("result() has already read all events: iterate over the run before calling it")
         events = self._events
         if not events:
             await self._exclusively(self._wait_for_event)
+        self._is_iterated = True  # not earlier: a read that is refused leaves the run as it was
         if events:
             return events.popleft()
         raise StopAsyncIteration

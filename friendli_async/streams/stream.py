@@ -217,12 +217,8 @@ class EventStream(Generic[E]):
         """Opens the stream if needed. Returns the queue of its events, or None if there will be none."""
         self._begin_waiting()  # first: a read that is refused leaves the stream as it was
         try:
-            if self._read_mode == "result()":
-                if self.outcome in SUCCESSFUL_OUTCOMES:
-                    raise RuntimeError(
-                        "result() has already read all events: iterate over the stream before calling it"
-                    )
-            elif self._read_mode != "events":
+            self._reject_after_result()
+            if self._read_mode not in {"events", "result()"}:
                 self._set_read_mode("events")
             opened = await self._open_to_read()
             if opened is not None:
@@ -252,6 +248,11 @@ class EventStream(Generic[E]):
             raise RuntimeError(f"events have already been read from the stream: call {mode} before reading")
         else:
             raise RuntimeError(f"the stream is already being read by {self._read_mode}")
+
+    def _reject_after_result(self) -> None:
+        """Raises if ``result()`` has read everything before another read began: that must not find the stream empty."""
+        if self._read_mode == "result()" and self.outcome in SUCCESSFUL_OUTCOMES:
+            raise RuntimeError("result() has already read all events: iterate over the stream before calling it")
 
     def _begin_reading(self, opened: OpenStream[E, Any, Any]) -> None:
         """Prepares for the first read: applies stop conditions to what was read while opening, and releases it."""
@@ -291,6 +292,7 @@ class EventStream(Generic[E]):
                 if data := await opened.read():
                     return data
             else:
+                self._reject_after_result()
                 self._state.raise_unreported()
             raise StopAsyncIteration
         finally:
@@ -437,8 +439,10 @@ class EventStream(Generic[E]):
         if self._read_mode == "tee()" and self.outcome == "open":
             raise RuntimeError("the stream is read by the branches of tee(): call result() after they have finished")
         self._begin_waiting()
-        if self._read_mode is None:  # if it has ended, there are no events to skip
-            self._read_mode = "result()" if self.outcome == "open" else "events"
+        opened = self._open
+        is_unread = self.outcome == "open" if opened is None else opened.is_unread
+        if is_unread and self._read_mode in {None, "raw()"}:
+            self._read_mode = "result()"
         try:
             opened = await self._open_to_read()
             while opened is not None and self._state.outcome == "open":
@@ -447,7 +451,8 @@ class EventStream(Generic[E]):
                 await opened.fill()
             if opened is None or self.outcome not in SUCCESSFUL_OUTCOMES:
                 raise self._state.final_error()
-            opened.reader.ready.clear()
+            if self._read_mode != "tee()":  # the branches may not have taken them yet
+                opened.reader.ready.clear()
             return opened
         finally:
             self._waiting = False
