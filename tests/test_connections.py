@@ -1,12 +1,15 @@
 """Connections: reuse, replacement of dead ones, redirects, cookies and keepalive."""
 
 import asyncio
+import errno
 import gc
+import gzip
 import logging
 import random
 import socket
 import sys
 from typing import Any
+from unittest.mock import MagicMock
 
 import aiohttp
 import pytest
@@ -17,6 +20,7 @@ from support.sockets import (
     LAST_CHUNK,
     STREAM_HEAD,
     TOKEN,
+    UNFRAMED_HEAD,
     Conversation,
     RawServer,
     assert_no_leaks,
@@ -44,6 +48,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.net.dialing import PooledProtocol
 from friendli_async._core.net.slots import Slots
 from friendli_async.chat import resource as chat_module
 from friendli_async.chat.inputs import COMPLETE
@@ -428,6 +433,51 @@ async def test_reset_pooled_connection_is_replaced() -> None:
         assert (await with_timeout(complete(client))).text == "whole"
         assert (await with_timeout(complete(client))).text == "whole"
         assert server.connections == 2
+
+
+@pytest.mark.parametrize("size", [0, 20, None], ids=["nothing", "a part", "all"])
+@pytest.mark.parametrize("is_compressed", [False, True])
+async def test_reset_does_not_complete_a_body_without_length(size: int | None, is_compressed: bool) -> None:
+    body = b'{"id": "1", "status": "UPLOADED"}'
+    data, encoding = (gzip.compress(body), "Content-Encoding: gzip\r\n") if is_compressed else (body, "")
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        if conversation.number > 1:
+            await conversation.send(reply(body))
+            return
+        await conversation.send(f"HTTP/1.0 200 OK\r\n{encoding}\r\n".encode() + data[:size])
+        conversation.reset()
+
+    async with RawServer(talk) as server, client_of(server.url, retry=FAST_RETRY) as client:
+        meta = (await with_timeout(client.file.get_info("1"))).meta
+        assert [attempt.error for attempt in meta.attempts] == ["APIConnectionError", None]
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+async def test_reset_after_the_end_of_a_connection_is_no_error_of_the_body(has_ended: bool) -> None:
+    protocol = PooledProtocol(asyncio.get_running_loop(), set())
+    protocol.connection_made(MagicMock())
+    protocol.set_response_params(read_until_eof=True)
+    protocol.data_received(b"HTTP/1.0 200 OK\r\n\r\nbody")
+    _, body = await protocol.read()
+    if has_ended:  # over TLS; then a server may reset the connection as it gets the client's own end
+        protocol.eof_received()
+    protocol.connection_lost(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
+    assert (body.exception() is None) == has_ended
+
+
+async def test_stream_without_length_says_that_it_was_reset() -> None:
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(UNFRAMED_HEAD + delta("a"))
+        conversation.reset()
+
+    async with RawServer(talk) as server, client_of(server.url) as client:
+        stream = open_stream(client)
+        with pytest.raises(StreamInterruptedError, match="Connection reset by peer"):
+            await with_timeout(stream.result())
+        assert stream.partial.text == "a"
 
 
 async def test_dead_pooled_connection_is_replaced_only_once(server: FriendliServer, client: AsyncFriendli) -> None:

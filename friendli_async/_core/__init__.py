@@ -267,13 +267,16 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     The loop of a session that was passed in: in another loop it fails with asyncio's words, after the retries, or
     hangs. ``ClientSession.loop`` is deprecated.
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``)
-    With ``data_received``, ``connection_lost``, ``close``, ``pause_reading``, ``resume_reading``, ``exception``,
-    ``should_close``, ``connected``, ``transport``, ``_buffer`` and ``_drain_waiter``. ``data_received`` wakes the
-    reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's between the socket and the
-    stream. It also closes a connection that receives data while idle in the pool, which aiohttp would treat as the
-    reply to the next request. And it passes the head of a reply to aiohttp by itself: the parser drops a head if it
-    fails later in the same call, for instance at data after the reply, and the call would be retried. ``_buffer`` is
-    the queue of the heads that were read.
+    With ``data_received``, ``eof_received``, ``connection_lost``, ``close``, ``pause_reading``, ``resume_reading``,
+    ``exception``, ``should_close``, ``connected``, ``transport``, ``_buffer``, ``_payload`` and ``_drain_waiter``.
+    ``data_received`` wakes the reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's
+    between the socket and the stream. It also closes a connection that receives data while idle in the pool, which
+    aiohttp would treat as the reply to the next request. And it passes the head of a reply to aiohttp by itself: the
+    parser drops a head if it fails later in the same call, for instance at data after the reply, and the call would be
+    retried. ``_buffer`` is the queue of the heads that were read.
+    ``connection_lost`` makes a reset an error of the body, ``_payload``. aiohttp takes a body that has neither a length
+    nor chunks for complete however its connection was lost; whether a connection that just ended was cut off cannot be
+    told, also over TLS, where asyncio does not report a missing close_notify.
     ``close`` forgets the transport, which first sends what it has buffered, however long that takes; closing the pool
     aborts it. An upload that is cancelled then may leave an exception in ``_drain_waiter`` (3.13), and asyncio would
     log that it was never retrieved.

@@ -112,6 +112,7 @@ class PooledProtocol(ResponseHandler):
         "closing",
         "connections",
         "exchange",
+        "has_ended",
         "has_received",
         "head_end",
         "idle",
@@ -122,6 +123,8 @@ class PooledProtocol(ResponseHandler):
         super().__init__(loop)
         self.has_received: bool = False
         """Whether the peer has sent anything since the connection was handed out."""
+        self.has_ended: bool = False
+        """Whether the peer has ended the connection properly: not by a reset."""
         self.awaits_head: bool = False
         """Whether the head of the final reply (not 1xx) is still to come."""
         self.head_end: bytes = b""
@@ -203,10 +206,17 @@ class PooledProtocol(ResponseHandler):
         if self.was_paused:
             super().resume_reading(*args, **kwargs)
 
+    def eof_received(self) -> None:
+        self.has_ended = True
+        super().eof_received()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self.connections.discard(self)
         self.closing = None
-        drained = self._drain_waiter
+        drained, content = self._drain_waiter, self._payload
+        if exc is not None and content is not None and not (self.has_ended or content.is_eof() or content.exception()):
+            # For a body without a length: aiohttp takes it for complete however the connection was lost.
+            content.set_exception(aiohttp.ClientOSError(*exc.args))
         super().connection_lost(exc)
         if drained is not None and drained.done() and not drained.cancelled():
             drained.exception()  # or asyncio logs that it was never retrieved, if the upload was cancelled
