@@ -771,6 +771,21 @@ async def test_generator_without_an_event_is_an_empty_response() -> None:
     assert (browser.sent[0]["status"], browser.body) == (200, b"data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("how", ["finished", "closed"])
+async def test_generator_that_has_ended_before_is_no_empty_response(how: str) -> None:
+    async def nothing() -> AsyncGenerator[str, None]:
+        for _ in range(0):
+            yield ""
+
+    events = nothing()
+    if how == "closed":
+        await events.aclose()
+    else:
+        assert [event async for event in events] == []
+    with pytest.raises(RuntimeError, match=r"^the generator has ended before the response started"):
+        await serve(events)
+
+
 async def test_error_of_a_generator_before_its_first_event_becomes_a_status(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:

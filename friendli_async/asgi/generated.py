@@ -19,6 +19,9 @@ class Generated(Generic[E]):
 
     Args:
         events: The generator.
+
+    Raises:
+        RuntimeError: On opening: it has ended before, so the response would be empty, and look complete.
     """
 
     def __init__(self, events: AsyncGenerator[E, Any]) -> None:
@@ -26,6 +29,8 @@ class Generated(Generic[E]):
         self._first: list[E] = []
 
     async def __aenter__(self) -> Self:
+        if getattr(self._events, "ag_frame", self) is None:
+            raise RuntimeError("the generator has ended before the response started: it was finished, or closed")
         async for event in self._events:
             self._first.append(event)
             break
