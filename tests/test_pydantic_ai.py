@@ -35,6 +35,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import ModelRequestParameters, override_allow_model_requests
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.settings import ModelSettings, ToolOrOutput
+from pydantic_ai.tools import ToolDefinition
 from support.sockets import client_of, unresponsive_port
 
 from friendli_async import (
@@ -318,6 +319,7 @@ def function_choice(name: str) -> dict[str, Any]:
         (["a", "final_result"], City, ["a", "final_result"], "required"),
         (["final_result"], City, ["final_result"], function_choice("final_result")),
         (ToolOrOutput(["b"]), str, ["b"], "auto"),
+        (ToolOrOutput([]), str, ["a", "b"], "none"),
         (ToolOrOutput(["b"]), City, ["b", "final_result"], "required"),
         (ToolOrOutput([]), City, ["final_result"], function_choice("final_result")),
     ],
@@ -343,6 +345,16 @@ def a() -> str:
 def b() -> str:
     """Another."""
     return "b"
+
+
+async def test_required_tool_choice_is_that_of_a_function(model: FriendliModel, server: FriendliServer) -> None:
+    # An agent rejects this setting, which would never let it end.
+    function, output = ToolDefinition(name="a"), ToolDefinition(name="final_result", kind="output")
+    parameters = ModelRequestParameters(function_tools=[function], output_tools=[output], allow_text_output=False)
+    await model.request([ModelRequest.user_text_prompt("Hi")], {"tool_choice": "required"}, parameters)
+    body = server.requests[0].json_object
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["a"]
+    assert body["tool_choice"] == function_choice("a")
 
 
 async def test_tool_choice_of_an_unknown_tool_is_rejected(server: FriendliServer, model: FriendliModel) -> None:

@@ -248,10 +248,8 @@ def _response_format(parameters: ModelRequestParameters, *, with_tools: bool) ->
 
 def _tools(settings: ModelSettings, parameters: ModelRequestParameters) -> dict[str, Any]:
     """Returns the tools and the tool choice of a request."""
-    offered = dict(parameters.declared_tool_defs)
     names, choice = _allowed(settings, parameters)
-    if names is not None and names & offered.keys():
-        offered = {name: tool for name, tool in offered.items() if name in names}
+    offered = [tool for name, tool in parameters.declared_tool_defs.items() if name in names or not names]
     if not offered:
         return {}
     tools = [
@@ -263,33 +261,30 @@ def _tools(settings: ModelSettings, parameters: ModelRequestParameters) -> dict[
                 "parameters": tool.parameters_json_schema,
             },
         }
-        for tool in offered.values()
+        for tool in offered
     ]
-    if names is not None and choice == "required" and len(offered) == 1:
-        return {"tools": tools, "tool_choice": {"type": "function", "function": {"name": next(iter(offered))}}}
+    if names and choice == "required" and len(offered) == 1:
+        return {"tools": tools, "tool_choice": {"type": "function", "function": {"name": offered[0].name}}}
     return {"tools": tools, "tool_choice": choice}
 
 
-def _allowed(settings: ModelSettings, parameters: ModelRequestParameters) -> tuple[set[str] | None, str]:
-    """Returns the names of the tools that may be called (None is all), and the mode of the tool choice."""
+def _allowed(settings: ModelSettings, parameters: ModelRequestParameters) -> tuple[set[str], str]:
+    """Returns the names of the tools to offer (all if there are none), and the mode of the tool choice."""
     wanted = settings.get("tool_choice")
-    outputs = {tool.name for tool in parameters.output_tools}
     default = "auto" if parameters.allow_text_output or parameters.allow_image_output else "required"
     if wanted is None or wanted == "auto":
-        return None, default
+        return set(), default
     if wanted == "required":
-        return {tool.name for tool in parameters.function_tools}, "required"
-    if isinstance(wanted, ToolOrOutput):
-        return _known({*wanted.function_tools}, parameters) | outputs, default
-    if wanted == "none" or not wanted:
-        return (outputs, default) if outputs else (None, "none")
-    return _known({*wanted}, parameters), "required"
-
-
-def _known(names: set[str], parameters: ModelRequestParameters) -> set[str]:
-    if not names & parameters.declared_tool_defs.keys() and names:
+        wanted = [tool.name for tool in parameters.function_tools]
+    elif wanted == "none" or not wanted:
+        wanted = ToolOrOutput([])
+    names = {*(wanted.function_tools if isinstance(wanted, ToolOrOutput) else wanted)}
+    if names and not names & parameters.declared_tool_defs.keys():
         raise theirs.UserError(f"tool_choice: unknown tool {', '.join(sorted(names))}")
-    return names
+    if isinstance(wanted, ToolOrOutput):
+        names |= {tool.name for tool in parameters.output_tools}
+        return names, default if names else "none"
+    return names, "required"
 
 
 @dataclass
