@@ -591,6 +591,14 @@ async def test_error_event_is_mapped_to_the_same_exception(server: FriendliServe
     assert isinstance(caught.value.__cause__, RateLimitError)
 
 
+async def test_error_event_without_a_status_is_mapped_to_none(server: FriendliServer, model: FriendliModel) -> None:
+    server.always(script(chunk("Hi"), error_data({"message": "broken"})))
+    with pytest.raises(exceptions.ModelAPIError, match=r"^broken") as caught:
+        await run(Agent(model), "Hi", streamed=True)
+    assert not isinstance(caught.value, exceptions.ModelHTTPError)
+    assert caught.value.in_stream
+
+
 async def test_truncated_stream_raises_connection_error_with_partial(
     server: FriendliServer, model: FriendliModel
 ) -> None:

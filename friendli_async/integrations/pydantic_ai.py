@@ -389,7 +389,7 @@ def _status_error(error: APIStatusError, model: str) -> theirs.ModelAPIError:
         "retry_after": error.retry_after,
         "in_stream": in_stream,
     }
-    if not error.status_code:  # an error event in a stream, without a status
+    if error.status_code < 300:  # an error event in a stream, without a status
         return theirs.ModelAPIError(model, str(error), **details)
     category = _CATEGORIES.get(error.status_code)
     if category is None and error.status_code >= 500:
