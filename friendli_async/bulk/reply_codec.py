@@ -108,10 +108,9 @@ class ReplyCodec(Generic[R]):
             raise CheckpointError(f"the type of the stored reply of row {shortened(key)} is not known{advice}")
         kind = name if name in failures else next(iter(failures))
         error = failures[kind]
-        reason = error.args[0] if error.args and isinstance(error.args[0], str) else error
         hint = "" if name is None else _CHANGED if name == kind else _hint(name)
         raise CheckpointError(
-            f"the stored reply of row {shortened(key)} is not a valid {kind}: {reason}{hint}"
+            f"the stored reply of row {shortened(key)} is not a valid {kind}: {error}{hint}"
         ) from error
 
     def _candidates(self, name: str | None) -> list[tuple[str, _Decode]]:
@@ -243,16 +242,12 @@ def _parsed_decoder(kind: Any) -> _Decode:
 def _library_decoder(name: str) -> _Decode | None:
     """Returns the decoder of a reply type of this library; None if its name is another's, or has a type argument."""
     kinds: dict[str, Any] = {kind.__name__: kind for kind in _library_reply_types(Reply)}
-    if name.startswith("Parsed"):  # these are imported on first use, which may not have happened in this process
-        from friendli_async.chat.run import ParsedRunResult
+    if name == "RunResult" or name.startswith("Parsed"):  # loaded on first use, maybe not yet in this process
+        from friendli_async.chat.run import ParsedRunResult, RunResult
         from friendli_async.chat.structured import ParsedCompletion
         from friendli_async.responses.structured import ParsedResponse
 
-        kinds |= {each.__name__: each for each in (ParsedCompletion, ParsedResponse, ParsedRunResult)}
-    elif name == "RunResult":
-        from friendli_async.chat.run import RunResult
-
-        kinds[name] = RunResult
+        kinds |= {each.__name__: each for each in (RunResult, ParsedRunResult, ParsedCompletion, ParsedResponse)}
     return _json_decoder(prepared(kinds[name])) if name in kinds else None
 
 
