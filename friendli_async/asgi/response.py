@@ -38,9 +38,7 @@ E_co = TypeVar("E_co", covariant=True)
 _logger: Final = logging.getLogger("friendli_async")
 
 _EVENT_STREAM: Final = "text/event-stream"
-_FAILED: Final = (
-    b'event: error\ndata: {"error":{"message":"the service failed","type":"server_error","param":null,"code":null}}\n\n'
-)
+_FAILED: Final = error_event(error_body(FriendliError()))  # of none in particular
 
 
 @runtime_checkable
