@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
+from friendli_async._json import as_object
 from friendli_async.replies import Partial
 
 __all__ = ["input_messages", "output_messages", "system_instructions"]
@@ -106,12 +107,8 @@ def _part(item: Any) -> _Json:
     match item:
         case {"type": str(kind), "text": text} if kind in _TEXT_TYPES:
             return {"type": "text", "content": text}
-        case {"type": "image_url", "image_url": {"url": str(url)}}:
-            return _media_part("image", url)
-        case {"type": "video_url", "video_url": {"url": str(url)}}:
-            return _media_part("video", url)
-        case {"type": "audio_url", "audio_url": {"url": str(url)}}:
-            return _media_part("audio", url)
+        case {"type": "image_url" | "video_url" | "audio_url" as kind} if url := as_object(item.get(kind)).get("url"):
+            return _media_part(kind.removesuffix("_url"), str(url))
         case {"type": "thinking", "thinking": text}:
             return {"type": "reasoning", "content": text}
         case {"type": "reasoning"}:

@@ -171,19 +171,13 @@ class Telemetry(Observer):
             attributes["server.port"] = event.server_port
         if operation is not None:
             attributes["gen_ai.operation.name"] = operation
-        streamed = method == "stream"
+        requested = attributes | _request_attributes(event)
+        if streamed := method == "stream":
+            requested["gen_ai.request.stream"] = True
         model = attributes.get("gen_ai.request.model")
         name = event.operation if operation is None else f"{operation} {model}" if model else operation
-        span = self._tracer.start_span(
-            name,
-            self._context_of(event.run_id),
-            kind=trace.SpanKind.CLIENT,
-            attributes={
-                **attributes,
-                **_request_attributes(event),
-                **({"gen_ai.request.stream": True} if streamed else {}),
-            },
-        )
+        where = self._context_of(event.run_id)
+        span = self._tracer.start_span(name, where, kind=trace.SpanKind.CLIENT, attributes=requested)
         choices = event.parameters.get("n", 1)
         count = min(choices, _MAX_ITEMS) if type(choices) is int else 1
         self._calls[event.call_id] = _Call(span, attributes, streamed, count, operation is not None)
@@ -380,7 +374,7 @@ def _request_attributes(event: CallStarted) -> _Attributes:
 
 def _finish_reasons(event: CallEnded, call: _Call) -> tuple[str, ...]:
     """Returns one per choice: "stopped" or "error" for a choice that was still incomplete when its stream ended."""
-    if not call.is_inference or (event.outcome == "done" or event.timing.first_event is None):
+    if not call.is_inference or event.outcome == "done" or event.timing.first_event is None:
         return event.finish_reasons
     missing = "stopped" if event.outcome == "stopped" else "error"
     return event.finish_reasons + (missing,) * (call.choices - len(event.finish_reasons))
