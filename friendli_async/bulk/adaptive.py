@@ -210,7 +210,7 @@ class Adaptive:
         rejections = self._rejections
         if rejections is None:
             if sent < self._decreased_at:  # sent before the last decrease: it causes no other
-                self._hold(_seconds_or(self._first_pause(), retry_after), now)
+                self.hold(_seconds_or(self._first_pause(), retry_after), now)
                 return
             is_new = True
             rejections = self._rejections = self._first_rejection(in_flight, now)
@@ -227,7 +227,7 @@ class Adaptive:
             self._decrease(self._shrink, now)
             self._ceiling = in_flight if in_flight > 1 else rejections.ceiling
         wait = _seconds_or(rejections.pause, retry_after)
-        self._hold(max(wait, rejections.pause) if rejections.repeated else wait, now)
+        self.hold(max(wait, rejections.pause) if rejections.repeated else wait, now)
 
     def _first_rejection(self, in_flight: int, now: float) -> _Rejections:
         """Returns rejections that begin now, with what is known of their cause."""
@@ -240,10 +240,7 @@ class Adaptive:
 
     def hold(self, retry_after: float | None, now: float) -> None:
         """Gives no permits for ``retry_after`` seconds from now, and keeps the limit; see ``refused``."""
-        self._hold(_seconds_or(_FIRST_PAUSE, retry_after), now)
-
-    def _hold(self, seconds: float, now: float) -> None:
-        self._paused_until = max(self._paused_until, now + seconds)
+        self._paused_until = max(self._paused_until, now + _seconds_or(_FIRST_PAUSE, retry_after))
 
     def _first_pause(self) -> float:
         """Returns the pause after a single rejection: shorter than a call, as half of these may have ended by then."""
