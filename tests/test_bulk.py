@@ -665,6 +665,21 @@ async def test_stop_finishes_calls_in_flight_and_takes_no_more_rows() -> None:
     assert gated.cancelled == []
 
 
+async def test_rows_that_stop_their_own_run_are_the_last() -> None:
+    taken: list[int] = []
+
+    def rows() -> Iterator[int]:
+        for row in range(LIMIT):  # there is a permit for each: taking them waits for nothing
+            taken.append(row)
+            if row == 1:
+                run.stop()
+            yield row
+
+    run = run_all(rows(), double, concurrency=LIMIT)
+    assert sorted(outcome.key for outcome in await collect(run)) == [0, 1]
+    assert taken == [0, 1]
+
+
 async def test_stop_does_not_wait_for_pending_rows() -> None:
     async def silent() -> AsyncIterator[int]:
         yield 1

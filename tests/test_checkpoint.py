@@ -1113,6 +1113,13 @@ def test_no_line_follows_one_that_was_not_written(path: Path, monkeypatch: pytes
     assert path.read_bytes() == b'{"a":1}\n'
 
 
+def test_file_that_was_closed_is_not_opened(path: Path) -> None:
+    file = journal.Journal(path, b"{")
+    file.close()  # before the thread that opens it has begun
+    file.open(lambda offset, line: True)
+    assert not path.exists()
+
+
 def test_line_after_the_close_is_refused(path: Path) -> None:
     file = journal.Journal(path, b"{")
     file.open(lambda offset, line: True)
