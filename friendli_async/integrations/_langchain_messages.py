@@ -156,9 +156,9 @@ def _message(choice: ChatChoice, usage: UsageMetadata | None) -> AIMessage:
     )
 
 
-def _info(choice: ChatChoice | None, reply: ChatCompletion, model: str) -> dict[str, Any]:
+def _info(choice: ChatChoice, reply: ChatCompletion, model: str) -> dict[str, Any]:
     info: dict[str, Any] = {"model_name": reply.model or model}
-    if choice is not None and choice.finish_reason is not None:
+    if choice.finish_reason is not None:
         info["finish_reason"] = choice.finish_reason
     if reply.id is not None:
         info["id"] = reply.id
@@ -244,11 +244,10 @@ def _call_chunk(delta: ToolCallDelta) -> ToolCallChunk:
 
 def last_chunk(reply: ChatCompletion, model: str) -> ChatGenerationChunk:
     """Returns the last chunk: finish reason, metadata and usage."""
-    choice = next((choice for choice in reply.choices if choice.index == 0), None)
     message = AIMessageChunk(
         content="",
         chunk_position="last",
         response_metadata={"model_provider": PROVIDER},
         usage_metadata=usage_metadata(reply.usage),
     )
-    return ChatGenerationChunk(message=message, generation_info=_info(choice, reply, model))
+    return ChatGenerationChunk(message=message, generation_info=_info(reply.choices[0], reply, model))

@@ -237,7 +237,7 @@ class Telemetry(Observer):
             "gen_ai.system_instructions": system_instructions(body),
             "gen_ai.input.messages": input_messages(body),
             "gen_ai.tool.definitions": body.get("tools"),
-            "gen_ai.output.messages": output_messages(event.reply, event.finish_reasons) if event.reply else None,
+            "gen_ai.output.messages": output_messages(event.reply, event.finish_reasons),
         }
         call.content = {name: encode_json(value).decode() for name, value in content.items() if value}
 
