@@ -152,6 +152,19 @@ def test_run_is_as_fast_as_before_a_minute_after_an_outage_in_which_all_calls_ar
     assert found.rate(int(310 + seconds), int(360 + seconds)) > 0.8 * found.rate(200, 250)
 
 
+@pytest.mark.parametrize(
+    ("server", "least"),
+    [
+        (Server(speed=lambda at: 3200.0, max_in_flight=lambda at: 0 if at % 120 > 100 else 64, tokens=40.0), 1050.0),
+        (Server(speed=lambda at: 3200.0, max_in_flight=dip(32, 4), tokens=40.0, per_minute=1200), 485.0),
+    ],
+    ids=["outages every two minutes", "limits of requests and of calls in flight"],
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rate_recovers_from_rejections_that_it_did_not_cause(server: Server, least: float, seed: int) -> None:
+    assert simulate(server, Adaptive(), seed).rate() > least
+
+
 @pytest.mark.parametrize(("seed", "began"), [(0, 208.5), (1, 172.5), (2, 174.0)])
 def test_outage_that_begins_a_moment_after_a_rejection_is_not_taken_for_a_rate_limit(seed: int, began: float) -> None:
     def capacity(at: float) -> float:

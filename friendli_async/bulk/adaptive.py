@@ -279,7 +279,7 @@ class Adaptive:
                 self._starts.measure(rejections.began_at, rejections.number, now)
         elif rejections.is_limit_known:
             self._limit = max(self._limit, min(_NEAR_CEILING * self._ceiling, self._accepted))
-            self._starts.loosen(now)
+            self._starts.loosen()
         else:  # nothing was accepted since the last rejections, which a rate limit caused: probably it did again
             self._ceiling = rejections.ceiling
         if rejections.are_block and rejections.pause < _BLOCK:  # else it goes on, as part of the next rejections

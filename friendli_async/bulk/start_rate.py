@@ -42,7 +42,7 @@ class StartRate:
         self._next = -math.inf  # when the next call may start
         self._times: list[float] = []
         self._levels: list[int] = []  # calls in flight after each start
-        self._since = -math.inf  # when the rate was last measured, or found not to be the cause
+        self._since = -math.inf  # when the rate was last measured
         self._most = 0  # the most calls that were accepted in a minute
         self._grown_at = -math.inf
         self._growing = 0.0  # seconds of growth above the measured, or above the rejected rate
@@ -122,10 +122,9 @@ class StartRate:
         self._growing = 0.0
         self._since = now
 
-    def loosen(self, now: float) -> None:
+    def loosen(self) -> None:
         """Doubles the rate, after a rejection that was caused by something else."""
         self._rate, self._measured, self._rejected = 2 * self._rate, 2 * self._measured, 2 * self._rejected
-        self._since = now
 
     def grow(self, now: float, may_probe: bool) -> None:
         """Raises the rate after a success, if it is what holds calls back.
