@@ -7,7 +7,6 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from friendli_async._core.body.arguments import without_none
@@ -30,11 +29,11 @@ from friendli_async.chat.inputs import (
 from friendli_async.chat.replies import ChatCompletion
 
 if TYPE_CHECKING:
-    from friendli_async._core.reporting import RunReporter
     from friendli_async.chat import run as run_module
-    from friendli_async.chat import structured
-else:
+    from friendli_async.chat import run_arguments, structured
+else:  # not needed by plain calls
     run_module, structured = LazyModule("friendli_async.chat.run"), LazyModule("friendli_async.chat.structured")
+    run_arguments = LazyModule("friendli_async.chat.run_arguments")
 
 __all__ = ["Chat", "ContainerChat", "ContainerParsing", "Parsing"]
 
@@ -82,9 +81,7 @@ class Parsing(Resource):
         Returns:
             The completion with its ``value``. ``asked`` is the number of answers, and ``usage`` covers all of them.
         """
-        from friendli_async.chat.structured import OUTPUT  # not needed by plain calls
-
-        return await OUTPUT.parse(self._engine, type, {"model": model, "messages": messages}, options)
+        return await structured.OUTPUT.parse(self._engine, type, {"model": model, "messages": messages}, options)
 
     @overload
     def parse_stream(
@@ -110,9 +107,8 @@ class Parsing(Resource):
         Returns:
             The stream, with ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
         """
-        from friendli_async.chat.structured import OUTPUT, ParsedChatStream
-
-        return ParsedChatStream(*OUTPUT.opening(self._engine, type, {"model": model, "messages": messages}, options))
+        opening = structured.OUTPUT.opening(self._engine, type, {"model": model, "messages": messages}, options)
+        return structured.ParsedChatStream(*opening)
 
 
 class ContainerParsing(Parsing):
@@ -132,9 +128,8 @@ class ContainerParsing(Parsing):
         self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
     ) -> structured.ParsedCompletion[Any]:
         """Generates and parses an answer; see ``Parsing.parse``. ``model`` selects an adapter route."""
-        from friendli_async.chat.structured import OUTPUT
-
-        return await OUTPUT.parse(self._engine, type, {**without_none(model=model), "messages": messages}, options)
+        required = {**without_none(model=model), "messages": messages}
+        return await structured.OUTPUT.parse(self._engine, type, required, options)
 
     @overload
     def parse_stream(
@@ -156,10 +151,8 @@ class ContainerParsing(Parsing):
         self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> structured.ParsedChatStream[Any]:
         """Streams a structured answer; see ``Parsing.parse_stream``. ``model`` selects an adapter route."""
-        from friendli_async.chat.structured import OUTPUT, ParsedChatStream
-
         required = {**without_none(model=model), "messages": messages}
-        return ParsedChatStream(*OUTPUT.opening(self._engine, type, required, options))
+        return structured.ParsedChatStream(*structured.OUTPUT.opening(self._engine, type, required, options))
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
@@ -220,7 +213,8 @@ class Chat(Parsing):
         Raises:
             TypeError: An item of ``tools`` is not a tool, or a ``ToolDefinitionError``.
         """
-        return self._run({"model": model, "messages": messages}, tools, options)
+        required = {"model": model, "messages": messages}
+        return run_arguments.create_run(self._engine, "run", required, tools, options)
 
     @overload
     def parse_run(
@@ -274,35 +268,14 @@ class Chat(Parsing):
         Raises:
             TypeError: The type has no JSON form, or as for ``run``.
         """
-        return self._parse_run(type, {"model": model, "messages": messages}, tools, options)
-
-    def _parse_run(
-        self, kind: Any, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, Any]
-    ) -> run_module.ParsedRun[Any]:
-        from friendli_async.chat.answer_tool import AnswerTool
-        from friendli_async.chat.run_arguments import create_run
-
-        make_answer = partial(AnswerTool, kind)
-        run = create_run(self._engine, self._stream, required, tools, options, make_answer)
+        required = {"model": model, "messages": messages}
+        run = run_arguments.create_run(self._engine, "parse_run", required, tools, options, type)
         return cast("run_module.ParsedRun[Any]", run)
 
-    def _run(
-        self, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, object]
-    ) -> run_module.Run:
-        from friendli_async.chat.run_arguments import create_run  # loaded only if tools are run
-
-        return create_run(self._engine, self._stream, required, tools, options)
-
-    def _stream(
-        self,
-        required: Mapping[str, object],
-        options: Mapping[str, object],
-        method: str = "stream",
-        run_reporter: RunReporter | None = None,
-    ) -> ChatStream:
-        arguments = PARAMETERS.encode(method, required, options, stream_fields(options))
+    def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> ChatStream:
+        arguments = PARAMETERS.encode("stream", required, options, stream_fields(options))
         n = requested_choices(options)
-        return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n), run_reporter))
+        return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n)))
 
 
 class ContainerChat(ContainerParsing, Chat):
@@ -323,7 +296,8 @@ class ContainerChat(ContainerParsing, Chat):
         self, *, model: str | None = None, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]
     ) -> run_module.Run:
         """Runs a chat with local tools; see ``Chat.run``. ``model`` selects an adapter route."""
-        return self._run({**without_none(model=model), "messages": messages}, tools, options)
+        required = {**without_none(model=model), "messages": messages}
+        return run_arguments.create_run(self._engine, "run", required, tools, options)
 
     @overload
     def parse_run(
@@ -360,4 +334,6 @@ class ContainerChat(ContainerParsing, Chat):
         **options: Unpack[ParseRunOptions],
     ) -> run_module.ParsedRun[Any]:
         """Runs a chat with local tools for a value; see ``Chat.parse_run``. ``model`` selects an adapter route."""
-        return self._parse_run(type, {**without_none(model=model), "messages": messages}, tools, options)
+        required = {**without_none(model=model), "messages": messages}
+        run = run_arguments.create_run(self._engine, "parse_run", required, tools, options, type)
+        return cast("run_module.ParsedRun[Any]", run)

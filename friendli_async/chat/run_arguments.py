@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
 
 from friendli_async._core.body.arguments import check_keywords, check_values
 from friendli_async._core.body.json_values import is_list, to_builtins
+from friendli_async._lazy import LazyModule
+from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import (
     COMPLETE,
+    PARAMETERS,
     LocalTool,
     Messages,
     ParseRunOptions,
@@ -19,6 +22,7 @@ from friendli_async.chat.inputs import (
     extra_body_of,
     is_local_tool,
     requested_choices,
+    stream_fields,
     to_request_tool,
 )
 from friendli_async.chat.run import ParsedRun, Run
@@ -28,54 +32,48 @@ from friendli_async.errors import ArgumentError
 from friendli_async.options import is_number, plain_number
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
-    from friendli_async._core.reporting import RunReporter
+    from friendli_async._core import engine as engine_module
     from friendli_async.chat.answer_tool import AnswerTool
-    from friendli_async.chat.collector import ChatStream
+else:
+    engine_module = LazyModule("friendli_async._core.engine")
 
-__all__: list[str] = []
+__all__ = ["create_run"]
 
 _SET_EACH_TURN: Final = frozenset({"messages", "tools"})
 _NOT_SENT: Final = frozenset({*RunSettings.__struct_fields__, "strict"})
 
 
 def create_run(
-    engine: Engine,
-    stream: Callable[[Mapping[str, object], Mapping[str, object], str, RunReporter], ChatStream],
+    engine: engine_module.Engine,
+    method: Literal["run", "parse_run"],
     required: Mapping[str, Any],
     tools: Sequence[LocalTool],
     options: Mapping[str, object],
-    make_answer: Callable[[bool], AnswerTool] | None = None,
+    kind: Any = None,
 ) -> Run:
     """Validates the arguments and creates a run. Nothing is sent.
 
     Args:
         engine: Makes its calls.
-        stream: Creates the stream of a turn, without opening it, from its required parameters and options; the method
-            and the reporter are those of the run.
+        method: The method that creates the run: with "run" it ends with text, with "parse_run" with a value.
         required: The parameters of each turn, with the conversation so far.
         tools: The tools that the model may call.
         options: The given ``RunOptions``, or ``ParseRunOptions``.
-        make_answer: Creates the tool that gives the value that the run ends with, from the option ``strict``, once the
-            keywords have been checked. None: it ends with text.
+        kind: The type of the value.
 
     Raises:
         TypeError: An unknown keyword, or a tool that cannot be run.
         ValueError: An invalid value, or two tools with the same name.
     """
-    method, known = ("run", RunOptions) if make_answer is None else ("parse_run", ParseRunOptions)
+    known = RunOptions if method == "run" else ParseRunOptions
     check_keywords(options, known.__annotations__, method, ("model", "messages", "tools"))
-    answer = None if make_answer is None else make_answer(cast("bool", options.get("strict", True)))
     settings = _settings_of(options)
     if requested_choices(options) != 1:
         raise ArgumentError("a run supports only one choice per turn", "n")
     for name in _SET_EACH_TURN & extra_body_of(options).keys():
         raise ArgumentError("cannot be set here: each turn of the run sends its own", f"extra_body.{name}")
-    if answer is not None and "response_format" in extra_body_of(options):
-        raise TypeError("parse_run() does not accept 'response_format': it is derived from the type")
     by_name = _index_by_name(tools)
-    if answer is not None:
-        _add_answer(by_name, answer)
+    answer = _add_answer(by_name, kind, options) if method == "parse_run" else None
     forced = {} if answer is None else {"tool_choice": "required"}  # in each turn: the answer is a call, too
     sent = {**forced, **{name: value for name, value in options.items() if name not in _NOT_SENT}}
     sent["tools"] = [to_request_tool(tool) for tool in by_name.values()]
@@ -83,15 +81,16 @@ def create_run(
     runner = ToolRunner(by_name, settings, reporter, answer)
 
     def open_turn(messages: Messages, options: Mapping[str, object]) -> ChatStream:
-        return stream({**required, "messages": messages}, options, "run", reporter)
+        arguments = PARAMETERS.encode("run", {**required, "messages": messages}, options, stream_fields(options))
+        return ChatStream(engine.opening(COMPLETE, arguments, ChatCollector, reporter))
 
     first = open_turn(required["messages"], sent)  # validates them
     later = {**forced, **without_required_call(sent)}
     transcript = Transcript(open_turn, required["messages"], later, settings)
     if settings.decisions is not None:
         first = open_turn(transcript.messages, sent)  # the results may have been in another order
-    kind = Run if answer is None else ParsedRun[Any]
-    return kind(first, transcript, runner, reporter, engine.runtime.begin_work, answer)
+    run = Run if answer is None else ParsedRun[Any]
+    return run(first, transcript, runner, reporter, engine.runtime.begin_work, answer)
 
 
 def _settings_of(options: Mapping[str, object]) -> RunSettings:
@@ -112,13 +111,20 @@ def _settings_of(options: Mapping[str, object]) -> RunSettings:
     return settings
 
 
-def _add_answer(by_name: dict[str, LocalTool], answer: AnswerTool) -> None:
+def _add_answer(by_name: dict[str, LocalTool], kind: Any, options: Mapping[str, object]) -> AnswerTool:
+    """Adds the tool by which the model gives a value."""
+    from friendli_async.chat.answer_tool import AnswerTool  # not needed by a run that ends with text
+
+    if "response_format" in extra_body_of(options):
+        raise TypeError("parse_run() does not accept 'response_format': it is derived from the type")
+    answer = AnswerTool(kind, cast("bool", options.get("strict", True)))
     if answer.name in by_name:
         raise ArgumentError(
             f"duplicate tool name {answer.name!r}: the answer is given by a tool of this name; rename the other",
             "tools",
         )
     by_name[answer.name] = answer
+    return answer
 
 
 def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
