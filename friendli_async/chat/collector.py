@@ -482,8 +482,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 
     def whole_calls(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
         """Yields the tool calls of choice 0 from index ``first`` on, up to one without a name or whole arguments."""
-        parts = self.choices.get(0)
-        calls = parts.calls if parts is not None else []
+        calls = self.choices[0].calls if 0 in self.choices else []
         for index in range(first, len(calls) if with_last else len(calls) - 1):
             if calls[index].name is None or not calls[index].is_whole():
                 break

@@ -75,16 +75,14 @@ class ToolCallView(View[ToolCall]):
     async def __anext__(self) -> ToolCall:
         ready = self._ready
         while not ready:
-            if self._is_complete():  # maybe because result() has read the events
-                ready.extend(self._complete_calls.rest(self._stream.partial.tool_calls))
-                if not ready:
-                    raise StopAsyncIteration
-            elif (event := await anext(self._stream, None)) is not None:
+            # If it is done, result() may have read the events.
+            event = None if self._stream.outcome == "done" else await anext(self._stream, None)
+            if event is not None:
                 received = self._stream._received  # pyright: ignore[reportPrivateUsage]  # its own view
                 ready.extend(self._complete_calls.after(event, received))
-            elif not self._is_complete():
+                continue
+            if self._stream.outcome == "done":
+                ready.extend(self._complete_calls.rest(self._stream.partial.tool_calls))
+            if not ready:
                 raise StopAsyncIteration
         return ready.popleft()
-
-    def _is_complete(self) -> bool:
-        return self._stream.outcome == "done"

@@ -8,12 +8,10 @@ from typing import Final
 
 __all__ = ["parse_docstring"]
 
+_PARAMETER_SECTIONS: Final = ("Args", "Arguments", "Parameters", "Params", "Keyword Args", "Keyword Arguments")
 _SECTION: Final = re.compile(
-    r"(Args|Arguments|Parameters|Params|Keyword Args|Keyword Arguments|Other Parameters|Returns?|Yields?|Raises"
-    r"|Attributes|Examples?|Notes?|Warnings?|Warns|Tips?|Todo|References|See Also):\s*"
-)
-_PARAMETER_SECTIONS: Final = frozenset(
-    {"Args", "Arguments", "Parameters", "Params", "Keyword Args", "Keyword Arguments"}
+    rf"({'|'.join(_PARAMETER_SECTIONS)}|Other Parameters|Returns?|Yields?|Raises|Attributes|Examples?|Notes?"
+    r"|Warnings?|Warns|Tips?|Todo|References|See Also):\s*"
 )
 # A name, an optional type in parentheses, a colon, a description.
 _ENTRY: Final = re.compile(r"\*{0,2}(\w+)\s*(?:\(.*?\))?\s*:(?=\s|$)\s*(.*)")
