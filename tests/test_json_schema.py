@@ -110,6 +110,7 @@ INNER = {"description": "A nested struct.", **object_schema(x=INT, y={"anyOf": [
         (Attrs, object_schema(name=TEXT)),
         (Pair, {"type": "array", "prefixItems": [INT, TEXT], "minItems": 2, "maxItems": 2}),
         (Colour, {"description": "Colours.", "type": "string", "enum": ["red", "blue"]}),
+        (enum.Enum("Size", ["SMALL", "LARGE"]), {"type": "integer", "enum": [1, 2]}),
         pytest.param(
             Literal["b", 1] | None,
             {"anyOf": [{"enum": [1, "b"]}, {"type": "null"}]},
@@ -131,6 +132,7 @@ INNER = {"description": "A nested struct.", **object_schema(x=INT, y={"anyOf": [
         (Row, {"type": "array", "prefixItems": [INT, TEXT], "minItems": 2, "maxItems": 2}),
         (Annotated[Inner, msgspec.Meta(description="Here.", title="no")], {**INNER, "description": "Here."}),
         (Annotated[int, msgspec.Meta(multiple_of=5)], {"type": "integer", "multipleOf": 5}),
+        (Annotated[int, msgspec.Meta(extra={"unit": "m"})], INT),
         (Annotated[int, msgspec.Meta(ge=1, lt=5)], {"type": "integer", "minimum": 1, "exclusiveMaximum": 5}),
         (
             Annotated[str, msgspec.Meta(min_length=1, max_length=3, title="no", description="yes", examples=["no"])],

@@ -124,11 +124,10 @@ def description_of(kind: Any) -> str | None:
     """Returns a class's own docstring, or None if it has none or only a generated one."""
     kind = getattr(kind, "__origin__", kind)
     docstring = vars(kind).get("__doc__") if isinstance(kind, type) else None
-    if not isinstance(docstring, str) or not kind.__module__ or kind.__module__ in {"builtins", "typing"}:
+    if not isinstance(docstring, str) or kind.__module__ in {"builtins", "typing"}:
         return None
-    if docstring.startswith(f"{kind.__name__}(") or docstring in {"An enumeration.", enum.Enum.__doc__}:
-        return None
-    return inspect.cleandoc(docstring) or None
+    is_generated = docstring.startswith(f"{kind.__name__}(") or docstring == "An enumeration."
+    return None if is_generated else inspect.cleandoc(docstring) or None
 
 
 class SchemaBuilder:
