@@ -87,6 +87,10 @@ CALLS: Final[dict[str, tuple[list[JSON], list[tuple[str, str]]]]] = {
         [calls(call("f", "{} ", index=0)), calls(call("f", "{}", index=0))],
         [("f", "{} "), ("f", "{}")],
     ),
+    "one index, another call after a space": (
+        [calls(call("f", "{}", index=0)), calls(call("f", " ", index=0)), calls(call("g", "{}", index=0))],
+        [("f", "{} "), ("g", "{}")],
+    ),
     "name in each delta": (
         [calls(call("f", '{"a":{}', index=0)), calls(call("f", "}", index=0))],
         [("f", '{"a":{}}')],

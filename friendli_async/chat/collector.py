@@ -180,6 +180,9 @@ class ChoicesCollector(Generic[C, P]):
         )
 
 
+_ENDS_OF_OBJECTS: Final = ("}", *" \t\r\n")
+
+
 class _CallParts:
     """A partially received tool call, with its index among those of the choice."""
 
@@ -196,7 +199,6 @@ class _CallParts:
         self.has_index = False
         self._reader: JSONReader | None = None  # of the arguments, as far as they were parsed
         self._parsed = 0  # pieces
-        self._unfinished = 0  # how many pieces there were when they were no whole object
 
     def starts_new_call(self, delta: ToolCallDelta, position: int) -> bool:
         """Whether a delta with a name, and with this call's index or none, starts a new call.
@@ -213,13 +215,9 @@ class _CallParts:
             return True
         if not self.arguments:
             return self.has_arguments and function.name != self.name
-        is_other = function.name != self.name or bool(function.arguments and function.arguments.strip())
-        if not is_other or self._unfinished == len(self.arguments):
-            return False
         # Only space, and the same name, may follow a complete object.
-        is_new = self.arguments[-1].rstrip().endswith("}") and self.is_whole()
-        self._unfinished = 0 if is_new else len(self.arguments)
-        return is_new
+        is_other = function.name != self.name or bool(function.arguments and function.arguments.strip())
+        return is_other and self.arguments[-1].endswith(_ENDS_OF_OBJECTS) and self.is_whole()
 
     def is_whole(self) -> bool:
         """Whether the arguments are a JSON object. However often this is asked, it takes linear time."""
