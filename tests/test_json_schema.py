@@ -217,9 +217,10 @@ def test_types_with_equal_names_get_distinct_definitions() -> None:
     def define(kind: Any) -> Any:
         return msgspec.defstruct("Same", [("x", kind)])
 
-    schema = json_schema(msgspec.defstruct("Both", [("a", define(int)), ("b", define(str))]))
-    assert schema["$defs"]["Same"] == object_schema(x=INT)
-    assert schema["$defs"]["Same_"] == object_schema(x=TEXT)
+    side_by_side = json_schema(msgspec.defstruct("Both", [("a", define(int)), ("b", define(str))]))
+    assert side_by_side["$defs"] == {"Same": object_schema(x=INT), "Same_": object_schema(x=TEXT)}
+    nested = json_schema(msgspec.defstruct("Both", [("a", define(define(int)))]))
+    assert nested["$defs"] == {"Same": object_schema(x={"$ref": "#/$defs/Same_"}), "Same_": object_schema(x=INT)}
 
 
 def test_non_strict_schema_allows_what_the_type_allows() -> None:

@@ -151,10 +151,8 @@ class ChoicesCollector(Generic[C, P]):
 
     def _first_index(self, chunk: C) -> int:
         """Returns the server's index of choice 0, from its first chunk with choices."""
-        if self._n != 1 or chunk.choices[0].index == 0:
-            return 0
         lowest: int = min([choice.index for choice in chunk.choices])
-        return max(0, lowest)
+        return max(0, lowest) if self._n == 1 else 0
 
     def _renumber(self, chunk: C) -> None:
         """Replaces uninformative indexes of a chunk from the server."""

@@ -207,7 +207,7 @@ class SchemaBuilder:
             while name in self._defs:
                 name += "_"
             self._names[info.cls] = name
-            self._defs[name] = {}  # reserves its position, in the order of the fields
+            self._defs[name] = {}  # reserves the name: a class in a field may have the same
             self._defs[name] = self._fields(info)
         return {"$ref": f"#/$defs/{name}"}
 
