@@ -52,11 +52,10 @@ class CompleteToolCalls:
                     self._yielded += 1
                     yield call
 
-    def rest(self, calls: tuple[ToolCall, ...]) -> Iterator[ToolCall]:
-        """Yields the remaining calls of a stream that has ended."""
-        for call in calls[self._yielded :]:
-            self._yielded += 1
-            yield call
+    def rest(self, calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+        """Returns the remaining calls of a stream that has ended."""
+        remaining, self._yielded = calls[self._yielded :], len(calls)
+        return remaining
 
 
 class ToolCallView(View[ToolCall]):
