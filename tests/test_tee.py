@@ -636,6 +636,8 @@ async def test_dropping_last_branch_cancels_stream(
     await assert_no_leaks(client, server)
     if stream is not None:
         assert stream.outcome == "cancelled"
+        with pytest.raises(StreamInterruptedError, match="all branches of the stream were closed"):
+            await stream.result()
 
 
 @pytest.mark.parametrize("closed", [True, False])

@@ -212,12 +212,18 @@ class Branch(Generic[E]):
         """Closes the branch. A task waiting for its next event gets StreamInterruptedError."""
         self._check_loop(running_loop())
         self._error = None  # closed on purpose: the next read just ends
-        _close_branch(self._stream, self._fanout, self._buffer, self._stream._stop)
+        _close_branch(self._fanout, self._buffer, self._stream._stop)
 
-    def __del__(self) -> None:
+    def __del__(self) -> None:  # in any thread, with or without a running loop
         buffer: _Buffer[E] | None = getattr(self, "_buffer", None)
-        if buffer is not None and not buffer.closed:
-            _drop_branch(self._stream, self._fanout, buffer)
+        if buffer is None or buffer.closed:
+            return
+        loop, stream = self._fanout.loop, self._stream
+        if loop is None:  # no branch has ever waited
+            _close_branch(self._fanout, buffer, stream._drop)
+            return
+        end = stream._stop if stream._open is None else stream._drop
+        call_in_loop(loop, _close_branch, self._fanout, buffer, end)  # a closed loop has nothing open any more
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
@@ -245,14 +251,14 @@ class Branch(Generic[E]):
         except Exception:
             if self._stream.outcome != "open" or buffer.overrun:  # the error or the end: raised once
                 buffer.task = None
-                _close_branch(self._stream, self._fanout, buffer, self._stream._stop)
+                _close_branch(self._fanout, buffer, self._stream._stop)
             raise  # if another task is opening the stream, the branch can be read after that
         except asyncio.CancelledError:
             if buffer.closed and task.uncancel() <= cancelling:  # closing it cancelled this task
                 raise self._stream._with_received(StreamInterruptedError("the branch was closed")) from None
             self._error = self._stream._with_received(StreamInterruptedError(_CANCELLED))
             buffer.task = None
-            _close_branch(self._stream, self._fanout, buffer, self._stream._stop)
+            _close_branch(self._fanout, buffer, self._stream._stop)
             raise
         finally:
             buffer.task = None
@@ -338,9 +344,7 @@ async def _open(stream: stream_module.EventStream[Any], fanout: Fanout[Any]) -> 
     await stream._ensure_open()
 
 
-def _close_branch(
-    stream: stream_module.EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any], end: Callable[[str], None]
-) -> None:
+def _close_branch(fanout: Fanout[Any], buffer: _Buffer[Any], end: Callable[[str], None]) -> None:
     """Closes a branch; the last one closes the stream, by calling ``end``."""
     if buffer.closed:
         return
@@ -355,15 +359,3 @@ def _close_branch(
     else:
         fanout.failure = None  # no branch is left to raise it, and its traceback holds the stream
         end("all branches of the stream were closed")
-
-
-def _drop_branch(stream: stream_module.EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
-    """Closes a branch whose last reference is gone, from any thread, with or without a running loop."""
-    loop = fanout.loop
-    if loop is None:  # no branch has ever waited
-        fanout.buffers.remove(buffer)
-        if not fanout.buffers:
-            stream._drop("the last reference to the stream was dropped")
-        return
-    end = stream._stop if stream._open is None else stream._drop
-    call_in_loop(loop, _close_branch, stream, fanout, buffer, end)  # a closed loop has nothing open any more
