@@ -104,20 +104,15 @@ def parse_body(body: bytes, content_type: str = "") -> list[object]:
 
 def _iter_json(text: str) -> Iterator[object]:
     """Yields the consecutive JSON objects and lists at the start of a text, after any prefix."""
-    begin, decode = _match_end(_JSON_PREFIX, text, 0), json.JSONDecoder().raw_decode
+    text, begin, decode = re.sub(rf"\A{_JSON_PREFIX}", "", text, count=1), 0, json.JSONDecoder().raw_decode
     while text[begin : begin + 1] in {"{", "["}:
         try:
-            value, end = decode(text, begin)
+            value, begin = decode(text, begin)
         except (ValueError, RecursionError):
             return
         yield value
-        begin = _match_end(r"\s*", text, end)
-
-
-def _match_end(pattern: str, text: str, begin: int) -> int:
-    """Returns where the match of a pattern at a position ends; without a match, that position."""
-    found = re.compile(pattern).match(text, begin)
-    return begin if found is None else found.end()
+        while text[begin : begin + 1].isspace():
+            begin += 1
 
 
 def _parse_events(text: str) -> list[object] | None:
