@@ -21,8 +21,12 @@ Parameter = bool | int | float | str | tuple[str, ...]
 """Value of a generation parameter in ``CallStarted``."""
 
 
-@document_fields
-class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    def __init_subclass__(cls) -> None:
+        document_fields(cls)
+
+
+class CallEvent(_Event, frozen=True, kw_only=True):
     """Base of the call events. No event holds a header, a body or a token."""
 
     call_id: int
@@ -39,9 +43,6 @@ class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the attempt, from 1; 0 before the first."""
     run_id: int | None = None
     """Number of the run (``chat.run``) that the call is a turn of; None for any other call."""
-
-    def __init_subclass__(cls) -> None:
-        document_fields(cls)
 
 
 class CallStarted(CallEvent, frozen=True, kw_only=True):
@@ -141,8 +142,7 @@ class CallContent(CallEvent, frozen=True, kw_only=True):
         return f"CallContent(call_id={self.call_id}, operation={self.operation!r}, ...)"
 
 
-@document_fields
-class ObservedRunEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ObservedRunEvent(_Event, frozen=True, kw_only=True):
     """Base of the events of a run, ``chat.run``. No event holds messages, arguments or results."""
 
     run_id: int
@@ -155,9 +155,6 @@ class ObservedRunEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The requested model, if the run names one."""
     team: str | None = None
     """The billed team, if the client names one."""
-
-    def __init_subclass__(cls) -> None:
-        document_fields(cls)
 
 
 class RunStarted(ObservedRunEvent, frozen=True, kw_only=True):
@@ -300,7 +297,7 @@ class Observers:
         """Returns whether any observer has this method; else its events need not be made."""
         return bool(self._receivers[method])
 
-    def report(self, method: str, event: CallEvent | ObservedRunEvent) -> None:
+    def report(self, method: str, event: _Event) -> None:
         """Passes an event to the observers with this method; logs the first exception of each class."""
         for index, observer in self._receivers[method]:
             try:
