@@ -253,8 +253,7 @@ class ReadClock(Deadline):
         self._idle = timeouts.idle
         self._total_at = total_at
         self._on_timeout = on_timeout
-        if total_at is not None:
-            self.reschedule(total_at)
+        self.reschedule(total_at)
 
     def begin_wait(self) -> None:
         """Starts the idle limit: a reader waits for the next event."""

@@ -364,10 +364,8 @@ class AiohttpExchange:
 
     async def wait_finished(self) -> None:
         """Waits briefly for the body of an exchange that was finished just now to end."""
-        if self._pool is None or self._finish_timer is None:
-            return
-        finished_at = self._finish_timer.when() - _FINISH_SECONDS
-        left = finished_at + _REUSE_SECONDS - self.loop.time()
+        assert self._finish_timer is not None, "set by ``finish``"
+        left = self._finish_timer.when() - _FINISH_SECONDS + _REUSE_SECONDS - self.loop.time()
         if left > 0:
             self._waiter = self.loop.create_future()
             timer = self.loop.call_later(left, wake, self._waiter)
