@@ -529,7 +529,7 @@ class Call(Generic[T]):
         if self._operation.failure_of is not None:
             failure = self._operation.failure_of(reply, exchange.head)
             if failure is not None:
-                raise Held(failure).take()
+                raise failure
         keep_raw(reply, data)
         return reply
 

@@ -8,7 +8,6 @@ import msgspec
 
 from friendli_async._core.events.plain_reply import not_a_stream
 from friendli_async._core.events.reader import Collector, EventReader
-from friendli_async._core.held import Held
 from friendli_async.errors import ResponseDecodeError, StreamInterruptedError
 
 if TYPE_CHECKING:
@@ -56,11 +55,11 @@ async def open_reader(
                 kept = None
         reader.feed(data)
         stopwatch.record_read(len(data), len(reader.ready))
-    if reader.failure is not None and not reader.ready:
-        failure, reader.failure = Held(reader.failure), None
-        if isinstance(failure.error, StreamInterruptedError) and kept and kept.lstrip().startswith(b"{"):
-            failure = Held(not_a_stream(bytes(kept), decoder, exchange.head))
-        raise failure.take()
+    failure = reader.failure
+    if failure is not None and not reader.ready:
+        if isinstance(failure, StreamInterruptedError) and kept and kept.lstrip().startswith(b"{"):
+            failure = not_a_stream(bytes(kept), decoder, exchange.head)
+        raise failure
     return reader, None if kept is None else bytes(kept)
 
 
