@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from msgspec import structs
+
 from friendli_async._core.protocol import Operation
 from friendli_async._hints import Hinted
 from friendli_async._lazy import LazyModule, TypeForm
@@ -49,7 +51,4 @@ def inference(
     failure_of: Callable[[T, ReplyHead], APIStatusError | None] | None = None,
 ) -> Operation[T]:
     """Declares an operation that runs a model: repeatable and billed. See ``operation`` and ``Operation``."""
-    method, _, path = request.partition(" ")
-    return Operation(
-        name=name, method=method, path=path, reply=reply, repeatable=True, billed=True, failure_of=failure_of
-    )
+    return structs.replace(operation(name, request, reply, repeatable=True), billed=True, failure_of=failure_of)
