@@ -127,8 +127,8 @@ class RequestBuilder:
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
         self.base: str = (settings.container_url if deployment.container else settings.server_url) + deployment.prefix
         self._custom = {name: Secret(value) for name, value in settings.headers.items()}
-        self._overridden = {name.lower() for name in self._custom}
-        has_own_authorization = "authorization" in self._overridden  # set by the user
+        self._overriding = {name.lower(): value for name, value in self._custom.items()}
+        has_own_authorization = "authorization" in self._overriding  # set by the user
         token = None if has_own_authorization else settings.token
         self.authorization: Secret | None = check_token(token) if isinstance(token, str) else None
         self._requires_token = not deployment.container and not has_own_authorization
@@ -150,9 +150,8 @@ class RequestBuilder:
 
         A token callable, which may return another token each time, is identified by itself.
         """
-        custom = {name.lower(): value for name, value in self._custom.items()}
-        team = hash(custom.get("x-friendli-team", self._team))
-        token = custom.get("authorization", self.authorization) or self._token
+        team = hash(self._overriding.get("x-friendli-team", self._team))
+        token = self._overriding.get("authorization", self.authorization) or self._token
         if isinstance(token, str):
             return team, hash(token)
         try:
@@ -212,7 +211,7 @@ class RequestBuilder:
                 ours["X-Friendli-Team"] = self._team
             if json:
                 ours["Content-Type"] = "application/json"
-            defaults = {name: value for name, value in ours.items() if name.lower() not in self._overridden}
+            defaults = {name: value for name, value in ours.items() if name.lower() not in self._overriding}
             template = RequestHeaders({**defaults, **self._custom})
             if self.authorization is not None:
                 template["Authorization"] = self.authorization
