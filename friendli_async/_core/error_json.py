@@ -297,8 +297,6 @@ def _find_in_usual_fields(value: object, depth: int = 0) -> tuple[str, list[Fiel
     fields: Fields = {}
     for name, item in as_object(value).items():
         fields.setdefault(normalize_name(name), item)
-    if not fields:
-        return "", []
     nested = [name for name in _NESTED_FIELDS if isinstance(fields.get(name), dict | list)]
     objects: list[Fields] = []
     for name in dict.fromkeys((*nested, *_MESSAGE_FIELDS)):

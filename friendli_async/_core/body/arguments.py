@@ -89,8 +89,6 @@ def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") 
         if _has_surrogates(name):
             raise ArgumentError("the name cannot be sent in a query string", label.format(name))
         pairs.extend((name, _query_value(label.format(name), item)) for item in values if item is not None)
-    if not pairs:
-        return ""
     from urllib.parse import urlencode
 
     return urlencode(pairs)

@@ -257,8 +257,5 @@ class SSEDecoder:
             return data
         if self._after_cr and data.startswith(b"\n"):
             data = data[1:]
-            if not data:
-                self._after_cr = False
-                return data
         self._after_cr = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
