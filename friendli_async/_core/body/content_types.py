@@ -51,8 +51,7 @@ _SIGNATURES: Final[tuple[tuple[int, bytes, str], ...]] = (
 
 def by_name(name: str) -> str:
     """Returns the content type for a file name's suffix, or ``application/octet-stream`` if it is unknown."""
-    dot = name.rfind(".")
-    known = _BY_SUFFIX.get(name[dot:].lower()) if dot >= 0 else None
+    known = _BY_SUFFIX.get(name[name.rfind(".") :].lower())
     if known is not None:
         return known
     import mimetypes
