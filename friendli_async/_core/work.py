@@ -7,7 +7,7 @@ client. A client that is drained waits for its ``works``, and makes new calls on
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -23,22 +23,18 @@ class Scope:
     """What a task, and the tasks that it starts, are a part of, by their context. It may be a part of another.
 
     By itself, it only shows whether code would wait for its own end (``is_current``), as a row of a bulk run would.
+
+    Attributes:
+        outer: What it is a part of; None for nothing.
     """
 
     def __init__(self) -> None:
-        self._outer: Scope | None = None
-
-    def lineage(self) -> Iterator[Scope]:
-        """Yields it, and what it is a part of."""
-        scope: Scope | None = self
-        while scope is not None:
-            yield scope
-            scope = scope._outer
+        self.outer: Scope | None = None
 
     def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
         """Opens the work around it: a call of the client that has these ``works`` has begun in it."""
-        if self._outer is not None:
-            self._outer.begin(works, loop)
+        if self.outer is not None:
+            self.outer.begin(works, loop)
 
     def is_current(self) -> bool:
         """Whether the calling context is a part of it, and would wait for itself."""
@@ -47,9 +43,8 @@ class Scope:
     @contextmanager
     def making_calls(self) -> Generator[None, None, None]:
         """Makes the calls that begin in this context a part of it, and of what it is itself a part of."""
-        outer = current_scope.get()
-        if outer is None or self not in outer.lineage():  # else it is entered within itself, and would be its own outer
-            self._outer = outer
+        if not self.is_current():  # else it is entered within itself, and would be its own outer
+            self.outer = current_scope.get()
         token = current_scope.set(self)
         try:
             yield
@@ -108,5 +103,8 @@ current_scope: Final[ContextVar[Scope | None]] = ContextVar("friendli_async_scop
 
 def current_lineage() -> set[Scope]:
     """Returns what the calling context is a part of."""
-    scope = current_scope.get()
-    return set() if scope is None else set(scope.lineage())
+    scope, lineage = current_scope.get(), set[Scope]()
+    while scope is not None:
+        lineage.add(scope)
+        scope = scope.outer
+    return lineage
