@@ -11,13 +11,10 @@ import os
 import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, TypeVarTuple, Unpack, cast
+from typing import Any, BinaryIO, Final, TypeVar, TypeVarTuple, Unpack, cast
 
 from friendli_async._callables import is_async
 from friendli_async.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -115,8 +112,8 @@ class PathSource:
 
     is_one_shot = False
 
-    def __init__(self, path: Path, label: str) -> None:
-        self.name: str | None = path.name
+    def __init__(self, path: str, label: str) -> None:
+        self.name: str | None = os.path.basename(path)
         self._path = path
         self._label = label
         self._seen: tuple[int, ...] | None = None
@@ -257,9 +254,7 @@ def source_of(content: object, label: str) -> Source:
     if isinstance(content, os.PathLike):
         path: object = os.fspath(cast("os.PathLike[str]", content))
         if isinstance(path, str):
-            from pathlib import Path
-
-            return PathSource(Path(path), label)
+            return PathSource(path, label)
     if isinstance(content, io.TextIOBase):
         raise ArgumentError("the file is open in text mode; open it in binary mode", label)
     given = cast("Any", content)
