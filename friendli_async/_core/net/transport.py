@@ -112,8 +112,7 @@ class AiohttpTransport:
         # them.
         weakref.finalize(self, _close_all, self._pools).atexit = False
         self._lock = threading.Lock()
-        environment = {} if session is not None else environment_proxies()
-        self._proxy_for = proxy_finder(proxy, environment)
+        self._proxy_for = proxy_finder(proxy, environment_proxies() if session is None else {})
 
     async def send(self, request: Request, dial: DialContext) -> Exchange:
         """Sends a request and waits for the reply's status and headers. Redirects to the same origin are followed.
@@ -240,8 +239,8 @@ class AiohttpTransport:
 
     def _new_pool(self) -> Pool:
         """Creates the running loop's pool."""
-        session, loop = self._session, asyncio.get_running_loop()
-        if session is not None and getattr(session, "_loop", loop) is not loop:
+        loop = asyncio.get_running_loop()
+        if getattr(self._session, "_loop", loop) is not loop:
             raise ConfigurationError(
                 "the session passed in belongs to another event loop: a client that uses one serves only its loop"
             )
