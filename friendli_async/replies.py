@@ -292,6 +292,12 @@ class PromptTokensDetails(Value, frozen=True):
     """Breakdown of the prompt tokens."""
 
     cached_tokens: int | None = None
+    """Those read from a cache."""
+    cache_write_tokens: int | None = None
+    """Those written to a cache."""
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
+    text_tokens: int | None = None
 
 
 class CompletionTokensDetails(Value, frozen=True):
@@ -300,6 +306,8 @@ class CompletionTokensDetails(Value, frozen=True):
     reasoning_tokens: int | None = None
     accepted_prediction_tokens: int | None = None
     rejected_prediction_tokens: int | None = None
+    audio_tokens: int | None = None
+    text_tokens: int | None = None
 
 
 class AnyUsage(Value, frozen=True):
@@ -323,6 +331,8 @@ class Usage(Explained, TokenUsage, frozen=True):
     total_tokens: int = always_encoded(0)
     prompt_tokens_details: PromptTokensDetails | None = None
     completion_tokens_details: CompletionTokensDetails | None = None
+    reasoning_tokens: int | None = None
+    """Those of the reasoning, if the server counts them here, and not in the details."""
 
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
@@ -334,7 +344,8 @@ def token_details(usage: Usage) -> tuple[int | None, int | None]:
     """Returns the cached and the reasoning tokens of a usage; None for what the server has not counted."""
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
     cached = None if prompt is None else prompt.cached_tokens
-    return cached, None if completion is None else completion.reasoning_tokens
+    reasoning = None if completion is None else completion.reasoning_tokens
+    return cached, usage.reasoning_tokens if reasoning is None else reasoning
 
 
 @overload
@@ -373,14 +384,17 @@ def as_chat_usage(usage: Any) -> Usage | None:
     # A message's ``input_tokens`` are without those read from a cache or written to one; the other APIs count them in.
     read, written = getattr(usage, "cache_read_input_tokens", None), getattr(usage, "cache_creation_input_tokens", None)
     cached = read if prompt is None else prompt.cached_tokens
+    stored = written if prompt is None else prompt.cache_write_tokens
+    # The tokens of the reasoning are named "thinking" in a message's usage.
+    reasoning = getattr(spent, "reasoning_tokens", None) or getattr(spent, "thinking_tokens", None)
     own = getattr(usage, "input_tokens", None)
     prompt_tokens = getattr(usage, "prompt_tokens", 0) if own is None else own  # a classification has the former
     return Usage(
         prompt_tokens=prompt_tokens + (read or 0) + (written or 0),
         completion_tokens=getattr(usage, "output_tokens", 0),
         total_tokens=getattr(usage, "total_tokens", 0),
-        prompt_tokens_details=None if cached is None else PromptTokensDetails(cached),
-        completion_tokens_details=None if spent is None else CompletionTokensDetails(spent.reasoning_tokens),
+        prompt_tokens_details=None if cached is stored is None else PromptTokensDetails(cached, stored),
+        completion_tokens_details=None if spent is None else CompletionTokensDetails(reasoning),
     )
 
 

@@ -228,7 +228,7 @@ async def test_surrogate_pair_split_across_deltas_is_joined(server: FriendliServ
 
 UNKNOWN: Final[dict[str, JSON]] = {
     "event": {"type": "content_block_rated", "stars": 5},
-    "delta": block_delta({"type": "citations_delta", "citation": {"title": "x"}}),
+    "delta": block_delta({"type": "hologram_delta", "hologram": {"title": "x"}}),
     "block": block_start({"type": "hologram", "data": "x"}, 1),
 }
 

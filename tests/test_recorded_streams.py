@@ -110,7 +110,7 @@ async def test_cached_prompt_tokens_of_a_recorded_message_are_counted() -> None:
 
 def test_message_tokens_written_to_a_cache_are_counted() -> None:
     usage = usage_of(Message(content=(), usage=MessageUsage(64, 2, 0, 256)))
-    assert usage == Usage(320, 2, 322, PromptTokensDetails(0))
+    assert usage == Usage(320, 2, 322, PromptTokensDetails(0, 256))
 
 
 @pytest.mark.parametrize("after", ["", "data: [DONE]\n\n"], ids=["then the end", "then the sentinel"])

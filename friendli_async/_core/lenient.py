@@ -186,7 +186,7 @@ def lacks_counts(usage: object) -> bool:
         return False
     for name in usage.__struct_fields__:
         count = getattr(usage, name)
-        if count and name not in {"type", "total_tokens"} and not lacks_counts(count):
+        if count and name != "total_tokens" and not isinstance(count, str) and not lacks_counts(count):
             return False  # mostly at the first field
     return True
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from friendli_async._core.error_json import has_value
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
+from friendli_async._core.lenient import lacks_counts
 from friendli_async._core.text import join_text
 from friendli_async._json import as_object, is_object, json_or_none
 from friendli_async.messages.replies import (
     KNOWN_BLOCKS,
     BlockDelta,
+    CitationsDelta,
     ContentBlock,
     ContentBlockDelta,
     ContentBlockStart,
@@ -52,10 +54,13 @@ _KINDS: Final = {
         "text": "text_delta",
         "thinking": "thinking_delta",
         "signature": "signature_delta",
+        "citation": "citations_delta",
         "partial_json": "input_json_delta",
     },
 }
 _TAGGED_FIELDS: Final = {"content_block_start": "content_block", "content_block_delta": "delta"}
+S = TypeVar("S", Message, MessageDeltaPayload)
+
 _UNKNOWN_INDEX: Final = -1
 """Sentinel for an unreadable index: it refers to the block in progress."""
 
@@ -105,6 +110,7 @@ class _BlockParts:
         self.text: list[str] = []
         self.thinking: list[str] = []
         self.signature: list[str] = []
+        self.citations: list[dict[str, Any]] = []
         self.input: list[str] = []
         self.others: dict[str, list[str]] = {}  # of a block of an unknown type: the text for each field
 
@@ -115,6 +121,8 @@ class _BlockParts:
             self.thinking.append(delta.thinking)
         elif isinstance(delta, SignatureDelta):
             self.signature.append(delta.signature)
+        elif isinstance(delta, CitationsDelta):
+            self.citations.append(delta.citation)
         else:
             self.input.append(delta.partial_json)
 
@@ -131,7 +139,8 @@ class _BlockParts:
 
     @property
     def _has_deltas(self) -> bool:
-        return bool(self.text or self.thinking or self.signature or self.input or self.others)
+        words = self.text or self.thinking or self.signature or self.citations
+        return bool(words or self.input or self.others)
 
     @property
     def has_content(self) -> bool:
@@ -147,7 +156,7 @@ class _BlockParts:
         if self.thinking and not isinstance(blocks[0], ThinkingBlock):
             blocks.insert(0, ThinkingBlock(join_text(self.thinking), join_text(self.signature) or None))
         if self.text and not isinstance(blocks[-1], TextBlock):
-            blocks.append(TextBlock(join_text(self.text)))
+            blocks.append(TextBlock(join_text(self.text), tuple(self.citations) or None))
         if self._is_of_words and "input" in fields:
             blocks.append(ToolUseBlock(input=fields["input"]))
         return blocks
@@ -168,6 +177,8 @@ class _BlockParts:
             if pieces := getattr(self, name):
                 begun: object = fields.get(name)  # of a block that could not be read, it may be anything
                 fields[name] = join_text([begun if isinstance(begun, str) else "", *pieces])
+        if self.citations:
+            fields["citations"] = [*(fields.get("citations") or ()), *self.citations]
         if raw_input := join_text(self.input):
             arguments = json_or_none(raw_input)
             fields["input"] = arguments if isinstance(arguments, dict) else raw_input
@@ -182,7 +193,7 @@ class _BlockParts:
         """Infers the type of a block whose ``content_block_start`` is missing or empty, or has an unknown type."""
         if self.input:
             return "tool_use"
-        return "text" if self.text else "thinking"
+        return "text" if self.text or self.citations else "thinking"
 
     def tool_call(self) -> ToolCall | None:
         arguments = join_text(self.input)
@@ -287,9 +298,7 @@ class MessagesCollector:
                     if block not in _EMPTY_BLOCKS:
                         self._start_block(position, block)
             case MessageDelta():
-                reason, sequence = event.delta.stop_reason, event.delta.stop_sequence
-                ended = self._ending
-                self._ending = MessageDeltaPayload(reason or ended.stop_reason, sequence or ended.stop_sequence)
+                self._ending = _filled_from(self._ending, event.delta)
                 self._update_usage(event.usage)
             case ContentBlockStop(index=index) if index in self._by_index:
                 self._by_index[index].has_ended = True
@@ -321,7 +330,11 @@ class MessagesCollector:
         given = {} if counts is None else msgspec.structs.asdict(counts)
         usage = self.usage or MessageUsage()
         # The counts are totals: a zero after a count says that a server does not repeat it.
-        updates = {name: count for name, count in given.items() if count or (count == 0 and not getattr(usage, name))}
+        updates = {
+            name: count
+            for name, count in given.items()
+            if count is not None and (not getattr(usage, name) or (count and not lacks_counts(count)))
+        }
         if updates:
             self.usage = msgspec.structs.replace(usage, **updates)
 
@@ -333,10 +346,10 @@ class MessagesCollector:
     def result(self) -> Message:
         """Returns the complete message."""
         content = tuple(block for parts in self._blocks for block in parts.result())
-        return msgspec.structs.replace(
-            self.envelope,
-            content=content,
-            stop_reason=self._ending.stop_reason or self.envelope.stop_reason,
-            stop_sequence=self._ending.stop_sequence or self.envelope.stop_sequence,
-            usage=self.usage,
-        )
+        return msgspec.structs.replace(_filled_from(self.envelope, self._ending), content=content, usage=self.usage)
+
+
+def _filled_from(earlier: S, later: MessageDeltaPayload) -> S:
+    """Returns a message, or its end, with what a later end says of it."""
+    said = {name: value for name, value in msgspec.structs.asdict(later).items() if value}
+    return msgspec.structs.replace(earlier, **said)

@@ -15,7 +15,7 @@ from friendli_async._pydantic import PydanticField
 from friendli_async.replies import AnyUsage, FunctionCall, Reply, ToolCall, UnknownEvent, Value, always_encoded
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
-__all__ += ["AnyBlock", "AnyMessage"]
+__all__ += ["AnyBlock", "AnyMessage", "CacheCreation", "CitationsDelta", "OutputTokensDetails", "ServerToolUsage"]
 __all__ += ["Message", "MessageEnvelope", "MessageUsage", "SignatureDelta", "TextDelta", "ThinkingDelta"]
 __all__ += ["BlockDelta", "InputJSONDelta", "MessageDeltaPayload", "MessageStart", "MessageUsageDelta"]
 __all__ += ["ContentBlockDelta", "ContentBlockStart", "ContentBlockStop", "MessageDelta", "MessageStop"]
@@ -35,6 +35,8 @@ class TextBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="text"):
 
     type: ClassVar[Literal["text"]] = "text"
     text: str = always_encoded("")
+    citations: tuple[dict[str, Any], ...] | None = None
+    """The sources of the text, if the server sends them."""
 
 
 class ThinkingBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="thinking"):
@@ -55,6 +57,10 @@ class ToolUseBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="tool_use
     """The arguments as a dict. Streamed arguments that do not form a JSON object (for example, truncated by
     ``max_tokens``) are the raw text."""
     id: str = ""
+    caller: dict[str, Any] | None = None
+    """Who calls the tool, if the server says so: the model itself, or a program of its own."""
+    toolset_name: str | None = None
+    """The set of tools that the tool belongs to, if it does."""
 
     def as_call(self) -> ToolCall:
         """Returns the call in the form of the other APIs."""
@@ -119,6 +125,26 @@ def block_as_input(block: object) -> object:
     return as_input(block) if isinstance(block, KnownBlock) else block
 
 
+class CacheCreation(Value, frozen=True):
+    """Breakdown of the tokens written to a cache, by how long it keeps them."""
+
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class OutputTokensDetails(Value, frozen=True):
+    """Breakdown of the output tokens."""
+
+    thinking_tokens: int | None = None
+
+
+class ServerToolUsage(Value, frozen=True):
+    """Billed calls of tools that run on the server."""
+
+    web_search_requests: int | None = None
+    web_fetch_requests: int | None = None
+
+
 class MessageUsage(AnyUsage, frozen=True):
     """Billed tokens of a message."""
 
@@ -127,6 +153,13 @@ class MessageUsage(AnyUsage, frozen=True):
     output_tokens: int = always_encoded(0)
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
+    cache_creation: CacheCreation | None = None
+    output_tokens_details: OutputTokensDetails | None = None
+    server_tool_use: ServerToolUsage | None = None
+    service_tier: str | None = None
+    """The priority that was billed, as are the place and the speed."""
+    inference_geo: str | None = None
+    speed: str | None = None
 
 
 class AnyMessage(PydanticField, msgspec.Struct, frozen=True):
@@ -146,6 +179,10 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
     """Which of the ``stop_sequences`` stopped the generation."""
+    stop_details: dict[str, Any] | None = None
+    """Why the model refused to go on, if the server explains it."""
+    container: dict[str, Any] | None = None
+    """The container in which tools of the server ran: its ``id`` can be passed with the next call."""
     usage: MessageUsage | None = None
 
     def __post_init__(self) -> None:
@@ -200,6 +237,13 @@ class SignatureDelta(Value, frozen=True, tag_field="type", tag="signature_delta"
     signature: str = always_encoded("")
 
 
+class CitationsDelta(Value, frozen=True, tag_field="type", tag="citations_delta"):
+    """A further source of a text."""
+
+    type: ClassVar[Literal["citations_delta"]] = "citations_delta"
+    citation: dict[str, Any] = msgspec.field(default_factory=lambda: cast("dict[str, Any]", {}))
+
+
 class InputJSONDelta(Value, frozen=True, tag_field="type", tag="input_json_delta"):
     """A chunk of a tool call's arguments. The chunks are JSON only when joined."""
 
@@ -207,7 +251,7 @@ class InputJSONDelta(Value, frozen=True, tag_field="type", tag="input_json_delta
     partial_json: str = always_encoded("")
 
 
-BlockDelta = TextDelta | ThinkingDelta | SignatureDelta | InputJSONDelta
+BlockDelta = TextDelta | ThinkingDelta | SignatureDelta | CitationsDelta | InputJSONDelta
 
 
 class MessageDeltaPayload(Value, frozen=True):
@@ -215,6 +259,8 @@ class MessageDeltaPayload(Value, frozen=True):
 
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
+    stop_details: dict[str, Any] | None = None
+    container: dict[str, Any] | None = None
 
 
 class MessageUsageDelta(Value, frozen=True):
@@ -224,6 +270,9 @@ class MessageUsageDelta(Value, frozen=True):
     output_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
+    cache_creation: CacheCreation | None = None
+    output_tokens_details: OutputTokensDetails | None = None
+    server_tool_use: ServerToolUsage | None = None
 
 
 class MessageStart(Value, frozen=True, tag_field="type", tag="message_start"):

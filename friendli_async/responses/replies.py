@@ -111,12 +111,17 @@ class InputTokensDetails(Value, frozen=True):
     """Breakdown of the input tokens."""
 
     cached_tokens: int | None = None
+    """Those read from a cache."""
+    cache_write_tokens: int | None = None
+    """Those written to a cache."""
 
 
 class OutputTokensDetails(Value, frozen=True):
     """Breakdown of the output tokens."""
 
     reasoning_tokens: int | None = None
+    tool_output_tokens: int | None = None
+    """Those of tools that ran on the server."""
 
 
 class ResponseUsage(TokenUsage, frozen=True):

@@ -1,0 +1,176 @@
+"""No field with words, the identity of a reply or costs is lost: plain, streamed, saved, or sent with the next call."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import pytest
+from support.messages import HI, STOP, block_delta, block_start, block_stop, start, text_delta
+
+from friendli_async import AsyncFriendli
+from friendli_async._core.events.reader import EventReader
+from friendli_async.messages import Message
+from friendli_async.messages.collector import MessagesCollector
+from friendli_async.replies import ReplyHead, Usage, usage_of
+from friendli_async.testing import FriendliServer
+
+JSON = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """A reply in both its forms."""
+
+    kind: Any
+    collector: Any
+    reply: JSON
+    events: Sequence[JSON]
+
+
+# --- the forms of a reply --------------------------------------------------------------------------------------------
+
+CITED: Final[JSON] = {"type": "char_location", "cited_text": "Oslo", "document_index": 0}
+FOUND: Final[JSON] = {"type": "web_search_result_location", "cited_text": "a city", "url": "https://example.com"}
+CALLED: Final[JSON] = {
+    "type": "tool_use",
+    "id": "tu_1",
+    "name": "weather",
+    "input": {},
+    "caller": {"type": "code_execution_20250825", "tool_id": "srv_1"},
+    "toolset_name": "city",
+}
+MESSAGE: Final[JSON] = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "redacted_thinking", "data": "secret"},
+        {"type": "text", "text": "Oslo, a city", "citations": [CITED, FOUND]},
+        CALLED,
+    ],
+    "stop_reason": "refusal",
+    "stop_details": {"type": "refusal", "category": "bio", "explanation": "no"},
+    "container": {"id": "c_1", "expires_at": "2026-01-01T00:00:00Z"},
+    "usage": {
+        "input_tokens": 5,
+        "output_tokens": 7,
+        "cache_creation_input_tokens": 6,
+        "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 2},
+        "output_tokens_details": {"thinking_tokens": 3},
+        "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 1},
+        "service_tier": "priority",
+        "inference_geo": "eu",
+        "speed": "fast",
+    },
+}
+_TOTALS: Final = ("output_tokens", "output_tokens_details", "server_tool_use")
+MESSAGE_EVENTS: Final = [
+    start(usage={**MESSAGE["usage"], **dict.fromkeys(_TOTALS[1:]), "output_tokens": 1}),
+    block_start({"type": "thinking", "thinking": "", "signature": ""}),
+    block_delta({"type": "thinking_delta", "thinking": "hm"}),
+    block_delta({"type": "signature_delta", "signature": "s"}),
+    block_stop(),
+    block_start({"type": "redacted_thinking", "data": "secret"}, 1),
+    block_start({"type": "text", "text": "", "citations": []}, 2),
+    text_delta("Oslo, ", 2),
+    block_delta({"type": "citations_delta", "citation": CITED}, 2),
+    text_delta("a city", 2),
+    block_delta({"type": "citations_delta", "citation": FOUND}, 2),
+    block_start(CALLED, 3),
+    {
+        "type": "message_delta",
+        "delta": {name: MESSAGE[name] for name in ("stop_reason", "stop_details", "container")},
+        "usage": {name: MESSAGE["usage"][name] for name in _TOTALS},
+    },
+    STOP,
+]
+
+CASES: Final = {
+    "messages": Case(Message, MessagesCollector, MESSAGE, MESSAGE_EVENTS),
+}
+
+
+def losses(given: object, kept: object, where: str = "") -> Iterator[str]:
+    """Yields the parts of a JSON value that another lacks."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for name, value in given.items():
+            yield from losses(value, kept.get(name), f"{where}.{name}")
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for position, (one, other) in enumerate(zip(given, kept, strict=True)):
+            yield from losses(one, other, f"{where}[{position}]")
+    elif given != kept:
+        yield f"{where}: {given!r} became {kept!r}"
+
+
+def assembled(case: Case) -> Any:
+    collector = case.collector()
+    reader: EventReader[Any] = EventReader(collector, 1 << 20, ReplyHead(200))
+    reader.feed(b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in case.events))
+    assert reader.failure is None
+    return collector.result()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_field_is_in_the_reply_however_it_comes_and_is_saved(name: str) -> None:
+    case = CASES[name]
+    reply = msgspec.json.decode(json.dumps(case.reply), type=case.kind)
+    encoded = msgspec.json.encode(reply)
+    assert list(losses(case.reply, msgspec.json.decode(encoded))) == []
+    assert msgspec.json.decode(encoded, type=case.kind) == reply
+    assert pickle.loads(pickle.dumps(reply)) == copy.deepcopy(reply) == reply
+    assert list(losses(case.reply, msgspec.json.decode(msgspec.json.encode(assembled(case))))) == []
+
+
+# --- the next call ---------------------------------------------------------------------------------------------------
+
+
+async def test_message_is_sent_back_with_all_of_its_content(server: FriendliServer, client: AsyncFriendli) -> None:
+    case = CASES["messages"]
+    for message in (msgspec.convert(case.reply, Message), assembled(case), case.reply):
+        await client.serverless.messages.create(model="m", max_tokens=9, messages=[*HI, message])
+    for request in server.requests:
+        assert request.json["messages"][1] == {"role": "assistant", "content": MESSAGE["content"]}
+
+
+# --- odd servers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("citation", [None, "Oslo", [], 3])
+def test_citation_that_is_no_object_costs_no_text(citation: object) -> None:
+    delta = block_delta({"type": "citations_delta", "citation": citation})
+    case = Case(Message, MessagesCollector, {}, [start(), block_start(CITED | {"type": "text", "text": ""}), delta])
+    assert assembled(case._replace(events=[*case.events, text_delta("a"), STOP])).text == "a"
+
+
+def test_citations_without_a_start_are_those_of_a_text() -> None:
+    cited = block_delta({"citation": CITED})
+    (block,) = assembled(Case(Message, MessagesCollector, {}, [start(), cited, text_delta("a"), STOP])).content
+    assert msgspec.to_builtins(block) == {"type": "text", "text": "a", "citations": (CITED,)}
+
+
+@pytest.mark.parametrize("tier", ["standard", ""])
+def test_message_without_counts_has_no_usage_although_it_has_a_tier(tier: str) -> None:
+    usage = {"service_tier": tier, "server_tool_use": None}
+    case = Case(Message, MessagesCollector, {}, [start(usage=usage), text_delta("a"), STOP])
+    assert assembled(case).usage is None
+
+
+# --- usage -----------------------------------------------------------------------------------------------------------
+
+
+def test_usage_of_a_message_has_its_details_in_the_form_of_a_chat() -> None:
+    usage = usage_of(msgspec.convert(MESSAGE, Message))
+    counts = {
+        "prompt_tokens": 11,
+        "completion_tokens": 7,
+        "total_tokens": 18,
+        "prompt_tokens_details": {"cache_write_tokens": 6},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    assert usage == msgspec.convert(counts, Usage)
