@@ -63,7 +63,7 @@ async def test_unknown_item_types_part_types_and_statuses_are_kept(
     server.enqueue(json_body({**WHOLE, "status": "paused", "output": [item, message]}))
     reply = await client.serverless.responses.create(model="m", input="hi")
     assert reply.status == "paused"
-    assert reply.output[0] == OutputItem(type="web_search_call", id="ws_1", status="searching")
+    assert reply.output[0] == OutputItem(type="web_search_call", id="ws_1", status="searching", data=item)
     assert reply.output[1].content == (ContentPart("output_song", "la"),)
     assert (reply.text, reply.reasoning, reply.tool_calls) == ("", "", ())
 
@@ -209,9 +209,9 @@ async def test_item_with_missing_fields_is_completed_when_sent_back(
 
 
 async def test_unknown_item_type_cannot_be_sent_back(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(json_body({**WHOLE, "output": [{"type": "web_search_call", "id": "ws_1"}]}))
+    server.enqueue(json_body({**WHOLE, "output": [{"type": "hologram", "id": "ws_1"}]}))
     reply = await client.container.responses.create(input="hi")
-    with pytest.raises(ValueError, match=r"input\[0\].type: .*web_search_call"):
+    with pytest.raises(ValueError, match=r"input\[0\].type: .*hologram"):
         await client.container.responses.create(input=reply.output)
     assert len(server.requests) == 1
 

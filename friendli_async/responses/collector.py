@@ -168,7 +168,7 @@ def _continued(response: Response, earlier: Response) -> Response:
     """Returns a response with what an earlier event has said of it, and its own event does not repeat."""
     if response.id and earlier.id and response.id != earlier.id:
         return response  # another one, as of a gateway that has tried again
-    names = ("id", "created_at", "model", "usage")
+    names = ("id", "created_at", "model", "service_tier", "usage")
     missing = {name: value for name in names if not getattr(response, name) and (value := getattr(earlier, name))}
     return msgspec.structs.replace(response, **missing) if missing else response
 
@@ -183,11 +183,12 @@ def _has_more(assembled: Response, final: Response) -> bool:
     return any(new and not old for new, old in zip(_contents(assembled), _contents(final), strict=True))
 
 
-def _contents(response: Response) -> Iterator[str | None]:
+def _contents(response: Response) -> Iterator[object]:
     """Yields the content of each kind of each item."""
     for item in response.output:
         yield from (item.text, item.reasoning, item.arguments, item.input)
         yield join_text(part.refusal or "" for part in item.content or ())
+        yield from (any(getattr(part, name) for part in item.content or ()) for name in ("annotations", "logprobs"))
 
 
 class Wording:

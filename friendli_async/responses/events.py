@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import UnknownEvent, Value
-from friendli_async.responses.replies import ContentPart, OutputItem, Response
+from friendli_async.responses.replies import ContentPart, Response, WholeItem, as_item
 
 __all__: list[str] = ["ResponseCompleted", "ResponseCreated", "ResponseInProgress", "ResponseIncomplete"]
 __all__ += ["ContentPartAdded", "ContentPartDone", "OutputItemAdded", "OutputItemDone", "UnknownEvent"]
@@ -60,18 +63,20 @@ class ResponseFailed(OfResponse, frozen=True, kw_only=True, tag="response.failed
     """The response failed. A stream does not yield this event: it raises the error that ``response.error`` names."""
 
 
-class OutputItemAdded(_Event, frozen=True, kw_only=True, tag="response.output_item.added"):
+class _OfWholeItem(_Event, frozen=True, kw_only=True):
+    item: WholeItem
+    output_index: int | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "item", as_item(self.item))
+
+
+class OutputItemAdded(_OfWholeItem, frozen=True, kw_only=True, tag="response.output_item.added"):
     """An output item starts."""
 
-    item: OutputItem
-    output_index: int | None = None
 
-
-class OutputItemDone(_Event, frozen=True, kw_only=True, tag="response.output_item.done"):
+class OutputItemDone(_OfWholeItem, frozen=True, kw_only=True, tag="response.output_item.done"):
     """An output item is complete."""
-
-    item: OutputItem
-    output_index: int | None = None
 
 
 class ContentPartAdded(OfPart, frozen=True, kw_only=True, tag="response.content_part.added"):
@@ -90,12 +95,14 @@ class OutputTextDelta(OfPart, frozen=True, kw_only=True, tag="response.output_te
     """A chunk of a message's text."""
 
     delta: str
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 class OutputTextDone(OfPart, frozen=True, kw_only=True, tag="response.output_text.done"):
     """The complete text of a message's part."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 class ReasoningTextDelta(OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Union, cast
 
 import msgspec
 
@@ -13,7 +13,7 @@ from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.inputs import JSONObjectFormat, LocalTool, TextFormat, local_function
-from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response, failure_of
+from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response, failure_of, holds_item
 
 __all__: list[str] = ["FunctionToolCall", "InputImage", "InputMessage", "InputText", "OutputText", "Refusal"]
 __all__ += ["AnyContent", "AnyTool", "Conversation"]
@@ -128,6 +128,7 @@ class ReasoningItem(AnyItem, frozen=True, omit_defaults=True, tag_field="type", 
     summary: Sequence[SummaryText]
     content: Sequence[ReasoningText] | None = None
     status: ItemStatus | None = None
+    encrypted_content: str | None = None
 
 
 _Item = InputMessage | FunctionToolCall | FunctionToolCallOutput | CustomToolCall | CustomToolCallOutput | ReasoningItem
@@ -135,6 +136,17 @@ if TYPE_CHECKING:
     InputItem = _Item | OutputItem
 else:  # msgspec's union, tagged by type; items of replies are converted to its members
     InputItem = _Item
+_COMPATIBILITY_KINDS: Final = """
+    additional_tools apply_patch_call apply_patch_call_output code_interpreter_call compaction compaction_trigger
+    computer_call computer_call_output file_search_call image_generation_call item_reference local_shell_call
+    local_shell_call_output mcp_approval_request mcp_approval_response mcp_call mcp_list_tools program program_output
+    shell_call shell_call_output tool_search_call tool_search_output web_search_call
+"""
+_COMPATIBILITY: Final = [
+    msgspec.defstruct("CompatibilityItem", [], tag_field="type", tag=kind) for kind in _COMPATIBILITY_KINDS.split()
+]
+# The items that a request may contain. Those of OpenAI's other tools go back to a server that has sent them.
+_CHECKED_ITEM: Final[Any] = Union[(InputItem, *_COMPATIBILITY)]
 Input = str | Sequence[InputItem | AnyItem | Mapping[str, object]]
 """Text, or the conversation so far: any mix of dicts, the structs above and output of earlier responses."""
 
@@ -242,6 +254,8 @@ def _encode_item(item: object) -> object:
     if not isinstance(item, Mapping):
         return item
     fields = cast("Mapping[str, object]", item)
+    if holds_item(fields):  # an item of a reply that was saved as JSON
+        return fields["data"]
     # Messages customarily omit their type; the official SDK fills it in, too.
     return {**fields, "type": "message"} if "role" in fields and fields.get("type") is None else fields
 
@@ -255,7 +269,7 @@ def _encode_tool(tool: object) -> object:
 CREATE: Final = inference("responses.create", "POST /v1/responses", Response, failure_of)
 PARAMETERS: Final = Parameters(
     ResponsesOptions,
-    {"model": str, "input": str | list[InputItem]},
+    {"model": str, "input": str | list[_CHECKED_ITEM]},
     {
         "reasoning": _ReasoningConfig | None,
         "text": _TextConfig | None,

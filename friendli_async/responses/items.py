@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text, join_up_to, missing_suffix
+from friendli_async._json import Fields, as_object
 from friendli_async.replies import UnknownEvent
 from friendli_async.responses.events import (
     ContentPartAdded,
@@ -77,6 +78,7 @@ class ItemParts:
         self._latest: dict[str, int] = {}  # the index of the latest part, by its type
         self._next: dict[str, int] = {}  # the index of deltas without one
         self._completed_by: dict[tuple[int, str], set[type[OfPart]]] = {}  # the events with all of a part's text
+        self._notes: dict[int, dict[str, list[Any]]] = {}  # by index of a text: its annotations and logprobs
 
     def pieces(self, index: int | None, kind: str) -> list[str]:
         """Returns the collected text pieces of a part. Without an index: of the latest, or the next if that ended."""
@@ -113,6 +115,13 @@ class ItemParts:
             pieces.append(rest)
         return rest
 
+    def note(self, index: int | None, field: str, values: Sequence[object], *, whole: bool) -> None:
+        """Adds annotations or logprobs of a text, or the ``whole`` of them. Without an index: of the latest."""
+        notes = self._notes.setdefault(self._latest.get("output_text", 0) if index is None else index, {})
+        if whole:
+            notes[field] = []
+        notes.setdefault(field, []).extend(values)
+
     def pieces_of(self, kind: str) -> Iterable[str]:
         """Returns the text pieces of all parts of a type, part by part."""
         return chain.from_iterable(pieces for (_, each), pieces in self._streamed.items() if each == kind)
@@ -122,7 +131,7 @@ class ItemParts:
         item = self.item
         return msgspec.structs.replace(
             item,
-            content=self._with_streamed("content", item.content) or item.content,
+            content=self._with_notes(self._with_streamed("content", item.content) or item.content),
             summary=self._with_streamed("summary", item.summary) or item.summary,
             arguments=(self.is_complete and item.arguments) or join_text(self.arguments) or item.arguments,
             input=(self.is_complete and item.input) or join_text(self.pieces_of("input")) or item.input,
@@ -150,6 +159,17 @@ class ItemParts:
                 others.append(streamed)
         return (*(filled.get(index, part) for index, part in enumerate(final)), *others)
 
+    def _with_notes(self, parts: tuple[ContentPart, ...] | None) -> tuple[ContentPart, ...] | None:
+        """Returns the parts with the streamed annotations and logprobs where they lack them."""
+        if not parts or not self._notes:
+            return parts
+        noted = list(parts)
+        for index, notes in self._notes.items():
+            if index < len(noted):
+                missing = {name: tuple(values) for name, values in notes.items() if not getattr(noted[index], name)}
+                noted[index] = msgspec.structs.replace(noted[index], **missing)
+        return tuple(noted)
+
     def _holds(self, part: ContentPart, kind: str) -> bool:
         """Whether a part of the complete item has text of the kind that was streamed."""
         if kind == "refusal":
@@ -176,16 +196,21 @@ class Items:
         """Adds an event of an item or of a part, and returns the type of part and the text that it adds."""
         match event:
             case OutputTextDelta():
-                return self.append(event, "output_text", event.delta)
+                added = self.append(event, "output_text", event.delta)
+                self._note(event, "logprobs", event.logprobs)
+                return added
             case ReasoningTextDelta():
                 return self.append(event, "reasoning_text", event.delta)
             case OutputTextDone():
+                self._note(event, "logprobs", event.logprobs, whole=True)
                 return self._complete(event, "output_text", event.text)
             case ReasoningTextDone():
                 return self._complete(event, "reasoning_text", event.text)
             case ContentPartAdded(part=part) | ContentPartDone(part=part):
                 kind = "output_text" if part.type == "text" else part.type
                 text = part.refusal if kind == "refusal" else part.text
+                for field in ("annotations", "logprobs") if kind == "output_text" else ():
+                    self._note(event, field, getattr(part, field), whole=True)
                 if text and kind in _ITEM_TYPES:
                     return self._complete(event, kind, text)
             case FunctionCallArgumentsDelta():
@@ -210,17 +235,22 @@ class Items:
         self._register(parts, item.id, index)
         return parts
 
+    def _note(self, event: OfPart, field: str, values: Sequence[object] | None, *, whole: bool = False) -> None:
+        if values:
+            self._of(event, "message").note(event.content_index, field, values, whole=whole)
+
     def _add_untyped(self, event: UnknownEvent) -> tuple[str, str]:
         data = event.data
         name, _, stage = event.type.rpartition(".")
+        if name == "response.output_text.annotation" and (annotation := as_object(data.get("annotation"))):
+            self._note(_part_of(data, "content_index"), "annotations", (annotation,))
         kind = _UNTYPED_EVENTS.get(name)
         if kind is None:
             return _NOTHING
         text = data.get("delta", data.get("text", data.get(kind)))
         if not isinstance(text, str):
             return _NOTHING
-        index = data.get("summary_index", data.get("content_index"))
-        part: OfPart = convert({**data, "type": OfPart.__struct_config__.tag, "content_index": index}, OfPart)
+        part = _part_of(data, "summary_index" if "summary_index" in data else "content_index")
         return self.append(part, kind, text) if stage == "delta" else self._complete(part, kind, text)
 
     def append(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:
@@ -297,6 +327,12 @@ class Items:
         if index is not None:
             self._by_index[index] = parts
             parts.index = index
+
+
+def _part_of(data: Fields, index: str) -> OfPart:
+    """Returns which part an event of no known type is about; ``index`` is the field with its index."""
+    part: OfPart = convert({**data, "type": OfPart.__struct_config__.tag, "content_index": data.get(index)}, OfPart)
+    return part
 
 
 def _may_be(parts: ItemParts, id: str | None, index: int | None) -> bool:
