@@ -133,6 +133,10 @@ class TextCompletion(Reply, frozen=True, kw_only=True):
     created: int | float | None = None
     """Unix time in seconds."""
     model: str | None = None
+    system_fingerprint: str | None = None
+    """The server's configuration, by which one can tell that it has changed."""
+    service_tier: str | None = None
+    """The priority that was billed."""
     usage: Usage | None = None
 
     @property
@@ -177,6 +181,8 @@ class TextCompletionChunk(Value, frozen=True):
     """An error sent together with choices. A stream raises it, so the chunks that it yields have none."""
     message: Any = None
     """All fields of an event of unknown type, which has no choices. With choices it is an error, like ``error``."""
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
 
     @property
     def text(self) -> str:

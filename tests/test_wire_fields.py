@@ -12,8 +12,10 @@ import msgspec
 import pytest
 from support.messages import HI, STOP, block_delta, block_start, block_stop, start, text_delta
 
-from friendli_async import AsyncFriendli
+from friendli_async import AsyncFriendli, ChatCompletion
 from friendli_async._core.events.reader import EventReader
+from friendli_async.chat.collector import ChatCollector
+from friendli_async.completions import TextCompletion, TextCompletionCollector
 from friendli_async.messages import Message
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import ReplyHead, Usage, usage_of
@@ -159,7 +161,83 @@ PIECES: Final[list[JSON]] = [
 ENDED: Final[JSON] = {"type": "response.completed", "response": {**RESPONSE, "output": []}}
 BARE: Final[JSON] = {**ANSWER, "content": [{"type": "output_text", "text": "Oslo"}]}
 
+URL_OF_CHAT: Final[JSON] = {"type": "url_citation", "url_citation": {"url": "https://example.com", "title": "a"}}
+COMPLETION: Final[JSON] = {
+    "id": "c_1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "system_fingerprint": "fp_1",
+    "service_tier": "priority",
+    "choices": [
+        {
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": "Oslo",
+                "reasoning_content": "hm, so",
+                "thinking_blocks": [
+                    {"type": "thinking", "thinking": "hm, ", "signature": "s"},
+                    {"type": "redacted_thinking", "data": "secret"},
+                    {"type": "thinking", "thinking": "so", "signature": "t"},
+                ],
+                "refusal": "no",
+                "annotations": [URL_OF_CHAT, {**URL_OF_CHAT, "x": 1}],
+            },
+            "finish_reason": "stop",
+            "logprobs": {"content": LOGPROBS, "refusal": LOGPROBS[:1]},
+        }
+    ],
+    "usage": {
+        "prompt_tokens": 5,
+        "completion_tokens": 7,
+        "total_tokens": 12,
+        "reasoning_tokens": 4,
+        "prompt_tokens_details": {
+            "cached_tokens": 2,
+            "cache_write_tokens": 1,
+            "audio_tokens": 3,
+            "image_tokens": 4,
+            "text_tokens": 5,
+        },
+        "completion_tokens_details": {"reasoning_tokens": 4, "audio_tokens": 1, "text_tokens": 2},
+    },
+}
+ENVELOPE: Final = {name: COMPLETION[name] for name in ("id", "created", "model", "system_fingerprint", "service_tier")}
+
+
+def chunk(delta: object, **fields: object) -> JSON:
+    return {**ENVELOPE, "choices": [{"index": 0, "delta": delta, **fields}]}
+
+
+CHUNKS: Final = [
+    chunk({"role": "assistant", "content": ""}),
+    chunk({"reasoning_content": "hm", "thinking_blocks": [{"type": "thinking", "thinking": "hm"}]}),
+    chunk({"reasoning_content": ", ", "thinking_blocks": [{"type": "thinking", "thinking": ", "}]}),
+    chunk({"content": "", "thinking_blocks": [{"type": "thinking", "thinking": "", "signature": "s"}]}),
+    chunk({"thinking_blocks": [{"type": "redacted_thinking", "data": "secret"}]}),
+    chunk({"reasoning_content": "so", "thinking_blocks": [{"type": "thinking", "thinking": "so", "signature": "t"}]}),
+    chunk({"content": "Os", "annotations": [URL_OF_CHAT]}, logprobs={"content": LOGPROBS[:1]}),
+    chunk({"content": "lo", "annotations": [{**URL_OF_CHAT, "x": 1}]}, logprobs={"content": LOGPROBS[1:]}),
+    chunk({"refusal": "no"}, logprobs={"refusal": LOGPROBS[:1]}),
+    chunk({}, finish_reason="stop"),
+    {**ENVELOPE, "choices": [], "usage": COMPLETION["usage"]},
+]
+TEXT_COMPLETION: Final[JSON] = {
+    **ENVELOPE,
+    "object": "text_completion",
+    "choices": [{"index": 0, "text": "Oslo", "finish_reason": "stop"}],
+}
+
 CASES: Final = {
+    "chat": Case(ChatCompletion, ChatCollector, COMPLETION, CHUNKS),
+    "chat, whole": Case(
+        ChatCompletion,
+        ChatCollector,
+        COMPLETION,
+        [{**ENVELOPE, "choices": COMPLETION["choices"], "usage": COMPLETION["usage"]}],
+    ),
+    "completions": Case(TextCompletion, TextCompletionCollector, TEXT_COMPLETION, [TEXT_COMPLETION]),
     "messages": Case(Message, MessagesCollector, MESSAGE, MESSAGE_EVENTS),
     "responses": Case(Response, ResponseCollector, RESPONSE, [*WHOLE_ITEMS, COMPLETED]),
     "responses, in pieces": Case(Response, ResponseCollector, RESPONSE, [*PIECES, ENDED]),
@@ -223,6 +301,15 @@ def test_every_field_is_in_the_reply_however_it_comes_and_is_saved(name: str) ->
 
 
 # --- the next call ---------------------------------------------------------------------------------------------------
+
+
+async def test_answer_of_a_chat_is_sent_back_with_its_signatures(server: FriendliServer, client: AsyncFriendli) -> None:
+    case = CASES["chat"]
+    for reply in (msgspec.convert(case.reply, ChatCompletion), assembled(case)):
+        await client.serverless.chat.complete(model="m", messages=[*HI, reply.message])
+    answer = COMPLETION["choices"][0]["message"]
+    for request in server.requests:
+        assert request.json["messages"][1]["thinking_blocks"] == answer["thinking_blocks"]
 
 
 async def test_message_is_sent_back_with_all_of_its_content(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -82,6 +82,8 @@ class ChoicesCollector(Generic[C, P]):
         self.has_text: bool = False
         self.envelope: C | None = None
         """The first chunk with a choice."""
+        self.closing: C | None = None
+        """The last chunk with a usage: vLLM sends its ``system_fingerprint`` there only."""
         self.choices: dict[int, P] = {}
         self._n = n
         self._first: int | None = None  # the server's index of choice 0; some number an only choice otherwise
@@ -134,6 +136,7 @@ class ChoicesCollector(Generic[C, P]):
                     self.has_text = True
             if chunk.usage is not None:
                 self.usage = chunk.usage if self.usage is None else latest_usage(chunk.usage, self.usage)
+                self.closing = chunk
         return len(events)
 
     def partial(self) -> Partial:
@@ -172,9 +175,17 @@ class ChoicesCollector(Generic[C, P]):
     def _build_reply(self, reply: Callable[..., R], object: str) -> R:
         """Builds a reply of the given class; ``object`` is the value of its ``object`` field."""
         first: Any = self.envelope or ChatChunk()
+        closing: Any = self.closing or first
         choices = tuple([parts.result() for parts in self.in_order()])
         return reply(
-            choices=choices, id=first.id, object=object, created=first.created, model=first.model, usage=self.usage
+            choices=choices,
+            id=first.id,
+            object=object,
+            created=first.created,
+            model=first.model,
+            system_fingerprint=closing.system_fingerprint or first.system_fingerprint,
+            service_tier=closing.service_tier or first.service_tier,
+            usage=self.usage,
         )
 
 
@@ -294,8 +305,11 @@ class _ChoiceParts(ChoiceParts):
         self.reasoning_content: list[str] = []
         self.reasoning: list[str] = []
         self.reasoning_details: list[dict[str, Any]] = []
+        self.thinking_blocks: list[dict[str, Any]] = []
         self.refusal: list[str] = []
+        self.annotations: list[dict[str, Any]] = []
         self.logprobs: list[TokenLogprob] = []
+        self.refusal_logprobs: list[TokenLogprob] = []
         self.calls: list[_CallParts] = []
         self._calls_by_key: dict[int | str | None, _CallParts] = {}  # by index, or by id
         self._from_messages: dict[str, tuple[int, str]] = {}  # by field: how many pieces came in messages, and its text
@@ -303,7 +317,7 @@ class _ChoiceParts(ChoiceParts):
 
     @property
     def begun(self) -> bool:
-        thought = self.reasoning_content or self.reasoning or self.reasoning_details
+        thought = self.reasoning_content or self.reasoning or self.reasoning_details or self.thinking_blocks
         return super().begun or bool(self.calls or self.refusal or thought)
 
     def add(self, choice: ChunkChoice) -> None:
@@ -318,14 +332,19 @@ class _ChoiceParts(ChoiceParts):
             self.reasoning.append(delta.reasoning)
         if delta.reasoning_details:
             self.reasoning_details.extend(delta.reasoning_details)
+        if delta.thinking_blocks:
+            self.thinking_blocks.extend(delta.thinking_blocks)
         if delta.refusal:
             self.refusal.append(delta.refusal)
+        if delta.annotations:
+            self.annotations.extend(delta.annotations)
         if delta.role and self.role is None:
             self.role = delta.role
         for position, call in enumerate(delta.tool_calls or ()):
             self._add_call(call, position)
-        if choice.logprobs is not None and choice.logprobs.content:
-            self.logprobs.extend(choice.logprobs.content)
+        if choice.logprobs is not None:
+            self.logprobs.extend(choice.logprobs.content or ())
+            self.refusal_logprobs.extend(choice.logprobs.refusal or ())
         if is_finish_reason(choice.finish_reason):
             self.finish_reason = choice.finish_reason
             self.may_end = True
@@ -346,7 +365,9 @@ class _ChoiceParts(ChoiceParts):
             "reasoning_content": self._rest("reasoning_content", delta, message, self.reasoning_content),
             "reasoning": self._rest("reasoning", delta, message, self.reasoning),
             "reasoning_details": () if self.reasoning_details else message.reasoning_details,
+            "thinking_blocks": () if self.thinking_blocks else message.thinking_blocks,
             "refusal": self._rest("refusal", delta, message, self.refusal),
+            "annotations": () if self.annotations else message.annotations,
         }
         new = {name: value for name, value in fields.items() if value and not getattr(delta, name)}
         msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
@@ -396,23 +417,33 @@ class _ChoiceParts(ChoiceParts):
             reasoning_content=join_text(self.reasoning_content) or None,
             reasoning=join_text(self.reasoning) or None,
             reasoning_details=_merge_details(self.reasoning_details) or None,
+            thinking_blocks=_merge_details(self.thinking_blocks) or None,
             refusal=join_text(self.refusal) or None,
+            annotations=tuple(self.annotations) or None,
         )
-        logprobs = Logprobs(tuple(self.logprobs)) if self.logprobs else None
+        given = tuple(self.logprobs) or None, tuple(self.refusal_logprobs) or None
+        logprobs = Logprobs(*given) if any(given) else None
         return ChatChoice(index=self.index, message=message, finish_reason=self.finish_reason, logprobs=logprobs)
 
 
-_DETAIL_TEXTS: Final = frozenset({"text", "summary", "data"})
-"""The fields of a piece of ``reasoning_details`` that continue those of the piece before."""
+_DETAIL_TEXTS: Final = frozenset({"text", "summary", "data", "thinking"})
+"""The fields of a piece of reasoning that continue those of the piece before."""
+
+
+def _continues_detail(piece: dict[str, Any], last: dict[str, Any]) -> bool:
+    """Whether a piece of reasoning continues the one before: it has the same index and type, or that has no end."""
+    if "index" in piece:
+        return (piece["index"], piece.get("type")) == (last.get("index"), last.get("type"))
+    return piece.get("type") == last.get("type") == "thinking" and not last.get("signature")
 
 
 def _merge_details(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Merges consecutive pieces with the same index and type into one object, concatenating their texts."""
+    """Merges the pieces that continue each other into one object, concatenating their texts."""
     merged: list[dict[str, Any]] = []
     texts: list[dict[str, list[str]]] = []  # of each object, joined at the end: there may be a piece for each token
     for piece in pieces:
         last = merged[-1] if merged else {}
-        if merged and "index" in piece and (piece["index"], piece.get("type")) == (last.get("index"), last.get("type")):
+        if merged and _continues_detail(piece, last):
             last.update({key: value for key, value in piece.items() if value is not None})
         else:
             merged.append({**piece})
@@ -452,8 +483,8 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 or choice.message is not None
                 or (delta.role is not None and parts.role is None)  # some servers repeat the role in every chunk
                 or delta.tool_calls is not None
-                or delta.reasoning_details is not None
-                or delta.refusal is not None
+                or (delta.reasoning_details is not None or delta.refusal is not None)
+                or (delta.thinking_blocks is not None or delta.annotations is not None)
                 or choice.text is not None
                 or chunk.message is not None
                 or chunk.error is not None

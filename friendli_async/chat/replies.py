@@ -39,6 +39,7 @@ class Logprobs(Value, frozen=True):
     """Log probabilities of a choice's tokens."""
 
     content: tuple[TokenLogprob, ...] | None = None
+    refusal: tuple[TokenLogprob, ...] | None = None
 
 
 class AnyMessage(PydanticField, msgspec.Struct, frozen=True):
@@ -61,6 +62,10 @@ class ChatMessage(Explained, Value, AnyMessage, frozen=True):
     """The model's refusal, if the server sends it separately from ``content``."""
     function_call: None = None  # any other value fails to decode, so that the lenient fallback moves it
     """Always None: the call of an older server is in ``tool_calls``, with the id ""."""
+    thinking_blocks: tuple[dict[str, Any], ...] | None = None
+    """Reasoning with signatures, if the server sends it, which some models require back with the message."""
+    annotations: tuple[dict[str, Any], ...] | None = None
+    """The sources of the text, if the server sends them."""
 
     def as_input(self) -> dict[str, object]:
         """Returns the message in its request form, with fields that a reply may omit but a request must have."""
@@ -68,7 +73,7 @@ class ChatMessage(Explained, Value, AnyMessage, frozen=True):
         if self.refusal:  # a request has no field for it
             content = f"{content}\n\n{self.refusal}" if content else self.refusal
         message: dict[str, object] = {"role": self.role or "assistant", "content": content}
-        for name in ("reasoning_content", "reasoning", "reasoning_details"):
+        for name in ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks"):
             if getattr(self, name) is not None:
                 message[name] = getattr(self, name)
         if self.tool_calls:
@@ -98,6 +103,10 @@ class ChatCompletion(Reply, frozen=True, kw_only=True):
     created: int | float | None = None
     """Unix time in seconds; some servers send nanoseconds."""
     model: str | None = None
+    system_fingerprint: str | None = None
+    """The server's configuration, by which one can tell that it has changed."""
+    service_tier: str | None = None
+    """The priority that was billed."""
     usage: Usage | None = None
 
     @property
@@ -162,6 +171,9 @@ class ChunkDelta(Value, frozen=True):
     """Always None: the call of an older server is in ``tool_calls``."""
     # As ``function_call``, but not public: ``delta.text`` has to be an error, since it would be None.
     _text: None = msgspec.field(default=None, name="text")
+    # Last, as they are rare: a decoder looks for the next field of a chunk in this order.
+    thinking_blocks: tuple[dict[str, Any], ...] | None = None
+    annotations: tuple[dict[str, Any], ...] | None = None
 
 
 def reasoning_of(message: ChatMessage | ChunkDelta) -> str:
@@ -206,6 +218,8 @@ class ChatChunk(Value, frozen=True):
     """An error sent together with choices. A stream raises it, so the chunks that it yields have none."""
     message: Any = None
     """All fields of an event of unknown type, which has no choices. With choices it is an error, like ``error``."""
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
 
     @property
     def text(self) -> str:

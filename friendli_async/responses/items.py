@@ -197,7 +197,8 @@ class Items:
         match event:
             case OutputTextDelta():
                 added = self.append(event, "output_text", event.delta)
-                self._note(event, "logprobs", event.logprobs)
+                if event.logprobs:
+                    self._note(event, "logprobs", event.logprobs)
                 return added
             case ReasoningTextDelta():
                 return self.append(event, "reasoning_text", event.delta)
