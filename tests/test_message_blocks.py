@@ -210,6 +210,51 @@ def test_events_become_these_blocks(case: str) -> None:
     assert "".join(map(Wording("thinking").of, reader.ready)) == message.reasoning
 
 
+# The events of each case, and the indexes that they are delivered with: correct ones stay as they are.
+INDEXES: Final[dict[str, tuple[list[JSON], list[int]]]] = {
+    "correct, out of order, with a gap": (
+        [at(i, block_start(TEXT)) for i in (5, 2)]
+        + [at(i, each) for i in (2, 5) for each in (text_delta("a"), block_stop())],
+        [5, 2, 2, 2, 5, 5],
+    ),
+    "always 0": (
+        [block_start(TEXT), text_delta("a"), block_stop(), block_start(CALL), json_delta("{}"), block_stop()],
+        [0, 0, 0, 1, 1, 1],
+    ),
+    "none": (without_index(block_start(TEXT), text_delta("a"), block_start(CALL), json_delta("{}")), [0, 0, 1, 1]),
+    "one twice, and no end": (
+        [block_start(TEXT, 1), text_delta("a", 1), block_start(CALL, 1), json_delta("{}", 1)],
+        [1, 1, 2, 2],
+    ),
+    "one twice, then the next": (
+        [
+            block_start(TEXT),
+            text_delta("a"),
+            block_start(CALL),
+            json_delta("{}"),
+            block_start(CALL, 1),
+            json_delta("{}", 1),
+        ],
+        [0, 0, 1, 1, 2, 2],
+    ),
+    "unreadable": (
+        [at("x", each) for each in (block_start(TEXT), text_delta("a"), block_start(CALL), json_delta("{}"))],
+        [0, 0, 1, 1],
+    ),
+    "one block twice": ([block_start(SAID), block_start(SAID), text_delta("b")], [0, 0, 0]),
+    "after a block in the start of the message": ([start(content=[SAID]), block_start(CALL), json_delta("{}")], [1, 1]),
+    "the end of no block": ([block_start(TEXT), block_stop(3)], [0, 3]),
+}
+
+
+@pytest.mark.parametrize("case", INDEXES)
+def test_events_of_a_block_have_an_index_of_its_own(case: str) -> None:
+    events, expected = INDEXES[case]
+    reader = feed(events, MessagesCollector())
+    assert reader.failure is None
+    assert [event.index for event in reader.ready if hasattr(event, "index")] == expected
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_interrupted_message_has_the_tool_calls_of_these_blocks(case: str) -> None:
     events, expected = CASES[case]

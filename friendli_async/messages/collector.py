@@ -102,9 +102,10 @@ _WORDS: Final = frozenset({"text", "thinking", "signature"})
 
 
 class _BlockParts:
-    """Accumulates the deltas of one content block."""
+    """Accumulates the deltas of one content block, whose ``index`` no other block has."""
 
-    def __init__(self, start: ContentBlock | None) -> None:
+    def __init__(self, index: int, start: ContentBlock | None) -> None:
+        self.index = index
         self.start = start  # {} if the server has said nothing of it
         self.has_ended = False
         self.text: list[str] = []
@@ -206,6 +207,12 @@ class _BlockParts:
         return ToolCall(self.start.id, "function", FunctionCall(self.start.name, arguments))
 
 
+def _renumber(event: ContentBlockStart | ContentBlockDelta | ContentBlockStop, parts: _BlockParts) -> None:
+    """Gives an event the index of its block: programs group events by it, and some servers reuse or omit theirs."""
+    if event.index != parts.index:
+        msgspec.structs.force_setattr(event, "index", parts.index)
+
+
 class Wording:
     """Extracts the text or the thinking of each event; of a block that events repeat, only once.
 
@@ -259,7 +266,9 @@ class MessagesCollector:
         self._ending = MessageDeltaPayload()  # apart from the start, which some servers send late, or again
         self._text_of = Wording("text").of
         self._blocks: list[_BlockParts] = []
-        self._by_index: dict[int, _BlockParts] = {}
+        self._by_index: dict[int, _BlockParts] = {}  # the latest with the server's index
+        self._indexes: set[int] = set()  # of the blocks
+        self._next_index = 0  # greater than all of these
 
     @property
     def begun(self) -> bool:
@@ -278,8 +287,10 @@ class MessagesCollector:
             if type(event) is ContentBlockDelta:
                 parts = self._by_index.get(event.index) or self._start_block(event.index, None)
                 parts.add(event.delta)
+                if event.index != parts.index:
+                    _renumber(event, parts)
             elif type(event) is ContentBlockStart:
-                self._start_block(event.index, event.content_block)
+                _renumber(event, self._start_block(event.index, event.content_block))
             else:
                 self._add_other(event)
                 if self.is_last:
@@ -302,6 +313,7 @@ class MessagesCollector:
                 self._update_usage(event.usage)
             case ContentBlockStop(index=index) if index in self._by_index:
                 self._by_index[index].has_ended = True
+                _renumber(event, self._by_index[index])
             case MessageStop():
                 self.is_last = True
             case UnknownEvent(type="content_block_start", data=data):  # one that says nothing begins a block, too
@@ -322,9 +334,17 @@ class MessagesCollector:
         existing = self._by_index.get(index)
         if existing is not None and existing.is_repeated_by(block):
             return existing  # message_start already contained it
-        parts = self._by_index[index] = _BlockParts(block)
+        parts = self._by_index[index] = _BlockParts(self._free_index(index), block)
         self._blocks.append(parts)
         return parts
+
+    def _free_index(self, index: int) -> int:
+        """Returns the index of a new block: the server's, or the next one if that is unreadable or taken."""
+        if index == _UNKNOWN_INDEX or index in self._indexes:
+            index = self._next_index
+        self._indexes.add(index)
+        self._next_index = max(self._next_index, index + 1)
+        return index
 
     def _update_usage(self, counts: MessageUsageDelta | None) -> None:
         given = {} if counts is None else msgspec.structs.asdict(counts)
