@@ -420,6 +420,10 @@ class FunctionCall(Value, frozen=True, omit_defaults=False):
             msgspec.structs.force_setattr(self, "_parameters", msgspec.UNSET)
 
 
+CALL_EXTRAS: Final = ("extra_content", "provider_specific_fields")
+"""The fields of a tool call that go back with it unread."""
+
+
 class ToolCall(Explained, Value, frozen=True, omit_defaults=False):
     """One tool call of a model's message. Strings that the server omits are "", never None."""
 
@@ -432,18 +436,23 @@ class ToolCall(Explained, Value, frozen=True, omit_defaults=False):
     # As ``custom``, but not public: these belong to ``function``.
     _name: msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="name")
     _arguments: msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="arguments")
+    extra_content: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    """What the server adds to the call, such as a signature of the reasoning before it; sent back with the call."""
+    provider_specific_fields: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    """The same, under the name that gateways use."""
 
     def __post_init__(self) -> None:
-        for name in ("custom", "_name", "_arguments"):
+        for name in ("custom", "_name", "_arguments", *CALL_EXTRAS):
             if getattr(self, name) is None:  # a null says nothing: it is not to be sent back, nor to differ from none
                 msgspec.structs.force_setattr(self, name, msgspec.UNSET)
 
     def as_input(self) -> dict[str, object]:
         """Returns the call in its request form in the chat API."""
         name, text = self.function.name, self.function.arguments
+        extras = {name: value for name in CALL_EXTRAS if (value := getattr(self, name)) is not msgspec.UNSET}
         if self.type == "custom":
-            return {"id": self.id, "type": self.type, "custom": {"name": name, "input": text}}
-        return {"id": self.id, "type": self.type, "function": {"name": name, "arguments": text}}
+            return {"id": self.id, "type": self.type, "custom": {"name": name, "input": text}, **extras}
+        return {"id": self.id, "type": self.type, "function": {"name": name, "arguments": text}, **extras}
 
 
 @document_fields

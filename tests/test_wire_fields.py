@@ -20,7 +20,8 @@ from friendli_async.messages import Message
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import ReplyHead, Usage, usage_of
 from friendli_async.responses import Response, ResponseCollector
-from friendli_async.testing import FriendliServer, json_body
+from friendli_async.testing import FriendliServer, done, event, json_body, script
+from friendli_async.tools import tool
 
 JSON = dict[str, Any]
 
@@ -162,6 +163,13 @@ ENDED: Final[JSON] = {"type": "response.completed", "response": {**RESPONSE, "ou
 BARE: Final[JSON] = {**ANSWER, "content": [{"type": "output_text", "text": "Oslo"}]}
 
 URL_OF_CHAT: Final[JSON] = {"type": "url_citation", "url_citation": {"url": "https://example.com", "title": "a"}}
+SIGNED: Final[JSON] = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "now", "arguments": "{}"},
+    "extra_content": {"google": {"thought_signature": "s"}},
+    "provider_specific_fields": {"thought_signature": "s"},
+}
 COMPLETION: Final[JSON] = {
     "id": "c_1",
     "object": "chat.completion",
@@ -183,6 +191,7 @@ COMPLETION: Final[JSON] = {
                 ],
                 "refusal": "no",
                 "annotations": [URL_OF_CHAT, {**URL_OF_CHAT, "x": 1}],
+                "tool_calls": [SIGNED],
             },
             "finish_reason": "stop",
             "logprobs": {"content": LOGPROBS, "refusal": LOGPROBS[:1]},
@@ -220,6 +229,8 @@ CHUNKS: Final = [
     chunk({"content": "Os", "annotations": [URL_OF_CHAT]}, logprobs={"content": LOGPROBS[:1]}),
     chunk({"content": "lo", "annotations": [{**URL_OF_CHAT, "x": 1}]}, logprobs={"content": LOGPROBS[1:]}),
     chunk({"refusal": "no"}, logprobs={"refusal": LOGPROBS[:1]}),
+    chunk({"tool_calls": [{**SIGNED, "index": 0, "function": {"name": "now", "arguments": ""}}]}),
+    chunk({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}),
     chunk({}, finish_reason="stop"),
     {**ENVELOPE, "choices": [], "usage": COMPLETION["usage"]},
 ]
@@ -309,7 +320,24 @@ async def test_answer_of_a_chat_is_sent_back_with_its_signatures(server: Friendl
         await client.serverless.chat.complete(model="m", messages=[*HI, reply.message])
     answer = COMPLETION["choices"][0]["message"]
     for request in server.requests:
-        assert request.json["messages"][1]["thinking_blocks"] == answer["thinking_blocks"]
+        sent = request.json["messages"][1]
+        assert (sent["thinking_blocks"], sent["tool_calls"]) == (answer["thinking_blocks"], [SIGNED])
+
+
+@pytest.mark.parametrize("call_id", ["call_1", ""])
+async def test_run_sends_a_call_back_with_its_signature(
+    server: FriendliServer, client: AsyncFriendli, call_id: str
+) -> None:
+    @tool
+    def now() -> str:
+        """The time."""
+        return "noon"
+
+    called = chunk({"tool_calls": [{**SIGNED, "id": call_id, "index": 0}]}, finish_reason="tool_calls")
+    server.enqueue(script(event(called), done()))
+    await client.serverless.chat.run(model="m", messages=HI, tools=[now]).result()
+    (sent,) = server.requests[1].json["messages"][1]["tool_calls"]
+    assert sent == {**SIGNED, "id": sent["id"]}
 
 
 async def test_message_is_sent_back_with_all_of_its_content(server: FriendliServer, client: AsyncFriendli) -> None:

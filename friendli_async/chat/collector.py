@@ -25,7 +25,7 @@ from friendli_async.chat.replies import (
     ToolCallDelta,
     reasoning_of,
 )
-from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage, partial_of
+from friendli_async.replies import CALL_EXTRAS, FunctionCall, Partial, ToolCall, Usage, partial_of
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
@@ -204,6 +204,7 @@ class _CallParts:
         self.type: str | None = None
         self.name: str | None = None
         self.arguments: list[str] = []
+        self.extras: dict[str, Any] = {}
         self.has_arguments = False  # maybe only empty ones
         self.has_index = False
         self._reader: JSONReader | None = None  # of the arguments, as far as they were parsed
@@ -257,6 +258,7 @@ class _CallParts:
         if delta.id != new_id:
             msgspec.structs.force_setattr(delta, "id", new_id)
         self.type = self.type or delta.type
+        self.extras.update({name: extra for name in CALL_EXTRAS if (extra := getattr(delta, name)) is not None})
         function = delta.function
         if function is None:
             return
@@ -281,9 +283,8 @@ class _CallParts:
             self.name = begun
 
     def result(self) -> ToolCall:
-        return ToolCall(
-            self.id or "", self.type or "function", FunctionCall(self.name or "", join_text(self.arguments))
-        )
+        function = FunctionCall(self.name or "", join_text(self.arguments))
+        return ToolCall(self.id or "", self.type or "function", function, **self.extras)
 
 
 def _continues(delta: ToolCallDelta, last: _CallParts) -> bool:

@@ -153,6 +153,8 @@ class ToolCallDelta(Value, frozen=True):
     # As ``custom``, but not public: these belong to ``function``.
     _name: None = msgspec.field(default=None, name="name")
     _arguments: None = msgspec.field(default=None, name="arguments")
+    extra_content: dict[str, Any] | None = None
+    provider_specific_fields: dict[str, Any] | None = None
 
 
 class ChunkDelta(Value, frozen=True):

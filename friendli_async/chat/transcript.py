@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
+import msgspec
+
 from friendli_async._core.body.arguments import check_values
 from friendli_async._core.body.json_values import to_builtins
 from friendli_async._json import arguments_json, is_json_object
@@ -118,7 +120,7 @@ class Transcript:
         while not call_id or call_id in self._call_ids:
             call_id = uuid4().hex[:9]  # the chat templates of Mistral's models accept nine letters and digits only
         self._call_ids.add(call_id)
-        return call if call_id == call.id else ToolCall(call_id, "function", call.function)
+        return call if call_id == call.id else msgspec.structs.replace(call, id=call_id, type="function")
 
     def end_turn(self, reply: ChatCompletion, runner: ToolRunner) -> None:
         """Adds a finished turn."""
@@ -237,4 +239,5 @@ def _as_input(call: ToolCall) -> dict[str, object]:
     arguments = arguments_json(call.function.arguments)
     if not is_json_object(arguments):
         arguments = json.dumps({"invalid_json": arguments})
-    return ToolCall(call.id, function=FunctionCall(call.function.name, arguments)).as_input()
+    function = FunctionCall(call.function.name, arguments)
+    return msgspec.structs.replace(call, type="function", function=function).as_input()
