@@ -7,7 +7,7 @@ endpoints and containers; a part ``stream`` with ``true`` selects server-sent ev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, Final, Literal, Unpack, cast
+from typing import Any, ClassVar, Final, Literal, Unpack, cast
 
 import msgspec
 
@@ -20,6 +20,7 @@ from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
+from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import Partial, Reply, TokenUsage, UnknownEvent, Value, always_encoded, partial_of
 from friendli_async.streams.stream import AssembledStream
 
@@ -58,6 +59,15 @@ class Transcription(Reply, frozen=True, kw_only=True):
 
     text: str
     usage: TranscriptionUsage | None = None
+    language: str | None = None
+    duration: float | None = None
+    """Length of the audio in seconds."""
+    segments: tuple[dict[str, Any], ...] | None = None
+    """The text in segments with their times, if the server sends them."""
+    words: tuple[dict[str, Any], ...] | None = None
+    """The words with their times, if the server sends them."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Log probabilities of the tokens, if the server sends them."""
 
 
 class TranscriptDelta(Value, frozen=True, tag_field="type", tag="transcript.text.delta"):
@@ -65,6 +75,7 @@ class TranscriptDelta(Value, frozen=True, tag_field="type", tag="transcript.text
 
     type: ClassVar[Literal["transcript.text.delta"]] = "transcript.text.delta"
     delta: str = always_encoded("")
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 class TranscriptDone(Value, frozen=True, tag_field="type", tag="transcript.text.done"):
@@ -73,6 +84,7 @@ class TranscriptDone(Value, frozen=True, tag_field="type", tag="transcript.text.
     type: ClassVar[Literal["transcript.text.done"]] = "transcript.text.done"
     text: str | None = None
     usage: TranscriptionUsage | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 TranscriptEvent = TranscriptDelta | TranscriptDone | UnknownEvent
@@ -163,6 +175,7 @@ class TranscriptCollector:
     def __init__(self) -> None:
         self.usage: TranscriptionUsage | None = None
         self._pieces: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._complete: str | None = None
         self._is_done = False
 
@@ -186,11 +199,13 @@ class TranscriptCollector:
         for event in events:
             if isinstance(event, TranscriptDelta):
                 self._pieces.append(event.delta)
+                self._logprobs.extend(event.logprobs or ())
             elif isinstance(event, TranscriptDone):
                 self._is_done = True
                 if event.text or self._complete is None:  # one that repeats nothing takes nothing back
                     self._complete = event.text
                 self.usage = event.usage or self.usage
+                self._logprobs = list(event.logprobs or self._logprobs)
         return len(events)
 
     def partial(self) -> Partial:
@@ -199,7 +214,8 @@ class TranscriptCollector:
 
     def result(self) -> Transcription:
         """Returns the complete transcription."""
-        return Transcription(text=self._complete or join_text(self._pieces), usage=self.usage)
+        text, logprobs = self._complete or join_text(self._pieces), tuple(self._logprobs) or None
+        return Transcription(text=text, usage=self.usage, logprobs=logprobs)
 
 
 class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, TranscriptionUsage]):

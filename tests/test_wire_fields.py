@@ -14,6 +14,7 @@ from support.messages import HI, STOP, block_delta, block_start, block_stop, sta
 
 from friendli_async import AsyncFriendli, ChatCompletion
 from friendli_async._core.events.reader import EventReader
+from friendli_async.audio import TranscriptCollector, Transcription
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.completions import TextCompletion, TextCompletionCollector
 from friendli_async.messages import Message
@@ -240,7 +241,13 @@ TEXT_COMPLETION: Final[JSON] = {
     "choices": [{"index": 0, "text": "Oslo", "finish_reason": "stop"}],
 }
 
+TRANSCRIPT: Final[JSON] = {"text": "Oslo", "logprobs": LOGPROBS, "usage": {"type": "duration", "seconds": 3.0}}
+DONE: Final[JSON] = {"type": "transcript.text.done", "text": "Oslo", "usage": TRANSCRIPT["usage"]}
+SPOKEN: Final = [{"type": "transcript.text.delta", "delta": each["token"], "logprobs": [each]} for each in LOGPROBS]
+
 CASES: Final = {
+    "audio": Case(Transcription, TranscriptCollector, TRANSCRIPT, [*SPOKEN, DONE]),
+    "audio, whole": Case(Transcription, TranscriptCollector, TRANSCRIPT, [{**DONE, "logprobs": LOGPROBS}]),
     "chat": Case(ChatCompletion, ChatCollector, COMPLETION, CHUNKS),
     "chat, whole": Case(
         ChatCompletion,
@@ -359,6 +366,15 @@ async def test_output_is_sent_back_with_all_of_its_content(server: FriendliServe
     whole, again, saved = (request.json["input"] for request in server.requests)
     assert whole == again == [REASONING, SEARCH, {**message, "content": [text]}, FUNCTION]
     assert saved == [REASONING, SEARCH, ANSWER, FUNCTION]
+
+
+# --- plain replies alone ---------------------------------------------------------------------------------------------
+
+
+def test_times_of_a_transcript_are_in_the_reply() -> None:
+    times = {"language": "no", "duration": 3.5, "segments": [{"start": 0, "text": "Oslo"}], "words": [{"word": "Oslo"}]}
+    reply = msgspec.convert({"text": "Oslo", **times}, Transcription)
+    assert list(losses(times, as_sent(reply))) == []
 
 
 # --- odd servers -----------------------------------------------------------------------------------------------------
