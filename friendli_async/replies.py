@@ -333,6 +333,8 @@ class Usage(Explained, TokenUsage, frozen=True):
     completion_tokens_details: CompletionTokensDetails | None = None
     reasoning_tokens: int | None = None
     """Those of the reasoning, if the server counts them here, and not in the details."""
+    cost: float | None = None
+    """The price of the call, if a gateway names it, in its own currency."""
 
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):

@@ -203,6 +203,7 @@ COMPLETION: Final[JSON] = {
         "completion_tokens": 7,
         "total_tokens": 12,
         "reasoning_tokens": 4,
+        "cost": 0.25,
         "prompt_tokens_details": {
             "cached_tokens": 2,
             "cache_write_tokens": 1,
@@ -401,6 +402,14 @@ def test_message_without_counts_has_no_usage_although_it_has_a_tier(tier: str) -
 
 
 # --- usage -----------------------------------------------------------------------------------------------------------
+
+
+def test_costs_of_several_calls_are_summed_and_one_in_another_form_costs_no_tokens() -> None:
+    usage = msgspec.convert(COMPLETION["usage"], Usage)
+    assert (usage + usage + Usage(1, 1)).cost == 0.5
+    case = CASES["chat"]
+    chunks = [*case.events[:-1], {**case.events[-1], "usage": {**COMPLETION["usage"], "cost": {"total_cost": 0.25}}}]
+    assert assembled(case._replace(events=chunks)).usage == msgspec.structs.replace(usage, cost=None)
 
 
 def test_usage_of_a_message_has_its_details_in_the_form_of_a_chat() -> None:
