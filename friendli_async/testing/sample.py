@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from itertools import chain
 from math import ceil, floor, inf
 from typing import Any, Final, cast
@@ -12,9 +13,9 @@ from typing import Any, Final, cast
 __all__ = ["sample"]
 
 _parser: Any = importlib.import_module("re._parser")  # there is no public parser
+_compiler: Any = importlib.import_module("re._compiler")
 _MAX_DEPTH: Final = 8
 _MAX_TEXT: Final = 200
-_MAX_CHARACTER: Final = 0x3000  # the characters that are tried for a set
 _FORMATS: Final = {
     "date-time": "2026-01-02T03:04:05Z",
     "date": "2026-01-02",
@@ -83,17 +84,15 @@ def _text(schema: Mapping[str, Any], text: str) -> str:
     return text.ljust(int(schema.get("minLength", 0)), ".")[: schema.get("maxLength")]
 
 
-def _match_of(pattern: Iterable[tuple[Any, Any]]) -> str:
-    """Return the shortest text of the first alternatives that a parsed pattern matches."""
+def _match_of(pattern: Any) -> str:
+    """Return a short text of the first alternatives that a parsed pattern matches."""
     text = ""
     for operation, argument in pattern:
         match str(operation):
             case "LITERAL":
                 text += chr(argument)
-            case "IN":
-                text += _character_of(argument)
-            case "NOT_LITERAL":
-                text += _character_of((("NEGATE", None), ("LITERAL", argument)))
+            case "IN" | "NOT_LITERAL" | "ANY":
+                text += _character_of(_parser.SubPattern(pattern.state, [(operation, argument)]))
             case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
                 least, _, inner = argument
                 text += _match_of(inner) * least
@@ -103,31 +102,15 @@ def _match_of(pattern: Iterable[tuple[Any, Any]]) -> str:
                 text += _match_of(argument[-1])
             case "BRANCH":
                 text += _match_of(argument[1][0])
-            case "ANY":
-                text += "."
             case _:  # an anchor or an assertion, which match no text; back references are not supported
                 pass
     return text
 
 
-def _character_of(members: Sequence[tuple[Any, Any]]) -> str:
-    """Return a character of a set, as far as possible one that the set names."""
-    source, named = "", ""
-    for operation, argument in members:
-        match str(operation):
-            case "LITERAL":
-                source += re.escape(chr(argument))
-                named += chr(argument)
-            case "RANGE":
-                source += "-".join(re.escape(chr(bound)) for bound in argument)
-                named += chr(argument[0])
-            case "NEGATE":
-                source += "^"
-            case _:  # a class: CATEGORY_DIGIT is \d, and CATEGORY_NOT_DIGIT is \D
-                name = str(argument).removeprefix("CATEGORY_")
-                source += "\\" + (name[4] if name.startswith("NOT_") else name[0].lower())
-    candidates = chain(named, "a0 -", map(chr, range(_MAX_CHARACTER)))
-    return next((each for each in candidates if re.match(f"[{source}]", each)), "")
+def _character_of(pattern: Any) -> str:
+    """Return the first character that a parsed pattern of one character matches, if possible a common one."""
+    compiled: re.Pattern[str] = _compiler.compile(pattern)
+    return next(filter(compiled.match, chain("a0 -", map(chr, range(sys.maxunicode + 1)))), "")
 
 
 def _number(schema: Mapping[str, Any], usual: float) -> float:
