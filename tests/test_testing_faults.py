@@ -103,36 +103,40 @@ async def test_scripts_take_precedence_over_faults() -> None:
 
 
 INVALID: Final = {
-    "": "column 1: empty item or setting",
-    "status=429,,then=ok": "column 12: empty item or setting",
-    "status=42": "column 1: status: must be a whole number from 400 to 599, not '42'",
-    "ok,status=x": "column 4: status: must be a whole number",
-    "status=429; wait=1": "column 13: unknown setting 'wait'",
-    "status=429;retry_after=": "column 12: retry_after needs a value, such as retry_after=1",
-    "retry_after=1": "column 1: retry_after and message need a status",
+    "": "'': expected ok, status",
+    "status=429,,then=ok": "'': expected ok, status",
+    "status=42": "'status=42': status must be a whole number from 400 to 599",
+    "ok, status=x": "'status=x': status must be a whole number",
+    "status=429; wait=1": "'status=429; wait=1': expected ok, status, retry_after, message, cut, reset, stall, delay, "
+    "times, path, not 'wait=1'",
+    "status=429;retry_after=": "'status=429;retry_after=': retry_after must be a single line of text",
+    "retry_after=1": "'retry_after=1': retry_after and message need a status",
     "then=ok": "no fault before then=",
-    "then=ok,status=503": "column 1: then= must be the last item",
-    "status=503,then=never": "column 12: then= must be ok or repeat, not 'never'",
-    "cut=1;stall=2": "column 7: an item can have only one of cut, reset and stall",
-    "status=429;status=503": "column 12: status appears twice",
-    "ok;status=503": "column 1: ok can be combined only with delay, times and path",
-    "ok=1": "column 1: ok takes no value",
-    "delay=nan": "column 1: delay: must be a number of seconds",
-    "delay=-1": "column 1: delay: must be a number of seconds",
-    "times=0": "column 1: times: must be a whole number from 1",
-    "path=v1": "column 1: path: must be a path that starts with /",
-    "cut=-1": "column 1: cut: must be a whole number",
-    "cut=" + "9" * 5000: "column 1: cut: must be a whole number",
-    "cut=٣": "column 1: cut: must be a whole number",
-    "status=503;retry_after=1\r\nx: y": "column 12: retry_after: must be a single line of text",
+    "then=ok,status=503": "'then=ok': then= must be the last item",
+    "status=503,then=never": "then= must be ok or repeat, not 'never'",
+    "cut=1;stall=2": "only one of cut, reset and stall",
+    "status=429;status=503": "status appears twice",
+    "ok;status=503": "ok can be combined only with delay, times and path",
+    "ok=1": "expected ok, status",
+    "delay": "delay must be a number of seconds",
+    "delay=nan": "delay must be a number of seconds",
+    "delay=-1": "delay must be a number of seconds",
+    "times=0": "times must be a whole number from 1",
+    "path=v1": "path must be a path that starts with /",
+    "cut=": "cut must be a whole number",
+    "cut=-1": "cut must be a whole number",
+    "cut=" + "9" * 5000: "cut must be a whole number",
+    "cut=٣": "cut must be a whole number",
+    "status=503;retry_after=1\r\nx: y": "retry_after must be a single line of text",
 }
 
 
 @pytest.mark.parametrize(("text", "message"), INVALID.items(), ids=[text[:30] for text in INVALID])
-def test_invalid_spec_is_reported_with_its_column(text: str, message: str) -> None:
+def test_invalid_spec_is_reported_with_its_item(text: str, message: str) -> None:
     with pytest.raises(FaultError) as raised:
         parse(text)
     assert message in str(raised.value)
+    assert len(str(raised.value)) < 300
 
 
 @given(st.text(alphabet="okstau=;, 0123456789cdelyrpn/th", max_size=40) | st.text(max_size=20))
@@ -140,7 +144,7 @@ def test_any_text_parses_or_raises_fault_error(text: str) -> None:
     try:
         found = bool(parse(text).items)
     except FaultError as error:
-        found = str(error).startswith("column ")
+        found = str(error).startswith(("'", '"', "then= must", "no fault"))
     assert found
 
 
@@ -217,7 +221,7 @@ def test_invalid_command_line_option_is_named(argument: str, capsys: pytest.Capt
     assert raised.value.code == 2
     stderr = capsys.readouterr().err
     assert argument.partition("=")[0] in stderr
-    assert any(reason in stderr for reason in ("column 1: status", "expected a pace", "from 1 to", "0 to 65535"))
+    assert any(reason in stderr for reason in ("status must be", "expected a pace", "from 1 to", "0 to 65535"))
 
 
 def test_command_line_help_explains_faults() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from friendli_async._hints import shortened
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import EVENT_STREAM, Script, status
 from friendli_async.testing.steps import Payload, Step, cut, delay, drop, reset, stall
@@ -40,7 +41,7 @@ faults, as in --fault 'status=429;retry_after=1,then=ok':
 
 
 class FaultError(ValueError):
-    """Text of faults that cannot be parsed; the message contains the column, from 1."""
+    """Text of faults that cannot be parsed; the message contains the item."""
 
 
 @dataclass(frozen=True)
@@ -142,39 +143,35 @@ def parse(text: str) -> Faults:
     Raises:
         FaultError: The text cannot be parsed; the message says where and why.
     """
-    faults: list[Fault] = []
-    repeat = False
-    items = list(_split(text, ",", 0))
-    for number, (item, column) in enumerate(items):
-        name, _, value = item.partition("=")
-        if name.strip() == "then":
-            if number < len(items) - 1:
-                raise _error("then= must be the last item", column)
-            if value.strip() not in _THEN:
-                raise _error(f"then= must be ok or repeat, not {value.strip()!r}", column)
-            repeat = value.strip() == "repeat"
-        else:
-            faults.append(_parse_item(item, column))
-    if not faults:
-        raise _error("no fault before then=", 0)
-    return Faults(faults, repeat)
+    items = text.split(",")
+    then = "ok"
+    name, _, value = (part.strip() for part in items[-1].partition("="))
+    if name == "then":
+        then = value
+        del items[-1]
+    if then not in _THEN:
+        raise FaultError(f"then= must be ok or repeat, not {then!r}")
+    if not items:
+        raise FaultError("no fault before then=")
+    return Faults([_parse_item(item.strip()) for item in items], then == "repeat")
 
 
-def _parse_item(item: str, column: int) -> Fault:
+def _parse_item(item: str) -> Fault:
     given: dict[str, Any] = {}
-    for setting, start in _split(item, ";", column):
-        name, equals, value = (part.strip() for part in setting.partition("="))
-        if name in given:
-            raise _error(f"{name} appears twice in one item", start)
-        if name == "ok" and equals:
-            raise _error("ok takes no value", start)
-        given[name] = None if name == "ok" else _parse_value(name, value, start)
+    try:
+        for setting in item.split(";"):
+            name, value = _parse_setting(setting.strip())
+            if name in given:
+                raise ValueError(f"{name} appears twice")
+            given[name] = value
         if len(given.keys() & _BREAKS) > 1:
-            raise _error("an item can have only one of cut, reset and stall", start)
-    if "ok" in given and given.keys() & {"status", "retry_after", "message", *_BREAKS}:
-        raise _error("ok can be combined only with delay, times and path", column)
-    if "status" not in given and given.keys() & {"retry_after", "message"}:
-        raise _error("retry_after and message need a status", column)
+            raise ValueError("only one of cut, reset and stall is possible")
+        if "ok" in given and given.keys() & {"status", "retry_after", "message", *_BREAKS}:
+            raise ValueError("ok can be combined only with delay, times and path")
+        if "status" not in given and given.keys() & {"retry_after", "message"}:
+            raise ValueError("retry_after and message need a status")
+    except ValueError as error:
+        raise FaultError(f"{shortened(item)}: {error}") from None
     given.pop("ok", None)
     for name in given.keys() & _BREAKS:
         given["after"] = given.pop(name)
@@ -182,29 +179,18 @@ def _parse_item(item: str, column: int) -> Fault:
     return Fault(**given)
 
 
-def _parse_value(name: str, value: str, column: int) -> object:
+def _parse_setting(setting: str) -> tuple[str, object]:
+    if setting == "ok":
+        return "ok", None
+    name, _, value = (part.strip() for part in setting.partition("="))
+    if name == "then":
+        raise ValueError("then= must be the last item")
     if name not in _SETTINGS:
-        raise _error(f"unknown setting {name!r}; expected ok, {', '.join(_SETTINGS)}", column)
-    read, example = _SETTINGS[name]
-    if not value:
-        raise _error(f"{name} needs a value, such as {name}={example}", column)
+        raise ValueError(f"expected ok, {', '.join(_SETTINGS)}, not {shortened(setting)}")
     try:
-        return read(value)
+        return name, _SETTINGS[name](value)
     except ValueError as error:
-        raise _error(f"{name}: {error}, not {value!r}", column) from None
-
-
-def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:
-    """Yield the parts with the column at which each starts."""
-    for part in text.split(separator):
-        if not part.strip():
-            raise _error("empty item or setting", column)
-        yield part, column + len(part) - len(part.lstrip())
-        column += len(part) + 1
-
-
-def _error(message: str, column: int) -> FaultError:
-    return FaultError(f"column {column + 1}: {message}")
+        raise ValueError(f"{name} {error}") from None
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:
@@ -235,19 +221,19 @@ def _path(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    if not text.isprintable():
+    if not text or not text.isprintable():
         raise ValueError("must be a single line of text")
     return text
 
 
-_SETTINGS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
-    "status": (integer(400, 599), "429"),
-    "retry_after": (_one_line, "1"),
-    "message": (_one_line, "busy"),
-    **dict.fromkeys(_BREAKS, (integer(0, _MAX_COUNT), "3")),
-    "delay": (_seconds, "0.5"),
-    "times": (integer(1, _MAX_COUNT), "2"),
-    "path": (_path, "/v1/chat/completions"),
+_SETTINGS: Final[dict[str, Callable[[str], object]]] = {
+    "status": integer(400, 599),
+    "retry_after": _one_line,
+    "message": _one_line,
+    **dict.fromkeys(_BREAKS, integer(0, _MAX_COUNT)),
+    "delay": _seconds,
+    "times": integer(1, _MAX_COUNT),
+    "path": _path,
 }
 
 
