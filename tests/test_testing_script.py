@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, get_type_hints
@@ -401,6 +402,23 @@ async def test_gate_blocks_reply_until_opened(server: FriendliServer, session: a
         assert server.active_requests == 1
         opened.set()
         assert await response.content.readany() == b"b"
+
+
+@pytest.mark.parametrize("kind", [asyncio.Event, threading.Event])
+@pytest.mark.parametrize("in_loop", [True, False])
+async def test_gate_of_server_in_thread_is_opened_here(
+    kind: type[asyncio.Event | threading.Event], in_loop: bool
+) -> None:
+    opened = kind()
+    gate = testing.gate(opened) if in_loop else await asyncio.to_thread(testing.gate, opened)
+    with FriendliServer() as remote:
+        remote.enqueue(script(gate, testing.done()))
+        async with aiohttp.ClientSession(remote.url, headers=AUTH) as session, asyncio.timeout(30):
+            reply = asyncio.create_task(post(session))
+            await remote.wait_for_requests()
+            assert not reply.done()
+            opened.set()
+            assert await reply == (200, b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("step", [testing.delay(0.02), testing.slow_headers(0.02)])

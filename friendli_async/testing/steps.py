@@ -6,7 +6,6 @@ The functions check their arguments: a wrong type is a `TypeError`, an invalid v
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -48,7 +47,7 @@ __all__ = [
     "usage",
 ]
 
-_POLL: Final = 0.005  # seconds between two checks of an event of threading
+_POLL: Final = 0.005  # seconds between two checks of an event of another thread
 
 
 class Step(ABC):
@@ -348,20 +347,17 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
     Args:
         event: The event: of asyncio if the test is a coroutine, of threading if it is not.
     """
-    if not isinstance(event, threading.Event) and not inspect.iscoroutinefunction(getattr(event, "wait", None)):
+    if not callable(getattr(event, "is_set", None)):
         raise TypeError(f"gate() takes an asyncio.Event or a threading.Event, not {describe(event)}")
     loop: asyncio.AbstractEventLoop | None = None
     with suppress(RuntimeError):  # the test is no coroutine
         loop = asyncio.get_running_loop()
 
     async def wait(_: ReplyWriter) -> None:
-        if isinstance(event, threading.Event):
-            while not event.is_set():  # noqa: ASYNC110 -- a thread that waits for it could not be cancelled
-                await asyncio.sleep(_POLL)
-        elif loop is None or loop is asyncio.get_running_loop():
+        if isinstance(event, asyncio.Event) and loop is asyncio.get_running_loop():
             await event.wait()
-        else:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(event.wait(), loop))
+        while not event.is_set():  # noqa: ASYNC110 -- set in another thread, it would wake no task here
+            await asyncio.sleep(_POLL)
 
     return _Call(f"gate({event!r})", wait)
 
