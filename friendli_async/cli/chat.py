@@ -17,7 +17,9 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,14 +74,14 @@ async def _chat(arguments: argparse.Namespace) -> int:
     if arguments.model is None and arguments.deployment != "container":
         raise ConfigurationError("no model: pass -m MODEL, or set FRIENDLI_MODEL (`friendli-async models` lists them)")
     connection.check_token(arguments.deployment)
-    options = _options(arguments)
     messages: Conversation = []
+    call = {**_options(arguments), "messages": messages}
     if arguments.system is not None:
         messages.append({"role": "system", "content": connection.utf8(arguments.system)})
     async with AsyncFriendli() as client:
-        session = _Session(client, arguments, options, messages)
+        answer = partial(_answer, client, arguments, call)
         if not arguments.prompt and sys.stdin.isatty():
-            return await _converse(session, arguments)
+            return await _converse(answer, messages, arguments)
         texts = [" ".join(arguments.prompt)]
         if not sys.stdin.isatty():
             texts.append(sys.stdin.read())  # not in a thread, which would block the exit after Ctrl-C
@@ -87,10 +89,10 @@ async def _chat(arguments: argparse.Namespace) -> int:
         if not prompt and not arguments.attach:
             raise ConfigurationError("no prompt: pass one, or write it to standard input")
         messages.append({"role": "user", "content": await _content(prompt, arguments.attach)})
-        return await session.answer()
+        return await answer()
 
 
-async def _converse(session: _Session, arguments: argparse.Namespace) -> int:
+async def _converse(answer: Callable[[], Awaitable[int]], messages: Conversation, arguments: argparse.Namespace) -> int:
     """Reads prompts and answers them until the input ends."""
     with suppress(ImportError):  # line editing; not available on Windows
         import readline as _  # noqa: F401  # importing it enables line editing in input()
@@ -104,74 +106,59 @@ async def _converse(session: _Session, arguments: argparse.Namespace) -> int:
             return 0
         if not prompt.strip():
             continue
-        session.messages.append({"role": "user", "content": await _content(prompt, attached)})
-        asked = len(session.messages)
+        messages.append({"role": "user", "content": await _content(prompt, attached)})
+        asked = len(messages)
         try:
-            await session.answer()
+            await answer()
         except FriendliError as error:
             print(f"friendli-async chat: {error}", file=sys.stderr)
-        if len(session.messages) == asked:  # without an answer: many chat templates reject two prompts in a row
-            session.messages.pop()
+        if len(messages) == asked:  # without an answer: many chat templates reject two prompts in a row
+            messages.pop()
         else:
             attached = []
 
 
-class _Session:
-    """A conversation with a model.
+async def _answer(client: AsyncFriendli, arguments: argparse.Namespace, call: dict[str, Any]) -> int:
+    """Prints the answer and appends it to the messages, even if partial. Returns 130 if Ctrl-C stopped it."""
+    import asyncio  # deferred: --help does not need it
 
-    Attributes:
-        messages: The messages so far.
-    """
+    stream: ChatStream = getattr(client, arguments.deployment).chat.stream(**call)
+    output = _Output()
+    stops: list[asyncio.Task[None]] = []
+    with connection.on_signals(lambda _: stops.append(asyncio.create_task(stream.stop())), signal.SIGINT):
+        try:
+            await (_show_whole if arguments.no_stream else _show)(stream, output)
+        finally:
+            output.end_line()  # also before an error message
+    await asyncio.gather(*stops)
+    if answered := join_text(output.pieces):
+        call["messages"].append({"role": "assistant", "content": answered})
+    return INTERRUPTED if stops else 0
 
-    def __init__(
-        self, client: AsyncFriendli, arguments: argparse.Namespace, options: dict[str, Any], messages: Conversation
-    ) -> None:
-        self.messages = messages
-        self._chat: Any = getattr(client, arguments.deployment).chat
-        self._options = options
-        self._streams = not arguments.no_stream
 
-    async def answer(self) -> int:
-        """Prints the answer and appends it to the messages, even if partial. Returns 130 if Ctrl-C stopped it."""
-        import asyncio  # deferred: --help does not need it
+async def _show(stream: ChatStream, output: _Output) -> None:
+    async for chunk in stream:
+        output.write_reasoning(chunk.reasoning)
+        output.write_text(chunk.text)
 
-        stream: ChatStream = self._chat.stream(messages=self.messages, **self._options)
-        output = _Output()
-        text: list[str] = []
-        stops: list[asyncio.Task[None]] = []
-        with connection.on_signals(lambda _: stops.append(asyncio.create_task(stream.stop())), signal.SIGINT):
-            try:
-                await self._show(stream, output, text)
-            finally:
-                output.end_line()  # also before an error message
-        await asyncio.gather(*stops)
-        if answered := join_text(text):
-            self.messages.append({"role": "assistant", "content": answered})
-        return INTERRUPTED if stops else 0
 
-    async def _show(self, stream: ChatStream, output: _Output, text: list[str]) -> None:
-        if not self._streams:
-            try:
-                reply = await stream.result()
-            except StreamInterruptedError:
-                if stream.outcome != "stopped":
-                    raise
-                return  # stopped before the answer was complete
-            output.write_reasoning(reply.reasoning)
-            output.write_text(reply.text)
-            text.append(reply.text)
-            return
-        async for chunk in stream:
-            output.write_reasoning(chunk.reasoning)
-            if chunk.text:
-                text.append(chunk.text)
-                output.write_text(chunk.text)
+async def _show_whole(stream: ChatStream, output: _Output) -> None:
+    try:
+        reply = await stream.result()
+    except StreamInterruptedError:
+        if stream.outcome != "stopped":
+            raise
+        return  # stopped before the answer was complete
+    output.write_reasoning(reply.reasoning)
+    output.write_text(reply.text)
 
 
 class _Output:
     """Prints an answer as it arrives: text to stdout, reasoning, dimmed, to stderr."""
 
     def __init__(self) -> None:
+        self.pieces: list[str] = []
+        """The pieces of the answer, as they came."""
         self._colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._thinking = False
         self._last = "\n"
@@ -192,6 +179,7 @@ class _Output:
     def write_text(self, text: str) -> None:
         """Prints a piece of the answer."""
         if text:
+            self.pieces.append(text)
             text, self._half = split_surrogate(self._half, text)
         self._write(text)
 
