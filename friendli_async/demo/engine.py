@@ -72,7 +72,7 @@ class LocalEngine:
         }
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._log: IO[bytes]
         self._url: str | None = None
 
     @property
@@ -121,20 +121,14 @@ class LocalEngine:
     def stop(self) -> None:
         """Stop the server and wait until it has exited; does nothing if it is not running."""
         process, self._process = self._process, None
-        log, self._log = self._log, None
         if process is None:
             return
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
         try:
-            process.wait(_STOP_GRACE)
+            process.communicate(timeout=_STOP_GRACE)  # closes its standard input
         except subprocess.TimeoutExpired:  # pragma: no cover - a hung server; nothing here can make it hang
             process.kill()
-            process.wait()
-        process.stdout.close()
-        if log is not None:
-            log.close()
+            process.communicate()
+        self._log.close()
         self._url = None
 
     def __enter__(self) -> Self:
@@ -205,10 +199,8 @@ class LocalEngine:
         self._url = line.decode().strip()
 
     def _last_log_line(self) -> str:
-        process, log = self._running(), self._log
-        assert log is not None
-        status = process.wait()
-        log.seek(0)
-        lines = log.read()[-4096:].decode(errors="replace").split("\n")
+        status = self._running().wait()
+        self._log.seek(0)
+        lines = self._log.read()[-4096:].decode(errors="replace").split("\n")
         text = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return f"{text} (exit status {status})"
