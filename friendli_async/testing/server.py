@@ -181,10 +181,9 @@ class FriendliServer:
             await site.stop()
         for _, transport in list(self._open.values()):
             transport.abort()
-        listener = runner.server
         # An aborted connection is noticed in the next iteration of the loop, its tasks end a few iterations later.
         for _ in range(_MAX_ITERATIONS):
-            if listener is None or not (listener.connections or self._active):
+            if not (self._open or self._active):
                 break
             await asyncio.sleep(0)
         await runner.cleanup()
