@@ -211,7 +211,6 @@ class _Reporter:
         self._invalid = 0
         self._stream = sys.stderr
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._has_live_line = False
         self._shown = deque([Progress()], maxlen=30)
         """What the last progress lines showed: rates are those since the first of them."""
         self._counts: dict[str, int] = {}
@@ -220,8 +219,7 @@ class _Reporter:
 
     def write_line(self, line: str) -> None:
         """Writes a line, replacing the progress line."""
-        self._write(("\r\x1b[K" if self._has_live_line else "") + line + "\n")
-        self._has_live_line = False
+        self._write(line + "\n")
 
     def report_changed(self, custom_id: str) -> None:
         """Reports a finished row whose request has changed."""
@@ -290,9 +288,7 @@ class _Reporter:
             await asyncio.sleep(0.5 if self._live else 10.0)
             line = self._progress_line(outcomes.progress)
             if self._live:
-                width = shutil.get_terminal_size().columns - 1
-                self._write(f"\r\x1b[K{line[:width]}")
-                self._has_live_line = True
+                self._write(line[: shutil.get_terminal_size().columns - 1])
             else:
                 self.write_line(line)
 
@@ -312,6 +308,8 @@ class _Reporter:
         return " | ".join(parts)
 
     def _write(self, text: str) -> None:
+        if self._live:
+            text = f"\r\x1b[K{text}"
         with contextlib.suppress(OSError, ValueError):  # the reader has closed stderr: the job goes on
             self._stream.write(text)
             self._stream.flush()
