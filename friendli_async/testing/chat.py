@@ -198,7 +198,7 @@ def _whole(request: ReceivedRequest, turns: Sequence[Turn], counts: tuple[int, i
             ]
         logprobs = _logprobs(request.json_object, turn.content)
         choices.append({"index": index, "message": message, "finish_reason": turn.finish_reason, "logprobs": logprobs})
-    return json_body(request.identity.completion(choices, token_counts(*counts)))
+    return json_body(request.identity.completion("chat.completion", choices, token_counts(*counts)))
 
 
 def _call_id(request: ReceivedRequest, index: int, number: int) -> str:

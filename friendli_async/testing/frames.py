@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Final
-
-from friendli_async._json import encode_json
 
 __all__ = ["DONE", "Identity", "sse_event", "timestamp", "token_counts"]
 
@@ -37,27 +33,10 @@ class Identity:
     model: str
     created: int
 
-    @cached_property
-    def _chunk_start(self) -> bytes:
-        start = encode_json(
-            {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
-        )
-        return b"data: " + start[:-1] + b',"choices":'
-
-    def chunk(self, choices: bytes, usage: bytes = b"null") -> bytes:
-        """Encode one `chat.completion.chunk` as a server-sent event. `choices` and `usage` are JSON."""
-        return self._chunk_start + choices + b',"usage":' + usage + b"}\n\n"
-
-    def completion(self, choices: Iterable[Mapping[str, object]], usage: Mapping[str, object]) -> dict[str, object]:
-        """Build a complete `chat.completion` object, ready to be encoded."""
-        return {
-            "id": self.id,
-            "object": "chat.completion",
-            "created": self.created,
-            "model": self.model,
-            "choices": list(choices),
-            "usage": usage,
-        }
+    def completion(self, kind: str, choices: object, usage: object) -> dict[str, object]:
+        """Build a `chat.completion` or, as `kind` says, a `chat.completion.chunk`."""
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**head, "choices": choices, "usage": usage}
 
 
 def token_counts(prompt: int, completion: int) -> dict[str, object]:

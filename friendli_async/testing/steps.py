@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from friendli_async._json import encode_json
 from friendli_async.testing.arguments import check_integer, check_line, check_seconds, check_text, check_type, describe
 from friendli_async.testing.frames import DONE, Identity, sse_event, token_counts
@@ -111,7 +113,8 @@ class _Chunk(Payload):
     usage: bytes = b"null"
 
     def encode(self, identity: Identity) -> bytes:
-        return identity.chunk(self.choices, self.usage)
+        choices, usage = msgspec.Raw(self.choices), msgspec.Raw(self.usage)
+        return sse_event(encode_json(identity.completion("chat.completion.chunk", choices, usage)))
 
 
 def raw(data: bytes) -> Payload:
