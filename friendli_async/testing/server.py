@@ -110,7 +110,6 @@ class FriendliServer:
         self._faults = faults
         self._limiter = None if rate_limit is None else Limiter(rate_limit)
         self._access_log = access_log
-        self._url: str | None = None
         self._runner: web.ServerRunner | None = None
         self._background = ExitStack()  # the thread in which it runs, if it has its own
         self._open: dict[web.RequestHandler, tuple[int, asyncio.Transport]] = {}
@@ -119,7 +118,6 @@ class FriendliServer:
         self._always: Answer | None = None
         self._received = 0
         self._active = 0
-        self._closing = False
         self._signal = Signal()
 
     def __enter__(self) -> Self:
@@ -152,7 +150,6 @@ class FriendliServer:
         if self._runner is not None:
             raise RuntimeError("this server is already running")
         listener = _Listener(self._handle, self._connected, self._disconnected)
-        self._closing = False
         self._runner = runner = web.ServerRunner(listener, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -160,8 +157,6 @@ class FriendliServer:
         except OSError:
             await self.aclose()
             raise
-        host, port = runner.addresses[0][:2]
-        self._url = f"http://{bracketed(host)}:{port}"
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -170,10 +165,9 @@ class FriendliServer:
 
     async def aclose(self) -> None:
         """Stop listening and abort every connection, even during a reply. May be called twice."""
-        runner, self._runner, self._url = self._runner, None, None
+        runner, self._runner = self._runner, None
         if runner is None:
             return
-        self._closing = True
         # asyncio loses a connection that it is accepting when the listener closes, which takes it three iterations.
         for _ in range(5):
             await asyncio.sleep(0)
@@ -195,9 +189,10 @@ class FriendliServer:
         Raises:
             RuntimeError: The server is not running.
         """
-        if self._url is None:
+        if self._runner is None:
             raise RuntimeError("the server is not running: use `async with FriendliServer() as server`")
-        return self._url
+        host, port = self._runner.addresses[0][:2]
+        return f"http://{bracketed(host)}:{port}"
 
     # --- scripts ---
 
@@ -383,7 +378,7 @@ class FriendliServer:
             await script.play(reply)
         except (ConnectionError, asyncio.CancelledError) as error:
             # aiohttp cancels the task of a lost connection, whichever side closed it; writes to it fail.
-            outcome = "broken" if reply.hung_up or self._closing else "disconnected"
+            outcome = "broken" if reply.hung_up or self._runner is None else "disconnected"
             if isinstance(error, asyncio.CancelledError):
                 raise
         except Exception as error:
