@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email.message import Message
+from email.parser import HeaderParser
 from typing import Any
 
 from friendli_async.testing.schema import from_text, resolve
@@ -45,7 +45,7 @@ def parse_form(content_type: str, body: bytes) -> tuple[FormPart, ...]:
     Raises:
         ValueError: The body is not a form, or a malformed one.
     """
-    head = _header("Content-Type", content_type)
+    head = HeaderParser().parsestr(f"Content-Type: {content_type}")
     boundary = head.get_boundary()
     if head.get_content_type() != "multipart/form-data" or not boundary:
         raise ValueError("the Content-Type is not multipart/form-data with a boundary")
@@ -82,21 +82,11 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[FormPart]:
         head, blank, data = piece.partition(b"\r\n\r\n")
         if not blank or not head.startswith(b"\r\n"):
             raise ValueError("a part of the form has no headers")
-        headers: dict[str, str] = {}
-        for line in head.decode("utf-8", "replace").split("\r\n")[1:]:
-            name, _, value = line.partition(":")
-            headers[name.strip().lower()] = value.strip()
-        disposition = _header("Content-Disposition", headers.get("content-disposition", ""))
-        field = disposition.get_param("name", header="Content-Disposition")
+        headers = HeaderParser().parsestr(head.decode("utf-8", "replace").lstrip())
+        field = headers.get_param("name", header="Content-Disposition")
         if not isinstance(field, str):
             raise ValueError("a part of the form has no name")
-        yield FormPart(field, disposition.get_filename(), headers.get("content-type"), data)
-
-
-def _header(name: str, value: str) -> Message:
-    message = Message()
-    message[name] = value.replace("\r", "").replace("\n", "")
-    return message
+        yield FormPart(field, headers.get_filename(), headers["Content-Type"], data)
 
 
 def _json(part: FormPart) -> object:
