@@ -8,33 +8,26 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from friendli_async.testing.faults import HELP, integer, parse, parse_pace
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.server import FriendliServer
 
-T = TypeVar("T")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command-line options."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--port", default=0, type=_argument_type(integer(0, 65535)), help="port to listen on (default: a free one)"
-    )
+    parser.add_argument("--port", default=0, type=integer(0, 65535), help="port to listen on (default: a free one)")
     parser.add_argument("--token", default="test-token", help="token that requests must carry (default: %(default)s)")
     parser.add_argument(
         "--pace",
         default=0.0,
-        type=_argument_type(parse_pace),
+        type=parse_pace,
         help="pause before each streamed event: 0.02 (seconds), 20ms, or 50/s (events a second)",
     )
-    parser.add_argument("--fault", type=_argument_type(parse), metavar="FAULTS", help="faults to inject; see below")
-    parser.add_argument(
-        "--rate-limit", type=_argument_type(integer(1, 999_999_999)), metavar="N", help="requests answered per minute"
-    )
+    parser.add_argument("--fault", type=parse, metavar="FAULTS", help="faults to inject; see below")
+    parser.add_argument("--rate-limit", type=integer(1, 999_999_999), metavar="N", help="requests answered per minute")
     parser.add_argument(
         "--access-log",
         action=argparse.BooleanOptionalAction,
@@ -43,18 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = HELP
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-
-
-def _argument_type(reader: Callable[[str], T]) -> Callable[[str], T]:
-    """Wraps a parser so that argparse shows the messages of its errors."""
-
-    def read(text: str) -> T:
-        try:
-            return reader(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
 
 
 def access_line(request: ReceivedRequest, seconds: float) -> str:

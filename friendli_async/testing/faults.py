@@ -10,6 +10,7 @@ Items are separated by commas. Each applies to one request, in order; `then=` co
 from __future__ import annotations
 
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -40,8 +41,8 @@ faults, as in --fault 'status=429;retry_after=1,then=ok':
 """
 
 
-class FaultError(ValueError):
-    """Text of faults that cannot be parsed; the message contains the item."""
+class FaultError(ValueError, ArgumentTypeError):
+    """Text of faults, or of another option, that cannot be parsed. argparse shows the message."""
 
 
 @dataclass(frozen=True)
@@ -194,11 +195,11 @@ def _parse_setting(setting: str) -> tuple[str, object]:
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers. Its ValueError says what is accepted."""
+    """Return a parser of whole numbers. Its FaultError says what is accepted."""
 
     def read(text: str) -> int:
         if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most or len(text) > 9:
-            raise ValueError(f"must be a whole number from {least} to {most}")
+            raise FaultError(f"must be a whole number from {least} to {most}")
         return int(text)
 
     return read
