@@ -21,13 +21,12 @@ COMMANDS: Final = {
 }
 """The commands and their help. Each is a module of this package, imported on demand."""
 
-_GLOBAL_OPTIONS: Final = frozenset({"-h", "--help", "--version"})
 _SIGPIPE_STATUS: Final = 128 + 13
 """Exit status of a process killed by SIGPIPE, spelled out because Windows lacks the signal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
+    """Runs a command; exits quietly on Ctrl-C, or if the reader of its output closes the pipe (``| head -1``).
 
     Args:
         arguments: The command line without the program name; by default ``sys.argv[1:]``.
@@ -36,13 +35,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _prepare_streams()
-    return _run(list(sys.argv[1:] if arguments is None else arguments))
+    message = ""
+    try:
+        try:
+            status = _run_command(list(sys.argv[1:] if arguments is None else arguments))
+        finally:  # also if argparse exits, after --help
+            sys.stdout.flush()
+    except KeyboardInterrupt:  # while modules are imported, which takes longest; the commands handle it otherwise
+        status = INTERRUPTED
+    except BrokenPipeError:
+        _discard(sys.stdout)
+        status = _SIGPIPE_STATUS
+    except OSError as error:
+        _discard(sys.stdout)
+        status, message = FAILED, f"friendli-async: the output cannot be written: {error.strerror or error}\n"
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        status, message = FAILED, "friendli-async: no thread can be started: has `ulimit -u` been reached?\n"
+    try:
+        sys.stderr.write(message)
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+    return status
 
 
 def _run_command(given: list[str]) -> int:
     if not given and sys.stdin.isatty():
         given = ["--help"]
-    if given and given[0] in _GLOBAL_OPTIONS:
+    if given and given[0] in {"-h", "--help", "--version"}:
         _overview().parse_args(given)
     name, rest = (given[0], given[1:]) if given and given[0] in COMMANDS else ("chat", given)
     module = _command(name)
@@ -90,34 +112,6 @@ def _prepare_streams() -> None:
     stdout: Any = sys.stdout
     if isinstance(stdout, io.TextIOWrapper):
         stdout.reconfigure(errors="replace")
-
-
-def _run(given: list[str]) -> int:
-    """Runs a command; exits quietly on Ctrl-C, or if the reader of its output closes the pipe (``| head -1``)."""
-    message = ""
-    try:
-        try:
-            status = _run_command(given)
-        finally:  # also if argparse exits, after --help
-            sys.stdout.flush()
-    except KeyboardInterrupt:  # while modules are imported, which takes longest; the commands handle it otherwise
-        status = INTERRUPTED
-    except BrokenPipeError:
-        _discard(sys.stdout)
-        status = _SIGPIPE_STATUS
-    except OSError as error:
-        _discard(sys.stdout)
-        status, message = FAILED, f"friendli-async: the output cannot be written: {error.strerror or error}\n"
-    except RuntimeError as error:
-        if "start new thread" not in str(error):
-            raise
-        status, message = FAILED, "friendli-async: no thread can be started: has `ulimit -u` been reached?\n"
-    try:
-        sys.stderr.write(message)
-        sys.stderr.flush()
-    except OSError:
-        _discard(sys.stderr)
-    return status
 
 
 def _discard(stream: TextIO) -> None:
