@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from friendli_async._hints import shortened
+from friendli_async.options import is_number
 
 __all__ = ["Error", "Location", "Schema", "from_text", "resolve", "schemas", "validate"]
 
@@ -167,20 +168,12 @@ def _is_datetime(text: str) -> bool:
     return True
 
 
-def _is_integer(value: object) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 # By type: its check, its name in messages, and its name in the kind of error.
 _TYPES: Final[Mapping[str, tuple[Callable[[object], bool], str, str]]] = {
     "object": (lambda value: isinstance(value, dict), "object", "dict"),
     "array": (lambda value: isinstance(value, list), "list", "list"),
     "string": (lambda value: isinstance(value, str), "string", "string"),
     "boolean": (lambda value: isinstance(value, bool), "boolean", "bool"),
-    "integer": (_is_integer, "integer", "int"),
-    "number": (_is_number, "number", "float"),
+    "integer": (lambda value: is_number(value) and value % 1 == 0, "integer", "int"),
+    "number": (is_number, "number", "float"),
 }
