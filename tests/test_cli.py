@@ -565,12 +565,15 @@ def test_error_of_interrupted_stream_starts_on_new_line_of_terminal(
     assert shown.startswith("Once\r\n")
 
 
-@pytest.mark.parametrize(("no_color", "is_dimmed"), [("", True), ("1", False)])
-def test_reasoning_is_dimmed_unless_no_color_has_a_value(
-    server: FriendliServer, environment: dict[str, str], no_color: str, is_dimmed: bool
+@pytest.mark.parametrize(
+    ("variables", "is_dimmed"),
+    [({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_reasoning_is_dimmed_where_the_terminal_may_show_it(
+    server: FriendliServer, environment: dict[str, str], variables: dict[str, str], is_dimmed: bool
 ) -> None:
     server.enqueue(text("Yes", reasoning=["Hmm"]))
-    code, shown = run_on_terminal(command("-m", "m", "Hi"), {**environment, "NO_COLOR": no_color})
+    code, shown = run_on_terminal(command("-m", "m", "Hi"), {**environment, "TERM": "xterm", **variables})
     assert code == 0
     assert ("\x1b[2mHmm\x1b[0m" in shown) is is_dimmed
 
@@ -606,12 +609,6 @@ def test_attachment_is_kept_after_a_failed_call(
     assert "the notes" in attached["text"]
     assert question["text"] == "Second"
     assert request_bodies(server)[2]["messages"][-1]["content"] == "Third"
-
-
-def test_reasoning_is_dimmed_on_a_terminal(server: FriendliServer, environment: dict[str, str]) -> None:
-    server.enqueue(script(chunk(reasoning="Hm"), chunk("Fine"), finish("stop")))
-    _, shown = run_on_terminal(command("-m", "m", "Hi"), {**environment, "TERM": "xterm"})
-    assert "\x1b[2mHm\x1b[0m" in shown
 
 
 # --- models, doctor, serve -------------------------------------------------------------------------------------------
