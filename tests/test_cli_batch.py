@@ -170,17 +170,6 @@ def test_container_needs_no_model_or_token(files: Files, monkeypatch: pytest.Mon
     assert "model" not in files.sent()[0]
 
 
-def test_multiline_reply_is_written_as_one_line(files: Files) -> None:
-    reply = {"choices": [{"index": 0, "message": {"content": "half \ud83d"}, "finish_reason": "stop"}], "new": 1}
-    pretty = json_body(reply)
-    files.server.enqueue(pretty)
-    files.write(request("a"))
-    assert files.run()[0] == 0
-    assert files.by_id()["a"]["response"]["body"] == reply
-    assert files.run()[1].startswith("1 of 1 rows succeeded, 1 from an earlier run")
-    assert len(files.server.requests) == 1
-
-
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 def test_reply_of_several_lines_is_one_line_in_text_mode(files: Files, line_end: str) -> None:
     reply = {"choices": [{"index": 0, "message": {"content": "a\r\nb"}, "finish_reason": "stop"}]}
@@ -194,7 +183,7 @@ def test_reply_of_several_lines_is_one_line_in_text_mode(files: Files, line_end:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "euc-kr"])
 def test_reply_in_any_encoding_is_written_so_that_the_run_resumes(files: Files, encoding: str) -> None:
-    reply = {"choices": [{"index": 0, "message": {"content": "안녕"}, "finish_reason": "stop"}]}
+    reply = {"choices": [{"index": 0, "message": {"content": "안녕"}, "finish_reason": "stop"}], "new": 1}
     data = json.dumps(reply, ensure_ascii=False).encode(encoding)
     files.server.enqueue(body(data, content_type=f"application/json; charset={encoding}"))
     files.write(request("a"))
