@@ -62,11 +62,11 @@ def latest_slot(url: str) -> Slot:
     return max(slots(url), key=lambda slot: slot.task)
 
 
-def freed_slot(url: str, slot: Slot, *, within: float = 30.0) -> Slot:
-    """Poll until the slot is idle; fail after `within` seconds."""
-    deadline = time.monotonic() + within
+def freed_slot(url: str, slot: Slot) -> Slot:
+    """Poll until the slot is idle; fail after 30 seconds."""
+    deadline = time.monotonic() + 30.0
     while time.monotonic() < deadline:
         now = slots(url)[slot.id]
         if not now.busy:
             return now
-    pytest.fail(f"slot {slot.id} was still busy after {within} s")
+    pytest.fail(f"slot {slot.id} was still busy after 30 s")

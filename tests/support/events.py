@@ -7,11 +7,9 @@ from friendli_async.chat import ChatChunk, ChatCollector
 from friendli_async.replies import ReplyHead
 
 
-def decode_event(
-    data: bytes, name: str | None = None, *, dialect: Dialect[Any] = ChatCollector.dialect, status: int = 200
-) -> Any:
+def decode_event(data: bytes, name: str | None = None, *, dialect: Dialect[Any] = ChatCollector.dialect) -> Any:
     """Returns what one event is decoded to, by default of a chat: a `Decoded` with a payload of any type."""
-    return dialect.decode(name, data, ReplyHead(status))
+    return dialect.decode(name, data, ReplyHead(200))
 
 
 def decoded(data: bytes) -> ChatChunk | None:
