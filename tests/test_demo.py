@@ -220,7 +220,7 @@ def render(encoding: str, *pieces: str) -> str:
     for piece in pieces:
         page.text(piece)
     page.end_text()
-    page.status(page.symbol("✓", "+"), "tool", "done", "green")
+    page.status("✓", "tool", "done", "green")
     page.bars([1.0] * 8, "gaps")
     out.flush()
     buffer = out.detach()

@@ -212,7 +212,7 @@ async def show_value(page: Page, client: AsyncFriendli, stage: Stage) -> None:
 def show_fields(page: Page, fields: dict[str, Any], shown: int, whole: int) -> int:
     """Show the complete fields that have not been shown; return how many have been."""
     for name in list(fields)[shown:whole]:
-        page.status(page.symbol("✓", "+"), name, encode_json(fields[name]).decode(), "green")
+        page.status("✓", name, encode_json(fields[name]).decode(), "green")
     return max(shown, whole)
 
 
@@ -220,14 +220,14 @@ def show_status(page: Page, event: ToolStatus) -> None:
     """Show the status of a tool in one line."""
     match event.status:
         case "STARTED":
-            symbol, style = page.symbol("⚙", "*"), "yellow"
+            symbol, style = "⚙", "yellow"
             text = ", ".join(f"{parameter.name}={parameter.value}" for parameter in event.parameters)
         case "ENDED":
-            symbol, style, text = page.symbol("✓", "+"), "green", _decode_once(event.result or "")
+            symbol, style, text = "✓", "green", _decode_once(event.result or "")
         case "ERRORED":
-            symbol, style, text = page.symbol("✗", "!"), "red", (event.error and event.error.msg) or ""
+            symbol, style, text = "✗", "red", (event.error and event.error.msg) or ""
         case _:
-            symbol, style, text = page.symbol("…", "~"), "yellow", event.message or ""
+            symbol, style, text = "…", "yellow", event.message or ""
     page.status(symbol, event.name, f"{event.status:<9} {text}", style)
 
 

@@ -27,9 +27,9 @@ _MARGIN: Final = "  "
 _LABEL: Final = 10  # columns for the name of the speaker
 _INDENT: Final = _MARGIN + " " * _LABEL
 _MAX_WIDTH: Final = 96
-_SYMBOLS: Final = "─│▁█⚙✓✗·…"
 _BARS: Final = "▁▂▃▄▅▆▇█"
-_PLAIN_BARS: Final = "_.:-=+*#"
+_SYMBOLS: Final = f"─│·⚙✓✗…{_BARS}"
+_PLAIN: Final = str.maketrans(_SYMBOLS, "-||*+!~_.:-=+*#")
 _MIN_BARS: Final = 8
 _JOINERS: Final = "\u200c\u200d"  # parts of words in some scripts, and of emoji
 
@@ -49,7 +49,7 @@ class Page:
         terminal = self._out.isatty()
         self._can_erase = terminal and os.environ.get("TERM") != "dumb"
         self._coloured = self._can_erase and not os.environ.get("NO_COLOR")
-        self._has_symbols = self._encodable(_SYMBOLS) == _SYMBOLS
+        self._plain = {} if self._encodable(_SYMBOLS) == _SYMBOLS else _PLAIN
         self._width = max(40, min(_MAX_WIDTH, shutil.get_terminal_size().columns if terminal else 80))
         self.is_speaking: bool = False
         self._text_width = self._width - len(_INDENT)
@@ -59,10 +59,6 @@ class Page:
     def styled(self, text: str, style: str) -> str:
         """Return text without control characters in a style (`bold`, `dim`, `title` or a colour), if colours are on."""
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self._coloured and text else text
-
-    def symbol(self, symbol: str, plain: str) -> str:
-        """Return a symbol, or its plain form if the encoding of the output lacks it."""
-        return symbol if self._has_symbols else plain
 
     def line(self, text: str, style: str | None = None) -> None:
         """Write one line of text without styles inside the margin, wrapped if it is too long."""
@@ -79,8 +75,7 @@ class Page:
         )
         if not fits:
             self.line(note, "dim")
-        rule = self.symbol("─", "-") * (self._width - len(_MARGIN))
-        self._write(_MARGIN + self.styled(rule, "dim") + "\n\n")
+        self._write(_MARGIN + self.styled("─" * (self._width - len(_MARGIN)), "dim") + "\n\n")
 
     def section(self, text: str) -> None:
         """Write the heading of a section."""
@@ -88,7 +83,7 @@ class Page:
 
     def code(self, *lines: str) -> None:
         """Show the code for the following output; it is never wrapped, so that it can be copied."""
-        bar = self.styled(self.symbol("│", "|"), "blue")
+        bar = self.styled("│", "blue")
         self._write("\n")
         for line in lines:
             self._write(f"{_MARGIN}{bar} {self.styled(line, 'blue')}\n")
@@ -97,7 +92,7 @@ class Page:
     def waiting(self, text: str) -> None:
         """Show a waiting message; `waited` erases it. Does nothing if the terminal cannot erase."""
         if self._can_erase:
-            self._write(_MARGIN + self.styled(text + self.symbol("…", "..."), "dim"))
+            self._write(_MARGIN + self.styled(f"{text}...", "dim"))
 
     def waited(self) -> None:
         """Erase the message of `waiting`."""
@@ -148,7 +143,7 @@ class Page:
     def figures(self, figures: Sequence[tuple[str, str]]) -> None:
         """Write a row of figures with their names, in several rows if the width requires it."""
         row, used = "", 0
-        separator = self.symbol(" · ", " | ")
+        separator = " · "
         for number, name in figures:
             length = len(number) + 1 + len(name)
             if row and used + len(separator) + length > self._text_width:
@@ -169,9 +164,8 @@ class Page:
         shown = values[-(self._text_width - len(name) - 1) :]
         if len(shown) < _MIN_BARS:
             return
-        bars = _BARS if self._has_symbols else _PLAIN_BARS
         top = max(shown) or 1.0
-        drawn = "".join(bars[min(len(bars) - 1, int(value / top * len(bars)))] for value in shown)
+        drawn = "".join(_BARS[min(len(_BARS) - 1, int(value / top * len(_BARS)))] for value in shown)
         self._write(f"{_INDENT}{self.styled(drawn, 'cyan')} {self.styled(name, 'dim')}\n")
 
     def blank(self) -> None:
@@ -191,7 +185,7 @@ class Page:
         self._column += len(space) + length
 
     def _write(self, text: str) -> None:
-        self._out.write(self._encodable(text))
+        self._out.write(self._encodable(text.translate(self._plain)))
         self._out.flush()
 
     def _encodable(self, text: str) -> str:
