@@ -415,9 +415,10 @@ def run_with_plugin(
     """Runs a user's test file with the plugin in a subprocess."""
     (directory / "conftest.py").write_text(f'{conftest}pytest_plugins = ["friendli_async.testing.fixtures"]\n')
     (directory / "test_plugin.py").write_text(test)
+    (directory / "pytest.ini").touch()  # else pytest reads the settings of any folder above
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *options]
     return subprocess.run(
-        [*command, "--rootdir", str(directory), str(directory)],
+        [*command, str(directory)],
         cwd=directory,
         env={
             **os.environ,
