@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -10,13 +9,13 @@ from typing import Final
 __all__ = ["DONE", "Identity", "sse_event", "timestamp", "token_counts"]
 
 DONE: Final = b"data: [DONE]\n\n"
-_LINE_END: Final = re.compile(rb"\r\n?|\n")
 
 
 def sse_event(data: bytes, name: str | None = None) -> bytes:
     """Encode data as one server-sent event, with a `data:` line for each line of the data, and its blank line."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return head + b"".join(b"data: " + line + b"\n" for line in _LINE_END.split(data)) + b"\n"
+    lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    return head + b"".join(b"data: " + line + b"\n" for line in lines) + b"\n"
 
 
 @dataclass(frozen=True)
