@@ -51,6 +51,16 @@ async def test_always_is_used_until_it_is_reset(server: FriendliServer, session:
     assert [*statuses, (await post(session))[0]] == [500, 418, 418, 200]
 
 
+async def test_always_for_a_path_precedes_that_for_any(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+    server.always(testing.status(418), path="/a")
+    assert [(await post(session, path))[0] for path in ("/a", "/b")] == [418, 404]
+    server.always(testing.status(500))
+    server.enqueue(testing.status(429))
+    assert [(await post(session, path))[0] for path in ("/a", "/a", "/b")] == [429, 418, 500]
+    server.always(None, path="/a")
+    assert (await post(session, "/a"))[0] == 500
+
+
 def test_answer_can_be_evaluated_as_an_annotation() -> None:
     def answers(*many: testing.Answer, last: testing.Answer | None = None) -> None: ...
 
@@ -137,8 +147,10 @@ def test_enqueueing_anything_but_a_reply_is_a_type_error(answer: Any, message: s
 
 @pytest.mark.parametrize("path", ["v1/models", "http://localhost/v1/models", "/v1/models?limit=1"])
 def test_path_that_no_request_can_have_is_rejected(path: str) -> None:
-    with pytest.raises(ValueError, match="path must start with / and have no query"):
-        FriendliServer().enqueue(testing.status(503), path=path)
+    server = FriendliServer()
+    for accept in (server.enqueue, server.always):
+        with pytest.raises(ValueError, match="path must start with / and have no query"):
+            accept(testing.status(503), path=path)
 
 
 untyped: Any = testing

@@ -115,7 +115,7 @@ class FriendliServer:
         self._open: dict[web.RequestHandler, tuple[int, asyncio.Transport]] = {}
         self._queue: deque[_Enqueued] = deque()
         self._reply_errors: list[str] = []
-        self._always: Answer | None = None
+        self._always: dict[str | None, Answer] = {}  # by path; None for any
         self._received = 0
         self._active = 0
         self._signal = Signal()
@@ -209,24 +209,27 @@ class FriendliServer:
         """
         for answer in answers:
             check_answer(answer, "an enqueued reply")
-        check_text(path=path)
-        if path is not None and (not path.startswith("/") or "?" in path):
-            raise ValueError(f"path must start with / and have no query, as in /v1/chat/completions, not {path!r}")
+        _check_path(path)
         origin = _line_of_caller()
         self._queue.extend(_Enqueued(answer, path, origin) for answer in answers)
 
-    def always(self, answer: Answer | None) -> None:
+    def always(self, answer: Answer | None, *, path: str | None = None) -> None:
         """Answer every request for which no script is enqueued with one script.
 
         Args:
-            answer: The script; `None` restores the replies of the API.
+            answer: The script; `None` restores the replies of the API, for the same path.
+            path: Answer only requests to this path; by default any to which no other `always` applies.
 
         Raises:
             TypeError: It is not an answer.
+            ValueError: The path does not start with `/`, or contains a query.
         """
-        if answer is not None:
+        _check_path(path)
+        if answer is None:
+            self._always.pop(path, None)
+        else:
             check_answer(answer, "the reply")
-        self._always = answer
+            self._always[path] = answer
 
     @property
     def enqueued(self) -> int:
@@ -358,8 +361,9 @@ class FriendliServer:
             if enqueued.path is None or enqueued.path == request.path:
                 del self._queue[position]
                 return enqueued.answer
-        if self._always is not None:
-            return self._always
+        for path in (request.path, None):
+            if path in self._always:
+                return self._always[path]
         if self._limiter is None:
             return self._default_answer(request)
         return self._limiter.answer(partial(self._default_answer, request), asyncio.get_running_loop().time())
@@ -412,6 +416,12 @@ class _Listener(web.Server):
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._disconnected(handler)
+
+
+def _check_path(path: str | None) -> None:
+    check_text(path=path)
+    if path is not None and (not path.startswith("/") or "?" in path):
+        raise ValueError(f"path must start with / and have no query, as in /v1/chat/completions, not {path!r}")
 
 
 def _line_of_caller() -> str:
