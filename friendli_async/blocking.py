@@ -13,10 +13,12 @@ import gc
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar, cast
+from functools import partial
+from typing import Any, Final, TypeVar, cast
 
-from friendli_async._core.loops import wait_done
+from friendli_async._core.loops import is_current, wait_done
 
 __all__ = ["iterate", "run"]
 
@@ -44,30 +46,17 @@ def run(work: Awaitable[T]) -> T:
         RuntimeError: Called from the background loop itself, where it would deadlock, or after it has ended.
         Exception: Whatever ``work`` raises; a TypeError if it cannot be awaited.
     """
-    pending = threading.Lock()  # an Event would take a fifth of a call
-    pending.acquire()
     waiting = _wait(work)
     try:
-        background = _started()
-        if threading.current_thread() is background.thread:
-            raise RuntimeError(
-                "blocking call in the event loop that runs blocking calls: await the async method instead"
-            )
-        if background.is_ending:
-            raise RuntimeError("blocking call at interpreter exit: its event loop has ended")
-        future = asyncio.run_coroutine_threadsafe(waiting, background.loop)
+        future = asyncio.run_coroutine_threadsafe(waiting, _usable().loop)
     except RuntimeError:
         waiting.close()  # these will not be awaited, and so would warn
         if isinstance(work, Coroutine):
             work.close()
         raise
     try:
-        future.add_done_callback(lambda _: pending.release())
-        while not pending.acquire(timeout=_INTERRUPT_SECONDS):
-            pass
-        return future.result()
+        return _result(future)
     finally:
-        future.cancel()  # a no-op once it is done
         del future  # it has the error, whose traceback has this frame
 
 
@@ -83,14 +72,12 @@ def iterate(source: AsyncIterable[T]) -> Generator[T]:
     Yields:
         Its items.
     """
-    iterator = aiter(source)
-    steps = _Steps(iterator)
+    steps = _Steps(aiter(source))
     try:
-        while (item := run(steps.next())) is not _END:
+        while (item := steps.next()) is not _END:
             yield cast("T", item)
     except BaseException:  # also GeneratorExit: the loop was left
-        if hasattr(iterator, "aclose"):
-            _end(steps.close)
+        _end(steps.close)
         raise
 
 
@@ -98,30 +85,107 @@ async def _wait(work: Awaitable[T]) -> T:
     return await work
 
 
-class _Steps(Generic[T]):
-    """The steps of an iteration, each of which is a task of its own in the background loop."""
+def _result(future: Future[T]) -> T:
+    """Waits for a future, and cancels it if an exception is raised in the waiting thread."""
+    pending = threading.Lock()  # an Event would take a fifth of a call
+    pending.acquire()
+    try:
+        future.add_done_callback(lambda _: pending.release())
+        while not pending.acquire(timeout=_INTERRUPT_SECONDS):
+            pass
+        return future.result()
+    finally:
+        future.cancel()  # a no-op once it is done
+        del future  # it has the error, whose traceback has this frame
 
-    def __init__(self, iterator: AsyncIterator[T]) -> None:
-        self._iterator = iterator
-        self._running: asyncio.Task[Any] | None = None
 
-    async def next(self) -> T | object:
-        self._running = asyncio.current_task()
+class _Steps:
+    """An iteration in the background loop, which takes a step when it is asked to.
+
+    One task takes all of them, as ``async for`` does: what an async generator has entered before a ``yield``, such as
+    ``asyncio.timeout``, a task group or a context variable, is left in the same task and context.
+    """
+
+    def __init__(self, iterator: AsyncIterator[object]) -> None:
+        self._iterator: Any = iterator
+        self._task: asyncio.Task[None] | None = None
+        self._asked: asyncio.Future[Future[object] | None] | None = None
+        """What the task waits for between two steps: the next one, or None to close the iterator."""
+
+    def next(self) -> object:
+        step: Future[object] = Future()
+        _usable().loop.call_soon_threadsafe(self._ask, step)
         try:
-            return await anext(self._iterator, _END)
+            return _result(step)
         finally:
-            self._running = None
+            del step  # it has the error, whose traceback has this frame
+
+    def _ask(self, step: Future[object]) -> None:
+        loop = asyncio.get_running_loop()
+        if self._task is None:
+            self._task = loop.create_task(self._take(step))
+            _iterating.add(self._task)
+            self._task.add_done_callback(_iterating.discard)
+        elif self._asked is None or self._asked.get_loop() is not loop:
+            step.set_exception(RuntimeError("an iteration that was begun before a fork goes on only in the parent"))
+        elif self._asked.done():  # the task was cancelled meanwhile
+            self._task.add_done_callback(partial(_fail, step))
+        else:
+            self._asked.set_result(step)
+
+    async def _take(self, step: Future[object] | None) -> None:
+        item: object = None
+        try:
+            try:
+                while step is not None:
+                    item = await anext(self._iterator, _END)
+                    if step.set_running_or_notify_cancel():  # else its caller was interrupted
+                        step.set_result(item)
+                    if item is _END:
+                        return
+                    item = None
+                    step = await self._next_step()
+            finally:
+                if item is not _END and hasattr(self._iterator, "aclose") and is_current(self._task):
+                    await self._iterator.aclose()
+        except asyncio.CancelledError:
+            if step is not None:
+                step.cancel()
+            raise
+        except BaseException as error:
+            if step is None or step.done() or not step.set_running_or_notify_cancel():
+                raise  # out of `close`, or of the next step
+            step.set_exception(error)
+            del step  # else the error would be in a cycle with this frame
+
+    async def _next_step(self) -> Future[object] | None:
+        self._asked = asyncio.get_running_loop().create_future()
+        try:
+            return await self._asked
+        except asyncio.CancelledError as error:  # such as by a timeout that an async generator has entered
+            if hasattr(self._iterator, "athrow"):
+                await self._iterator.athrow(error)
+            raise
 
     async def close(self) -> None:
-        iterator: Any = self._iterator
-        step = self._running
-        if step is not None:
-            # An async generator, which the iterator may be or wrap, cannot be closed before the step has ended, which
-            # may take a cancelled one several turns of the loop.
-            if not step.cancelling():  # the caller was interrupted before it waited
-                step.cancel()
-            await wait_done((step,))
-        await iterator.aclose()
+        task, asked = self._task, self._asked
+        if task is None or task.get_loop() is not asyncio.get_running_loop():  # not begun, or begun before a fork
+            return
+        if asked is None or asked.done():  # a step was interrupted, or has failed
+            task.cancel()
+        else:
+            asked.set_result(None)
+        await wait_done((task,))
+        if not task.cancelled():
+            task.result()
+
+
+def _fail(step: Future[object], task: asyncio.Task[None]) -> None:
+    """Gives a step the end of the task."""
+    if task.cancelled():
+        step.cancel()
+    elif step.set_running_or_notify_cancel():
+        step.set_exception(task.exception())
 
 
 def _end(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -168,6 +232,8 @@ class _Background:
 
 _lock = threading.RLock()  # reentrant: the garbage collector may close a stream while it is held
 _background: _Background | None = None
+_iterating: Final[set[asyncio.Task[None]]] = set()
+"""The tasks of iterations: a loop does not keep its tasks, and the garbage collector would end both at once."""
 _collecting: int | None = None
 """The thread in which the garbage collector runs."""
 
@@ -185,6 +251,16 @@ def _started() -> _Background:
     with _lock:
         _background = _background or _Background()
         return _background
+
+
+def _usable() -> _Background:
+    """Returns what runs the loop, if this thread may wait for a call in it."""
+    background = _started()
+    if threading.current_thread() is background.thread:
+        raise RuntimeError("blocking call in the event loop that runs blocking calls: await the async method instead")
+    if background.is_ending:
+        raise RuntimeError("blocking call at interpreter exit: its event loop has ended")
+    return background
 
 
 @atexit.register
