@@ -145,6 +145,7 @@ BAD: Final[list[tuple[dict[str, object], str]]] = [
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools[0].function.parameters"),
     ({"response_format": {"type": "yaml"}}, "response_format.type"),
     ({"response_format": {"type": "regex"}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"type": "object"}}}, "response_format.json_schema"),
     ({"response_format": "json_object"}, "response_format"),
     ({"reasoning_effort": 3}, "reasoning_effort"),
     ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),

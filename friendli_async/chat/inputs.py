@@ -212,7 +212,7 @@ class _RegexFormat(msgspec.Struct, tag_field="type", tag="regex"):
 
 
 class _Schema(msgspec.Struct):
-    schema: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    schema: dict[str, Any]
 
 
 class _JSONSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
