@@ -47,8 +47,7 @@ _TEXTS: Final[dict[str, str]] = {
 """The field of the text of an event, by the event's type."""
 _STAGES: Final[frozenset[str]] = frozenset(kind.__struct_config__.tag for kind in get_args(Stages))
 """The types of the events that hold a response."""
-_ENDS: Final = frozenset({ResponseCompleted, ResponseIncomplete, ResponseFailed})
-_ENDING: Final[frozenset[str]] = frozenset(str(kind.__struct_config__.tag) for kind in _ENDS)
+_ENDING: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """Of these, the events that end a response."""
 
 
@@ -93,12 +92,10 @@ def _has_text(event: ResponseEvent) -> bool:
     match event:
         case OutputTextDelta(delta=text) | OutputTextDone(text=text):
             return bool(text)
-        case ContentPartAdded() | ContentPartDone():
-            return event.part.type in {"output_text", "text"} and bool(event.part.text)
-        case OutputItemAdded() | OutputItemDone():
-            return bool(event.item.text)
-        case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():
-            return bool(event.response.text)
+        case ContentPartAdded(part=part) | ContentPartDone(part=part):
+            return part.type in {"output_text", "text"} and bool(part.text)
+        case OutputItemAdded(item=whole) | OutputItemDone(item=whole) | OfResponse(response=whole):
+            return bool(whole.text)
         case _:
             return False
 
@@ -143,7 +140,7 @@ class ResponseCollector:
         for position, event in enumerate(events, 1):
             if isinstance(event, OfResponse):
                 self.envelope = _continued(event.response, self.envelope)
-                self.is_last = type(event) in _ENDS
+                self.is_last = event.type in _ENDING
                 if self.is_last:
                     events = events[:position]
                     break
