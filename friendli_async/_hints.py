@@ -238,7 +238,7 @@ class Hinted:
 
 
 class Explained:
-    """Base of replies: the AttributeError for a name of another client says what it is called here.
+    """Base of replies and errors: the AttributeError for a name of another client says what it is called here.
 
     Not of events, streams and runs: CPython 3.11 specializes no read of an attribute if there is a ``__getattr__``.
     """
@@ -248,8 +248,13 @@ class Explained:
     if not TYPE_CHECKING:  # to type checkers an unknown name is an error
 
         def __getattr__(self, name: str) -> Any:
-            raise_for_attribute(self, name)
-            return object.__getattribute__(self, name)  # raises again: a property may have failed, such as ``meta``
+            fields = getattr(type(self), "__struct_fields__", ())
+            tables = [table for field, table in _VALUES.items() if field in fields]
+            hint = _lookup(name, *tables, _ERRORS if isinstance(self, Exception) else _REPLIES)
+            if hint is None:
+                return object.__getattribute__(self, name)  # raises again: a property may have failed, such as ``meta``
+            message = f"{type(self).__name__!r} object has no attribute {name!r}; {hint}"
+            raise AttributeError(message, name=name, obj=self)
 
 
 def _lookup(name: str, *tables: Mapping[str, str]) -> str | None:
@@ -292,16 +297,6 @@ def _attribute_hint(owner: object, name: str) -> str:
     if is_client and _lookup(plain, _SETTINGS):
         return "; of the settings, only timeout and retry can be read; with_options(...) returns a copy with others"
     return _suggest_nearest(plain, names) or f"; it has {', '.join(names)}"
-
-
-def raise_for_attribute(owner: object, name: str) -> None:
-    """Raises an AttributeError with a hint for an unknown attribute of an error or a reply, if there is a hint."""
-    fields = getattr(type(owner), "__struct_fields__", ())
-    tables = [table for field, table in _VALUES.items() if field in fields]
-    hint = _lookup(name, *tables, _ERRORS if isinstance(owner, Exception) else _REPLIES)
-    if hint is not None:
-        message = f"{type(owner).__name__!r} object has no attribute {name!r}; {hint}"
-        raise AttributeError(message, name=name, obj=owner)
 
 
 def field_hint(name: str, known: Collection[str]) -> str:

@@ -25,9 +25,9 @@ which are not in this tree: they are bugs in the calling code, or in its data.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, TypedDict, Unpack
 
-from friendli_async._hints import raise_for_attribute
+from friendli_async._hints import Explained
 from friendli_async.replies import Meta, Partial, Reply, ToolCall, Usage
 
 __all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "ArgumentError"]
@@ -89,7 +89,14 @@ class _Context(TypedDict, total=False):
     partial: Partial | None
 
 
-class FriendliError(Exception):
+class _ConnectionContext(_Context, total=False):
+    """What an ``APIConnectionError`` may be given, too."""
+
+    sent: bool
+    draining: bool
+
+
+class FriendliError(Explained, Exception):
     """Root of the errors that this library raises for a call.
 
     Attributes:
@@ -108,12 +115,6 @@ class FriendliError(Exception):
         super().__init__(message)
         self.meta = meta
         self.partial = partial
-
-    if not TYPE_CHECKING:  # to type checkers an unknown name is an error
-
-        def __getattr__(self, name: str) -> Any:
-            raise_for_attribute(self, name)
-            return super().__getattribute__(name)  # raises again: a property of a subclass may have failed
 
 
 class ConfigurationError(FriendliError, ValueError):
@@ -182,10 +183,9 @@ class APITimeoutError(APIConnectionError, TimeoutError):
         *,
         limit: TimeoutLimit = "total",
         seconds: float = 0.0,
-        sent: bool = True,
-        **context: Unpack[_Context],
+        **context: Unpack[_ConnectionContext],
     ) -> None:
-        super().__init__(message, sent=sent, **context)
+        super().__init__(message, **context)
         self.limit = limit
         self.seconds = seconds
 
@@ -199,16 +199,8 @@ class StreamInterruptedError(APIConnectionError):
 
     excerpt: str = ""
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        sent: bool = True,
-        draining: bool = False,
-        excerpt: str = "",
-        **context: Unpack[_Context],
-    ) -> None:
-        super().__init__(message, sent=sent, draining=draining, **context)
+    def __init__(self, message: str = "", *, excerpt: str = "", **context: Unpack[_ConnectionContext]) -> None:
+        super().__init__(message, **context)
         self.excerpt = excerpt
 
 
@@ -461,16 +453,8 @@ class OutputInvalidError(OutputError):
 SDKError = APIStatusError
 """The official SDK's name for its 4XX and 5XX error."""
 
-_STATUS_CLASSES: Final[dict[int, type[APIStatusError]]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    409: ConflictError,
-    422: UnprocessableEntityError,
-    429: RateLimitError,
-}
-"""Statuses with a class of their own; others are InternalServerError from 500 on, else APIStatusError."""
+_STATUS_CLASSES: Final = {each.status_code: each for each in APIStatusError.__subclasses__() if each.status_code}
+"""The classes of one status; other statuses are InternalServerError from 500 on, else APIStatusError."""
 
 
 def status_class(status: int) -> type[APIStatusError]:

@@ -49,13 +49,14 @@ from friendli_async import (
 )
 from friendli_async._core.events.plain_reply import decode_reply, not_a_stream
 from friendli_async._core.status_errors import status_error
+from friendli_async._hints import Explained
 from friendli_async.errors import status_class
 from friendli_async.replies import FunctionCall, Headers, ReplyHead
 
 # --- hierarchy -------------------------------------------------------------------------------------------------------
 
-PARENTS: dict[type[BaseException], tuple[type[BaseException], ...]] = {
-    FriendliError: (Exception,),
+PARENTS: dict[type[BaseException], tuple[type, ...]] = {
+    FriendliError: (Explained, Exception),
     ConfigurationError: (FriendliError, ValueError),
     APIConnectionError: (FriendliError,),
     APITimeoutError: (APIConnectionError, TimeoutError),
