@@ -135,7 +135,7 @@ _FIELDS: Final = {
     "event=...": "max_event_size line",
     "AsyncFriendli(max_connections=...)": "max_connections max_keepalive_connections",
 }
-# Attributes: methods and groups, the latter also in the plural, which the official client does not have.
+# Attributes: methods and groups.
 _ATTRIBUTES: Final = {
     "sleep terminate": "pause stop suspend",
     "wake": "resume start",
@@ -156,11 +156,6 @@ _ATTRIBUTES: Final = {
     "get_spec get_info list": "get retrieve",
     "get_status": "status",
     "embeddings": "embedding",
-    "endpoint": "endpoints",
-    "file": "files",
-    "image": "images",
-    "model": "models",
-    "token": "tokens",
     "generate": "generations",
     "get": "list",
     "update": "patch",
@@ -284,7 +279,8 @@ def _attribute_hint(owner: object, name: str) -> str:
     if name in names:
         return "; it is not set yet"  # as in a subclass that has not called ``__init__``
     plain = name.lower().removesuffix("_async")
-    candidates = [plain, *(_lookup(plain, _ATTRIBUTES) or "").split()]
+    singular = plain.removesuffix("s")  # as nearly all groups are named
+    candidates = dict.fromkeys((plain, singular, *(_lookup(plain, _ATTRIBUTES) or "").split()))
     if known := [candidate for candidate in candidates if candidate in names]:
         return f"; use {' or '.join(known[:2])}"
     is_client = "with_options" in names
