@@ -173,13 +173,6 @@ class AsyncFriendli(Hinted):
     # In the class, and not only in its instances, so that a mock with this class as its spec has them.
     __slots__ = ("container", "cost", "dedicated", "file", "serverless", "usage")
 
-    serverless: Serverless
-    dedicated: Dedicated
-    container: Container
-    cost: TeamCost
-    file: Files
-    usage: TeamUsage
-
     def __init__(
         self,
         token: Token | None = None,
@@ -220,13 +213,13 @@ class AsyncFriendli(Hinted):
         self._settings = settings
         self._owner = owner
         self._engines = {name: Engine(runtime, settings, each) for name, each in _DEPLOYMENTS.items()}
-        self.serverless = Serverless(self._engines["serverless"])
-        self.dedicated = Dedicated(self._engines["dedicated"])
-        self.container = Container(self._engines["container"])
+        self.serverless: Serverless = Serverless(self._engines["serverless"])
+        self.dedicated: Dedicated = Dedicated(self._engines["dedicated"])
+        self.container: Container = Container(self._engines["container"])
         root = Engine(runtime, settings, Deployment(""))
-        self.cost = TeamCost(root)
-        self.file = Files(root)
-        self.usage = TeamUsage(root)
+        self.cost: TeamCost = TeamCost(root)
+        self.file: Files = Files(root)
+        self.usage: TeamUsage = TeamUsage(root)
 
     def with_options(self, **options: Unpack[ClientOptions]) -> Self:
         """Returns a copy with other settings on the same pool; cheap enough to create per call.

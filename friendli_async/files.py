@@ -85,7 +85,7 @@ class DownloadURL(Reply, frozen=True, kw_only=True, rename="camel"):
     download_url: str
     """A temporary URL that needs no token: anyone who has it can read the file."""
     file_id: str | None = None
-    s3_uri: str | None = msgspec.field(name="s3Uri", default=None)
+    s3_uri: str | None = None
 
 
 class UploadedFile(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
