@@ -52,11 +52,9 @@ _CLIENT_SETTINGS: Final = {
     "client.with_options(wake=True)": "wake",
 }
 # Parameters, including those of our other APIs: the hint is the one that the method has. The closest match by spelling
-# is often wrong. "" maps to names that have no equivalent.
+# is often wrong. "" maps to names that have no equivalent, but look like one of ours.
 _PARAMETERS: Final = {
-    "": "audio background betas cache caching echo fallbacks include mcp_servers metadata modalities prediction"
-    " previous_response_id prompt_cache_key prompt_mode prompt_cache_retention safe_prompt safety_identifier"
-    " service_tier store suffix tags truncation user user_id verbosity web_search_options",
+    "": "prompt_mode safe_prompt truncation",
     "messages input prompt": "contents conversation history input inputs message_history messages prompt prompts"
     " user_prompt",
     "input prompt": "text texts",

@@ -59,9 +59,7 @@ def plain_number(value: object) -> Any:
 def _convert_numbers(owner: msgspec.Struct) -> None:
     """Converts the numbers in the fields to plain ones."""
     for name in owner.__struct_fields__:
-        value: object = getattr(owner, name)
-        if (plain := plain_number(value)) is not value:
-            msgspec.structs.force_setattr(owner, name, plain)
+        msgspec.structs.force_setattr(owner, name, plain_number(getattr(owner, name)))
 
 
 def is_number(value: object) -> TypeGuard[float]:
