@@ -168,7 +168,7 @@ def test_meta_and_replies_can_be_pickled_and_copied(again: object) -> None:
 
 def test_fields_that_were_not_sent_are_omitted_from_encoding_and_repr() -> None:
     assert msgspec.json.encode(Usage(1, 2, 3)) == b'{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}'
-    assert repr(ToolCall(id="c1")) == "ToolCall(id='c1')"
+    assert repr(Usage(1, 2, 3)) == "Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)"
     assert isinstance(reply(), Reply)
 
 
