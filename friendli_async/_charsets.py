@@ -47,8 +47,7 @@ def to_utf8(body: bytes, headers: Mapping[str, str]) -> bytes:
 def _decode(body: bytes, charset: str) -> str | None:
     """Decodes a body, or returns None if it is not in the charset; a character truncated at its end is dropped."""
     name = normalize_encoding(charset).lower().removeprefix("x_")  # as in x-sjis
-    if name not in aliases:  # such as windows-874, and Java's windows-31j
-        name = name.replace("windows_31j", "cp932").replace("windows_", "cp")
+    name = name.replace("windows_31j", "cp932").replace("windows_", "cp")  # Java's name, and windows-874
     codec = aliases.get(name, name)
     if codec not in _CODECS:  # not looked up: Python keeps every name that was, found or not, forever
         return None

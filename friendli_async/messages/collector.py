@@ -222,14 +222,13 @@ class Wording:
 
     def __init__(self, kind: Literal["text", "thinking"]) -> None:
         self._kind = kind
-        self._delta = TextDelta if kind == "text" else ThinkingDelta
         self._untouched: dict[int, ContentBlock] = {}  # the open blocks without deltas so far
 
     def of(self, event: MessageEvent) -> str:
         """Returns the text that an event adds to the message; often ""."""
         if type(event) is ContentBlockDelta:
             self._untouched.pop(event.index, None)
-            return getattr(event.delta, self._kind) if type(event.delta) is self._delta else ""
+            return getattr(event.delta, self._kind, "")
         if type(event) is ContentBlockStart:
             return self._start(event.index, event.content_block)
         if type(event) is MessageStart:
