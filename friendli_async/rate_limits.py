@@ -232,7 +232,7 @@ def _parse_date(text: str) -> float | None:
 
     for read in (datetime.fromisoformat, parsedate_to_datetime):
         try:
-            date = read(text.strip())
+            date = read(text)
             return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
         except (ValueError, TypeError, OverflowError, IndexError):
             pass

@@ -100,13 +100,18 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
         {"remaining_requests": 0, "reset_requests": 1.5},
     ),
     "draft 02": (
-        {"ratelimit-limit": "100, 100;w=60", "ratelimit-remaining": "50", "ratelimit-reset": "5"},
+        {"ratelimit-limit": "100, 10;w=1, 100;w=60", "ratelimit-remaining": "50", "ratelimit-reset": "5"},
         {"limit_requests": 100, "remaining_requests": 50, "reset_requests": 5.0},
     ),
     "draft 06": (
         {"ratelimit": "limit=100, remaining=50, reset=5"},
         {"limit_requests": 100, "remaining_requests": 50, "reset_requests": 5.0},
     ),
+    "draft 08, with two policies": (
+        {"ratelimit": '"Day";r=3;t=3600, "Minute";r=50;t=30', "ratelimit-policy": '"day";q=9, "minute";q=100'},
+        {"limit_requests": 9, "remaining_requests": 3, "reset_requests": 3600.0},
+    ),
+    "draft 08, of tokens": ({"ratelimit": '"tokens";r=5'}, {"remaining_tokens": 5}),
     "draft 08": (
         {"ratelimit": '"default";r=50;t=30', "ratelimit-policy": '"default";q=100;w=60'},
         {"limit_requests": 100, "remaining_requests": 50, "reset_requests": 30.0},
