@@ -15,10 +15,9 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final, TypeVar, cast
 
-from friendli_async._core.loops import is_current, wait_done
+from friendli_async._core.loops import is_current, wait_done, wake
 
 __all__ = ["iterate", "run"]
 
@@ -57,6 +56,7 @@ def run(work: Awaitable[T]) -> T:
     try:
         return _result(future)
     finally:
+        future.cancel()  # a no-op once it is done
         del future  # it has the error, whose traceback has this frame
 
 
@@ -86,7 +86,7 @@ async def _wait(work: Awaitable[T]) -> T:
 
 
 def _result(future: Future[T]) -> T:
-    """Waits for a future, and cancels it if an exception is raised in the waiting thread."""
+    """Waits for a future; an exception that is raised in the waiting thread ends only the wait."""
     pending = threading.Lock()  # an Event would take a fifth of a call
     pending.acquire()
     try:
@@ -95,7 +95,6 @@ def _result(future: Future[T]) -> T:
             pass
         return future.result()
     finally:
-        future.cancel()  # a no-op once it is done
         del future  # it has the error, whose traceback has this frame
 
 
@@ -109,63 +108,76 @@ class _Steps:
     def __init__(self, iterator: AsyncIterator[object]) -> None:
         self._iterator: Any = iterator
         self._task: asyncio.Task[None] | None = None
-        self._asked: asyncio.Future[Future[object] | None] | None = None
-        """What the task waits for between two steps: the next one, or None to close the iterator."""
+        self._step: Future[object] | None = None
+        """The step to take, if one is asked for."""
+        self._asked: asyncio.Future[None] | None = None
+        """What the task waits for between two steps."""
+        self._early: list[object] = []
+        """Items that came between two steps."""
+        self._is_closing = False
 
     def next(self) -> object:
         step: Future[object] = Future()
-        _usable().loop.call_soon_threadsafe(self._ask, step)
         try:
+            _usable().loop.call_soon_threadsafe(self._ask, step)
             return _result(step)
         finally:
+            step.cancel()  # a no-op once it is done
             del step  # it has the error, whose traceback has this frame
 
     def _ask(self, step: Future[object]) -> None:
-        loop = asyncio.get_running_loop()
-        if self._task is None:
-            self._task = loop.create_task(self._take(step))
+        loop, task = asyncio.get_running_loop(), self._task
+        if task is None:
+            self._step, self._task = step, loop.create_task(self._take())
             _iterating.add(self._task)
             self._task.add_done_callback(_iterating.discard)
-        elif self._asked is None or self._asked.get_loop() is not loop:
+        elif task.get_loop() is not loop:
             step.set_exception(RuntimeError("an iteration that was begun before a fork goes on only in the parent"))
-        elif self._asked.done():  # the task was cancelled meanwhile
-            self._task.add_done_callback(partial(_fail, step))
+        elif task.done():  # it was cancelled between two steps
+            _fail(step, task)
         else:
-            self._asked.set_result(step)
+            self._step = step
+            wake(self._asked)
 
-    async def _take(self, step: Future[object] | None) -> None:
+    async def _take(self) -> None:
         item: object = None
         try:
             try:
-                while step is not None:
-                    item = await anext(self._iterator, _END)
-                    if step.set_running_or_notify_cancel():  # else its caller was interrupted
-                        step.set_result(item)
+                while step := self._step or await self._next_step():
+                    item = self._early.pop(0) if self._early else await _item(anext, self._iterator)
+                    self._step = None
+                    if not step.set_running_or_notify_cancel():  # its caller was interrupted
+                        return
+                    step.set_result(item)
                     if item is _END:
                         return
                     item = None
-                    step = await self._next_step()
             finally:
                 if item is not _END and hasattr(self._iterator, "aclose") and is_current(self._task):
                     await self._iterator.aclose()
         except asyncio.CancelledError:
-            if step is not None:
-                step.cancel()
+            if self._step is not None:
+                self._step.cancel()
             raise
         except BaseException as error:
-            if step is None or step.done() or not step.set_running_or_notify_cancel():
+            step, self._step = self._step, None  # else the error would be in a cycle with this frame
+            if step is None or not step.set_running_or_notify_cancel():
                 raise  # out of `close`, or of the next step
             step.set_exception(error)
-            del step  # else the error would be in a cycle with this frame
+            del step  # as above
 
     async def _next_step(self) -> Future[object] | None:
-        self._asked = asyncio.get_running_loop().create_future()
-        try:
-            return await self._asked
-        except asyncio.CancelledError as error:  # such as by a timeout that an async generator has entered
-            if hasattr(self._iterator, "athrow"):
-                await self._iterator.athrow(error)
-            raise
+        while self._step is None and not self._is_closing:
+            self._asked = asyncio.get_running_loop().create_future()
+            try:
+                await self._asked
+            except asyncio.CancelledError as error:  # such as by a timeout that an async generator has entered
+                if not hasattr(self._iterator, "athrow"):
+                    raise
+                self._early.append(await _item(self._iterator.athrow, error))
+                if self._task is None or self._task.cancelling():  # not by what the generator has entered
+                    raise
+        return self._step
 
     async def close(self) -> None:
         task, asked = self._task, self._asked
@@ -174,10 +186,19 @@ class _Steps:
         if asked is None or asked.done():  # a step was interrupted, or has failed
             task.cancel()
         else:
-            asked.set_result(None)
+            self._is_closing = True
+            wake(asked)
         await wait_done((task,))
         if not task.cancelled():
             task.result()
+
+
+async def _item(advance: Callable[..., Awaitable[object]], *arguments: object) -> object:
+    # Without a default for anext(), with which CPython 3.11 crashes if __anext__ is no coroutine and raises an error.
+    try:
+        return await advance(*arguments)
+    except StopAsyncIteration:
+        return _END
 
 
 def _fail(step: Future[object], task: asyncio.Task[None]) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any, Final, Self
@@ -223,6 +223,46 @@ def test_timeout_of_an_async_generator_ends_the_iteration(between: bool) -> None
         next(items)
 
 
+@pytest.mark.parametrize("after", [[], [2, 3]])
+@pytest.mark.parametrize("between", [False, True], ids=["in a step", "between two"])
+def test_async_generator_goes_on_after_its_timeout(between: bool, after: list[int]) -> None:
+    limits: list[anyio.CancelScope] = []
+
+    async def limited() -> AsyncIterator[int]:
+        with anyio.CancelScope() as limit:
+            limits.append(limit)
+            yield 1
+            limit.cancel()
+            await asyncio.Event().wait()
+        for number in after:
+            yield number
+
+    async def expire() -> None:
+        limits[0].cancel()
+        await run_loop_iterations(9)
+
+    items = iterate(limited())
+    assert next(items) == 1
+    if between:
+        run(expire())
+    assert list(items) == after
+
+
+class Failing:
+    """An iterator whose reads fail before they are awaited."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[int]:
+        raise ValueError("no more")
+
+
+def test_error_of_an_iterator_without_coroutines_is_raised() -> None:
+    with pytest.raises(ValueError, match="no more"):
+        list(iterate(Failing()))
+
+
 def test_garbage_collection_of_an_iterator_does_not_wait_for_its_end() -> None:
     left: list[bool] = []
     lock = threading.Lock()  # such as that of a logging handler, in which a collection begins
@@ -361,6 +401,33 @@ def test_exception_raised_by_another_thread_ends_an_async_generator_that_takes_i
 
     reader = interrupted_thread(read, began)
     reader.join(60)
+    assert ended == ["generator", "Interrupt"]
+
+
+def test_exception_raised_by_another_thread_ends_an_async_generator_that_is_not_ended_by_a_cancellation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blocking, "_INTERRUPT_SECONDS", 0.01)
+    began = threading.Event()
+    ended: list[str] = []
+
+    async def stubborn() -> AsyncGenerator[str, None]:
+        try:
+            try:
+                began.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                yield str(error)
+        finally:
+            ended.append("generator")
+
+    def read() -> None:
+        try:
+            list(iterate(stubborn()))
+        except BaseException as error:
+            ended.append(type(error).__name__)
+
+    interrupted_thread(read, began).join(60)
     assert ended == ["generator", "Interrupt"]
 
 
