@@ -63,6 +63,8 @@ def run(work: Awaitable[T]) -> T:
 def iterate(source: AsyncIterable[T]) -> Generator[T]:
     """Iterates over a stream, a view of one, a run, or any other async iterable, in the background loop.
 
+    All steps are taken in one task, in the caller's context at the first of them.
+
     Leaving the loop closes it: at once if nothing else holds the iterator, else with its ``close()``. If the garbage
     collector finds the iterator, it is closed soon afterwards.
 

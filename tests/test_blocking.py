@@ -200,6 +200,17 @@ def test_async_generator_leaves_what_it_has_entered(enter: Callable[[], Any], ta
     assert take(iterate(within())) in ([1, 2], 1)
 
 
+def test_async_generator_sees_the_context_variables_of_the_first_step() -> None:
+    async def levels() -> AsyncIterator[int]:
+        while True:
+            yield LEVEL.get()
+
+    items = iterate(levels())
+    with context_variable():
+        assert next(items) == 1
+    assert next(items) == 1
+
+
 @pytest.mark.parametrize("between", [False, True], ids=["in a step", "between two"])
 def test_timeout_of_an_async_generator_ends_the_iteration(between: bool) -> None:
     limits: list[asyncio.Timeout] = []
