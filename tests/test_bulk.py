@@ -607,6 +607,37 @@ async def test_run_with_a_cancelled_read_does_not_end_as_if_it_were_complete() -
     assert await collect(run) == []
 
 
+async def test_run_that_a_cancelled_read_was_closing_still_raises_what_ended_it() -> None:
+    class Rows:
+        async def __aiter__(self) -> AsyncIterator[int]:
+            try:
+                for row in range(10):
+                    yield row
+            finally:
+                closing.set()
+                await closed.wait()
+
+    def key(row: int) -> int:
+        if row == 2:
+            raise KeyError("no key")
+        return row
+
+    closing, closed = asyncio.Event(), asyncio.Event()
+    run = run_all(Rows(), double, key=key)
+    seen: list[Outcome[Any, Any]] = []
+    reading = asyncio.ensure_future(read_into(seen, run))
+    await with_timeout(closing.wait())
+    reading.cancel()
+    closed.set()
+    with pytest.raises(asyncio.CancelledError):
+        await with_timeout(reading)
+    assert [outcome.reply for outcome in seen] == [0, 2]
+    with pytest.raises(KeyError, match="no key"):
+        await anext(run)
+    await run.aclose()
+    assert await collect(run) == []
+
+
 async def test_cancelling_twice_still_waits_for_calls_in_flight() -> None:
     leaving, left = asyncio.Event(), asyncio.Event()
 

@@ -60,7 +60,7 @@ class Job(Generic[Row, R]):
     ) -> None:
         self.ready: deque[Outcome[Row, R]] = deque()
         self.failure: Held[BaseException] | None = None
-        self.was_wait_cancelled: bool = False
+        self.was_read_cancelled: bool = False
         self._raised = ""  # the message of the failure that was raised
         self._gate = Gate(concurrency)
         self._rows: AsyncIterator[Row] = rows_of(rows)
@@ -100,13 +100,9 @@ class Job(Generic[Row, R]):
         return not (self.ready or self._calls or self._row_taker)
 
     async def wait(self) -> None:
-        """Waits for an outcome or the end. If the wait is cancelled, the iterator closes the run."""
+        """Waits for an outcome or the end."""
         self._changed.clear()
-        try:
-            await self._changed.wait()
-        except asyncio.CancelledError:
-            self.was_wait_cancelled = True
-            raise
+        await self._changed.wait()
 
     def pop(self) -> Outcome[Row, R]:
         """Removes and returns the next outcome."""

@@ -7,8 +7,10 @@ it: so a dropped iterator is finalized by its loop, and closes the job.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
@@ -195,7 +197,7 @@ class Run(AnyRun, Generic[Row, R]):
 
     def __anext__(self) -> Awaitable[Outcome[Row, R]]:
         # A coroutine raises the error: CPython 3.11 crashes if this does, and anext() was called with a default.
-        return _raise_cancelled() if self._job.was_wait_cancelled else self._outcomes.__anext__()
+        return _raise_cancelled(self._job) if self._job.was_read_cancelled else self._outcomes.__anext__()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.progress}>"
@@ -217,13 +219,15 @@ class Run(AnyRun, Generic[Row, R]):
 
         In a call or the rows of the run itself, it does not wait, and they are cancelled like the others.
         """
-        self._job.was_wait_cancelled = False  # closed on purpose: the next read just ends
+        self._job.was_read_cancelled = False  # closed on purpose: the next read just ends
         if isinstance(self._outcomes, AsyncGeneratorType) and not self._outcomes.ag_running:
             await self._outcomes.aclose()
         await self._job.close()
 
 
-async def _raise_cancelled() -> NoReturn:
+async def _raise_cancelled(job: Job[Any, Any]) -> NoReturn:
+    if job.failure is not None:
+        raise job.take_failure()
     raise RuntimeError("a read of the run was cancelled, which closed it before it was complete")
 
 
@@ -234,11 +238,18 @@ async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
     is_left = False
     try:
         job.start()
-        while not job.is_finished():
-            if job.ready:
-                yield job.pop()
-            else:
-                await job.wait()
+        try:
+            while not job.is_finished():
+                if job.ready:
+                    yield job.pop()
+                else:
+                    await job.wait()
+            if job.failure is not None:  # not taken yet: if this wait is cancelled, the next read raises it
+                with suppress(Exception):  # it is raised again below, with the failure as its context
+                    await job.close()
+        except asyncio.CancelledError:
+            job.was_read_cancelled = True
+            raise
         if job.failure is not None:
             raise job.take_failure()
     except GeneratorExit:
