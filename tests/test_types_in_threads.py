@@ -1,6 +1,7 @@
 """Types that several threads use: msgspec crashes if two of them use one for the first time at once."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -97,3 +98,34 @@ def test_child_of_a_fork_can_use_types_while_a_thread_of_its_parent_sees_one() -
         forks.wait(30)
         may_release.set()
         assert child.result(60) == 0
+
+
+is_evaluating, may_go_on = threading.Event(), threading.Event()
+
+
+def evaluate_slowly() -> type[int]:
+    """The annotation of a keyword, which is evaluated at the first call of its method."""
+    is_evaluating.set()
+    may_go_on.wait(30)
+    return int
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_child_of_a_fork_can_call_a_method_while_a_thread_of_its_parent_calls_another_for_the_first_time() -> None:
+    slow: Any = type(
+        "Slow", (), {"__annotations__": {"other": f"{evaluate_slowly.__name__}()"}, "__module__": __name__}
+    )
+    with ThreadPoolExecutor(1) as threads:
+        checking = threads.submit(Parameters(slow).check, {"other": 1})
+        is_evaluating.wait(30)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # ends the child if it waits for that thread, which it does not have
+            try:
+                Parameters(_Options, {"given": int}).check({"given": 1})
+                os._exit(0)
+            finally:
+                os._exit(1)
+        may_go_on.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        checking.result()

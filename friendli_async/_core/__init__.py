@@ -198,6 +198,7 @@ Thread
 Fork
     The child lets go of the parent's sockets at once (``os.register_at_fork``, in ``runtime``), without closing them on
     the wire (``Pool.abandon``), keeps the parent's objects so that nothing finalizes them, and creates its own pools.
+    It inherits no lock that a thread of the parent held: see ``_locks``.
 Garbage collector
     Nothing depends on it. When the last reference is dropped, a stream is closed by ``EventStream.__del__``, and the
     pools of a client by a ``weakref.finalize`` of its ``AiohttpTransport``. A finalizer may run between any two lines

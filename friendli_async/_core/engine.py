@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any, Generic, NoReturn, TypeVar
 
 from friendli_async._core.body.arguments import Arguments, model_of
@@ -21,6 +20,7 @@ from friendli_async._core.reporting import RunReporter
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async._core.work import Work
+from friendli_async._locks import cached_property
 from friendli_async.errors import ConfigurationError, FriendliError, StreamInterruptedError
 from friendli_async.options import is_count, plain_number
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
-from functools import cached_property
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -14,6 +13,7 @@ from friendli_async._core.body.forms import Form
 from friendli_async._core.secret import MIN_TOKEN, Secret, masked
 from friendli_async._core.settings import Settings, check_token
 from friendli_async._json import type_lock
+from friendli_async._locks import cached_property
 from friendli_async._version import __version__
 from friendli_async.errors import APIStatusError, ConfigurationError
 from friendli_async.replies import ReplyHead

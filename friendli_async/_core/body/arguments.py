@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import Any, Final, TypedDict, cast, get_type_hints
 
 import msgspec
@@ -27,6 +26,7 @@ from friendli_async._core.secret import masked
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
 from friendli_async._json import prepared, replace_surrogates
+from friendli_async._locks import cached_property
 from friendli_async.errors import ArgumentError, UnknownArgumentError
 
 

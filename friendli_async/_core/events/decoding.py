@@ -26,7 +26,6 @@ An event is classified in this order:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, Final, Generic, NamedTuple, TypeGuard, TypeVar, cast, get_args
 
 import msgspec
@@ -49,6 +48,7 @@ from friendli_async._core.error_text import is_message
 from friendli_async._core.lenient import content_of, convert, has_usage_without_counts
 from friendli_async._core.status_errors import error_of_payload, excerpt
 from friendli_async._json import Fields, as_object, is_object, items_of, json_or_none, type_lock
+from friendli_async._locks import cached_property
 from friendli_async.errors import APIStatusError, ResponseDecodeError
 from friendli_async.replies import ReplyHead, UnknownEvent
 
