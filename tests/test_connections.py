@@ -48,6 +48,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.net import exchange
 from friendli_async._core.net.dialing import PooledProtocol
 from friendli_async._core.net.slots import Slots
 from friendli_async.chat import resource as chat_module
@@ -159,6 +160,34 @@ async def test_server_that_stalls_after_the_sentinel_is_disconnected(
     clock.advance(1)
     assert await server.requests[0].disconnected()
     await assert_no_leaks(client, server)
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["compressed", "session"])
+async def test_connection_lost_after_the_sentinel_gives_its_slot_back_at_once(
+    is_own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_FINISH_SECONDS", 3600.0)
+    go = asyncio.Event()
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        if is_own:
+            head = UNFRAMED_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+            await conversation.send(head + gzip.compress(delta("a", "stop") + DONE))
+        else:
+            await conversation.send(STREAM_HEAD + chunked(delta("a", "stop") + DONE))
+        await go.wait()
+        conversation.reset()
+
+    async with (
+        RawServer(talk) as server,
+        aiohttp.ClientSession() as session,
+        client_of(server.url, session=None if is_own else session) as client,
+    ):
+        assert await read(open_stream(client)) == "a"
+        assert slots_in_use(client) == 1
+        go.set()
+        await wait_until(lambda: not slots_in_use(client))
 
 
 async def test_body_may_end_shortly_after_the_sentinel(clock: Clock) -> None:

@@ -393,7 +393,9 @@ class AiohttpExchange:
 
     def _connection_closed(self, closed: asyncio.Future[None]) -> None:
         content = self.content
-        if not content.is_eof() and content.exception() is None:
+        if self._finish_timer is not None:
+            self.abort()  # the awaited end of the body will not come
+        elif not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError(_CLOSED))
 
 
