@@ -230,8 +230,11 @@ async def test_other_format_is_the_same_decode_error_for_calls_and_streams(
     assert len(caught.value.meta.attempts) == 1
 
 
-async def test_plain_call_answered_by_a_stream_is_a_decode_error(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(reply_of(delta("a", "stop") + DONE, content_type="text/event-stream"))
+@pytest.mark.parametrize("end", [DONE, delta("b")[:60], b"data: {\n\n"], ids=["whole", "truncated", "malformed"])
+async def test_plain_call_answered_by_a_stream_is_a_decode_error(
+    server: FriendliServer, client: AsyncFriendli, end: bytes
+) -> None:
+    server.enqueue(reply_of(delta("a", "stop") + end, content_type="text/event-stream"))
     with pytest.raises(ResponseDecodeError, match="answered with text/event-stream instead of JSON: 'data: "):
         await complete(client)
 

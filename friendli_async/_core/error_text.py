@@ -129,7 +129,7 @@ def _parse_events(text: str) -> list[object] | None:
         whole = "\n".join(data).strip()
         if whole and whole != "[DONE]":
             is_error = any(name == "event" and is_error_name(value.strip()) for name, _, value in fields)
-            text = string if isinstance(string := json_or_none(whole), str) else whole
+            text = string if isinstance(string := json_or_none(whole), str) else _text_message(whole)
             events.append(next(_iter_json(whole), {"error": text} if is_error else text))
     return events[:_MAX_VALUES] if is_stream else None
 
