@@ -281,6 +281,7 @@ def test_lines_with_lone_surrogates_are_sent_and_resumed(files: Files) -> None:
         ("{bad", "line 3 is not JSON"),
         ("7", "line 3: expected a request object or a prompt string"),
         ('{"custom_id": "x"}', "line 3: expected a request with a body"),
+        ('{"prompt": null}', "line 3: expected a request with a body, messages, or a prompt that is a string"),
         ('{"custom_id": 7, "prompt": "Hi"}', "line 3: custom_id must be a non-empty string, not 7"),
         ('{"custom_id": "a", "prompt": "Hi"}', "line 3: custom_id 'a' is already used in line 1"),
         ('{"custom_id": "x", "url": "/v1/completions", "prompt": "Hi"}', "line 3: body is missing"),

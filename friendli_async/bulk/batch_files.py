@@ -209,7 +209,7 @@ class BatchInput:
             return line
         prompt = line.pop("prompt", None)
         if not isinstance(prompt, str):
-            raise RowsError("expected a request with a body, a prompt or messages")
+            raise RowsError("expected a request with a body, messages, or a prompt that is a string")
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return {"messages": [*system, {"role": "user", "content": prompt}], **line}
 
