@@ -111,8 +111,8 @@ class TranscriptionOptions(ExtraQuery, total=False):
     temperature: float | None
     """Sampling temperature; lower is more deterministic."""
     filename: str | None
-    """File name; its suffix tells the format. Default: the name of the path or open file, else one made from the
-    leading bytes."""
+    """File name; its suffix tells the format. Default: the name of the path or open file; of bytes, one made from the
+    leading ones; else ``audio``, without a suffix: an ``UploadFile`` has its name in its own ``filename``."""
     content_type: str | None
     """Content type of the file. Default: guessed from its name."""
     extra_body: Mapping[str, object] | None
