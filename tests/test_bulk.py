@@ -1272,6 +1272,14 @@ async def test_what_is_not_awaited_or_read_is_no_reply(
     assert f"returned a {kind} that is not awaited or read" in str(outcome.error)
 
 
+async def test_run_whose_call_is_a_plain_function_ends_early() -> None:
+    called: list[int] = []
+    plain: Any = called.append
+    with pytest.raises(RejectedError, match="call must be a coroutine function: its NoneType cannot be awaited"):
+        await collect(run_all(range(500), plain, concurrency=4))
+    assert 10 <= len(called) <= 13  # each might have been billed
+
+
 async def test_coroutine_that_a_task_runs_is_no_reply_and_runs_on() -> None:
     released, tasks = asyncio.Event(), list[asyncio.Task[Any]]()
 

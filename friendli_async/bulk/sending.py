@@ -11,7 +11,7 @@ import random
 from asyncio import CancelledError
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from functools import lru_cache, partial
-from inspect import CORO_CREATED, getcoroutinestate
+from inspect import CORO_CREATED, getcoroutinestate, isawaitable
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -164,7 +164,7 @@ class RowSender(Generic[Row, R]):
         reported: _Reported = set()
         on_rejection.set(partial(self._report_weakly, reported))
         try:
-            reply = await self._call(row)
+            reply = await _awaitable(self._call(row))
             await _check_reply(reply)
         except Exception as error:
             if is_rejected_by_load(error):
@@ -224,6 +224,13 @@ class RowSender(Generic[Row, R]):
     def _refuse(self, error: APIStatusError, ago: float | None) -> None:
         self.refused += 1
         self._gate.refused(_pause_after(error), ago=ago, is_rate_limit=error.status_code == _RATE_LIMITED)
+
+
+def _awaitable(made: Awaitable[R]) -> Awaitable[R]:
+    """Returns what ``call`` returned; raises ConfigurationError, which can end the run, if it is a plain function."""
+    if not isawaitable(made):
+        raise ConfigurationError(f"call must be a coroutine function: its {type(made).__name__} cannot be awaited")
+    return made
 
 
 async def _check_reply(reply: object) -> None:
