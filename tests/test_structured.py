@@ -911,6 +911,15 @@ async def test_invalid_item_raises_immediately(client: AsyncFriendli, server: Fr
     assert caught.value.partial.text == caught.value.text
 
 
+async def test_snapshots_include_what_another_view_has_read(client: AsyncFriendli, server: FriendliServer) -> None:
+    answer = {"number": "a", "lines": [{"sku": "b", "quantity": 1}], "total": 1}
+    server.enqueue(scripted(json.dumps(answer)))
+    stream = client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK)
+    assert [item async for item in stream.items("lines", of=Line)] == [Line("b", 1)]
+    for _ in range(2):
+        assert [snapshot async for snapshot in stream.snapshots()] == [answer]
+
+
 @pytest.mark.parametrize("view", ["snapshots", "items"])
 async def test_view_raises_error_of_invalid_answer(client: AsyncFriendli, server: FriendliServer, view: str) -> None:
     chat = client.serverless.chat

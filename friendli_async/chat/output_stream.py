@@ -110,18 +110,12 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         """Returns the value so far, None before it has begun, or UNSET if only its wrapper has."""
         return self._output.unwrap(self._reader.value)
 
-    async def _advance(self, *, until_changed: bool = False) -> bool:
-        """Reads the next piece of text, or all up to the next change of the value.
+    async def _advance(self) -> bool:
+        """Reads and parses the next piece of text.
 
-        Returns False once the stream has ended, its value is validated, and nothing has changed any more.
+        Returns False once the stream has ended, and its value is validated.
         """
-        reader, pieces = self._reader, self._pieces
-        before = reader.changes
-        while True:
-            while self._parsed_pieces < len(pieces):
-                self._parse_next()
-                if not until_changed or reader.changes != before:
-                    return True
+        while self._parsed_pieces == len(self._pieces):
             try:
                 await self.__anext__()
                 continue
@@ -130,10 +124,13 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             except StreamInterruptedError as error:
                 problem = Held(self._as_cut_off(error))
             raise problem.take()
+        else:
+            self._parse_next()
+            return True
         if self.outcome == "done":
             await self.result()
-            reader.close()  # only the end completes a number that is the whole value
-        return until_changed and reader.changes != before
+            self._reader.close()  # only the end completes a number that is the whole value
+        return False
 
     def _parse_next(self) -> None:
         piece = self._pieces[self._parsed_pieces]
@@ -187,12 +184,22 @@ class SnapshotView(ValueView[Any]):
 
     _stream: OutputStream[Any, Any, Any, Any]
 
+    def __init__(self, stream: OutputStream[Any, Any, Any, Any]) -> None:
+        super().__init__(stream)
+        self._changes = 0  # of the value that this view has seen: another view may have read more
+
     async def __anext__(self) -> Any:
-        while await self._stream._advance(until_changed=True):
-            value = self._stream._current_value()
-            if value is not msgspec.UNSET:
-                return value
-        raise StopAsyncIteration
+        reader, is_ended = self._stream._reader, False
+        while True:
+            if reader.changes != self._changes:
+                self._changes = reader.changes
+                value = self._stream._current_value()
+                if value is not msgspec.UNSET:
+                    return value
+            elif is_ended:
+                raise StopAsyncIteration
+            else:
+                is_ended = not await self._stream._advance()
 
 
 class ItemView(ValueView[V]):
