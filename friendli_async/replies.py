@@ -422,6 +422,11 @@ CALL_EXTRAS: Final = ("extra_content", "provider_specific_fields")
 """The fields of a tool call that go back with it unread."""
 
 
+def given_fields(value: object, names: Iterable[str]) -> dict[str, Any]:
+    """Returns those of the named fields that are not None."""
+    return {name: given for name in names if (given := getattr(value, name)) is not None}
+
+
 class ToolCall(Explained, Value, frozen=True):
     """One tool call of a model's message. Strings that the server omits are "", never None."""
 
@@ -442,7 +447,7 @@ class ToolCall(Explained, Value, frozen=True):
     def as_input(self) -> dict[str, object]:
         """Returns the call in its request form in the chat API."""
         name, text = self.function.name, self.function.arguments
-        extras = {name: value for name in CALL_EXTRAS if (value := getattr(self, name)) is not None}
+        extras = given_fields(self, CALL_EXTRAS)
         if self.type == "custom":
             return {"id": self.id, "type": self.type, "custom": {"name": name, "input": text}, **extras}
         return {"id": self.id, "type": self.type, "function": {"name": name, "arguments": text}, **extras}

@@ -27,6 +27,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel, SecretStr, ValidationError
 from support.programs import WARNINGS_ARE_ERRORS
+from support.signatures import SIGNED_ANSWER, signed_answer
 from support.sockets import client_of
 
 from friendli_async import (
@@ -353,14 +354,14 @@ async def test_reasoning_becomes_a_block_and_is_sent_back(
     assert body["messages"][1]["reasoning_content"] == reasoning
 
 
-async def test_reasoning_details_are_kept_and_sent_back(server: FriendliServer, model: ChatFriendli) -> None:
-    details = [{"type": "reasoning.encrypted", "data": "x"}]
-    message = {"role": "assistant", "content": "Hello", "reasoning_details": details}
-    server.enqueue(json_body({"choices": [{"index": 0, "message": message}]}))
-    answer = await model.ainvoke("Hi")
-    assert (answer.additional_kwargs, answer.usage_metadata) == ({"reasoning_details": details}, None)
-    body = await sent_body(server, model, HumanMessage("Hi"), answer, HumanMessage("Go on"))
-    assert body["messages"][1]["reasoning_details"] == details
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_signatures_are_kept_and_sent_back(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
+    server.enqueue(signed_answer(streamed=streamed))
+    answer = await (stream_message(model) if streamed else model.ainvoke("Hi"))
+    assert answer.additional_kwargs["annotations"] == SIGNED_ANSWER["annotations"]
+    body = await sent_body(server, model, HumanMessage("Hi"), answer, ToolMessage("noon", tool_call_id="call_1"))
+    sent = {name: value for name, value in SIGNED_ANSWER.items() if name != "annotations"}
+    assert body["messages"][1] == {**sent, "role": "assistant", "content": None}
 
 
 @pytest.mark.parametrize("streamed", [False, True])

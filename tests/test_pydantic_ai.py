@@ -36,6 +36,7 @@ from pydantic_ai.models import ModelRequestParameters, override_allow_model_requ
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.settings import ModelSettings, ToolOrOutput
 from pydantic_ai.tools import ToolDefinition
+from support.signatures import SIGNED_ANSWER, signed_answer
 from support.sockets import client_of, unresponsive_port
 
 from friendli_async import (
@@ -91,6 +92,11 @@ async def run(agent: Agent[Any, Any], prompt: Any, streamed: bool, **options: An
     async with agent.run_stream(prompt, **options) as answer:
         output = await answer.get_output()
         return RunResult(output=output, usage=answer.usage, messages=answer.all_messages())
+
+
+def now() -> str:
+    """The time."""
+    return "noon"
 
 
 class City(BaseModel):
@@ -188,6 +194,27 @@ async def test_reasoning_becomes_a_thinking_part_and_is_sent_back(
         "role": "assistant",
         "content": "You said: Hi there",
         "reasoning_content": reasoning,
+    }
+
+
+@BOTH
+async def test_signatures_are_sent_back_to_their_provider(
+    server: FriendliServer, model: FriendliModel, streamed: bool
+) -> None:
+    agent = Agent(model, tools=[now])
+    server.enqueue(signed_answer(streamed=streamed))
+    history = (await run(agent, "Hi", streamed)).messages
+    sent = {name: value for name, value in SIGNED_ANSWER.items() if name != "annotations"}
+    assert server.requests[1].json_object["messages"][1] == {**sent, "role": "assistant", "content": None}
+    for part in history[1].parts:
+        part.provider_name = "another"
+    await run(agent, "Hi", streamed, message_history=history)
+    plain = [{key: value for key, value in SIGNED_ANSWER["tool_calls"][0].items() if key in {"id", "type", "function"}}]
+    assert server.requests[-1].json_object["messages"][1] == {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "hm, so",
+        "tool_calls": plain,
     }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
 from friendli_async._hints import Explained
 from friendli_async._pydantic import PydanticField
-from friendli_async.replies import Reply, ToolCall, Usage, Value, always_encoded
+from friendli_async.replies import Reply, ToolCall, Usage, Value, always_encoded, given_fields
 
 __all__: list[str] = ["ChatChoice", "ChatCompletion", "ChatMessage", "FinishReason", "Logprobs", "TokenLogprob"]
 __all__ += ["AnyMessage"]
@@ -40,6 +40,10 @@ class Logprobs(Value, frozen=True):
 
     content: tuple[TokenLogprob, ...] | None = None
     refusal: tuple[TokenLogprob, ...] | None = None
+
+
+REASONING_EXTRAS: Final = ("reasoning_details", "thinking_blocks")
+"""The fields of a message that go back with it unread: signatures, and reasoning that only the model can read."""
 
 
 class AnyMessage(PydanticField, msgspec.Struct, frozen=True):
@@ -73,9 +77,7 @@ class ChatMessage(Explained, Value, AnyMessage, frozen=True):
         if self.refusal:  # a request has no field for it
             content = f"{content}\n\n{self.refusal}" if content else self.refusal
         message: dict[str, object] = {"role": self.role or "assistant", "content": content}
-        for name in ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks"):
-            if getattr(self, name) is not None:
-                message[name] = getattr(self, name)
+        message |= given_fields(self, ("reasoning_content", "reasoning", *REASONING_EXTRAS))
         if self.tool_calls:
             message["tool_calls"] = [call.as_input() for call in self.tool_calls]
         return message

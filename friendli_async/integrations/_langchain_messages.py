@@ -23,9 +23,9 @@ from friendli_async.chat import (
     FunctionCallDelta,
     ToolCallDelta,
 )
-from friendli_async.chat.replies import ChunkChoice, reasoning_of
+from friendli_async.chat.replies import REASONING_EXTRAS, ChunkChoice, reasoning_of
 from friendli_async.errors import ArgumentError
-from friendli_async.replies import ToolCall, Usage, token_details
+from friendli_async.replies import CALL_EXTRAS, ToolCall, Usage, given_fields, token_details
 
 __all__ = ["PROVIDER", "answers_of", "last_chunk", "read_chunk", "usage_metadata", "wire_messages"]
 
@@ -34,6 +34,7 @@ PROVIDER: Final = "friendli"
 _arguments_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 _REASONING: Final = {"reasoning", "thinking"}  # types of blocks, and the names of the fields with their texts
+_CALL_EXTRAS: Final = "tool_call_extras"  # in ``additional_kwargs``, by the ids of the calls
 _CALLS: Final = {"tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call"}
 
 
@@ -98,8 +99,9 @@ def _complete_assistant(sent: dict[str, Any], message: AIMessage, parts: Sequenc
     reasoning_texts = map(_reasoning_text, (part for part in parts if part["type"] in _REASONING))
     if reasoning := extra.get("reasoning_content") or "".join(reasoning_texts):
         sent["reasoning_content"] = reasoning
-    if details := extra.get("reasoning_details"):
-        sent["reasoning_details"] = details
+    sent.update({name: extra[name] for name in REASONING_EXTRAS if extra.get(name)})
+    for call in sent.get("tool_calls", ()):
+        call.update(extra.get(_CALL_EXTRAS, {}).get(call["id"], {}))
     for call in message.invalid_tool_calls:
         function = {"name": call["name"] or "", "arguments": call["args"] or ""}
         sent.setdefault("tool_calls", []).append({"type": "function", "id": call["id"] or "", "function": function})
@@ -148,7 +150,7 @@ def _message(choice: ChatChoice, usage: UsageMetadata | None) -> AIMessage:
     calls, invalid = _split_calls(choice.message.tool_calls or ())
     return AIMessage(
         content=choice.message.content or "",
-        additional_kwargs=_reasoning(choice.message),
+        additional_kwargs=_reasoning(choice.message) | _extras(choice.message),
         response_metadata={"model_provider": PROVIDER},
         tool_calls=calls,
         invalid_tool_calls=invalid,
@@ -192,13 +194,18 @@ def _split_calls(calls: Sequence[ToolCall]) -> tuple[list[LangChainCall], list[I
 
 
 def _reasoning(message: ChatMessage | ChunkDelta) -> dict[str, Any]:
-    """Returns the reasoning under the keys that LangChain looks for in ``additional_kwargs``."""
-    extra: dict[str, Any] = {}
-    if reasoning := reasoning_of(message):
-        extra["reasoning_content"] = reasoning
-    if message.reasoning_details:
-        extra["reasoning_details"] = list(message.reasoning_details)
-    return extra
+    """Returns the reasoning under the key that LangChain looks for in ``additional_kwargs``."""
+    reasoning = reasoning_of(message)
+    return {"reasoning_content": reasoning} if reasoning else {}
+
+
+def _extras(message: ChatMessage) -> dict[str, Any]:
+    """Returns what else of a message is kept in ``additional_kwargs``: most of it goes back with the message."""
+    extras: dict[str, Any] = {
+        name: list(items) for name, items in given_fields(message, (*REASONING_EXTRAS, "annotations")).items()
+    }
+    calls = {call.id: given for call in message.tool_calls or () if (given := given_fields(call, CALL_EXTRAS))}
+    return {**extras, _CALL_EXTRAS: calls} if calls else extras
 
 
 def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
@@ -243,9 +250,10 @@ def _call_chunk(delta: ToolCallDelta) -> ToolCallChunk:
 
 
 def last_chunk(reply: ChatCompletion, model: str) -> ChatGenerationChunk:
-    """Returns the last chunk: finish reason, metadata and usage."""
+    """Returns the last chunk: finish reason, metadata, usage, and what LangChain would merge wrongly from pieces."""
     message = AIMessageChunk(
         content="",
+        additional_kwargs=_extras(reply.message),
         chunk_position="last",
         response_metadata={"model_provider": PROVIDER},
         usage_metadata=usage_metadata(reply.usage),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import (
     AudioUrl,
@@ -32,11 +32,11 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import download_item
 from pydantic_ai.usage import RequestUsage
 
-from friendli_async.chat import ChatMessage
-from friendli_async.chat.replies import reasoning_of
-from friendli_async.replies import Usage, token_details
+from friendli_async.chat import ChatMessage, ToolCallDelta
+from friendli_async.chat.replies import REASONING_EXTRAS, reasoning_of
+from friendli_async.replies import CALL_EXTRAS, ToolCall, Usage, given_fields, token_details
 
-__all__ = ["FINISH_REASONS", "PROVIDER", "parts_of", "request_usage", "wire_messages"]
+__all__ = ["FINISH_REASONS", "PROVIDER", "details_of", "parts_of", "request_usage", "wire_messages"]
 
 PROVIDER: Final = "friendli"
 
@@ -127,18 +127,29 @@ def _response(message: ModelResponse) -> Iterator[_Wire]:
             "id": part.tool_call_id,
             "type": "function",
             "function": {"name": part.tool_name, "arguments": part.args_as_json_str()},
+            **_sent_details(part, CALL_EXTRAS),
         }
         for part in message.parts
         if isinstance(part, ToolCallPart)
     ]
-    if not (texts or reasoning or calls):
+    details: _Wire = {}
+    for part in message.parts:
+        if isinstance(part, ThinkingPart):
+            details |= _sent_details(part, REASONING_EXTRAS)
+    if not (texts or reasoning or calls or details):
         return
     sent: _Wire = {"role": "assistant", "content": "".join(texts) or None}
     if reasoning:
         sent["reasoning_content"] = "".join(reasoning)
     if calls:
         sent["tool_calls"] = calls
-    yield sent
+    yield sent | details
+
+
+def _sent_details(part: ThinkingPart | ToolCallPart, names: Sequence[str]) -> _Wire:
+    """Returns the details of a part that go back with it; not those of another provider."""
+    details = (part.provider_name == PROVIDER and part.provider_details) or {}
+    return {name: details[name] for name in names if name in details}
 
 
 # --- replies ---------------------------------------------------------------------------------------------------------
@@ -147,14 +158,23 @@ def _response(message: ModelResponse) -> Iterator[_Wire]:
 def parts_of(message: ChatMessage) -> list[ModelResponsePart]:
     """Converts an answer to its parts."""
     parts: list[ModelResponsePart] = []
-    if reasoning := reasoning_of(message):
-        parts.append(ThinkingPart(reasoning, provider_name=PROVIDER))
+    details = details_of(message, REASONING_EXTRAS)
+    if (reasoning := reasoning_of(message)) or details:
+        parts.append(ThinkingPart(reasoning, provider_name=PROVIDER, provider_details=details))
     if message.content:
         parts.append(TextPart(message.content))
     for call in message.tool_calls or ():
         part = ToolCallPart(call.function.name, call.function.arguments)  # which has an id of its own
-        parts.append(replace(part, tool_call_id=call.id) if call.id else part)
+        part.tool_call_id = call.id or part.tool_call_id
+        part.provider_details = details_of(call, CALL_EXTRAS)
+        part.provider_name = PROVIDER if part.provider_details else None
+        parts.append(part)
     return parts
+
+
+def details_of(value: ChatMessage | ToolCall | ToolCallDelta, names: Sequence[str]) -> dict[str, Any] | None:
+    """Returns the named fields as the ``provider_details`` of a part, in which they go back; None if there are none."""
+    return msgspec.to_builtins(given_fields(value, names)) or None
 
 
 def request_usage(usage: Usage | None) -> RequestUsage:

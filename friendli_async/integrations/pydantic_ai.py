@@ -22,6 +22,7 @@ from friendli_async._core.events.decoding import is_finish_reason
 from friendli_async._json import json_or_none
 from friendli_async.asgi import error_body
 from friendli_async.chat import Chat, ChatChunk, ChatStream, FunctionCallDelta
+from friendli_async.chat.replies import REASONING_EXTRAS
 from friendli_async.client import DeploymentName
 from friendli_async.errors import (
     APIConnectionError,
@@ -33,6 +34,7 @@ from friendli_async.errors import (
 )
 from friendli_async.integrations._chat_of import chat_of
 from friendli_async.options import check_choice
+from friendli_async.replies import CALL_EXTRAS
 
 try:
     from pydantic_ai import RunContext
@@ -48,6 +50,7 @@ except ImportError as _missing:
 from friendli_async.integrations._pydantic_ai_messages import (
     FINISH_REASONS,
     PROVIDER,
+    details_of,
     parts_of,
     request_usage,
     wire_messages,
@@ -323,6 +326,13 @@ class _StreamedAnswer(StreamedResponse):
             async for chunk in self._stream:
                 for event in self._events(chunk):
                     yield event
+            if self._stream.outcome == "done":
+                message = (await self._stream.result()).message
+                if (details := details_of(message, REASONING_EXTRAS)) is not None:  # whole, rather than in pieces
+                    for event in self._parts_manager.handle_thinking_delta(
+                        vendor_part_id=None, provider_name=PROVIDER, provider_details=details
+                    ):
+                        yield event
 
     def _events(self, chunk: ChatChunk) -> Iterator[ModelResponseStreamEvent]:
         if chunk.usage is not None:
@@ -346,11 +356,14 @@ class _StreamedAnswer(StreamedResponse):
                 yield from parts.handle_text_delta(vendor_part_id=None, content=chunk.text)
             for delta in choice.delta.tool_calls or ():
                 function = delta.function or FunctionCallDelta()
+                details = details_of(delta, CALL_EXTRAS)
                 yield from parts.handle_tool_call_delta_events(
                     vendor_part_id=delta.index,
                     tool_name=function.name,
                     args=function.arguments,
                     tool_call_id=delta.id,
+                    provider_name=None if details is None else PROVIDER,
+                    provider_details=details,
                 )
 
 
