@@ -2087,6 +2087,33 @@ async def test_closing_cancels_stream_and_tools_and_waits_for_the_tools(
     await assert_idle(client, server)
 
 
+def no_token() -> str:
+    raise LookupError("no token today")
+
+
+@pytest.mark.parametrize(
+    ("until", "sent"), [(None, False), ("no token", False), (ChatChunk, True), (ToolStarted, True), (TurnEnded, True)]
+)
+async def test_run_that_ends_early_says_whether_a_request_may_have_been_sent(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, until: Any, sent: bool
+) -> None:
+    calls = call_delta(0, "wait", arguments="{}")
+    server.enqueue(turn(call_delta(0, "now")) if until is TurnEnded else turn(chunk("Hm."), calls))
+    run = start_run(client.with_options(token=no_token) if until == "no token" else client, waiter.wait, now)
+    if until == "no token":
+        with pytest.raises(LookupError):
+            await run.result()
+    elif until is not None:
+        await read_until(run, until)
+    reading = asyncio.create_task(run.result()) if until is ToolStarted else None
+    if reading is not None:
+        await with_timeout(wait_until(lambda: run._reply is not None))
+    await run.aclose()
+    with pytest.raises(StreamInterruptedError) as raised:
+        await (reading or run.result())
+    assert (raised.value.sent, bool(server.requests)) == (sent, sent)
+
+
 async def test_closed_run_yields_neither_unread_events_nor_the_error_of_a_cancelled_read(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter
 ) -> None:

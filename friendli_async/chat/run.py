@@ -217,7 +217,8 @@ class Run:
         """
         self._state.is_unreported = False
         self._events.clear()
-        await self._close(StreamInterruptedError("the run was closed before it was complete"), "cancelled")
+        message = "the run was closed before it was complete"
+        await self._close(StreamInterruptedError(message, sent=self._may_have_been_sent()), "cancelled")
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error."""
@@ -251,10 +252,17 @@ class Run:
         if not isinstance(error, FriendliError):
             was_cancelled = isinstance(error, asyncio.CancelledError)
             message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
-            return StreamInterruptedError(message, partial=partial)
+            return StreamInterruptedError(message, partial=partial, sent=self._may_have_been_sent())
         if isinstance(error, StreamInterruptedError) and error.partial is None:
             error.partial = partial
         return copy.copy(error)
+
+    def _may_have_been_sent(self) -> bool:
+        """Whether the server may have accepted a request of any turn."""
+        stream = self._stream
+        if self.turns or stream is None:
+            return self.turns > 0 or self._reply is not None
+        return stream._may_have_been_sent  # pyright: ignore[reportPrivateUsage]  # its own stream
 
     async def _open(self) -> None:
         if self._stream is not None:

@@ -105,6 +105,14 @@ class EventStream(Generic[E]):
             return self.meta.timing
         return self._open.timing()
 
+    @property
+    def _may_have_been_sent(self) -> bool:
+        """Whether the server may have accepted the request; see ``APIConnectionError``."""
+        error = self._state.error
+        if self._open is not None or error is None:
+            return self._open is not None or self._waiting
+        return getattr(error, "sent", True)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.outcome}>"
 

@@ -48,6 +48,6 @@ def signed_answer(*, streamed: bool) -> Script:
     if not streamed:
         choice = {"index": 0, "message": {"role": "assistant", **SIGNED_ANSWER}, "finish_reason": "tool_calls"}
         return json_body({"choices": [choice]})
-    chunks = [{"index": 0, "delta": delta} for delta in [*_DELTAS, {}]]
-    chunks[-1]["finish_reason"] = "tool_calls"
+    chunks: list[dict[str, Any]] = [{"index": 0, "delta": delta} for delta in _DELTAS]
+    chunks.append({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
     return script(*[event({"choices": [each]}) for each in chunks], done())
