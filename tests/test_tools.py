@@ -411,9 +411,15 @@ def test_timeout_of_a_tool_must_be_a_positive_number(timeout: Any) -> None:
         tool(local_time, timeout=timeout)
 
 
-def test_tool_of_a_tool_has_its_timeout_unless_another_is_given() -> None:
-    slow = tool(local_time, timeout=3)
-    assert [tool(slow).timeout, tool(slow, timeout=5).timeout] == [3, 5]
+def test_tool_of_a_tool_differs_only_in_what_is_given() -> None:
+    inner = tool(local_time, name="a", description="b", timeout=3)
+    outer = [tool(inner), tool(inner, name="c"), tool(inner, description="d"), tool(inner, timeout=None)]
+    assert [(made.name, made.description, made.timeout) for made in outer] == [
+        ("a", "b", 3),
+        ("c", "b", 3),
+        ("a", "d", 3),
+        ("a", "b", None),
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 65, "a.b"])
@@ -624,6 +630,34 @@ async def test_sync_function_runs_in_thread_with_caller_context() -> None:
 
     assert await look.run("") == "somebody"
     assert threads != [threading.current_thread()]
+
+
+class Async:
+    async def __call__(self, x: int = 1) -> str:
+        return f"{x}"
+
+    async def method(self, x: int = 1) -> str:
+        return f"{x}"
+
+    @tool
+    async def decorated(self, x: int = 1) -> str:
+        return f"{x}"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        tool(Async().method),
+        tool(functools.partial(Async().method, x=1)),
+        tool(Async(), name="f"),
+        tool(tool(Async().method)),
+        Async().decorated,
+    ],
+    ids=["method", "partial", "object", "tool", "bound tool"],
+)
+async def test_async_function_takes_no_thread(made: FunctionTool[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anyio.to_thread, "run_sync", None)
+    assert await made.run("") == "1"
 
 
 async def test_tools_that_hang_leave_the_threads_of_the_program_free() -> None:

@@ -96,6 +96,11 @@ class FunctionTool(Generic[F_co]):
         description: str | None = None,
         timeout: float | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> None:
+        inner: Any = fn
+        if isinstance(inner, FunctionTool):
+            name = inner.name if name is None else name
+            description = inner.description if description is None else description
+            timeout = inner.timeout if timeout is msgspec.UNSET else timeout
         given: dict[str, Any] = getattr(fn, "__dict__", {})
         own = ("__wrapped__", "__signature__")  # those of a function are not those of its bound method
         vars(self).update({k: value for k, value in given.items() if k not in own and not hasattr(FunctionTool, k)})
@@ -105,7 +110,7 @@ class FunctionTool(Generic[F_co]):
         self._cached: list[_Parameters] = []  # empty, or one item
         self._cached_of_bound: list[_Parameters] = []  # the same for the bound method, shared by all instances
         self.name: str = _tool_name(name, fn)
-        self.timeout: float | msgspec.UnsetType | None = _tool_timeout(timeout, fn)
+        self.timeout: float | msgspec.UnsetType | None = check_timeout(timeout, "timeout")
         text, self._descriptions = parse_docstring(_docstring(fn))
         self.description: str | None = _tool_description(description, text)
         _keyword_parameters(self.name, fn, skip_first=_is_unbound_method(fn))
@@ -326,12 +331,6 @@ def _is_async(fn: Callable[..., Any]) -> bool:
 def _dunder_call(callable_object: object) -> object:
     """Returns the ``__call__`` that an object's class defines."""
     return inspect.getattr_static(type(callable_object), "__call__", None)
-
-
-def _tool_timeout(given: float | msgspec.UnsetType | None, fn: object) -> float | msgspec.UnsetType | None:
-    if given is msgspec.UNSET and isinstance(fn, FunctionTool):
-        return fn.timeout
-    return check_timeout(given, "timeout")
 
 
 def _tool_name(name: str | None, fn: Callable[..., Any]) -> str:
