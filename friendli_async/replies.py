@@ -379,9 +379,19 @@ def usage_of(reply: object) -> Usage | None:
 
 
 def as_chat_usage(usage: Any) -> Usage | None:
-    """Converts the usage of any API to the form of the chat API."""
-    if usage is None or isinstance(usage, Usage):
-        return usage
+    """Converts the usage of any API to the form of the chat API.
+
+    It has no negative counts, by which one server could give back what others have counted.
+    """
+    if usage is None:
+        return None
+    counted = usage if isinstance(usage, Usage) else _convert_usage(usage)
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    negative = [name for name in names if getattr(counted, name) < 0]
+    return msgspec.structs.replace(counted, **dict.fromkeys(negative, 0)) if negative else counted
+
+
+def _convert_usage(usage: Any) -> Usage:
     prompt, spent = getattr(usage, "input_tokens_details", None), getattr(usage, "output_tokens_details", None)
     # A message's ``input_tokens`` are without those read from a cache or written to one; the other APIs count them in.
     read, written = getattr(usage, "cache_read_input_tokens", None), getattr(usage, "cache_creation_input_tokens", None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Final, NoReturn, cast
 
-import msgspec
-
 from friendli_async._hints import shortened
 from friendli_async._locks import lock_over_forks
 from friendli_async.errors import ArgumentError, ConfigurationError, UsageLimitError
@@ -134,7 +132,7 @@ class UsageLimit:
         """
         if usage is not None and not isinstance(cast("object", usage), AnyUsage):
             raise ArgumentError(f"Expected a usage, got {shortened(usage)}", "usage")
-        used = _without_negative(as_chat_usage(usage))
+        used = as_chat_usage(usage)
         with _lock:
             for limit in self._chain:
                 limit._add(used, is_complete)
@@ -155,11 +153,3 @@ class UsageLimit:
             before = self.usage
             total = add_usage(before, usage)
         self.usage = total
-
-
-def _without_negative(usage: Usage | None) -> Usage | None:
-    """Returns a usage without negative counts, by which one server could give back what others have counted."""
-    if usage is None:
-        return None
-    names = ("prompt_tokens", "completion_tokens", "total_tokens")
-    return msgspec.structs.replace(usage, **{name: max(0, getattr(usage, name)) for name in names})

@@ -1143,11 +1143,12 @@ async def test_tokens_attempts_and_rejections_are_counted(
     "usage",
     [
         {"completion_tokens": 3},
+        Usage(completion_tokens=-3),
         SimpleNamespace(input_tokens=None, output_tokens=None),
         SimpleNamespace(input_tokens=1, output_tokens=2, input_tokens_details={"cached_tokens": 0}),
     ],
 )
-async def test_usage_of_another_library_is_ignored(usage: Any) -> None:
+async def test_usage_of_another_library_or_below_zero_counts_nothing(usage: Any) -> None:
     async def call(row: int) -> Any:
         return SimpleNamespace(text="paid", usage=usage)
 
