@@ -149,6 +149,7 @@ class _Steps:
                     item = self._early.pop(0) if self._early else await _item(anext, self._iterator)
                     self._step = None
                     if not step.set_running_or_notify_cancel():  # its caller was interrupted
+                        self._is_closing = True
                         return
                     step.set_result(item)
                     if item is _END:
@@ -185,11 +186,11 @@ class _Steps:
         task, asked = self._task, self._asked
         if task is None or task.get_loop() is not asyncio.get_running_loop():  # not begun, or begun before a fork
             return
-        if asked is None or asked.done():  # a step was interrupted, or has failed
-            task.cancel()
-        else:
+        if asked is not None and not asked.done():
             self._is_closing = True
             wake(asked)
+        elif not self._is_closing:  # a step was interrupted, or has failed
+            task.cancel()
         await wait_done((task,))
         if not task.cancelled():
             task.result()
