@@ -8,9 +8,19 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any, Final, Self
 
 import anyio
@@ -177,6 +187,90 @@ def test_leaving_closes_an_async_generator(take: Any) -> None:
     assert left == ["left"]
 
 
+class Endless:
+    """An async iterator that cannot be closed."""
+
+    def __init__(self, on_next: Callable[[], object] = int) -> None:
+        self._on_next = on_next
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> int:
+        self._on_next()
+        return 1
+
+
+def test_iterator_that_cannot_be_closed_is_left() -> None:
+    assert take_and_close(iterate(Endless())) == 1
+
+
+@pytest.mark.parametrize("take", [list, take_and_close])
+def test_iteration_that_has_ended_leaves_no_task(take: Callable[[Any], Any]) -> None:
+    before = set(blocking._iterating)
+    take(iterate(numbers([])))
+    run(asyncio.sleep(0))
+    assert blocking._iterating <= before
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("cannot clean up"), asyncio.CancelledError()], ids=["failed", "cancelled"]
+)
+def test_error_of_an_async_generator_that_is_left_is_raised_but_no_cancellation(error: BaseException) -> None:
+    async def failing() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            raise error
+
+    with pytest.raises(ValueError, match="cannot clean up") if isinstance(error, ValueError) else nullcontext():
+        assert take_and_close(iterate(failing())) == 1
+
+
+async def cancelled_call() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def cancelled_step() -> AsyncIterator[int]:
+    await cancelled_call()
+    yield 1
+
+
+def cancel_soon() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.get_loop().call_soon(task.cancel)
+
+
+async def cancelled_between_steps() -> AsyncIterator[int]:
+    cancel_soon()
+    yield 1
+
+
+def second_of(source: AsyncIterable[int]) -> None:
+    items = iterate(source)
+    next(items)
+    run(run_loop_iterations(9))
+    next(items)
+
+
+CANCELLED_CALLS: Final[dict[str, Callable[[], object]]] = {
+    "call": lambda: run(cancelled_call()),
+    "step": lambda: next(iterate(cancelled_step())),
+    "between two steps": lambda: second_of(cancelled_between_steps()),
+    "between two steps of another iterator": lambda: second_of(Endless(cancel_soon)),
+}
+
+
+@pytest.mark.parametrize("call", CANCELLED_CALLS.values(), ids=CANCELLED_CALLS)
+def test_cancellation_in_the_loop_is_an_error_of_the_call(call: Callable[[], object]) -> None:
+    with pytest.raises(futures.CancelledError):  # not asyncio's, which is no Exception
+        call()
+
+
 @contextmanager
 def context_variable() -> Generator[None]:
     before = LEVEL.set(1)
@@ -314,12 +408,19 @@ def test_interrupted_stream_is_no_end_of_the_loop(remote: FriendliServer, client
 # --- the background loop ---------------------------------------------------------------------------------------------
 
 
-def test_blocking_call_in_the_background_loop_is_an_error() -> None:
+@pytest.mark.parametrize(
+    "call", [lambda: run(asyncio.sleep(0)), lambda: next(iterate(Endless()))], ids=["run", "iterate"]
+)
+def test_blocking_call_in_the_background_loop_is_an_error(
+    call: Callable[[], object], caplog: pytest.LogCaptureFixture
+) -> None:
     async def nested() -> None:
-        run(asyncio.sleep(0))
+        call()
 
     with pytest.raises(RuntimeError, match="await the async method instead"):
         run(nested())
+    run(run_loop_iterations(3))
+    assert caplog.records == []
 
 
 def test_iterator_dropped_in_the_background_loop_closes_its_source() -> None:
@@ -387,18 +488,30 @@ class Wrapper:
         await self._items.aclose()
 
 
+@pytest.mark.parametrize("has_item", [False, True], ids=["waiting", "about to yield"])
 @pytest.mark.parametrize("wrap", [lambda items: items, Wrapper], ids=["bare", "wrapped"])
 def test_exception_raised_by_another_thread_ends_an_async_generator_that_takes_its_time(
-    monkeypatch: pytest.MonkeyPatch, wrap: Callable[[AsyncGenerator[int, None]], AsyncIterator[int]]
+    monkeypatch: pytest.MonkeyPatch, wrap: Callable[[AsyncGenerator[int, None]], AsyncIterator[int]], has_item: bool
 ) -> None:
     monkeypatch.setattr(blocking, "_INTERRUPT_SECONDS", 0.01)
     began = threading.Event()
+    interrupted = threading.Event()
     ended: list[str] = []
+
+    def end(close: Callable[[], Any]) -> None:
+        interrupted.set()
+        leave(close)
+
+    leave = blocking._end
+    monkeypatch.setattr(blocking, "_end", end)
 
     async def slow() -> AsyncGenerator[int, None]:
         try:
             began.set()
-            await asyncio.Event().wait()
+            if has_item:
+                interrupted.wait(60)
+            else:
+                await asyncio.Event().wait()
             yield 1
         finally:
             await run_loop_iterations(9)

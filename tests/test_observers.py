@@ -443,6 +443,27 @@ async def test_stream_outliving_its_event_loop_ends_when_dropped(remote: Friendl
     assert seen.reported == [*OPENED, "cancelled StreamInterruptedError"]
 
 
+async def read_branch(client: AsyncFriendli) -> object:
+    (branch,) = open_stream(client).tee(1)
+    await anext(branch)
+    return branch
+
+
+@pytest.mark.parametrize("open_one", [opened_stream, read_branch])
+async def test_observer_is_not_called_while_a_stream_is_dropped(
+    client: AsyncFriendli,
+    server: FriendliServer,
+    seen: Recorder,
+    open_one: Callable[[AsyncFriendli], Awaitable[object]],
+) -> None:
+    server.enqueue(STALLED)
+    held = [await open_one(client)]
+    held.clear()  # maybe within an observer, which holds a lock
+    assert seen.reported == OPENED
+    await run_loop_iterations()
+    assert seen.reported == [*OPENED, "cancelled StreamInterruptedError"]
+
+
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the loop is not shut down, on purpose
 async def test_stream_dropped_before_its_event_loop_is_closed_without_another_turn_ends_once(
     remote: FriendliServer,

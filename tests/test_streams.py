@@ -465,11 +465,15 @@ async def test_iterating_after_result_of_a_stream_stopped_by_condition_raises(
         await anext(stream)
 
 
-async def test_loop_in_progress_ends_after_result(server: FriendliServer, client: AsyncFriendli) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+async def test_loop_in_progress_ends_after_result(server: FriendliServer, client: AsyncFriendli, ended: bool) -> None:
+    server.enqueue(script(raw(delta("a") + delta("b") + delta(finish="stop")), *([stall()] if ended else [])))
     stream = open_stream(client)
     seen: list[str] = []
     async for each in stream:
         seen.append(each.text)
+        if ended:
+            await client.aclose()
         await with_timeout(stream.result())
     assert len(seen) == 1
     assert len((await stream.result()).text) > len(seen[0])

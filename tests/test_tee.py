@@ -615,18 +615,25 @@ async def test_cancelling_all_readers_cancels_stream(
 
 
 @pytest.mark.parametrize("parent", ["kept", "dropped"])
-@pytest.mark.parametrize("read", [0, 1, 2], ids=["not read", "one read", "both read"])
+@pytest.mark.parametrize(
+    ("opened", "read"),
+    [(True, 0), (True, 1), (True, 2), (False, 1)],
+    ids=["not read", "one read", "both read", "one waits for the opening"],
+)
 async def test_dropping_last_branch_cancels_stream(
-    server: FriendliServer, client: AsyncFriendli, read: int, parent: str, gc_disabled: None
+    server: FriendliServer, client: AsyncFriendli, opened: bool, read: int, parent: str, gc_disabled: None
 ) -> None:
-    server.enqueue(script(chunk("a"), stall()))
-    stream: ChatStream | None = await open_stream(client)
+    server.enqueue(script(*([chunk("a")] if opened else []), stall()))
+    stream: ChatStream | None = open_stream(client)
     assert stream is not None
+    if opened:
+        await stream
     branches = list(stream.tee(2))
     if parent == "dropped":
         stream = None
     for branch in branches[:read]:
-        await anext(branch)
+        if opened:
+            await anext(branch)
         waiting = asyncio.ensure_future(branch.__anext__())
         await run_loop_iterations(3)
         waiting.cancel()  # while it waits for an event
@@ -796,12 +803,14 @@ async def test_randomly_cancelled_and_closed_readers_do_not_affect_others(
     assert slots_in_use(client) == 0
 
 
-async def test_result_leaves_the_branches_the_events_of_a_stream_that_its_client_has_ended() -> None:
+@pytest.mark.parametrize("begun", [False, True])
+async def test_result_leaves_the_branches_the_events_of_a_stream_that_its_client_has_ended(begun: bool) -> None:
     async with serve_bytes(STREAM_HEAD + chunked(b"".join(map(delta, "abc")) + FINISH), hang=True) as server:
         async with client_of(server.url) as client:
-            stream = open_stream(client)
-            branches = stream.tee(2, buffer=1)
-            assert [(await with_timeout(anext(branch))).text for branch in branches] == ["a", "a"]
+            stream = await with_timeout(open_stream(client))
+            branches = stream.tee(2, buffer=1 if begun else 4)
+            seen = [[(await anext(branch)).text] if begun else [] for branch in branches]
         assert (stream.outcome, (await stream.result()).text) == ("done", "abc")
-        for branch in branches:
-            assert [event.text for event in await events_of(branch)] == ["b", "c", ""]
+        for branch, texts in zip(branches, seen, strict=True):
+            texts += [event.text for event in await events_of(branch)]
+            assert texts == ["a", "b", "c", ""]
