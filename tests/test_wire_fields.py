@@ -16,6 +16,7 @@ from friendli_async import AsyncFriendli, ChatCompletion
 from friendli_async._core.events.reader import EventReader
 from friendli_async.audio import TranscriptCollector, Transcription
 from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.replies import Logprobs
 from friendli_async.completions import TextCompletion, TextCompletionCollector
 from friendli_async.messages import Message
 from friendli_async.messages.collector import MessagesCollector
@@ -160,6 +161,7 @@ PIECES: Final[list[JSON]] = [
     WHOLE_ITEMS[3],
 ]
 """The items of an engine whose last event has none: those of the message in pieces."""
+WHOLE_PART: Final[JSON] = {**part_event(""), "type": "response.content_part.done", "part": TEXT}
 ENDED: Final[JSON] = {"type": "response.completed", "response": {**RESPONSE, "output": []}}
 BARE: Final[JSON] = {**ANSWER, "content": [{"type": "output_text", "text": "Oslo"}]}
 
@@ -187,8 +189,8 @@ COMPLETION: Final[JSON] = {
                 "reasoning_content": "hm, so",
                 "thinking_blocks": [
                     {"type": "thinking", "thinking": "hm, ", "signature": "s"},
-                    {"type": "redacted_thinking", "data": "secret"},
                     {"type": "thinking", "thinking": "so", "signature": "t"},
+                    {"type": "redacted_thinking", "data": "secret"},
                 ],
                 "refusal": "no",
                 "annotations": [URL_OF_CHAT, {**URL_OF_CHAT, "x": 1}],
@@ -226,8 +228,8 @@ CHUNKS: Final = [
     chunk({"reasoning_content": "hm", "thinking_blocks": [{"type": "thinking", "thinking": "hm"}]}),
     chunk({"reasoning_content": ", ", "thinking_blocks": [{"type": "thinking", "thinking": ", "}]}),
     chunk({"content": "", "thinking_blocks": [{"type": "thinking", "thinking": "", "signature": "s"}]}),
-    chunk({"thinking_blocks": [{"type": "redacted_thinking", "data": "secret"}]}),
     chunk({"reasoning_content": "so", "thinking_blocks": [{"type": "thinking", "thinking": "so", "signature": "t"}]}),
+    chunk({"thinking_blocks": [{"type": "redacted_thinking", "data": "secret"}]}),
     chunk({"content": "Os", "annotations": [URL_OF_CHAT]}, logprobs={"content": LOGPROBS[:1]}),
     chunk({"content": "lo", "annotations": [{**URL_OF_CHAT, "x": 1}]}, logprobs={"content": LOGPROBS[1:]}),
     chunk({"refusal": "no"}, logprobs={"refusal": LOGPROBS[:1]}),
@@ -256,6 +258,12 @@ CASES: Final = {
         COMPLETION,
         [{**ENVELOPE, "choices": COMPLETION["choices"], "usage": COMPLETION["usage"]}],
     ),
+    "chat, in pieces and then whole": Case(
+        ChatCompletion,
+        ChatCollector,
+        COMPLETION,
+        [*CHUNKS[:-2], {**ENVELOPE, "choices": [{**COMPLETION["choices"][0], "logprobs": None}]}, CHUNKS[-1]],
+    ),
     "completions": Case(TextCompletion, TextCompletionCollector, TEXT_COMPLETION, [TEXT_COMPLETION]),
     "messages": Case(Message, MessagesCollector, MESSAGE, MESSAGE_EVENTS),
     "responses": Case(Response, ResponseCollector, RESPONSE, [*WHOLE_ITEMS, COMPLETED]),
@@ -270,11 +278,29 @@ CASES: Final = {
             {"type": "response.completed", "response": {**RESPONSE, "output": [REASONING, SEARCH, BARE, FUNCTION]}},
         ],
     ),
+    "responses, in pieces and then in whole parts": Case(
+        Response,
+        ResponseCollector,
+        RESPONSE,
+        [*PIECES[:-1], part_event("done", text="Oslo", logprobs=LOGPROBS), WHOLE_PART, PIECES[-1], ENDED],
+    ),
+    "responses, in pieces and then in whole texts": Case(
+        Response,
+        ResponseCollector,
+        RESPONSE,
+        [*PIECES[:-1], part_event("done", text="Oslo", logprobs=LOGPROBS), PIECES[-1], ENDED],
+    ),
+    "responses, in whole texts": Case(
+        Response,
+        ResponseCollector,
+        RESPONSE,
+        [*PIECES[:3], part_event("done", text="Oslo", logprobs=LOGPROBS), *PIECES[5:], ENDED],
+    ),
     "responses, in whole parts": Case(
         Response,
         ResponseCollector,
         RESPONSE,
-        [*PIECES[:3], {**part_event(""), "type": "response.content_part.done", "part": TEXT}, PIECES[-1], ENDED],
+        [*PIECES[:3], WHOLE_PART, PIECES[-1], ENDED],
     ),
 }
 
@@ -388,10 +414,129 @@ def test_citation_that_is_no_object_costs_no_text(citation: object) -> None:
     assert assembled(case._replace(events=[*case.events, text_delta("a"), STOP])).text == "a"
 
 
-def test_citations_without_a_start_are_those_of_a_text() -> None:
-    cited = block_delta({"citation": CITED})
-    (block,) = assembled(Case(Message, MessagesCollector, {}, [start(), cited, text_delta("a"), STOP])).content
-    assert msgspec.to_builtins(block) == {"type": "text", "text": "a", "citations": (CITED,)}
+TEXT_START: Final = block_start({"type": "text", "text": ""})
+ODD_CITATIONS: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
+    "without a start": (
+        [block_delta({"citation": CITED}), text_delta("a")],
+        [{"type": "text", "text": "a", "citations": (CITED,)}],
+    ),
+    "without a start or a text": (
+        [block_delta({"type": "citations_delta", "citation": CITED})],
+        [{"type": "text", "text": "", "citations": (CITED,)}],
+    ),
+    "of a text in thinking": (
+        [block_start({"type": "thinking", "thinking": "hm"}), text_delta("a"), block_delta({"citation": CITED})],
+        [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a", "citations": (CITED,)}],
+    ),
+    "also in the start": (
+        [block_start({"type": "text", "text": "a", "citations": [CITED]}), block_delta({"citation": FOUND})],
+        [{"type": "text", "text": "a", "citations": (CITED, FOUND)}],
+    ),
+    "before a block that reuses the index": (
+        [TEXT_START, block_delta({"citation": CITED}), TEXT_START, text_delta("a")],
+        [{"type": "text", "text": "", "citations": (CITED,)}, {"type": "text", "text": "a"}],
+    ),
+}
+
+
+@pytest.mark.parametrize(("events", "blocks"), ODD_CITATIONS.values(), ids=ODD_CITATIONS)
+def test_citations_are_those_of_the_text_that_they_are_sent_with(events: list[JSON], blocks: list[JSON]) -> None:
+    content = assembled(Case(Message, MessagesCollector, {}, [start(), *events, STOP])).content
+    assert msgspec.to_builtins(content) == tuple(blocks)
+
+
+PLACELESS: Final = {"item_id": None, "output_index": None}
+ODD_NOTES: Final[dict[str, tuple[list[JSON], list[list[JSON]]]]] = {
+    "of the latest text": (
+        [
+            part_event("delta", delta="a"),
+            part_event("delta", delta="b", content_index=1),
+            part_event("annotation.added", annotation=URL, content_index=None),
+        ],
+        [[], [URL]],
+    ),
+    "of an earlier text": (
+        [
+            part_event("delta", delta="a"),
+            part_event("delta", delta="b", content_index=1),
+            part_event("annotation.added", annotation=URL),
+        ],
+        [[URL], []],
+    ),
+    "before the text": (
+        [part_event("annotation.added", annotation=URL, content_index=None), part_event("delta", delta="a")],
+        [[URL]],
+    ),
+    "without a place": (
+        [part_event("delta", delta="a"), part_event("annotation.added", annotation=URL, **PLACELESS)],
+        [[URL]],
+    ),
+    "of a text that never comes": (
+        [part_event("delta", delta="a"), part_event("annotation.added", annotation=URL, content_index=1)],
+        [[]],
+    ),
+    "of a text that comes with others": (
+        [
+            part_event("delta", delta="a"),
+            part_event("annotation.added", annotation=URL),
+            {**WHOLE_ITEMS[2], "item": {**ANSWER, "content": [{**TEXT, "annotations": [FILE]}]}},
+        ],
+        [[FILE]],
+    ),
+    "without any text": ([part_event("annotation.added", annotation=URL)], []),
+}
+
+
+@pytest.mark.parametrize(("events", "annotations"), ODD_NOTES.values(), ids=ODD_NOTES)
+def test_annotations_are_those_of_the_text_that_they_are_sent_for(
+    events: list[JSON], annotations: list[list[JSON]]
+) -> None:
+    (item,) = assembled(Case(Response, ResponseCollector, {}, [*events, ENDED])).output
+    assert [list(part.annotations or ()) for part in item.content or ()] == annotations
+
+
+@pytest.mark.parametrize("fields", [{"content": 3}, {"id": 5}, {"arguments": {"a": 1}}, {"data": 3}], ids=str)
+def test_item_of_an_unknown_type_is_kept_as_it_is(fields: JSON) -> None:
+    item = {"type": "shell_call", **fields}
+    (kept,) = msgspec.convert({"output": [copy.deepcopy(item)]}, Response).output
+    assert (kept.type, kept.data, kept.as_input()) == ("shell_call", item, item)
+
+
+@pytest.mark.parametrize("type", ["message", "reasoning", "function_call", "custom_tool_call", "", [1], None], ids=str)
+def test_item_of_a_known_type_or_none_has_no_data(type: object) -> None:
+    (item,) = msgspec.convert({"output": [{"type": type, "role": "developer"}]}, Response).output
+    assert (item.data, item.role, item.as_input().get("role")) == (None, "developer", "developer")
+
+
+@pytest.mark.parametrize("item", [3, "text", None, [], [{}]], ids=str)
+def test_item_that_is_no_object_is_an_error(item: object) -> None:
+    with pytest.raises(ValueError, match="Expected `object`"):
+        msgspec.convert({"output": [item]}, Response)
+
+
+@pytest.mark.parametrize("given", [{"content": LOGPROBS}, {"refusal": LOGPROBS}], ids=str)
+def test_log_probabilities_of_a_stream_are_those_of_a_plain_reply(given: JSON) -> None:
+    (choice,) = assembled(Case(ChatCompletion, ChatCollector, {}, [chunk({"content": "a"}, logprobs=given)])).choices
+    assert choice.logprobs == msgspec.convert(given, Logprobs)
+
+
+THOUGHT: Final[JSON] = {"type": "thinking", "thinking": "a"}
+SUMMARY: Final[JSON] = {"index": 0, "type": "reasoning.summary", "summary": "a"}
+THOUGHTS: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
+    "in pieces": ([THOUGHT, {**THOUGHT, "signature": "s"}], [{**THOUGHT, "thinking": "aa", "signature": "s"}]),
+    "after a signed one": ([{**THOUGHT, "signature": "s"}, THOUGHT], [{**THOUGHT, "signature": "s"}, THOUGHT]),
+    "before another type": ([THOUGHT, {"type": "redacted_thinking"}], [THOUGHT, {"type": "redacted_thinking"}]),
+    "with an index, in pieces": ([SUMMARY, SUMMARY], [{**SUMMARY, "summary": "aa"}]),
+    "with an index, before another": ([SUMMARY, {**SUMMARY, "index": 1}], [SUMMARY, {**SUMMARY, "index": 1}]),
+    "with an index that another type has": ([SUMMARY, {**THOUGHT, "index": 0}], [SUMMARY, {**THOUGHT, "index": 0}]),
+}
+
+
+@pytest.mark.parametrize("field", ["thinking_blocks", "reasoning_details"])
+@pytest.mark.parametrize(("pieces", "merged"), THOUGHTS.values(), ids=THOUGHTS)
+def test_only_pieces_of_one_thought_are_merged(field: str, pieces: list[JSON], merged: list[JSON]) -> None:
+    case = Case(ChatCompletion, ChatCollector, {}, [chunk({field: [piece]}) for piece in pieces])
+    assert list(getattr(assembled(case).message, field)) == merged
 
 
 @pytest.mark.parametrize("tier", ["standard", ""])
@@ -399,6 +544,13 @@ def test_message_without_counts_has_no_usage_although_it_has_a_tier(tier: str) -
     usage = {"service_tier": tier, "server_tool_use": None}
     case = Case(Message, MessagesCollector, {}, [start(usage=usage), text_delta("a"), STOP])
     assert assembled(case).usage is None
+
+
+@pytest.mark.parametrize("details", [{}, {"web_search_requests": 0}, None], ids=str)
+def test_details_without_counts_replace_none_of_a_message(details: JSON | None) -> None:
+    end = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 7, "server_tool_use": details}}
+    case = Case(Message, MessagesCollector, {}, [start(usage=MESSAGE["usage"]), text_delta("a"), end, STOP])
+    assert assembled(case).usage == msgspec.convert(MESSAGE, Message).usage
 
 
 # --- usage -----------------------------------------------------------------------------------------------------------
