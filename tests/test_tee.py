@@ -285,6 +285,19 @@ async def test_fail_raises_in_slow_branch_after_buffered_events(server: Friendli
     assert stream.outcome == "done"
 
 
+async def test_branch_that_lagged_too_far_behind_an_open_stream_raises_that_once(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(*map(chunk, "abc"), stall()))
+    fast, lagging = open_stream(client).tee(2, buffer=1, slow="fail")
+    for _ in range(3):
+        await with_timeout(anext(fast))
+    assert (await anext(lagging)).text == "a"
+    with pytest.raises(BranchOverrunError):
+        await anext(lagging)
+    assert await events_of(lagging) == []
+
+
 async def test_stream_does_not_stay_open_for_a_branch_that_has_failed(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
