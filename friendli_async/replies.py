@@ -398,7 +398,7 @@ def _convert_usage(usage: Any) -> Usage:
     cached = read if prompt is None else prompt.cached_tokens
     stored = written if prompt is None else prompt.cache_write_tokens
     # The tokens of the reasoning are named "thinking" in a message's usage.
-    reasoning = getattr(spent, "reasoning_tokens", None) or getattr(spent, "thinking_tokens", None)
+    reasoning = getattr(spent, "reasoning_tokens", getattr(spent, "thinking_tokens", None))
     own = getattr(usage, "input_tokens", None)
     prompt_tokens = getattr(usage, "prompt_tokens", 0) if own is None else own  # a classification has the former
     return Usage(

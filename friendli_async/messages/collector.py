@@ -174,12 +174,14 @@ class _BlockParts:
             if not self.start or (has_words and not has_value(fields, fields.keys() - {"type"})):
                 fields["type"] = self._kind()
         holds_words = fields["type"] in KNOWN_BLOCKS.values()
+        begun: object  # of a block of an unknown type, or that could not be read, it may be anything
         for name in _WORDS if holds_words else ("signature",):
             if pieces := getattr(self, name):
-                begun: object = fields.get(name)  # of a block that could not be read, it may be anything
+                begun = fields.get(name)
                 fields[name] = join_text([begun if isinstance(begun, str) else "", *pieces])
-        if self.citations:
-            fields["citations"] = [*(fields.get("citations") or ()), *self.citations]
+        if self.citations and (holds_words or not self.text):  # else they are those of the text, in a block of its own
+            begun = fields.get("citations")
+            fields["citations"] = [*(begun if isinstance(begun, list | tuple) else ()), *self.citations]
         if raw_input := join_text(self.input):
             arguments = json_or_none(raw_input)
             fields["input"] = arguments if isinstance(arguments, dict) else raw_input
