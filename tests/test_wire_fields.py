@@ -20,7 +20,7 @@ from friendli_async.chat.replies import Logprobs
 from friendli_async.completions import TextCompletion, TextCompletionCollector
 from friendli_async.messages import Message
 from friendli_async.messages.collector import MessagesCollector
-from friendli_async.replies import ReplyHead, Usage, usage_of
+from friendli_async.replies import CompletionTokensDetails, ReplyHead, Usage, usage_of
 from friendli_async.responses import Response, ResponseCollector
 from friendli_async.testing import FriendliServer, done, event, json_body, script
 from friendli_async.tools import tool
@@ -464,7 +464,11 @@ ODD_NOTES: Final[dict[str, tuple[list[JSON], list[list[JSON]]]]] = {
         [[URL], []],
     ),
     "before the text": (
-        [part_event("annotation.added", annotation=URL, content_index=None), part_event("delta", delta="a")],
+        [
+            {"type": "response.output_item.added", "output_index": 2, "item": {"type": "message", "id": ANSWER["id"]}},
+            part_event("annotation.added", annotation=URL, content_index=None),
+            part_event("delta", delta="a"),
+        ],
         [[URL]],
     ),
     "without a place": (
@@ -483,7 +487,6 @@ ODD_NOTES: Final[dict[str, tuple[list[JSON], list[list[JSON]]]]] = {
         ],
         [[FILE]],
     ),
-    "without any text": ([part_event("annotation.added", annotation=URL)], []),
 }
 
 
@@ -539,6 +542,60 @@ def test_only_pieces_of_one_thought_are_merged(field: str, pieces: list[JSON], m
     assert list(getattr(assembled(case).message, field)) == merged
 
 
+@pytest.mark.parametrize("begun", [None, 3, "Oslo", {"a": 1}, [FOUND]])
+@pytest.mark.parametrize("text", ["a", ""])
+def test_citations_in_a_block_of_a_future_type_are_those_of_its_text(begun: object, text: str) -> None:
+    block = {"type": "future", "x": 1, "citations": begun}
+    cite = block_delta({"type": "citations_delta", "citation": CITED})
+    events = [start(), block_start(block), text_delta(text), cite, STOP]
+    future, *texts = assembled(Case(Message, MessagesCollector, {}, events)).content
+    cited = [{"type": "text", "text": text, "citations": (CITED,)}]
+    assert (future, msgspec.to_builtins(texts)) == (block, cited)
+
+
+def completed(text: str, **fields: object) -> JSON:
+    item = {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": text}]}
+    return {"type": "response.completed", "response": {"output": [item], **fields}}
+
+
+def test_annotations_of_a_stream_cost_no_text_that_only_its_end_has() -> None:
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    events = [part_event("delta", delta="Os", **place), part_event("annotation.added", annotation=URL, **place)]
+    response = assembled(Case(Response, ResponseCollector, {}, [*events, completed("Oslo")]))
+    assert (response.text, response.output[0].content[0].annotations) == ("Oslo", None)  # they are of another text
+    response = assembled(Case(Response, ResponseCollector, {}, [*events, completed("Os")]))
+    assert (response.text, response.output[0].content[0].annotations) == ("Os", (URL,))
+
+
+def test_annotation_of_an_item_that_nothing_else_names_begins_none() -> None:
+    events = [*PIECES[:3], part_event("annotation.added", annotation=URL, item_id="other", output_index=9), ENDED]
+    response = assembled(Case(Response, ResponseCollector, {}, events))
+    assert [item.type for item in response.output] == ["reasoning", "web_search_call", "message"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_annotations_are_those_of_the_text_with_their_index_whatever_that_is(whole: bool) -> None:
+    item = {**ANSWER, "content": [{"type": "refusal", "refusal": "no"}, {"type": "output_text", "text": "Oslo"}]}
+    item_done = [{"type": "response.output_item.done", "output_index": 2, "item": item}] if whole else []
+    place = {"content_index": 7}
+    events = [part_event("delta", delta="Oslo", **place), part_event("annotation.added", annotation=URL, **place)]
+    response = assembled(Case(Response, ResponseCollector, {}, [*events, *item_done, ENDED]))
+    assert [part.annotations for part in response.output[0].content] == [None, (URL,)][-1 - whole :]
+
+
+@pytest.mark.parametrize("data", [{"a": 1}, "a", 3])
+def test_field_data_of_an_item_of_a_known_type_says_nothing(data: object) -> None:
+    response = msgspec.convert({"output": [{**ANSWER, "data": data}]}, Response)
+    assert response.output == msgspec.convert({"output": [ANSWER]}, Response).output
+
+
+@pytest.mark.parametrize("fields", [{"content": 3}, {"status": {}}, {"data": "a"}])
+def test_item_of_an_unknown_type_stays_as_it_came(fields: JSON) -> None:
+    item = {**SEARCH, **fields}
+    (kept,) = msgspec.convert({"output": [item]}, Response).output
+    assert (kept.type, kept.data, kept.as_input()) == (SEARCH["type"], item, item)
+
+
 @pytest.mark.parametrize("tier", ["standard", ""])
 def test_message_without_counts_has_no_usage_although_it_has_a_tier(tier: str) -> None:
     usage = {"service_tier": tier, "server_tool_use": None}
@@ -574,3 +631,11 @@ def test_usage_of_a_message_has_its_details_in_the_form_of_a_chat() -> None:
         "completion_tokens_details": {"reasoning_tokens": 3},
     }
     assert usage == msgspec.convert(counts, Usage)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Response, "reasoning_tokens"), (Message, "thinking_tokens")])
+def test_tokens_of_reasoning_that_are_counted_as_none_are_0_in_the_form_of_a_chat(kind: Any, name: str) -> None:
+    usage = {"input_tokens": 5, "output_tokens": 7, "output_tokens_details": {name: 0}}
+    counted = usage_of(msgspec.convert({"output": [], "content": [], "usage": usage}, kind))
+    assert counted is not None
+    assert counted.completion_tokens_details == CompletionTokensDetails(0)

@@ -158,7 +158,11 @@ class ResponseCollector:
         """Returns the response of the final event, or if that lacks content, one assembled from the other events."""
         output = tuple(parts.result() for parts in self._items.all)
         assembled = msgspec.structs.replace(self.envelope, output=output)
-        return self.envelope if self.is_last and not _has_more(assembled, self.envelope) else assembled
+        if not self.is_last or _has_more(assembled, self.envelope):
+            return assembled
+        final = self.envelope.output
+        noted = (*map(_with_notes, final, output), *final[len(output) :])
+        return self.envelope if noted == final else msgspec.structs.replace(self.envelope, output=noted)
 
 
 def _continued(response: Response, earlier: Response) -> Response:
@@ -180,12 +184,21 @@ def _has_more(assembled: Response, final: Response) -> bool:
     return any(new and not old for new, old in zip(_contents(assembled), _contents(final), strict=True))
 
 
-def _contents(response: Response) -> Iterator[object]:
+def _contents(response: Response) -> Iterator[str | None]:
     """Yields the content of each kind of each item."""
     for item in response.output:
         yield from (item.text, item.reasoning, item.arguments, item.input)
         yield join_text(part.refusal or "" for part in item.content or ())
-        yield from (any(getattr(part, name) for part in item.content or ()) for name in ("annotations", "logprobs"))
+
+
+def _with_notes(item: OutputItem, assembled: OutputItem) -> OutputItem:
+    """Returns a final item with the annotations and logprobs that it lacks, and that came with the same texts."""
+    content = list(item.content or ())
+    for position, (part, other) in enumerate(zip(content, assembled.content or (), strict=False)):
+        if part.text == other.text:
+            notes = {name: getattr(part, name) or getattr(other, name) for name in ("annotations", "logprobs")}
+            content[position] = msgspec.structs.replace(part, **notes)
+    return msgspec.structs.replace(item, content=tuple(content)) if content else item
 
 
 class Wording:

@@ -163,12 +163,16 @@ class ItemParts:
         """Returns the parts with the streamed annotations and logprobs where they lack them."""
         if not parts or not self._notes:
             return parts
-        noted = list(parts)
+        noted = dict(enumerate(parts))
         for index, notes in self._notes.items():
-            if index < len(noted):
-                missing = {name: tuple(values) for name, values in notes.items() if not getattr(noted[index], name)}
-                noted[index] = msgspec.structs.replace(noted[index], **missing)
-        return tuple(noted)
+            text = join_text(self._streamed.get((index, "output_text"), ()))
+            # Where the text is: that of an incomplete item may be at another index than the server's.
+            places = (each for each in (index, *noted) if text and each in noted and noted[each].text == text)
+            place = next(places, index)
+            if (part := noted.get(place)) is not None:
+                missing = {name: tuple(values) for name, values in notes.items() if not getattr(part, name)}
+                noted[place] = msgspec.structs.replace(part, **missing)
+        return tuple(noted.values())
 
     def _holds(self, part: ContentPart, kind: str) -> bool:
         """Whether a part of the complete item has text of the kind that was streamed."""
@@ -203,17 +207,18 @@ class Items:
             case ReasoningTextDelta():
                 return self.append(event, "reasoning_text", event.delta)
             case OutputTextDone():
+                added = self._complete(event, "output_text", event.text)
                 self._note(event, "logprobs", event.logprobs, whole=True)
-                return self._complete(event, "output_text", event.text)
+                return added
             case ReasoningTextDone():
                 return self._complete(event, "reasoning_text", event.text)
             case ContentPartAdded(part=part) | ContentPartDone(part=part):
                 kind = "output_text" if part.type == "text" else part.type
                 text = part.refusal if kind == "refusal" else part.text
+                added = self._complete(event, kind, text) if text and kind in _ITEM_TYPES else _NOTHING
                 for field in ("annotations", "logprobs") if kind == "output_text" else ():
                     self._note(event, field, getattr(part, field), whole=True)
-                if text and kind in _ITEM_TYPES:
-                    return self._complete(event, kind, text)
+                return added
             case FunctionCallArgumentsDelta():
                 self._of(event, "function_call", continues=True).arguments.append(event.delta)
             case FunctionCallArgumentsDone():
@@ -237,8 +242,8 @@ class Items:
         return parts
 
     def _note(self, event: OfPart, field: str, values: Sequence[object] | None, *, whole: bool = False) -> None:
-        if values:
-            self._of(event, "message").note(event.content_index, field, values, whole=whole)
+        if values and (parts := self._find(event.item_id, event.output_index, "message")) is not None:
+            parts.note(event.content_index, field, values, whole=whole)
 
     def _add_untyped(self, event: UnknownEvent) -> tuple[str, str]:
         data = event.data

@@ -13,7 +13,7 @@ from friendli_async._core.error_json import is_blank
 from friendli_async._core.lenient import convert
 from friendli_async._core.status_errors import error_of_payload
 from friendli_async._core.text import join_text
-from friendli_async._json import as_object
+from friendli_async._json import as_object, is_object
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.errors import APIStatusError
@@ -140,18 +140,23 @@ def as_item(value: object) -> OutputItem:
     """
     if isinstance(value, OutputItem):
         return value
-    fields = as_object(value)
-    kind = fields.get("type")
+    if not is_object(value):
+        return msgspec.convert(value, OutputItem)  # raises
+    kind = value.get("type")
     is_unknown = isinstance(kind, str) and bool(kind) and kind not in _TYPES
-    if is_unknown and not holds_item(fields):
-        fields = {**fields, "data": deepcopy(fields)}
+    if not (is_unknown and holds_item(value)):
+        value = {**value, "data": value if is_unknown else None}
+    try:  # first without leniency, as nearly always suffices: ``convert`` also looks for a usage, which no item has
+        return msgspec.convert(value, OutputItem)
+    except ValueError:
+        repaired = {**deepcopy(value), "data": None}
     try:
-        item: OutputItem = convert(fields or value, OutputItem)
+        item: OutputItem = convert(repaired, OutputItem)
     except ValueError:
         if not is_unknown:
             raise
-        item = OutputItem(type=str(kind), data=fields["data"])
-    return item
+        item = OutputItem(type=cast("str", kind))
+    return msgspec.structs.replace(item, data=value["data"])
 
 
 def holds_item(fields: Mapping[str, object]) -> bool:
