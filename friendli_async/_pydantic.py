@@ -32,6 +32,9 @@ class PydanticField:
         __struct_config__: ClassVar[Any]
         __struct_fields__: ClassVar[tuple[str, ...]]
 
+    json_types: ClassVar[Mapping[str, Any]] = {}
+    """The types of fields that are ``Any`` to msgspec because the struct converts them itself, for the schema."""
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: object) -> pydantic_core.CoreSchema:
         from pydantic_core import core_schema
@@ -90,8 +93,12 @@ class PydanticField:
             return inlined
 
         kind: Any = core.get("metadata", {}).get("kind", cls)
-        [root], components = msgspec.json.schema_components([kind], schema_hook=schema_of, ref_template="{name}")
-        schema: dict[str, Any] = _inline_refs(root, components, ())
+        kinds = [kind, *cls.json_types.values()]
+        schemas, components = msgspec.json.schema_components(kinds, schema_hook=schema_of, ref_template="{name}")
+        schema: dict[str, Any]
+        schema, *fields = (_inline_refs(each, components, ()) for each in schemas)
+        for name, field in zip(cls.json_types, fields, strict=True):
+            schema["properties"][name] |= field
         return schema
 
 

@@ -60,6 +60,7 @@ from friendli_async.integrations.fastapi import (
     while_connected,
 )
 from friendli_async.replies import Reply
+from friendli_async.responses import OutputItemDone, Response
 from friendli_async.testing import FriendliServer, cut, head, json_body, raw, script, stall, status, text
 from friendli_async.tools import ParsedRunResult, RunResult
 
@@ -182,6 +183,12 @@ def reply_classes() -> list[type[Reply]]:
     return sorted(
         {each for each in descendants(Reply) if each.__module__.startswith(package)}, key=lambda each: each.__name__
     )
+
+
+def test_schema_of_a_response_says_what_its_items_are() -> None:
+    items = TypeAdapter(Response).json_schema()["properties"]["output"]["items"]
+    assert items["properties"].keys() >= {"type", "content", "arguments"}
+    assert TypeAdapter(OutputItemDone).json_schema()["properties"]["item"] == items
 
 
 @pytest.mark.parametrize("reply", reply_classes(), ids=lambda reply: f"{reply.__module__}.{reply.__name__}")

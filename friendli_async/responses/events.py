@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import msgspec
 
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import UnknownEvent, Value
-from friendli_async.responses.replies import ContentPart, Response, WholeItem, as_item
+from friendli_async.responses.replies import ContentPart, OutputItem, Response, WholeItem, as_item
 
 __all__: list[str] = ["ResponseCompleted", "ResponseCreated", "ResponseInProgress", "ResponseIncomplete"]
 __all__ += ["ContentPartAdded", "ContentPartDone", "OutputItemAdded", "OutputItemDone", "UnknownEvent"]
@@ -64,6 +67,8 @@ class ResponseFailed(OfResponse, frozen=True, kw_only=True, tag="response.failed
 
 
 class _OfWholeItem(_Event, frozen=True, kw_only=True):
+    json_types: ClassVar[Mapping[str, Any]] = {"item": OutputItem}
+
     item: WholeItem
     output_index: int | None = None
 
