@@ -621,6 +621,14 @@ def test_costs_of_several_calls_are_summed_and_one_in_another_form_costs_no_toke
     assert assembled(case._replace(events=chunks)).usage == msgspec.structs.replace(usage, cost=None)
 
 
+def test_costs_that_a_later_usage_of_the_stream_does_not_repeat_are_kept() -> None:
+    case = CASES["chat"]
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    again = {**case.events[-1], "usage": {name: COMPLETION["usage"][name] for name in names}}
+    usage = assembled(case._replace(events=[*case.events, again])).usage
+    assert usage == msgspec.convert(COMPLETION["usage"], Usage)
+
+
 def test_usage_of_a_message_has_its_details_in_the_form_of_a_chat() -> None:
     usage = usage_of(msgspec.convert(MESSAGE, Message))
     counts = {

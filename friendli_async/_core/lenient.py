@@ -197,10 +197,11 @@ def latest_usage(usage: Usage, earlier: Usage) -> Usage:
     Some servers send the prompt's tokens first and the others last, or zeros once more.
     """
     has_counts = usage.prompt_tokens and usage.completion_tokens
-    if has_counts and not (earlier.prompt_tokens_details or earlier.completion_tokens_details):
+    has_details = earlier.prompt_tokens_details or earlier.completion_tokens_details
+    if has_counts and not has_details and earlier.cost is earlier.reasoning_tokens is None:
         return usage  # as mostly of a server that sends one with every chunk
     missing: dict[str, Any] = {}
-    for name in ("prompt_tokens_details", "completion_tokens_details"):
+    for name in ("prompt_tokens_details", "completion_tokens_details", "reasoning_tokens", "cost"):
         latest, known = getattr(usage, name), getattr(earlier, name)
         if known is not None and (latest is None or lacks_counts(latest)):
             missing[name] = known
