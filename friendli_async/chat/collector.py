@@ -258,7 +258,9 @@ class _CallParts:
         if delta.id != new_id:
             msgspec.structs.force_setattr(delta, "id", new_id)
         self.type = self.type or delta.type
-        self.extras.update({name: extra for name in CALL_EXTRAS if (extra := getattr(delta, name)) is not None})
+        for name in CALL_EXTRAS:
+            if (extra := getattr(delta, name)) is not None:
+                self.extras[name] = extra
         function = delta.function
         if function is None:
             return
