@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -403,6 +404,27 @@ async def test_cancelled_start_leaves_no_process(tiny_model: Path, monkeypatch: 
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert [alive(pid) for pid in pids] == [False]
+
+
+def test_hung_engine_is_killed_though_another_process_holds_its_pipe(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, pathlib, time\n"
+        "if child := os.fork():\n"
+        "    print(child, flush=True)\n"
+        "    time.sleep(60)\n"
+        "time.sleep(15)\n"
+        "pathlib.Path(__file__).with_name('released').touch()\n"
+    )
+    monkeypatch.setattr("friendli_async.demo.engine._PROGRAM", program)
+    monkeypatch.setattr("friendli_async.demo.engine._STOP_GRACE", 0.0)
+    with LocalEngine(tiny_model) as engine:
+        holder, pid = int(engine.url), engine.pid
+    assert not alive(pid)
+    assert not (tmp_path / "released").exists()
+    os.kill(holder, signal.SIGKILL)
 
 
 def test_missing_package_says_what_to_install(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

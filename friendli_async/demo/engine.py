@@ -123,12 +123,13 @@ class LocalEngine:
         process, self._process = self._process, None
         if process is None:
             return
-        try:
-            process.communicate(timeout=_STOP_GRACE)  # closes its standard input
-        except subprocess.TimeoutExpired:  # pragma: no cover - a hung server; nothing here can make it hang
-            process.kill()
-            process.communicate()
-        self._log.close()
+        with process, self._log:  # closes the pipes without waiting for what else may have inherited them
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(_STOP_GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
         self._url = None
 
     def __enter__(self) -> Self:
