@@ -246,6 +246,12 @@ def test_ascii_output_falls_back_to_plain_symbols() -> None:
     assert "######## gaps" in shown
 
 
+def test_symbol_in_an_answer_is_kept_where_the_output_has_it() -> None:
+    shown = render("euc-kr", "가·나…")
+    assert "가·나…" in shown
+    assert "+ tool" in shown
+
+
 def test_long_words_and_wide_characters_are_wrapped() -> None:
     shown = render("utf-8", "x" * 300, " ", "\u6f22" * 100)
     lines = shown.split("\n")

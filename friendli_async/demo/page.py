@@ -29,7 +29,7 @@ _INDENT: Final = _MARGIN + " " * _LABEL
 _MAX_WIDTH: Final = 96
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _SYMBOLS: Final = f"─│·⚙✓✗…{_BARS}"
-_PLAIN: Final = str.maketrans(_SYMBOLS, "-||*+!~_.:-=+*#")
+_PLAIN: Final = "-||*+!~_.:-=+*#"
 _MIN_BARS: Final = 8
 _JOINERS: Final = "\u200c\u200d"  # parts of words in some scripts, and of emoji
 
@@ -49,7 +49,8 @@ class Page:
         terminal = self._out.isatty()
         self._can_erase = terminal and os.environ.get("TERM") != "dumb"
         self._coloured = self._can_erase and not os.environ.get("NO_COLOR")
-        self._plain = {} if self._encodable(_SYMBOLS) == _SYMBOLS else _PLAIN
+        pairs = zip(_SYMBOLS, _PLAIN, strict=True)
+        self._plain = {ord(symbol): plain for symbol, plain in pairs if self._encodable(symbol) != symbol}
         self._width = max(40, min(_MAX_WIDTH, shutil.get_terminal_size().columns if terminal else 80))
         self.is_speaking: bool = False
         self._text_width = self._width - len(_INDENT)
