@@ -34,6 +34,15 @@ async def test_running_server_cannot_be_started_again(server: FriendliServer) ->
     assert server.url.startswith("http://127.0.0.1:")
 
 
+async def test_starting_server_has_no_url_yet() -> None:
+    server = FriendliServer()
+    starting = asyncio.create_task(server.__aenter__())
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = server.url
+    await (await starting).aclose()
+
+
 async def test_stopped_server_can_be_started_again() -> None:
     server = FriendliServer()
     for _ in range(2):

@@ -189,9 +189,10 @@ class FriendliServer:
         Raises:
             RuntimeError: The server is not running.
         """
-        if self._runner is None:
+        addresses = [] if self._runner is None else self._runner.addresses
+        if not addresses:
             raise RuntimeError("the server is not running: use `async with FriendliServer() as server`")
-        host, port = self._runner.addresses[0][:2]
+        host, port = addresses[0][:2]
         return f"http://{bracketed(host)}:{port}"
 
     # --- scripts ---
