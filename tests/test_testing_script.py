@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import aiohttp
 import pytest
@@ -414,6 +414,26 @@ async def test_gate_blocks_reply_until_opened(server: FriendliServer, session: a
         assert server.active_requests == 1
         opened.set()
         assert await response.content.readany() == b"b"
+
+
+async def test_gate_is_opened_by_an_event_that_is_cleared_at_once(
+    server: FriendliServer, session: aiohttp.ClientSession
+) -> None:
+    waiting = asyncio.Event()
+
+    class Opened(asyncio.Event):
+        async def wait(self) -> Literal[True]:
+            waiting.set()
+            return await super().wait()
+
+    opened = Opened()
+    server.enqueue(script(testing.gate(opened), testing.done()))
+    async with asyncio.timeout(30):
+        reply = asyncio.create_task(post(session))
+        await waiting.wait()
+        opened.set()
+        opened.clear()
+        assert await reply == (200, b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("kind", [asyncio.Event, threading.Event])

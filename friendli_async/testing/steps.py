@@ -358,7 +358,8 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
 
     async def wait(_: ReplyWriter) -> None:
         if isinstance(event, asyncio.Event) and loop is asyncio.get_running_loop():
-            await event.wait()
+            await event.wait()  # it may be cleared again at once
+            return
         while not event.is_set():  # noqa: ASYNC110 -- set in another thread, it would wake no task here
             await asyncio.sleep(_POLL)
 
