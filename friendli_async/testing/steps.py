@@ -114,7 +114,7 @@ class _Chunk(Payload):
 
     def encode(self, identity: Identity) -> bytes:
         choices, usage = msgspec.Raw(self.choices), msgspec.Raw(self.usage)
-        return sse_event(encode_json(identity.completion("chat.completion.chunk", choices, usage)))
+        return b"data: %b\n\n" % encode_json(identity.completion("chat.completion.chunk", choices, usage))
 
 
 def raw(data: bytes) -> Payload:
