@@ -21,7 +21,7 @@ from friendli_async.completions import TextCompletion, TextCompletionCollector
 from friendli_async.messages import Message
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import CompletionTokensDetails, ReplyHead, Usage, usage_of
-from friendli_async.responses import Response, ResponseCollector
+from friendli_async.responses import OutputItemDone, Response, ResponseCollector
 from friendli_async.testing import FriendliServer, done, event, json_body, script
 from friendli_async.tools import tool
 
@@ -511,10 +511,28 @@ def test_item_of_a_known_type_or_none_has_no_data(type: object) -> None:
     assert (item.data, item.role, item.as_input().get("role")) == (None, "developer", "developer")
 
 
-@pytest.mark.parametrize("item", [3, "text", None, [], [{}]], ids=str)
+@pytest.mark.parametrize("item", [3, "text", None, [], [SEARCH, SEARCH]], ids=str)
 def test_item_that_is_no_object_is_an_error(item: object) -> None:
-    with pytest.raises(ValueError, match="Expected `object`"):
-        msgspec.convert({"output": [item]}, Response)
+    with pytest.raises(ValueError, match=r"Expected `object`, got `\w+` - at `\$.output\[1\]`$"):
+        msgspec.convert({"output": [SEARCH, item]}, Response)
+
+
+def test_error_of_an_item_says_where_its_fault_is() -> None:
+    item = {"type": "message", "content": [3]}
+    with pytest.raises(ValueError, match=r"Expected `object`, got `int` - at `\$.output\[1\].content\[0\]`$"):
+        msgspec.convert({"output": [SEARCH, item]}, Response)
+    with pytest.raises(ValueError, match=r"Expected `object`, got `int` - at `\$.item.content\[0\]`$"):
+        msgspec.convert({"type": "response.output_item.done", "item": item}, OutputItemDone)
+
+
+@pytest.mark.parametrize("item", [FUNCTION, SEARCH], ids=["known type", "unknown type"])
+@pytest.mark.parametrize("is_text", [True, False], ids=["text", "list"])
+def test_item_in_a_text_or_a_list_of_its_own_is_read(item: JSON, is_text: bool) -> None:
+    sent = json.dumps(item) if is_text else [item]
+    expected = msgspec.convert({"output": [item]}, Response).output
+    assert msgspec.convert({"output": [sent]}, Response).output == expected
+    events = [{"type": "response.output_item.done", "output_index": 0, "item": sent}, ENDED]
+    assert assembled(Case(Response, ResponseCollector, {}, events)).output == expected
 
 
 @pytest.mark.parametrize("given", [{"content": LOGPROBS}, {"refusal": LOGPROBS}], ids=str)

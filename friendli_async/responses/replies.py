@@ -13,7 +13,7 @@ from friendli_async._core.error_json import is_blank
 from friendli_async._core.lenient import convert
 from friendli_async._core.status_errors import error_of_payload
 from friendli_async._core.text import join_text
-from friendli_async._json import as_object, is_object
+from friendli_async._json import as_list, as_object, is_object, json_or_none
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.errors import APIStatusError
@@ -132,31 +132,47 @@ class OutputItem(Value, AnyItem, frozen=True, kw_only=True):
         return {**item, **{name: item.get(name) or "" for name in _REQUIRED_FIELDS.get(self.type, ())}}
 
 
-def as_item(value: object) -> OutputItem:
+def as_item(value: object, place: str) -> OutputItem:
     """Converts a JSON value to an item. One of an unknown type keeps all of its fields.
 
+    Args:
+        value: The item, or its JSON value.
+        place: The field that holds it, for the message of an error: msgspec does not know it.
+
     Raises:
-        ValueError: The value is not an item.
+        ValidationError: The value is not an item.
     """
     if isinstance(value, OutputItem):
         return value
-    if not is_object(value):
+    try:
+        return _convert_item(value)
+    except ValueError as error:
+        reason, _, path = str(error).partition(" - at `$")
+    raise msgspec.ValidationError(f"{reason} - at `$.{place}{path or '`'}")
+
+
+def _convert_item(value: object) -> OutputItem:
+    # The lenient fallback would read any other object that is in a text or a list of its own, but sees no item.
+    fields: Any = json_or_none(value) if isinstance(value, str) else value
+    if len(only := as_list(fields)) == 1:
+        fields = only[0]
+    if not is_object(fields):
         return msgspec.convert(value, OutputItem)  # raises
-    kind = value.get("type")
+    kind = fields.get("type")
     is_unknown = isinstance(kind, str) and bool(kind) and kind not in _TYPES
-    if not (is_unknown and holds_item(value)):
-        value = {**value, "data": value if is_unknown else None}
+    if not (is_unknown and holds_item(fields)):
+        fields = {**fields, "data": fields if is_unknown else None}
     try:  # first without leniency, as nearly always suffices: ``convert`` also looks for a usage, which no item has
-        return msgspec.convert(value, OutputItem)
+        return msgspec.convert(fields, OutputItem)
     except ValueError:
-        repaired = {**deepcopy(value), "data": None}
+        repaired = {**deepcopy(fields), "data": None}
     try:
         item: OutputItem = convert(repaired, OutputItem)
     except ValueError:
         if not is_unknown:
             raise
         item = OutputItem(type=cast("str", kind))
-    return msgspec.structs.replace(item, data=value["data"])
+    return msgspec.structs.replace(item, data=fields["data"])
 
 
 def holds_item(fields: Mapping[str, object]) -> bool:
@@ -234,7 +250,8 @@ class Response(Reply, frozen=True, kw_only=True):
     usage: ResponseUsage | None = None
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "output", tuple(map(as_item, self.output)))
+        items = [as_item(value, f"output[{position}]") for position, value in enumerate(self.output)]
+        msgspec.structs.force_setattr(self, "output", tuple(items))
 
     @property
     def text(self) -> str:
