@@ -364,6 +364,20 @@ async def test_signatures_are_kept_and_sent_back(server: FriendliServer, model: 
     assert body["messages"][1] == {**sent, "role": "assistant", "content": None}
 
 
+async def test_signatures_are_those_of_their_calls_whatever_the_ids_of_these_are(
+    server: FriendliServer, model: ChatFriendli
+) -> None:
+    given = [("", "{}", None), ("", "{}", "a"), ("b", "{}", "b"), ("b", "{}", "c"), ("d", "{", "d")]
+    calls = [
+        {"id": name, "type": "function", "function": {"name": "now", "arguments": text}, "extra_content": {"s": sign}}
+        for name, text, sign in given
+    ]
+    del calls[0]["extra_content"]
+    server.enqueue(json_body({"choices": [{"index": 0, "message": {"tool_calls": calls}}]}))
+    body = await sent_body(server, model, HumanMessage("Hi"), await model.ainvoke("Hi"), HumanMessage("Go on"))
+    assert body["messages"][1]["tool_calls"] == calls
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_response_metadata_is_not_duplicated(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
     bound = model.bind(logprobs=True)

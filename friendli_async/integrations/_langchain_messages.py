@@ -34,7 +34,7 @@ PROVIDER: Final = "friendli"
 _arguments_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 _REASONING: Final = {"reasoning", "thinking"}  # types of blocks, and the names of the fields with their texts
-_CALL_EXTRAS: Final = "tool_call_extras"  # in ``additional_kwargs``, by the ids of the calls
+_CALL_EXTRAS: Final = "tool_call_extras"  # in ``additional_kwargs``: a list for each id, which several calls may have
 _CALLS: Final = {"tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call"}
 
 
@@ -100,11 +100,14 @@ def _complete_assistant(sent: dict[str, Any], message: AIMessage, parts: Sequenc
     if reasoning := extra.get("reasoning_content") or "".join(reasoning_texts):
         sent["reasoning_content"] = reasoning
     sent.update({name: extra[name] for name in REASONING_EXTRAS if extra.get(name)})
-    for call in sent.get("tool_calls", ()):
-        call.update(extra.get(_CALL_EXTRAS, {}).get(call["id"], {}))
     for call in message.invalid_tool_calls:
         function = {"name": call["name"] or "", "arguments": call["args"] or ""}
         sent.setdefault("tool_calls", []).append({"type": "function", "id": call["id"] or "", "function": function})
+    given: dict[str, list[dict[str, Any]]] = extra.get(_CALL_EXTRAS, {})
+    unsent = {name: [*extras] for name, extras in given.items()}
+    for call in sent.get("tool_calls", ()):
+        if extras := unsent.get(call["id"] or ""):
+            call.update(extras.pop(0))
 
 
 def _reasoning_text(part: Mapping[str, Any]) -> str:
@@ -204,8 +207,10 @@ def _extras(message: ChatMessage) -> dict[str, Any]:
     extras: dict[str, Any] = {
         name: list(items) for name, items in given_fields(message, (*REASONING_EXTRAS, "annotations")).items()
     }
-    calls = {call.id: given for call in message.tool_calls or () if (given := given_fields(call, CALL_EXTRAS))}
-    return {**extras, _CALL_EXTRAS: calls} if calls else extras
+    calls: dict[str, list[dict[str, Any]]] = {}
+    for call in message.tool_calls or ():
+        calls.setdefault(call.id, []).append(given_fields(call, CALL_EXTRAS))
+    return {**extras, _CALL_EXTRAS: calls} if any(map(any, calls.values())) else extras
 
 
 def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
