@@ -24,6 +24,8 @@ from support.tools import fail, never_ends, weather
 from friendli_async import AsyncFriendli, CallStarted, ChatStream, FriendliError, RateLimitError, Timeouts
 from friendli_async.embeddings import Embedding, EmbeddingList
 from friendli_async.images import ContainerImage, GeneratedImage, GeneratedImages
+from friendli_async.messages import Message
+from friendli_async.responses import Response
 from friendli_async.testing import (
     FriendliServer,
     chunk,
@@ -1037,6 +1039,24 @@ def test_vectors_and_images_are_not_converted_to_json_for_telemetry() -> None:
         ContainerImage(image=unconvertible),
     ):
         assert output_messages(reply, ()) == []
+
+
+def test_parts_of_other_types_are_recorded_once_without_what_nobody_can_read() -> None:
+    from friendli_async.integrations._genai_messages import input_messages, output_messages
+
+    search: dict[str, Any] = {"type": "web_search_call", "id": "w", "action": {"query": "q"}}
+    unreadable: list[dict[str, Any]] = [
+        {"type": "image_generation_call", "result": "AAAA"},
+        {"type": "compaction", "encrypted_content": "AAAA"},
+        {"type": "redacted_thinking", "data": "AAAA"},
+    ]
+    shown = [search, *({"type": item["type"]} for item in unreadable)]
+    items = msgspec.convert({"output": [search, *unreadable]}, Response).output
+    for reply in (Response(output=items), msgspec.convert({"content": [search, *unreadable]}, Message)):
+        assert output_messages(reply, ())[0]["parts"] == shown
+    assert [message["parts"] for message in input_messages({"input": [item.as_input() for item in items]})] == [
+        [part] for part in shown
+    ]
 
 
 async def test_truncated_stream_records_reasoning_and_tool_calls(server: FriendliServer) -> None:

@@ -21,6 +21,8 @@ _Json = dict[str, Any]
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text", "refusal"})
 _MODEL_ITEMS = frozenset({"function_call", "custom_tool_call", "reasoning"})
 """Types of items of responses that a model generates, besides messages, which have a role."""
+_UNREADABLE = frozenset({"data", "encrypted_content", "result"})
+"""Fields of other parts in which is encrypted reasoning, or a generated image: up to megabytes that nobody can read."""
 
 
 def system_instructions(body: Mapping[str, Any]) -> list[_Json]:
@@ -121,8 +123,10 @@ def _part(item: Any) -> _Json:
         case {"type": "function_call" | "custom_tool_call"}:
             arguments = item.get("arguments", item.get("input"))
             return _tool_call(item.get("call_id"), item.get("name"), arguments)
+        case {"type": kind, "data": {"type": inner} as whole} if inner == kind:  # an ``OutputItem`` of an unknown type
+            return _part(whole)
         case _:
-            return dict(item)
+            return {name: value for name, value in item.items() if name not in _UNREADABLE}
 
 
 def _tool_call(call_id: object, name: object, arguments: object) -> _Json:
