@@ -634,6 +634,7 @@ async def test_run_that_a_cancelled_read_was_closing_still_raises_what_ended_it(
     assert [outcome.reply for outcome in seen] == [0, 2]
     with pytest.raises(KeyError, match="no key"):
         await anext(run)
+    assert await collect(run) == []
     await run.aclose()
     assert await collect(run) == []
 

@@ -227,6 +227,7 @@ class Run(AnyRun, Generic[Row, R]):
 
 async def _raise_cancelled(job: Job[Any, Any]) -> NoReturn:
     if job.failure is not None:
+        job.was_read_cancelled = False  # the failure is raised once, and ends the iteration
         raise job.take_failure()
     raise RuntimeError("a read of the run was cancelled, which closed it before it was complete")
 
