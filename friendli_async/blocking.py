@@ -149,7 +149,6 @@ class _Steps:
                     item = self._early.pop(0) if self._early else await _item(anext, self._iterator)
                     self._step = None
                     if not step.set_running_or_notify_cancel():  # its caller was interrupted
-                        self._is_closing = True
                         return
                     step.set_result(item)
                     if item is _END:
@@ -183,14 +182,14 @@ class _Steps:
         return self._step
 
     async def close(self) -> None:
-        task, asked = self._task, self._asked
+        task = self._task
         if task is None or task.get_loop() is not asyncio.get_running_loop():  # not begun, or begun before a fork
             return
-        if asked is not None and not asked.done():
-            self._is_closing = True
-            wake(asked)
-        elif not self._is_closing:  # a step was interrupted, or has failed
+        if self._step is not None:  # it was interrupted
             task.cancel()
+        else:  # it waits for a step, or the iterator cleans up, also by itself between two steps
+            self._is_closing = True
+            wake(self._asked)
         await wait_done((task,))
         if not task.cancelled():
             task.result()

@@ -353,6 +353,37 @@ def test_async_generator_goes_on_after_its_timeout(between: bool, after: list[in
     assert list(items) == after
 
 
+def test_async_generator_that_is_left_after_its_timeout_cleans_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    until_left = asyncio.Event()
+
+    async def limited() -> AsyncIterator[anyio.CancelScope]:
+        with anyio.CancelScope() as limit:
+            yield limit
+        try:
+            await until_left.wait()
+            ended.append("cleaned up")
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+
+    async def expire(limit: anyio.CancelScope) -> None:
+        limit.cancel()
+        await run_loop_iterations(9)
+
+    async def leave() -> None:
+        await run_loop_iterations(9)
+        until_left.set()
+
+    async def both(close: Callable[[], Awaitable[None]]) -> None:
+        await asyncio.gather(close(), leave())
+
+    monkeypatch.setattr(blocking, "_end", lambda close: run(both(close)))
+    items = iterate(limited())
+    run(expire(next(items)))
+    items.close()
+    assert ended == ["cleaned up"]
+
+
 class Failing:
     """An iterator whose reads fail before they are awaited."""
 
