@@ -348,7 +348,8 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
     """Wait until a test sets an event: synchronization without sleeping.
 
     Args:
-        event: The event: of asyncio if the test is a coroutine, of threading if it is not.
+        event: The event: of asyncio if the test is a coroutine, of threading if it is not. Unless it is
+            one of asyncio in the server's own loop, it must stay set: it is looked at every few milliseconds.
     """
     if not callable(getattr(event, "is_set", None)):
         raise TypeError(f"gate() takes an asyncio.Event or a threading.Event, not {describe(event)}")
