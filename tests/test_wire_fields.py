@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
+from support.losses import losses
 from support.messages import HI, STOP, block_delta, block_start, block_stop, start, text_delta
 
 from friendli_async import AsyncFriendli, ChatCompletion
@@ -303,18 +304,6 @@ CASES: Final = {
         [*PIECES[:3], WHOLE_PART, PIECES[-1], ENDED],
     ),
 }
-
-
-def losses(given: object, kept: object, where: str = "") -> Iterator[str]:
-    """Yields the parts of a JSON value that another lacks."""
-    if isinstance(given, dict) and isinstance(kept, dict):
-        for name, value in given.items():
-            yield from losses(value, kept.get(name), f"{where}.{name}")
-    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
-        for position, (one, other) in enumerate(zip(given, kept, strict=True)):
-            yield from losses(one, other, f"{where}[{position}]")
-    elif given != kept:
-        yield f"{where}: {given!r} became {kept!r}"
 
 
 def as_sent(reply: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, tagged_structs
 from friendli_async._help import document_fields
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.inputs import LocalTool, local_function
@@ -68,11 +68,10 @@ _COMPATIBILITY_KINDS: Final = """
     code_execution_tool_result bash_code_execution_tool_result text_editor_code_execution_tool_result
     tool_search_tool_result container_upload
 """
-_COMPATIBILITY: Final = [
-    msgspec.defstruct("CompatibilityBlock", [], tag_field="type", tag=kind) for kind in _COMPATIBILITY_KINDS.split()
-]
 # The blocks that a request may contain. The wire format defines only the type of the compatibility blocks.
-_BLOCK: Final[Any] = Union[(_Text, _Thinking, _ToolUse, ImageBlock, ToolResultBlock, *_COMPATIBILITY)]
+_BLOCK: Final[Any] = Union[
+    (_Text, _Thinking, _ToolUse, ImageBlock, ToolResultBlock, *tagged_structs(_COMPATIBILITY_KINDS))
+]
 
 
 if TYPE_CHECKING:

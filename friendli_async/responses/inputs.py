@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, tagged_structs
 from friendli_async._core.body.json_values import struct_to_dict
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
@@ -142,11 +142,8 @@ _COMPATIBILITY_KINDS: Final = """
     local_shell_call_output mcp_approval_request mcp_approval_response mcp_call mcp_list_tools program program_output
     shell_call shell_call_output tool_search_call tool_search_output web_search_call
 """
-_COMPATIBILITY: Final = [
-    msgspec.defstruct("CompatibilityItem", [], tag_field="type", tag=kind) for kind in _COMPATIBILITY_KINDS.split()
-]
 # The items that a request may contain. Those of OpenAI's other tools go back to a server that has sent them.
-_CHECKED_ITEM: Final[Any] = Union[(InputItem, *_COMPATIBILITY)]
+_CHECKED_ITEM: Final[Any] = Union[(InputItem, *tagged_structs(_COMPATIBILITY_KINDS))]
 Input = str | Sequence[InputItem | AnyItem | Mapping[str, object]]
 """Text, or the conversation so far: any mix of dicts, the structs above and output of earlier responses."""
 

@@ -149,6 +149,11 @@ def map_items(make: Callable[[object], object]) -> Callable[[object], object]:
     return made
 
 
+def tagged_structs(kinds: str) -> list[Any]:
+    """Returns structs for the JSON objects of these types, of which nothing else is checked, for a union."""
+    return [msgspec.defstruct("Tagged", [], tag_field="type", tag=kind) for kind in kinds.split()]
+
+
 class Parameters:
     """The keywords of a method that sends JSON, and the types of their values.
 
