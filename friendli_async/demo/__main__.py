@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Any, Final, Self
 
 import msgspec
@@ -129,15 +128,11 @@ async def show_chat(page: Page, question: str, name: str, stream: ChatStream) ->
     """Show one question, the answer as it streams, and the figures."""
     page.question(question)
     page.speaker(name, "cyan")
-    arrivals: list[float] = []
     async with stream:
         async for chunk in stream:
-            if piece := chunk.text or chunk.reasoning:
-                arrivals.append(time.perf_counter())
-                page.text(piece)
+            page.text(chunk.text or chunk.reasoning)
     page.end_text()
     show_figures(page, stream.timing, stream.usage)
-    page.bars([later - earlier for earlier, later in pairwise(arrivals)], "time between the tokens")
     page.blank()
 
 
@@ -223,21 +218,13 @@ def show_status(page: Page, event: ToolStatus) -> None:
             symbol, style = "⚙", "yellow"
             text = ", ".join(f"{parameter.name}={parameter.value}" for parameter in event.parameters)
         case "ENDED":
-            symbol, style, text = "✓", "green", _decode_once(event.result or "")
+            # The API encodes it twice; the embedded server serves this scene, so that it always does.
+            symbol, style, text = "✓", "green", msgspec.json.decode(event.result or '""', type=str)
         case "ERRORED":
             symbol, style, text = "✗", "red", (event.error and event.error.msg) or ""
         case _:
             symbol, style, text = "…", "yellow", event.message or ""
     page.status(symbol, event.name, f"{event.status:<9} {text}", style)
-
-
-def _decode_once(result: str) -> str:
-    """Decode one of the two JSON encodings of a result; return the result unchanged if it has only one."""
-    try:
-        decoded: object = msgspec.json.decode(result)
-    except msgspec.DecodeError:
-        return result
-    return decoded if isinstance(decoded, str) else result
 
 
 async def show_real(page: Page, model: str, question: str) -> None:
