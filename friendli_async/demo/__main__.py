@@ -117,7 +117,8 @@ async def show_here(page: Page, options: argparse.Namespace) -> None:
             await show_chat(page, question, stage.name, stream)
         page.section("2  Tool-assisted chat: the model calls tools, the server runs them")
         page.line(
-            f"Served by friendli_async.testing at {server.url}; the calculator computes, the web page is canned.", "dim"
+            f"Served by friendli_async.testing at {server.url}; the calculator computes, the other tool is canned.",
+            "dim",
         )
         await show_tools(page, client)
         page.section("3  Structured output: the model fills a struct, field by field")

@@ -1,25 +1,47 @@
 """The embedded server's tool-assisted chat: tool statuses between tokens.
 
-Each built-in tool of the request is used once, in order, after a token of text; `math:calculator` is used only if the
-last user message contains an expression. A tool that fails ends the turn unless `resume_generation` is set.
+Each built-in tool of the request is used once, in order, after a token of text. `math:calculator` computes, and is used
+only if the last user message contains an expression; the others have a canned result. A tool that fails ends the turn
+unless `resume_generation` is set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from friendli_async._json import encode_json
-from friendli_async.testing.calculator import CalculatorError
+from friendli_async.testing.calculator import CalculatorError, calculate, find_expression
 from friendli_async.testing.chat import answer_chat, prompt_of, speak
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Script
 from friendli_async.testing.steps import Step, tool_status
-from friendli_async.testing.tools import ToolUse, use_tool
 from friendli_async.testing.turns import Turn, tokenize
 
 __all__ = ["answer_tool_assisted_chat"]
+
+_MAX_SHOWN: Final = 200
+
+
+@dataclass(frozen=True)
+class _ToolUse:
+    """One use of a built-in tool.
+
+    Args:
+        name: The tool.
+        parameters: Its parameters.
+        result: Its result, or why it failed.
+        summary: One sentence about it, for the text of the reply.
+        message: Its progress message.
+    """
+
+    name: str
+    parameters: Mapping[str, str]
+    result: Mapping[str, object] | CalculatorError
+    summary: str
+    message: str | None = None
 
 
 def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
@@ -40,12 +62,12 @@ def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
     return speak(request, Turn(tuple(content), calls=prompt.calls(), interludes=interludes))
 
 
-def _tool_uses(body: Mapping[str, Any], text: str) -> list[ToolUse]:
-    uses: list[ToolUse] = []
+def _tool_uses(body: Mapping[str, Any], text: str) -> list[_ToolUse]:
+    uses: list[_ToolUse] = []
     if body.get("tool_choice") == "none":
         return uses
     for tool in body.get("tools") or ():
-        use = use_tool(tool, text)
+        use = _use_tool(tool["type"], text)
         if use is None:
             continue
         uses.append(use)
@@ -54,11 +76,36 @@ def _tool_uses(body: Mapping[str, Any], text: str) -> list[ToolUse]:
     return uses
 
 
-def _statuses(use: ToolUse, call_id: str, timestamp: int) -> list[Step]:
+def _use_tool(name: str, text: str) -> _ToolUse | None:
+    """Use a built-in tool on the last user message; None for a function, or if there is nothing to calculate."""
+    if name == "math:calculator":
+        return _calculate(name, text)
+    if name == "function":
+        return None
+    result, message = {"output": "A canned result."}, f"Running {name}"
+    return _ToolUse(name, {"query": text[:_MAX_SHOWN]}, result, f"The result of {name} is canned.", message)
+
+
+def _calculate(name: str, text: str) -> _ToolUse | None:
+    expression = find_expression(text)
+    if expression is None:
+        return None
+    parameters = {"expression": expression}
+    try:
+        value = calculate(expression)
+    except CalculatorError as error:
+        return _ToolUse(name, parameters, error, f"I could not compute {expression}: {error}.")
+    return _ToolUse(name, parameters, {"result": f"{expression}={value}"}, f"The result of {expression} is {value}.")
+
+
+def _statuses(use: _ToolUse, call_id: str, timestamp: int) -> list[Step]:
     report = partial(tool_status, name=use.name, tool_call_id=call_id, parameters=use.parameters, timestamp=timestamp)
-    started = report("STARTED", result="None")
-    updates = [report("UPDATING", message=message) for message in use.messages]
+    steps: list[Step] = [report("STARTED", result="None")]
+    if use.message is not None:
+        steps.append(report("UPDATING", message=use.message))
     if isinstance(use.result, CalculatorError):
-        return [started, *updates, report("ERRORED", error={"type": use.result.kind, "msg": str(use.result)})]
-    result = encode_json(encode_json(use.result).decode()).decode()  # encoded twice, as by the API
-    return [started, *updates, report("ENDED", result=result, files=use.files)]
+        steps.append(report("ERRORED", error={"type": use.result.kind, "msg": str(use.result)}))
+    else:
+        result = encode_json(encode_json(use.result).decode()).decode()  # encoded twice, as by the API
+        steps.append(report("ENDED", result=result))
+    return steps
