@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
@@ -149,7 +150,8 @@ async def test_parse_sends_schema_and_returns_value(
     [
         Invoice, Model, Plain, Typed, Pair, Cat | Dog, list[Line], dict[str, int], tuple[int, str], int, str | None,
         Annotated[list[Cat | Dog], msgspec.Meta(min_length=2)], list[Model],
-        Annotated[str, msgspec.Meta(pattern=r"^[a-c]{2,3}-\d+$")],
+        Annotated[str, msgspec.Meta(pattern=r"^\d+$")], Decimal, timedelta, bytes,
+        Annotated[datetime, msgspec.Meta(tz=False)],
     ],
     ids=str,
 )  # fmt: skip

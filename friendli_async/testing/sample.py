@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections.abc import Mapping
-from itertools import chain
-from math import ceil, floor, inf
+from math import inf
 from typing import Any, Final, cast
 
 __all__ = ["sample"]
 
-_parser: Any = importlib.import_module("re._parser")  # there is no public parser
-_compiler: Any = importlib.import_module("re._compiler")
 _MAX_DEPTH: Final = 8
 _MAX_TEXT: Final = 200
 _FORMATS: Final = {
@@ -23,48 +18,48 @@ _FORMATS: Final = {
     "duration": "PT1H",
     "uuid": "00000000-0000-4000-8000-000000000000",
 }
+_TEXTS: Final = ("0", "a", "A", *_FORMATS.values(), "2026-01-02T03:04:05", "03:04:05", "PT1S", "a@example.com", "")
+"""What is tried for a pattern; those of the types that `chat.json_schema` describes by one are among them."""
 
 
 def sample(schema: Mapping[str, Any], text: str) -> object:
     """Build a value that matches a JSON Schema; the result is deterministic.
 
     It supports `type`, `properties`, `items`, `prefixItems`, `enum`, `const`, `anyOf`, `oneOf`, `allOf` of one schema,
-    references into the schema itself, bounds of numbers, lengths of strings and lists, patterns, and the formats of
-    dates, times, durations and UUIDs. Recursive schemas end after eight levels, with null or an empty list if that is
-    allowed, or else with null after sixteen.
+    references into the schema itself, bounds of numbers, lengths of strings and lists, the formats of dates, times,
+    durations and UUIDs, and patterns that a usual text matches. Recursive schemas end after eight levels, with null or
+    an empty list if that is allowed, or else with null after sixteen.
 
     `text` is the value of strings, truncated to 200 characters.
     """
     return _sample(schema, text[:_MAX_TEXT], schema, 0)
 
 
-def _sample(schema: object, text: str, root: Mapping[str, Any], depth: int) -> object:
-    if not isinstance(schema, dict) or depth > _MAX_DEPTH + _MAX_DEPTH:
+def _sample(schema: Any, text: str, root: Mapping[str, Any], depth: int) -> object:
+    if schema is True or depth > _MAX_DEPTH + _MAX_DEPTH:
         return None
-    fields = cast("dict[str, object]", schema)
-    if "const" in fields:
-        return fields["const"]
-    if "enum" in fields:
-        return _first(fields["enum"])
-    if isinstance(reference := fields.get("$ref"), str):
-        return _sample(_resolve(root, reference), text, root, depth + 1)
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "$ref" in schema:
+        return _sample(_resolve(root, schema["$ref"]), text, root, depth + 1)
     for alternatives in ("anyOf", "oneOf", "allOf"):
-        if alternatives in fields:
-            if depth > _MAX_DEPTH and {"type": "null"} in cast("list[object]", fields[alternatives]):
+        if alternatives in schema:
+            if depth > _MAX_DEPTH and {"type": "null"} in schema[alternatives]:
                 return None
-            return _sample(_first(fields[alternatives]), text, root, depth + 1)
-    kind = fields.get("type", "object" if "properties" in fields else None)
-    kind = kind if isinstance(kind, str) else _first(kind)
+            return _sample(schema[alternatives][0], text, root, depth + 1)
+    kind: Any = schema.get("type", "object" if "properties" in schema else None)
+    kind = cast("list[str]", kind)[0] if isinstance(kind, list) else kind
     if kind == "object":
-        properties = fields.get("properties")
-        inner = cast("dict[str, object]", properties if isinstance(properties, dict) else {})
-        return {name: _sample(value, text, root, depth + 1) for name, value in inner.items()}
+        properties: dict[str, object] = schema.get("properties", {})
+        return {name: _sample(value, text, root, depth + 1) for name, value in properties.items()}
     if kind == "array":
-        return [_sample(item, text, root, depth + 1) for item in _items(fields, depth)]
+        return [_sample(item, text, root, depth + 1) for item in _items(schema, depth)]
     if kind == "string":
-        return _text(fields, text)
+        return _text(schema, text)
     if kind in {"integer", "number"}:
-        return _number(fields, 1 if kind == "integer" else 1.5)
+        return _number(schema, 1 if kind == "integer" else 1.5)
     return True if kind == "boolean" else None
 
 
@@ -79,38 +74,9 @@ def _items(schema: Mapping[str, Any], depth: int) -> list[object]:
 
 def _text(schema: Mapping[str, Any], text: str) -> str:
     if "pattern" in schema:
-        return _match_of(_parser.parse(schema["pattern"]))
+        return next((each for each in (text, *_TEXTS) if re.search(schema["pattern"], each)), text)
     text = _FORMATS.get(str(schema.get("format")), text)
     return text.ljust(int(schema.get("minLength", 0)), ".")[: schema.get("maxLength")]
-
-
-def _match_of(pattern: Any) -> str:
-    """Return a short text of the first alternatives that a parsed pattern matches."""
-    text = ""
-    for operation, argument in pattern:
-        match str(operation):
-            case "LITERAL":
-                text += chr(argument)
-            case "IN" | "NOT_LITERAL" | "ANY":
-                text += _character_of(_parser.SubPattern(pattern.state, [(operation, argument)]))
-            case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
-                least, _, inner = argument
-                text += _match_of(inner) * least
-            case "ATOMIC_GROUP":
-                text += _match_of(argument)
-            case "SUBPATTERN":
-                text += _match_of(argument[-1])
-            case "BRANCH":
-                text += _match_of(argument[1][0])
-            case _:  # an anchor or an assertion, which match no text; back references are not supported
-                pass
-    return text
-
-
-def _character_of(pattern: Any) -> str:
-    """Return the first character that a parsed pattern of one character matches, if possible a common one."""
-    compiled: re.Pattern[str] = _compiler.compile(pattern)
-    return next(filter(compiled.match, chain("a0 -", map(chr, range(sys.maxunicode + 1)))), "")
 
 
 def _number(schema: Mapping[str, Any], usual: float) -> float:
@@ -120,18 +86,10 @@ def _number(schema: Mapping[str, Any], usual: float) -> float:
     below: float = schema.get("exclusiveMaximum", inf)
     distance = min(most, below) - max(least, above)
     step = 1 if isinstance(usual, int) else min(1.0, distance / 2)
-    number = min(max(usual, least, above + step), most, below - step)
-    if isinstance(usual, int) and number % 1:  # the bounds of an integer may be fractions
-        return ceil(number) if ceil(number) <= most and ceil(number) < below else floor(number)
-    return number
+    return min(max(usual, least, above + step), most, below - step)
 
 
-def _first(values: object) -> object:
-    return cast("list[object]", values)[0] if isinstance(values, list) and values else None
-
-
-def _resolve(root: object, reference: str) -> object:
+def _resolve(root: Any, reference: str) -> Any:
     for name in reference.removeprefix("#").strip("/").split("/"):
-        if name:
-            root = cast("dict[str, Any]", root).get(name) if isinstance(root, dict) else None
+        root = root[name] if name else root
     return root
