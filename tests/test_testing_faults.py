@@ -181,11 +181,6 @@ async def test_rate_limit_is_enforced_and_sent_in_headers() -> None:
         assert 50 < raised.value.retry_after <= 60
 
 
-def test_rate_limit_below_1_is_rejected() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        FriendliServer(rate_limit=0)
-
-
 def test_rate_limit_headers() -> None:
     assert rate_limit_headers(limit=5, remaining=0, reset=1.5, kind="tokens") == {
         "x-ratelimit-limit-tokens": "5",

@@ -158,76 +158,22 @@ untyped: Any = testing
 WRONG_TYPES: list[Callable[..., object]] = [
     lambda: untyped.script("a"),
     lambda: untyped.script(untyped.text("a")),
-    lambda: untyped.script(status="200"),
-    lambda: untyped.script(headers=[("a", "b")]),
-    lambda: untyped.script(headers={"a": 1}),
-    lambda: untyped.script(content_type=b"text/plain"),
-    lambda: untyped.status("503"),
-    lambda: untyped.status(True),
-    lambda: untyped.status(503, retry_after=[1]),
-    lambda: untyped.status(503, retry_after_ms="1"),
-    lambda: untyped.status(503, message=b"no"),
-    lambda: untyped.text(None),
-    lambda: untyped.text("a", reasoning="Hm."),
-    lambda: untyped.text("a", finish_reason=None),
+    lambda: untyped.script(untyped.chunk("a"), status=None),
+    lambda: untyped.text(["a", "b"]),
     lambda: untyped.body("text"),
     lambda: untyped.json_body(untyped.text("a")),
     lambda: untyped.json_body(untyped.status(503)),
     lambda: untyped.json_body(untyped.done()),
-    lambda: untyped.pace(untyped.text("a"), 1.0),
-    lambda: untyped.pace(untyped.script(), "fast"),
-    lambda: untyped.tool_calls("weather"),
-    lambda: untyped.tool_calls(("weather", None)),
-    lambda: untyped.chunk(1),
-    lambda: untyped.chunk(tool_calls={"index": 0}),
-    lambda: untyped.chunk(index="0"),
-    lambda: untyped.finish(1),
-    lambda: untyped.usage("1", 2),
     lambda: untyped.event(b"data"),
     lambda: untyped.event(untyped.chunk("a")),
-    lambda: untyped.event("a", name=1),
-    lambda: untyped.comment(None),
     lambda: untyped.raw("text"),
-    lambda: untyped.garbage("text"),
-    lambda: untyped.endless("text"),
-    lambda: untyped.burst(1.5),
-    lambda: untyped.split(untyped.cut()),
-    lambda: untyped.delay("1"),
-    lambda: untyped.slow_headers(None),
-    lambda: untyped.gate(True),
-    lambda: untyped.tool_status(None),
-    lambda: untyped.tool_status("STARTED", name=5),
-    lambda: untyped.tool_status("STARTED", tool_call_id=None),
-    lambda: untyped.tool_status("STARTED", timestamp="now"),
-    lambda: untyped.tool_status("STARTED", parameters=[]),
     lambda: untyped.FriendliServer(faults="status=503"),
-    lambda: untyped.FriendliServer(b"token"),
-    lambda: untyped.FriendliServer(pace="fast"),
-    lambda: untyped.FriendliServer(rate_limit="60"),
-]
-WRONG_VALUES: list[Callable[..., object]] = [
-    lambda: testing.status(999),
-    lambda: testing.status(99),
-    lambda: script(status=0),
-    lambda: testing.status(503, headers={"a": "b\r\nc"}),
-    lambda: testing.comment("a\nb"),
-    lambda: testing.event("a", name="b\rc"),
-    lambda: testing.delay(-1),
-    lambda: testing.delay(float("nan")),
-    lambda: testing.burst(-1),
-    lambda: FriendliServer(pace=-1),
 ]
 
 
 @pytest.mark.parametrize("make", WRONG_TYPES)
 def test_argument_of_wrong_type_raises_type_error_that_names_it(make: Callable[[], object]) -> None:
-    with pytest.raises(TypeError, match=r" must be .*, not |gate\(\) takes an asyncio.Event .*, not True"):
-        make()
-
-
-@pytest.mark.parametrize("make", WRONG_VALUES)
-def test_argument_out_of_range_raises_value_error(make: Callable[[], object]) -> None:
-    with pytest.raises(ValueError, match=r"must (be from 100 to 599|be a finite|be at least|not contain)"):
+    with pytest.raises(TypeError, match=r" must be .*, not "):
         make()
 
 
@@ -391,19 +337,6 @@ async def test_burst_groups_chunks_into_writes(server: FriendliServer, session: 
     assert [piece.count(b'"content":"x"') for piece in await read_pieces(session)] == [10, 10, 5]
     _, body = await post(session)
     assert body.count(b"\n\n") == 20_001
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: testing.split(testing.done(), 0),
-        lambda: testing.burst(1, events_per_write=0),
-        lambda: testing.endless(b""),
-    ],
-)
-def test_sizes_that_would_loop_forever_are_rejected(make: Any) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        make()
 
 
 async def test_gate_blocks_reply_until_opened(server: FriendliServer, session: aiohttp.ClientSession) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, cast
 
-from friendli_async.testing.arguments import check_integer, check_type, describe
+from friendli_async.testing.arguments import check_type, describe
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.script import Script, interleaved, json_body, script, status, wants_usage
@@ -86,17 +86,15 @@ def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[Rece
         The answer, to be enqueued.
 
     Raises:
-        TypeError: A call is not a pair of a name and its arguments, or the arguments cannot be encoded as JSON.
+        TypeError: The arguments cannot be encoded as JSON.
     """
-    built: list[FunctionCall] = []
-    for call in calls:
-        match cast("object", call):
-            case (str(), str() | Mapping()):
-                name, arguments = call
-                built.append(FunctionCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments)))
-            case _:
-                raise TypeError(f'a call must be a pair such as ("weather", {{"city": "Oslo"}}), not {describe(call)}')
-    turn = Turn((), calls=tuple(built))
+    turn = Turn(
+        (),
+        calls=tuple(
+            FunctionCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments))
+            for name, arguments in calls
+        ),
+    )
     return lambda request: speak(request, turn)
 
 
@@ -135,12 +133,8 @@ def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop
     Raises:
         TypeError: A piece is not text.
     """
-    if isinstance(reasoning, str):
-        raise TypeError(f"reasoning must be a list of texts, not {describe(reasoning)}")
-    for piece in (*pieces, *reasoning):
+    for piece in pieces:
         check_type(piece, str, "a piece of text()", "text")
-    check_type(finish_reason, str, "finish_reason", "text")
-    check_integer("prompt_tokens", prompt_tokens)
     return TextReply(pieces, tuple(reasoning), finish_reason, prompt_tokens)
 
 

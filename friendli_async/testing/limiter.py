@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Final
 
 from friendli_async.options import check_choice
-from friendli_async.testing.arguments import check_integer
 from friendli_async.testing.script import Script, status
 
 __all__ = ["Limiter", "rate_limit_headers"]
@@ -44,7 +43,6 @@ class Limiter:
     """Limits the requests per minute, in windows that start with a request."""
 
     def __init__(self, requests: int) -> None:
-        check_integer("rate_limit", requests, least=1)
         self._requests = requests
         self._remaining = 0
         self._resets_at = -math.inf

@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 from friendli_async._callables import check_plain
 from friendli_async._core.loops import running_loop
 from friendli_async._core.net.failures import bracketed
-from friendli_async.testing.arguments import check_integer, check_seconds, check_text, check_type
+from friendli_async.testing.arguments import check_type
 from friendli_async.testing.faults import Faults
 from friendli_async.testing.limiter import Limiter
 from friendli_async.testing.received import Outcome, ReceivedRequest
@@ -78,8 +78,7 @@ class FriendliServer:
         access_log: Called with each request and its duration in seconds, when its reply is complete or broken.
 
     Raises:
-        TypeError: An argument has the wrong type.
-        ValueError: `pace` is negative, or `rate_limit` is below 1.
+        TypeError: The faults are not those of `faults.parse`, or the access log is a coroutine function.
     """
 
     def __init__(
@@ -93,8 +92,6 @@ class FriendliServer:
         rate_limit: int | None = None,
         access_log: Callable[[ReceivedRequest, float], object] | None = None,
     ) -> None:
-        check_text(token=token)
-        check_seconds("pace", pace)
         if faults is not None:
             check_type(faults, Faults, "faults", "made by friendli_async.testing.faults.parse(...)")
         check_plain(access_log, "access_log", "a request and its duration")
@@ -276,13 +273,11 @@ class FriendliServer:
 
     async def wait_for_requests(self, count: int = 1, *, timeout: float = 30.0) -> ReceivedRequest:
         """Wait until a number of requests, at least 1, have been received in total, and return the last one of them."""
-        check_integer("count", count, least=1)
         await self.wait_until(lambda: len(self.requests) >= count, timeout=timeout)
         return self.requests[count - 1]
 
     async def wait_for_connections(self, count: int = 0, *, timeout: float = 30.0) -> None:
         """Wait until exactly this many TCP connections are open."""
-        check_integer("count", count, least=0)
         await self.wait_until(lambda: len(self._open) == count, timeout=timeout)
 
     async def idle(self, *, timeout: float = 30.0) -> None:
@@ -420,7 +415,6 @@ class _Listener(web.Server):
 
 
 def _check_path(path: str | None) -> None:
-    check_text(path=path)
     if path is not None and (not path.startswith("/") or "?" in path):
         raise ValueError(f"path must start with / and have no query, as in /v1/chat/completions, not {path!r}")
 

@@ -1,7 +1,4 @@
-"""The steps of a scripted reply: what it writes, when, and how it ends or breaks.
-
-The functions check their arguments: a wrong type is a `TypeError`, an invalid value a `ValueError`.
-"""
+"""The steps of a scripted reply: what it writes, when, and how it ends or breaks."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from typing import Final
 import msgspec
 
 from friendli_async._json import encode_json
-from friendli_async.testing.arguments import check_integer, check_line, check_seconds, check_text, check_type, describe
+from friendli_async.testing.arguments import check_type, describe
 from friendli_async.testing.frames import DONE, Identity, sse_event, token_counts
 from friendli_async.testing.reply import ReplyWriter
 
@@ -148,12 +145,6 @@ def chunk(
         logprobs: The log probabilities of the choice.
         index: Index of the choice.
     """
-    check_text(text=text, role=role, reasoning=reasoning, finish_reason=finish_reason)
-    if tool_calls is not None:
-        check_type(tool_calls, (list, tuple), "tool_calls", "a list of dicts")
-    if logprobs is not None:
-        check_type(logprobs, Mapping, "logprobs", "a dict")
-    check_integer("index", index)
     values = {"role": role, "content": text, "reasoning_content": reasoning, "tool_calls": tool_calls}
     delta = {name: value for name, value in values.items() if value is not None}
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
@@ -177,8 +168,6 @@ def usage(prompt: int, completion: int) -> Payload:
         prompt: Tokens of the request.
         completion: Tokens of the reply.
     """
-    check_integer("prompt", prompt)
-    check_integer("completion", completion)
     return _Chunk(b"[]", encode_json(token_counts(prompt, completion)))
 
 
@@ -193,7 +182,6 @@ def comment(text: str = "ping") -> Payload:
     Args:
         text: One line.
     """
-    check_line("the text of comment()", text)
     return _Raw(b": " + text.encode() + b"\n\n")
 
 
@@ -206,8 +194,6 @@ def event(data: object, *, name: str | None = None) -> Payload:
     """
     if isinstance(data, bytes | Step):
         raise TypeError(f"the data of an event must be text or a JSON value, not {describe(data)}; raw() writes bytes")
-    if name is not None:
-        check_line("name", name)
     return _Raw(sse_event(data.encode() if isinstance(data, str) else encode_json(data), name))
 
 
@@ -254,13 +240,6 @@ def tool_status(
         error: Why it failed: `type` and `msg`.
         timestamp: Unix time in seconds.
     """
-    for label, text in (("status", status), ("name", name), ("tool_call_id", tool_call_id)):
-        check_type(text, str, label, "text")
-    check_text(result=result, message=message)
-    for label, value in (("parameters", parameters), ("error", error)):
-        if value is not None:
-            check_type(value, Mapping, label, "a dict")
-    check_seconds("timestamp", timestamp)
     data = {
         "tool_call_id": tool_call_id,
         "name": name,
@@ -283,8 +262,6 @@ def split(payload: Payload, size: int = 1) -> Step:
         payload: A step that writes.
         size: Bytes of each piece.
     """
-    check_type(payload, Payload, "the first argument of split()", "a step that writes, such as chunk(...) or raw(...)")
-    check_integer("size", size, least=1)
 
     async def write(reply: ReplyWriter) -> None:
         data = payload.encode(reply.identity)
@@ -302,9 +279,6 @@ def burst(count: int, *, text: str = "token ", events_per_write: int = 100) -> S
         text: The text of each.
         events_per_write: Chunks per write.
     """
-    check_integer("count", count, least=0)
-    check_type(text, str, "text", "text")
-    check_integer("events_per_write", events_per_write, least=1)
 
     async def write(reply: ReplyWriter) -> None:
         one = chunk(text).encode(reply.identity)
@@ -320,8 +294,6 @@ def endless(data: bytes = b"x" * 65536) -> Step:
     Args:
         data: The bytes of one write.
     """
-    check_type(data, bytes, "the data of endless()", "bytes")
-    check_integer("length of data", len(data), least=1)
 
     async def write(reply: ReplyWriter) -> None:
         # Bounded by the connection: once the client has disconnected, a write fails or this task is cancelled.
@@ -340,7 +312,6 @@ def delay(seconds: float) -> Step:
     Args:
         seconds: How long.
     """
-    check_seconds("seconds", seconds)
     return _Call(f"delay({seconds})", lambda _: asyncio.sleep(seconds))
 
 
@@ -351,8 +322,6 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
         event: The event: of asyncio if the test is a coroutine, of threading if it is not. Unless it is
             one of asyncio in the server's own loop, it must stay set: it is looked at every few milliseconds.
     """
-    if not callable(getattr(event, "is_set", None)):
-        raise TypeError(f"gate() takes an asyncio.Event or a threading.Event, not {describe(event)}")
     loop: asyncio.AbstractEventLoop | None = None
     with suppress(RuntimeError):  # the test is no coroutine
         loop = asyncio.get_running_loop()
@@ -383,7 +352,6 @@ def slow_headers(seconds: float) -> Step:
     Args:
         seconds: How long.
     """
-    check_seconds("seconds", seconds)
 
     async def send(reply: ReplyWriter) -> None:
         await asyncio.sleep(seconds)
@@ -433,5 +401,4 @@ def garbage(data: bytes = b"zz\r\nno chunk\r\n") -> Step:
     Args:
         data: The bytes.
     """
-    check_type(data, bytes, "the data of garbage()", "bytes")
     return _Call(f"garbage({data!r})", lambda reply: reply.write_unframed(data))
