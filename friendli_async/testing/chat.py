@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, cast
 
-from friendli_async.testing.arguments import check_type, describe
+from friendli_async.testing.arguments import check_type
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.script import Script, interleaved, json_body, script, status, wants_usage
@@ -106,11 +106,6 @@ class TextReply:
     reasoning: tuple[str, ...] = ()
     finish_reason: str = "stop"
     prompt_tokens: int = 1
-
-    @property
-    def description(self) -> str:
-        """The reply in a few words, for messages about it."""
-        return f"text {describe(''.join(self.pieces)).removesuffix(' (str)')}"
 
     def __call__(self, request: ReceivedRequest) -> Script:
         """Build the script for one request, whose `stream` and `stream_options` determine its form."""

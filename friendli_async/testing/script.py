@@ -9,7 +9,6 @@ Every write is followed by two iterations of the event loop: a client in the sam
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from multidict import CIMultiDict
 
 from friendli_async._callables import is_async
+from friendli_async._hints import shortened
 from friendli_async._json import encode_json
 from friendli_async.testing.arguments import check_type, describe
 from friendli_async.testing.received import ReceivedRequest
@@ -31,7 +31,6 @@ __all__ = [
     "Script",
     "body",
     "check_answer",
-    "describe_answer",
     "interleaved",
     "json_body",
     "pace",
@@ -116,13 +115,6 @@ def resolve(answer: Answer, request: ReceivedRequest) -> Script:
 
 
 _ACCEPTED: Final = 'a reply such as text("Hello") or status(503), a step such as drop(), or a function of the request'
-_HINTS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
-    (str, "; text(...) makes a reply of it"),
-    (bytes, "; body(...) makes a reply of it"),
-    (dict, "; json_body(...) makes a reply of it"),
-    ((list, tuple), "; pass several replies as separate arguments"),
-    (type(None), "; is a `return` missing?"),
-)
 
 
 def check_answer(answer: object, name: str) -> None:
@@ -137,30 +129,10 @@ def check_answer(answer: object, name: str) -> None:
     """
     if isinstance(answer, Script | Step):
         return
-    if not callable(answer) or isinstance(answer, type):
-        hint = next((hint for kind, hint in _HINTS if issubclass(type(answer), kind)), "")
-        raise TypeError(f"{name} must be {_ACCEPTED}, not {describe(answer)}{hint}")
+    if not callable(answer):
+        raise TypeError(f"{name} must be {_ACCEPTED}, not {describe(answer)}")
     if is_async(answer):
-        raise TypeError(f"{name} must not be a coroutine function: {_function_name(answer)}; delay() and gate() wait")
-    try:
-        inspect.signature(answer).bind(None)
-    except (TypeError, ValueError):  # some builtins have no signature
-        raise TypeError(
-            f"{name} must be {_ACCEPTED}; {_function_name(answer)} cannot be called with one argument, the request"
-        ) from None
-
-
-def describe_answer(answer: Answer) -> str:
-    """Describe a valid answer in a few words, for messages about it."""
-    if isinstance(answer, Script):
-        return f"status {answer.status}, {len(answer.steps)} step{'s' * (len(answer.steps) != 1)}"
-    if isinstance(answer, Step):
-        return f"step {getattr(answer, 'name', type(answer).__name__.strip('_').lower())}"
-    return getattr(answer, "description", None) or f"function {_function_name(answer)}"
-
-
-def _function_name(function: Callable[..., object]) -> str:
-    return getattr(function, "__qualname__", None) or type(function).__qualname__
+        raise TypeError(f"{name} must not be a coroutine function, as {shortened(answer)} is; delay() and gate() wait")
 
 
 def pace(answer: Script, seconds: float) -> Script:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final, Self
 
 from aiohttp import web
@@ -21,13 +18,14 @@ from multidict import CIMultiDict
 from friendli_async._callables import check_plain
 from friendli_async._core.loops import running_loop
 from friendli_async._core.net.failures import bracketed
+from friendli_async._hints import shortened
 from friendli_async.testing.arguments import check_type
 from friendli_async.testing.faults import Faults
 from friendli_async.testing.limiter import Limiter
 from friendli_async.testing.received import Outcome, ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
 from friendli_async.testing.routes import Router
-from friendli_async.testing.script import Answer, Script, check_answer, describe_answer, pace, resolve, status
+from friendli_async.testing.script import Answer, Script, check_answer, pace, resolve, status
 from friendli_async.testing.waiting import Signal
 
 __all__ = ["FriendliServer"]
@@ -37,21 +35,6 @@ _BACKLOG: Final = 4096  # a thousand streams may be opened at once
 _MAX_ITERATIONS: Final = 1000
 
 _logger: Final = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Enqueued:
-    """An enqueued answer."""
-
-    answer: Answer
-    path: str | None
-    """The path of the requests that it answers; None for any."""
-    origin: str
-    """File name and line of the call of `enqueue`."""
-
-    def __str__(self) -> str:
-        path = "" if self.path is None else f" for {self.path}"
-        return f"{describe_answer(self.answer)}{path} (enqueued at {self.origin})"
 
 
 class FriendliServer:
@@ -110,7 +93,7 @@ class FriendliServer:
         self._runner: web.ServerRunner | None = None
         self._background = ExitStack()  # the thread in which it runs, if it has its own
         self._open: dict[web.RequestHandler, tuple[int, asyncio.Transport]] = {}
-        self._queue: deque[_Enqueued] = deque()
+        self._queue: deque[tuple[Answer, str | None]] = deque()  # with the path, None for any
         self._reply_errors: list[str] = []
         self._always: dict[str | None, Answer] = {}  # by path; None for any
         self._received = 0
@@ -202,14 +185,13 @@ class FriendliServer:
             path: Answer only requests to this path; by default any.
 
         Raises:
-            TypeError: An answer is none of these, or a function that does not take one argument. Nothing is enqueued.
+            TypeError: An answer is none of these. Nothing is enqueued.
             ValueError: The path does not start with `/`, or contains a query.
         """
         for answer in answers:
             check_answer(answer, "an enqueued reply")
         _check_path(path)
-        origin = _line_of_caller()
-        self._queue.extend(_Enqueued(answer, path, origin) for answer in answers)
+        self._queue.extend((answer, path) for answer in answers)
 
     def always(self, answer: Answer | None, *, path: str | None = None) -> None:
         """Answer every request for which no script is enqueued with one script.
@@ -236,8 +218,8 @@ class FriendliServer:
 
     @property
     def unused_replies(self) -> list[str]:
-        """A description of each enqueued script that has not been used, with the file and line that enqueued it."""
-        return [str(enqueued) for enqueued in self._queue]
+        """A representation of each enqueued script that has not been used, with the path that it is for."""
+        return [shortened(answer) + (f" for {path}" if path else "") for answer, path in self._queue]
 
     @property
     def reply_errors(self) -> list[str]:
@@ -343,7 +325,7 @@ class FriendliServer:
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # pytest.fail() raises one that is not an Exception
-            message = self._record_error(error, "the server" if answer is None else describe_answer(answer))
+            message = self._record_error(error, "the server" if answer is None else shortened(answer))
             _logger.error("%s", message, exc_info=error)
             return status(500, message=message)
 
@@ -353,10 +335,10 @@ class FriendliServer:
         return message
 
     def _answer_for(self, request: ReceivedRequest) -> Answer:
-        for position, enqueued in enumerate(self._queue):
-            if enqueued.path is None or enqueued.path == request.path:
+        for position, (answer, path) in enumerate(self._queue):
+            if path is None or path == request.path:
                 del self._queue[position]
-                return enqueued.answer
+                return answer
         for path in (request.path, None):
             if path in self._always:
                 return self._always[path]
@@ -417,11 +399,3 @@ class _Listener(web.Server):
 def _check_path(path: str | None) -> None:
     if path is not None and (not path.startswith("/") or "?" in path):
         raise ValueError(f"path must start with / and have no query, as in /v1/chat/completions, not {path!r}")
-
-
-def _line_of_caller() -> str:
-    """Returns the file and line that called the caller of this function; not its text, which may not exist."""
-    frame = inspect.currentframe()
-    for _ in range(2):
-        frame = None if frame is None else frame.f_back
-    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
