@@ -213,7 +213,7 @@ async def test_status_has_json_error_body_and_given_headers(
         assert response.headers["Retry-After"] == "1"
     async with session.post(CHAT) as response:
         assert response.headers["retry-after-ms"] == "20"
-        assert await response.json() == {"error": {"message": "busy", "type": "overloaded_error", "code": None}}
+        assert await response.json() == {"error": {"message": "busy", "type": "server_error", "code": None}}
     for kind in ("server_error", "api_error"):
         async with session.post(CHAT) as response:
             assert (await response.json())["error"]["type"] == kind

@@ -187,7 +187,7 @@ def test_command_reports_port_in_use_in_one_line(command: tuple[str, ...], name:
 async def test_missing_or_wrong_token_is_a_401_with_json_error(server: FriendliServer, headers: dict[str, str]) -> None:
     async with aiohttp.ClientSession(server.url, headers=headers) as session, session.post(CHAT, json=BODY) as response:
         assert response.status == 401
-        assert (await response.json())["error"]["type"] == "authentication_error"
+        assert (await response.json())["error"]["message"] == "the token is missing or wrong"
 
 
 async def test_container_paths_and_tokenless_server_need_no_token(server: FriendliServer) -> None:

@@ -43,19 +43,6 @@ __all__ = [
 EVENT_STREAM: Final = "text/event-stream"
 JSON: Final = "application/json"
 
-_ERROR_TYPES: Final = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    405: "method_not_allowed",
-    408: "timeout_error",
-    409: "conflict_error",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-}
-
 
 @dataclass(frozen=True)
 class Script:
@@ -238,7 +225,7 @@ def status(
         extra["retry-after-ms"] = str(retry_after_ms)
     if code < 400:
         return body(b"", status=code, headers=extra, content_type="text/plain")
-    kind = _ERROR_TYPES.get(code, "server_error" if code >= 500 else "api_error")
+    kind = "server_error" if code >= 500 else "api_error"
     error = {"message": message or f"scripted status {code}", "type": kind, "code": None}
     return json_body({"error": error}, status=code, headers=extra)
 
