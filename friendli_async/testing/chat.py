@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Final, cast
+from typing import cast
 
 from friendli_async.testing.arguments import check_type
 from friendli_async.testing.frames import token_counts
@@ -16,9 +16,6 @@ from friendli_async.testing.steps import Step, chunk, done, finish, usage
 from friendli_async.testing.turns import Body, FunctionCall, Prompt, Turn, json_schema_of, split_arguments, text_of
 
 __all__ = ["TextReply", "answer_chat", "prompt_of", "render", "speak", "text", "tool_calls"]
-
-_MAX_CHOICES: Final = 128
-_MAX_TOP_LOGPROBS: Final = 20
 
 
 def answer_chat(request: ReceivedRequest) -> Script:
@@ -46,7 +43,6 @@ def prompt_of(body: Body) -> Prompt:
         tool_name=cast("Body", choice)["function"]["name"] if isinstance(choice, dict) else None,
         parallel=bool(body.get("parallel_tool_calls")),
         schema=json_schema_of(wanted, section(wanted, "json_schema").get("schema")),
-        stop=body.get("stop"),
         reasons=bool(body.get("parse_reasoning") and body.get("include_reasoning")),
     )
 
@@ -66,8 +62,6 @@ def speak(request: ReceivedRequest, turn: Turn) -> Script:
     """
     body = request.json_object
     count = 1 if body.get("n") is None else int(body["n"])
-    if not 1 <= count <= _MAX_CHOICES:
-        return status(400, message=f"n must be between 1 and {_MAX_CHOICES}, not {count}")
     others = [
         replace(turn, content=(f"({number}) ", *turn.content) if turn.content else (), interludes={})
         for number in range(2, count + 1)
@@ -197,7 +191,7 @@ def _call_id(request: ReceivedRequest, index: int, number: int) -> str:
 def _logprobs(body: Body, tokens: Sequence[str]) -> Body | None:
     if not body.get("logprobs"):
         return None
-    top = max(0, min(_MAX_TOP_LOGPROBS, int(body.get("top_logprobs") or 0)))
+    top = int(body.get("top_logprobs") or 0)
     return {
         "content": [
             {**_logprob(token, 0), "top_logprobs": [_logprob(token, k) for k in range(top)]} for token in tokens

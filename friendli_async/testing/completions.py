@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, cast
 
 from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import InvalidRequestError
-from friendli_async.testing.script import Script, interleaved, json_body, script, status, wants_usage
+from friendli_async.testing.script import Script, interleaved, json_body, script, wants_usage
 from friendli_async.testing.steps import Step, done, event
 from friendli_async.testing.text_operations import encode, texts_of
-from friendli_async.testing.turns import Body, Turn, count_tokens, cut_at, tokenize
+from friendli_async.testing.turns import Body, Turn, count_tokens, tokenize
 
 __all__ = ["complete"]
-
-_MAX_CHOICES: Final = 128
-_MAX_LOGPROBS: Final = 5
 
 
 def complete(request: ReceivedRequest) -> Script:
@@ -26,10 +22,8 @@ def complete(request: ReceivedRequest) -> Script:
         raise InvalidRequestError("body", "tokens", "Give prompt or tokens, not both")
     prompts = texts_of(body, "prompt")
     count = 1 if body.get("n") is None else int(body["n"])
-    if not 1 <= count * len(prompts) <= _MAX_CHOICES:
-        return status(400, message=f"n times the prompts must be between 1 and {_MAX_CHOICES}")
     texts = [f"({number + 1}) {prompt}" if number else prompt for prompt in prompts for number in range(count)]
-    turns = [Turn(tokenize(cut_at(text, body.get("stop"))[0])).within(body.get("max_tokens")) for text in texts]
+    turns = [Turn(tokenize(text)).within(body.get("max_tokens")) for text in texts]
     usage = token_counts(count_tokens(prompts), sum(turn.tokens for turn in turns))
     if body.get("stream"):
         return _stream(request, turns, usage)
@@ -37,7 +31,7 @@ def complete(request: ReceivedRequest) -> Script:
         {
             "index": index,
             "text": "".join(turn.content),
-            "seed": _seed(body, index),
+            "seed": index,
             "finish_reason": turn.finish_reason,
             "tokens": encode("".join(turn.content)),
             "logprobs": _logprobs(body, turn.content, 0),
@@ -51,18 +45,10 @@ def _head(request: ReceivedRequest) -> dict[str, object]:
     return {"id": f"cmpl-{request.number:06d}", "object": "text_completion", "model": request.identity.model}
 
 
-def _seed(body: Body, index: int) -> int:
-    seed: Any = body.get("seed")
-    if isinstance(seed, list):
-        seeds = cast("list[int]", seed)
-        return int(seeds[index % len(seeds)]) if seeds else index
-    return index if seed is None else int(seed) + index
-
-
 def _logprobs(body: Body, pieces: Sequence[str], offset: int) -> dict[str, object] | None:
     if not body.get("logprobs"):
         return None
-    top = min(_MAX_LOGPROBS, max(0, int(body["logprobs"])))
+    top = int(body["logprobs"])
     offsets = [offset + sum(map(len, pieces[:at])) for at in range(len(pieces))]
     return {
         "text_offset": offsets,

@@ -31,8 +31,8 @@ def answer_messages(request: ReceivedRequest) -> Script:
         "role": "assistant",
         "model": request.identity.model,
         "content": _blocks(turn, request.number),
-        "stop_reason": _STOP_REASONS[turn.finish_reason] if turn.stop is None else "stop_sequence",
-        "stop_sequence": turn.stop,
+        "stop_reason": _STOP_REASONS[turn.finish_reason],
+        "stop_sequence": None,
         "usage": {"input_tokens": prompt.tokens, "output_tokens": turn.tokens, "cache_read_input_tokens": 0},
     }
     return script(*_events(message)) if body.get("stream") else json_body(message)
@@ -59,7 +59,6 @@ def _prompt_of(body: Body) -> Prompt:
         tool_name=choice.get("name"),
         parallel=not choice.get("disable_parallel_tool_use"),
         schema=section(section(body, "output_config"), "format").get("schema"),
-        stop=body.get("stop_sequences"),
         reasons=section(body, "thinking").get("type") in {"enabled", "adaptive"},
     )
 
@@ -90,7 +89,7 @@ def _events(message: _Block) -> Iterator[Step]:
     def named(kind: str, **fields: object) -> Step:
         return event({"type": kind, **fields}, name=kind)
 
-    started: _Block = {**message, "content": [], "stop_reason": None, "stop_sequence": None}
+    started: _Block = {**message, "content": [], "stop_reason": None}
     yield named("message_start", message={**started, "usage": {**message["usage"], "output_tokens": 0}})
     for index, block in enumerate(message["content"]):
         start, deltas = _start_and_deltas(block)
@@ -98,7 +97,7 @@ def _events(message: _Block) -> Iterator[Step]:
         for delta in deltas:
             yield named("content_block_delta", index=index, delta=delta)
         yield named("content_block_stop", index=index)
-    ending = {name: message[name] for name in ("stop_reason", "stop_sequence")}
+    ending = {"stop_reason": message["stop_reason"], "stop_sequence": None}
     yield named("message_delta", delta=ending, usage=message["usage"])
     yield named("message_stop")
 

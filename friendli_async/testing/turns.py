@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 from friendli_async.testing.sample import sample
 from friendli_async.testing.steps import Step
 
-__all__ = ["Body", "FunctionCall", "Prompt", "Turn", "count_tokens", "cut_at", "json_schema_of", "split_arguments"]
+__all__ = ["Body", "FunctionCall", "Prompt", "Turn", "count_tokens", "json_schema_of", "split_arguments"]
 __all__ += ["text_of", "tokenize"]
 
 Body = Mapping[str, Any]
@@ -43,7 +43,6 @@ class Turn:
         reasoning: The tokens of the reasoning, sent first.
         calls: The function calls, sent after the text.
         finish_reason: `stop`, `length` or `tool_calls`.
-        stop: The stop string that ended the text.
         interludes: Steps to play before the token at that position.
     """
 
@@ -51,7 +50,6 @@ class Turn:
     reasoning: tuple[str, ...] = ()
     calls: tuple[FunctionCall, ...] = ()
     finish_reason: str = "stop"
-    stop: str | None = None
     interludes: Mapping[int, Sequence[Step]] = field(default_factory=dict[int, Sequence[Step]])
 
     @property
@@ -63,7 +61,7 @@ class Turn:
         """Return the turn with its text truncated (None: to the server's limit) and the finish reason that follows."""
         limit = _MAX_TOKENS if max_tokens is None else min(_MAX_TOKENS, max(0, int(max_tokens)))
         if len(self.content) > limit:
-            return replace(self, content=self.content[:limit], finish_reason="length", stop=None)
+            return replace(self, content=self.content[:limit], finish_reason="length")
         return replace(self, finish_reason="tool_calls") if self.calls else self
 
 
@@ -80,7 +78,6 @@ class Prompt:
         tool_name: The only function to call.
         parallel: Whether several functions may be called at once.
         schema: JSON Schema of the text.
-        stop: Strings that end the text.
         reasons: Whether the model reasons.
     """
 
@@ -92,7 +89,6 @@ class Prompt:
     tool_name: str | None = None
     parallel: bool = False
     schema: Body | None = None
-    stop: Sequence[str] | None = None
     reasons: bool = False
 
     @property
@@ -111,8 +107,7 @@ class Prompt:
         thought = f"The last message has {len(tokenize(self.text))} words. I repeat it." if self.reasons else ""
         if calls := self.calls():
             return Turn((), tokenize(thought), calls)
-        text, stop = cut_at(self._text(), self.stop)
-        return Turn(tokenize(text), tokenize(thought), stop=stop)
+        return Turn(tokenize(self._text()), tokenize(thought))
 
     def calls(self) -> tuple[FunctionCall, ...]:
         """Return the function calls, with arguments that match the parameters.
@@ -147,12 +142,6 @@ def json_schema_of(response_format: Body, schema: Body | None) -> Body | None:
     """Return the schema of the text that a response format, with this schema in it, asks for."""
     schemas = {"json_object": _JSON_OBJECT, "json_schema": schema}
     return schemas.get(response_format.get("type", "text"))
-
-
-def cut_at(text: str, stops: Sequence[str] | None) -> tuple[str, str | None]:
-    """Return a text up to the first of its stop strings, and this string. Empty stop strings are ignored."""
-    found = min((stop for stop in stops or () if stop and stop in text), key=text.index, default=None)
-    return (text, None) if found is None else (text[: text.index(found)], found)
 
 
 def text_of(content: object) -> str:
