@@ -43,7 +43,7 @@ def test_valid_body_has_no_errors(body: dict[str, Any]) -> None:
         ({"messages": [{"content": "x"}]}, ("body.messages.0.role", "missing")),
         ({"messages": [{"role": "robot"}]}, ("body.messages.0.role", "union_tag_invalid")),
         ({"messages": [{"role": ["user"]}]}, ("body.messages.0.role", "union_tag_invalid")),
-        ({"messages": [user(1)]}, ("body.messages.0.content", "union")),
+        ({"messages": [user(1)]}, ("body.messages.0.content", "string_type")),
         ({"messages": [user([{"type": "text"}])]}, ("body.messages.0.content.0.text", "missing")),
         ({"stream": 1}, ("body.stream", "bool_type")),
         ({"stream": None}, ("body.stream", "bool_type")),
@@ -71,12 +71,6 @@ def test_schemas_differ_by_deployment() -> None:
     ]
     assert errors("ServerlessToolAssistedChatCompletionBody", tools=[{"type": "x"}])[0][1] == "union_tag_invalid"
     assert validate("ServerlessChatCompletionBody", [])[0]["type"] == "dict_type"
-
-
-def test_errors_are_bounded_in_number_and_size() -> None:
-    found = validate("ServerlessChatCompletionBody", {"model": "m", "messages": [{"role": "x" * 1000}] * 1000})
-    assert len(found) == 100
-    assert len(str(found[0]["msg"])) < 300
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------
