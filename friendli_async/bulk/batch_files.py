@@ -44,7 +44,7 @@ from friendli_async.embeddings import EmbeddingsOptions
 from friendli_async.errors import APIStatusError, FriendliError
 from friendli_async.replies import Reply, kept_raw
 
-__all__ = ["BatchInput", "BatchOutput", "BatchRow", "FailedBeforeError", "InvalidBeforeError"]
+__all__ = ["BatchInput", "BatchOutput", "BatchRow", "FailedBeforeError"]
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
@@ -260,10 +260,6 @@ class FailedBeforeError(FriendliError):
     """A request failed in an earlier run and is not sent again."""
 
 
-class InvalidBeforeError(FailedBeforeError):
-    """A request was rejected in an earlier run because it is invalid. It is not sent again until it has changed."""
-
-
 class _Error(msgspec.Struct, omit_defaults=True):
     code: str | None = None
     message: str | None = None
@@ -356,8 +352,7 @@ class BatchOutput:
             return Outcome(key=key, row=row, resumed=True)
         if state == _REJECTED or (state == _FAILED and self._retry_failed):
             return None
-        kind = InvalidBeforeError if state == _INVALID else FailedBeforeError
-        return Outcome(key=key, row=row, error=kind("failed in an earlier run"), resumed=True)
+        return Outcome(key=key, row=row, error=FailedBeforeError("failed in an earlier run"), resumed=True)
 
     def keep(self, outcome: Outcome[BatchRow, Reply]) -> None:
         """Writes the answer to a request.

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Final
 
 from friendli_async.bulk import CheckpointError, Outcome, Progress, RejectedError, RowsError, Run
-from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError, InvalidBeforeError
-from friendli_async.bulk.errors import is_final, is_rejection
+from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError
+from friendli_async.bulk.errors import is_rejection
 from friendli_async.bulk.job import Job
 from friendli_async.cli import BAD_INPUT, FAILED, INTERRUPTED, connection
 from friendli_async.client import AsyncFriendli
@@ -208,7 +208,6 @@ class _Reporter:
     def __init__(self) -> None:
         self.total = 0
         self._rejected = 0
-        self._invalid = 0
         self._stream = sys.stderr
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._shown = deque([Progress()], maxlen=30)
@@ -231,7 +230,6 @@ class _Reporter:
         if error is None:
             return
         self._rejected += is_rejection(error)
-        self._invalid += is_final(error) or isinstance(error, InvalidBeforeError)
         if not isinstance(error, FailedBeforeError):
             self._report_row("failed", f"{outcome.key}: {type(error).__name__}: {error}")
 
@@ -260,13 +258,11 @@ class _Reporter:
                 f"the same command sends the {_rows(self._rejected)} again: rejected because of the token, account, "
                 "model or endpoint (401, 402, 403, 404, 407), or not sent for lack of a connection"
             )
-        if self._invalid:
+        if progress.failed > self._rejected:
             self.write_line(
-                f"{_rows(self._invalid)} rejected as invalid (400, 413, 422, ...) will not be sent again, unless the "
-                "line changes"
+                "to send failed rows again, except those rejected as invalid (400, 413, 422, ...), run the same "
+                "command with --retry-failed"
             )
-        if progress.failed > self._rejected + self._invalid:
-            self.write_line("to send failed rows again, run the same command with --retry-failed")
 
     def _total_of(self, progress: Progress) -> int:
         """Returns the number of rows, of which more may have been appended to the file since it was checked."""
