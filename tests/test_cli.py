@@ -883,29 +883,3 @@ def test_serve_runs_the_embedded_server(environment: dict[str, str], run: Run) -
         ["POST", "/serverless/v1/chat/completions", "200"],
     ]
     assert answered.stdout == "You said: Hi\n"
-
-
-WITHOUT_THREADS: Final = """
-import sys, threading
-
-def start(self):
-    raise RuntimeError("can't start new thread")
-
-threading.Thread.start = start
-from friendli_async.cli.__main__ import main
-sys.exit(main())
-"""
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["-m", "m", "Hi"], ["models"], ["doctor", "--json"], ["batch", "{folder}/in", "-o", "{folder}/out", "-m", "m"]],
-    ids=["chat", "models", "doctor", "batch"],
-)
-def test_lack_of_threads_is_reported(tmp_path: Path, environment: dict[str, str], arguments: list[str]) -> None:
-    (tmp_path / "in").write_text('"Hi"')
-    given = [argument.format(folder=tmp_path) for argument in arguments]
-    named = {**environment, "FRIENDLI_SERVER_URL": "http://localhost:9"}  # a name is looked up in a thread
-    done = run_python(named, "-c", WITHOUT_THREADS, *given)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "friendli-async: no thread can be started: has `ulimit -u` been reached?\n"

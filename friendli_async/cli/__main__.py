@@ -49,10 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _discard(sys.stdout)
         status, message = FAILED, f"friendli-async: the output cannot be written: {error.strerror or error}\n"
-    except RuntimeError as error:
-        if "start new thread" not in str(error):
-            raise
-        status, message = FAILED, "friendli-async: no thread can be started: has `ulimit -u` been reached?\n"
     try:
         sys.stderr.write(message)
         sys.stderr.flush()
