@@ -275,6 +275,8 @@ async def test_invalid_argument_is_rejected_before_sending(
 
 
 async def test_server_validation_errors_are_raised(server: FriendliServer, client: AsyncFriendli) -> None:
+    detail = [{"loc": ["body", "digest"], "msg": "Input should be sha256", "type": "value_error"}]
+    server.enqueue(json_body({"detail": detail}, status=422))
     with pytest.raises(UnprocessableEntityError, match="digest"):
         await client.file.init_upload(name="n", size=1, digest="md5:0", project_id="p")
     upload = await client.file.init_upload(name="n", size=1, digest=DIGEST, project_id="p")

@@ -15,7 +15,7 @@ from friendli_async.testing.examples import fill
 from friendli_async.testing.frames import timestamp
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.route import Route, page_of, stored
-from friendli_async.testing.script import Script, json_body, status
+from friendli_async.testing.script import Script, json_body
 
 __all__ = ["EndpointStore"]
 
@@ -50,7 +50,6 @@ _NEW_SPEC: Final = {
     **dict.fromkeys(("currReplicaCnt", "desiredReplicaCnt", "updatedReplicaCnt"), 1),
 }
 """What the request does not say, as far as it is not made up by the schema."""
-_FINAL_STATES: Final = ("TERMINATING", "TERMINATED")
 
 
 @dataclass
@@ -62,11 +61,6 @@ class _Endpoint:
     states: deque[tuple[str, str | None]] = field(default_factory=lambda: deque(_START_STATES))
     """Its current status and phase, followed by those of later status requests."""
     updated_at: str | None = None
-
-    @property
-    def status(self) -> str:
-        """Its current status, without advancing it."""
-        return self.states[0][0]
 
     def to_json(self) -> dict[str, object]:
         """Return the status in the format of the API."""
@@ -170,10 +164,8 @@ def _versions(endpoint: _Endpoint, request: ReceivedRequest) -> Script:
 
 
 def _update(endpoint: _Endpoint, request: ReceivedRequest) -> Script:
-    if endpoint.status in _FINAL_STATES:
-        return _conflict(endpoint, "be updated")
     endpoint.versions.append({**endpoint.versions[-1], **_settings(request.json_object)})
-    if endpoint.status == "RUNNING":
+    if endpoint.states[0][0] == "RUNNING":
         # Twice: a status request shows the next state, and the reply to this request shows none.
         endpoint.states = deque([("UPDATING", None), ("UPDATING", None), ("RUNNING", None)])
     endpoint.updated_at = timestamp(request.created)
@@ -182,8 +174,6 @@ def _update(endpoint: _Endpoint, request: ReceivedRequest) -> Script:
 
 def _transition(verb: str) -> Callable[[_Endpoint, ReceivedRequest], Script]:
     def change(endpoint: _Endpoint, request: ReceivedRequest) -> Script:
-        if endpoint.status in _FINAL_STATES and verb != "terminate":
-            return _conflict(endpoint, verb)
         steps = _TRANSITIONS[verb]
         if endpoint.states[-1] != steps[-1] or verb == "restart":  # else it is in that state, or in transition to it
             endpoint.states = deque(steps)
@@ -191,10 +181,6 @@ def _transition(verb: str) -> Callable[[_Endpoint, ReceivedRequest], Script]:
         return json_body(endpoint.to_json())
 
     return change
-
-
-def _conflict(endpoint: _Endpoint, what: str) -> Script:
-    return status(409, message=f"{endpoint.id} is {endpoint.status}, so it cannot {what}")
 
 
 def _settings(body: _Body) -> _Spec:
