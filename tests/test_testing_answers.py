@@ -270,8 +270,8 @@ async def test_calculator_runs_mid_stream(api: Api) -> None:
     assert {**ended, "result": "None", "status": "STARTED"} == started
     assert json.loads(json.loads(ended["result"])) == {"result": "2 * (3 + 4)=14"}
     names = [name for name, _ in events]
-    assert names == [None] * 3 + ["tool_status"] * 2 + [None] * 11
-    text = "Using math:calculator.\nThe result of 2 * (3 + 4) is 14."
+    assert names == [None] + ["tool_status"] * 2 + [None] * 11
+    text = "The result of 2 * (3 + 4) is 14."
     assert content(events) == text == await api.text("What is 2 * (3 + 4)?", path=TOOLS, tools=BUILT_IN[:1])
 
 

@@ -63,7 +63,7 @@ def speak(request: ReceivedRequest, turn: Turn) -> Script:
     body = request.json_object
     count = 1 if body.get("n") is None else int(body["n"])
     others = [
-        replace(turn, content=(f"({number}) ", *turn.content) if turn.content else (), interludes={})
+        replace(turn, content=(f"({number}) ", *turn.content) if turn.content else (), prelude=())
         for number in range(2, count + 1)
     ]
     turns = [each.within(body.get("max_tokens")) for each in (turn, *others)]
@@ -145,14 +145,11 @@ def _stream(request: ReceivedRequest, turns: Sequence[Turn], counts: tuple[int, 
 
 
 def _choice_steps(body: Body, request: ReceivedRequest, turn: Turn, index: int) -> Iterator[Step]:
+    yield from turn.prelude
     for piece in turn.reasoning:
         yield chunk(reasoning=piece, index=index)
-    for position, piece in enumerate(turn.content):
-        yield from turn.interludes.get(position, ())
+    for piece in turn.content:
         yield chunk(piece, index=index, logprobs=_logprobs(body, [piece]))
-    for position, late in turn.interludes.items():
-        if position >= len(turn.content):
-            yield from late
     for number, call in enumerate(turn.calls):
         start = {"name": call.name, "arguments": ""}
         first = {"index": number, "id": _call_id(request, index, number), "type": "function", "function": start}

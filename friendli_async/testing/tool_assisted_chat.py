@@ -1,13 +1,13 @@
-"""The embedded server's tool-assisted chat: tool statuses between tokens.
+"""The embedded server's tool-assisted chat: tool statuses, then an answer.
 
-Each built-in tool of the request is used once, in order, after a token of text. `math:calculator` computes, and is used
-only if the last user message contains an expression; the others have a canned result. A tool that fails ends the turn
-unless `resume_generation` is set.
+Each built-in tool of the request is used once, in order. `math:calculator` computes, and is used only if the last user
+message contains an expression; the others have a canned result. A tool that fails ends the turn unless
+`resume_generation` is set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -51,15 +51,13 @@ def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
     uses = _tool_uses(body, prompt.text)
     if not uses:
         return answer_chat(request)
-    content: list[str] = []
-    interludes: dict[int, Sequence[Step]] = {}
-    for number, use in enumerate(uses):
-        content += tokenize(f"Using {use.name}.\n")
-        interludes[len(content)] = _statuses(use, f"call_{request.number:06d}_{number}", request.created)
-    for use in uses:
-        content += tokenize(f"{use.summary} ")
-    content[-1] = content[-1].rstrip()
-    return speak(request, Turn(tuple(content), calls=prompt.calls(), interludes=interludes))
+    steps = [
+        step
+        for number, use in enumerate(uses)
+        for step in _statuses(use, f"call_{request.number:06d}_{number}", request.created)
+    ]
+    content = tokenize(" ".join(use.summary for use in uses))
+    return speak(request, Turn(content, calls=prompt.calls(), prelude=steps))
 
 
 def _tool_uses(body: Mapping[str, Any], text: str) -> list[_ToolUse]:

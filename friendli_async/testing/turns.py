@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from friendli_async.testing.sample import sample
@@ -43,14 +43,14 @@ class Turn:
         reasoning: The tokens of the reasoning, sent first.
         calls: The function calls, sent after the text.
         finish_reason: `stop`, `length` or `tool_calls`.
-        interludes: Steps to play before the token at that position.
+        prelude: Steps to play before all of that.
     """
 
     content: tuple[str, ...]
     reasoning: tuple[str, ...] = ()
     calls: tuple[FunctionCall, ...] = ()
     finish_reason: str = "stop"
-    interludes: Mapping[int, Sequence[Step]] = field(default_factory=dict[int, Sequence[Step]])
+    prelude: Sequence[Step] = ()
 
     @property
     def tokens(self) -> int:
