@@ -475,17 +475,6 @@ def test_weights_are_stored_in_user_cache(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("package")
-@pytest.mark.parametrize("home", ["", "/dev/null"])
-def test_weights_are_stored_in_sys_prefix_without_writable_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
-) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", home)
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    assert gemma_weights() == tmp_path / "share" / "friendli_async" / "model.gguf"
-
-
-@pytest.mark.usefixtures("package")
 def test_unwritable_weights_folder_is_an_error() -> None:
     with pytest.raises(EngineUnavailable, match="no writable folder for the Gemma weights"):
         gemma_weights("/dev/null/cache")

