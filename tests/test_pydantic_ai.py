@@ -292,7 +292,7 @@ async def test_tool_may_request_a_retry(server: FriendliServer, model: FriendliM
 
     server.enqueue(tool_calls(("count", {"word": "a b"})), tool_calls(("count", {"word": "abc"})))
     result = await run(agent, "Letters?", streamed)
-    assert result.output == "The tool says: 3"
+    assert result.output.endswith(" 3")
     assert "one word only" in server.requests[1].json_object["messages"][-1]["content"]
 
 
@@ -309,7 +309,7 @@ async def test_invalid_arguments_are_reported_to_the_model(
         return len(word)
 
     server.enqueue(tool_calls(("count", arguments)), tool_calls(("count", {"word": "abc"})))
-    assert (await run(agent, "Letters?", streamed)).output == "The tool says: 3"
+    assert (await run(agent, "Letters?", streamed)).output.endswith(" 3")
     messages = server.requests[1].json_object["messages"]
     assert messages[-1]["role"] == "tool"
 

@@ -1237,7 +1237,8 @@ async def test_turn_limit_raises_with_a_transcript_that_can_be_continued(
     assert error.usage.completion_tokens == 3
     with pytest.raises(TurnLimitError):
         await run.result()
-    assert (await client.serverless.chat.complete(model="m", messages=error.messages)).text == "The tool says: 12:00"
+    continued = await client.serverless.chat.complete(model="m", messages=error.messages)
+    assert continued.text == "The tool says: 12:00, 12:00, 12:00"
     assert len(server.requests) == 4
 
 

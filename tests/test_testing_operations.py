@@ -314,7 +314,7 @@ async def test_several_functions_are_called_only_if_parallel(client: Client, par
     body = {"input": "x", "tools": tools, "tool_choice": "required", "parallel_tool_calls": parallel}
     assert len((await client.call_ok("POST", "/v1/responses", body))["output"]) == count
     after = {**body, "input": [{"type": "function_call_output", "call_id": "c", "output": "42"}] * 2}
-    assert (await client.call_ok("POST", "/v1/responses", after))["output"][0]["type"] == "message"
+    assert (await client.call_ok("POST", "/v1/responses", after))["output"][0]["type"] == "function_call"
 
 
 async def test_required_functions_are_called_one_after_another(client: Client) -> None:

@@ -32,12 +32,11 @@ def prompt_of(body: Body) -> Prompt:
     functions: list[Body] = [tool["function"] for tool in body.get("tools") or () if tool["type"] == "function"]
     choice: object = body.get("tool_choice")
     wanted = section(body, "response_format")
-    results = [text_of(each["content"]) for each in takewhile(lambda each: each["role"] == "tool", reversed(messages))]
     recent = takewhile(lambda each: each["role"] != "user", reversed(messages))
+    results = [text_of(each["content"]) for each in recent if each["role"] == "tool"]
     return Prompt(
         messages=messages,
         results=results[::-1],
-        earlier=sum(each["role"] == "tool" for each in recent) - len(results),
         functions=[(function["name"], function.get("parameters")) for function in functions],
         tool_choice=choice,
         tool_name=cast("Body", choice)["function"]["name"] if isinstance(choice, dict) else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any, Final, cast
 
 from friendli_async.testing.received import ReceivedRequest, section
@@ -49,11 +49,10 @@ def _prompt_of(body: Body) -> Prompt:
     messages: Sequence[Body] = body["messages"]
     choice = section(body, "tool_choice")
     asked = (_results(message["content"]) for message in reversed(messages) if message["role"] == "user")
-    last, *earlier = [*takewhile(bool, asked)] or [[]]
+    answered = [*takewhile(bool, asked)][::-1]
     return Prompt(
         messages=messages,
-        results=last,
-        earlier=sum(map(len, earlier)),
+        results=[*chain.from_iterable(answered)],
         functions=[(tool["name"], tool.get("input_schema")) for tool in body.get("tools") or ()],
         tool_choice="required" if choice.get("type") == "any" else choice.get("type"),
         tool_name=choice.get("name"),

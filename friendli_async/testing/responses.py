@@ -51,15 +51,14 @@ def answer_responses(request: ReceivedRequest) -> Script:
 def _prompt_of(body: Body) -> Prompt:
     given: object = body["input"]
     items = cast("list[_Item]", given) if isinstance(given, list) else [{"role": "user", "content": given}]
-    results = [text_of(item["output"]) for item in takewhile(_is_output, reversed(items))]
     recent = takewhile(lambda item: item.get("role") != "user", reversed(items))
+    results = [text_of(item["output"]) for item in recent if str(item.get("type")).endswith("_output")]
     functions: list[_Item] = [tool for tool in body.get("tools") or () if tool["type"] == "function"]
     choice: object = body.get("tool_choice")
     wanted = section(section(body, "text"), "format")
     return Prompt(
         messages=items,
         results=results[::-1],
-        earlier=sum(map(_is_output, recent)) - len(results),
         functions=[(function["name"], function["parameters"]) for function in functions],
         tool_choice=choice,
         tool_name=cast("_Item", choice).get("name") if isinstance(choice, dict) else None,
@@ -67,11 +66,6 @@ def _prompt_of(body: Body) -> Prompt:
         schema=json_schema_of(wanted, wanted.get("schema")),
         reasons=bool(section(body, "reasoning").get("effort")),
     )
-
-
-def _is_output(item: _Item) -> bool:
-    """Whether an item is the result of a tool."""
-    return str(item.get("type")).endswith("_output")
 
 
 def _items(turn: Turn, number: str) -> list[_Item]:

@@ -71,8 +71,7 @@ class Prompt:
 
     Args:
         messages: The conversation: role and content of each message.
-        results: The results of the tools that were called last.
-        earlier: How many other tools have been called since the last user message.
+        results: The results of the tools that have been called since the last user message.
         functions: The functions that may be called: name and parameters, a JSON Schema or None.
         tool_choice: `none`, `required` to call functions whatever the message mentions, or anything else.
         tool_name: The only function to call.
@@ -83,7 +82,6 @@ class Prompt:
 
     messages: Sequence[Body]
     results: Sequence[str] = ()
-    earlier: int = 0
     functions: Sequence[tuple[str, Body | None]] = ()
     tool_choice: object = None
     tool_name: str | None = None
@@ -113,16 +111,14 @@ class Prompt:
         """Return the function calls, with arguments that match the parameters.
 
         After the results of tools there are none, unless calls are required: then the functions are called that have
-        not been called yet. If all have been called, one after another, the last one is called again, since its result
-        may have been an error.
+        not been called yet, or else the last one, since its result may have been an error.
         """
         if self.tool_choice == "none" or (self.results and self.tool_choice != "required"):
             return ()
         if self.tool_name is not None:
             called = [function for function in self.functions if function[0] == self.tool_name]
         elif self.tool_choice == "required":
-            left = self.functions[len(self.results) :]
-            called = [*(left[self.earlier :] or left[-1:])]
+            called = [*(self.functions[len(self.results) :] or self.functions[-1:])]
         else:
             called = [function for function in self.functions if _mentions(self.text, function[0])]
         return tuple(
