@@ -79,14 +79,10 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[FormPart]:
     if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
         raise ValueError("the form does not end with its boundary")
     for piece in pieces[1:-1]:
-        head, blank, data = piece.partition(b"\r\n\r\n")
-        if not blank or not head.startswith(b"\r\n"):
-            raise ValueError("a part of the form has no headers")
+        head, _, data = piece.partition(b"\r\n\r\n")
         headers = HeaderParser().parsestr(head.decode("utf-8", "replace").lstrip())
-        field = headers.get_param("name", header="Content-Disposition")
-        if not isinstance(field, str):
-            raise ValueError("a part of the form has no name")
-        yield FormPart(field, headers.get_filename(), headers["Content-Type"], data)
+        name = str(headers.get_param("name", header="Content-Disposition"))
+        yield FormPart(name, headers.get_filename(), headers["Content-Type"], data)
 
 
 def _json(part: FormPart) -> object:
