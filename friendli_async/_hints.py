@@ -120,19 +120,6 @@ _OF_RUNS: Final = {
     "save run.messages, and pass them as messages of the next run": "checkpointer conversation_id memory session"
     " thread_id",
 }
-# Fields of Timeouts, RetryPolicy and Limits.
-_FIELDS: Final = {
-    "idle=... and first_event=...": "read sock_read read_timeout",
-    "Timeouts(total=...)": "write timeout max_elapsed_time max_elapsed deadline",
-    "connect=...": "sock_connect connect_timeout",
-    "max_attempts=..., which includes the first attempt": "max_retries retries attempts total",
-    "initial=...": "backoff backoff_factor initial_interval initial_delay min_wait",
-    "multiplier=...": "exponent exponential_base factor",
-    "max_wait=...": "max_interval max_delay backoff_max",
-    "statuses={...}": "status_codes status_forcelist retry_on",
-    "event=...": "max_event_size line",
-    "AsyncFriendli(max_connections=...)": "max_connections max_keepalive_connections",
-}
 # Attributes: methods and groups.
 _ATTRIBUTES: Final = {
     "sleep terminate": "pause stop suspend",
@@ -291,13 +278,6 @@ def _attribute_hint(owner: object, name: str) -> str:
     if is_client and _lookup(plain, _SETTINGS):
         return "; of the settings, only timeout and retry can be read; with_options(...) returns a copy with others"
     return _suggest_nearest(plain, names) or f"; it has {', '.join(names)}"
-
-
-def field_hint(name: str, known: Collection[str]) -> str:
-    """Returns a hint for an unknown field of an option value, to append to an error message."""
-    if ours := _lookup(name, _FIELDS):
-        return f"; use {ours}"
-    return _suggest_nearest(name, known) or f"; it takes {', '.join(known)}"
 
 
 def setting_hint(name: str, known: Collection[str] = ()) -> str | None:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from numbers import Integral, Real
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
+from typing import Any, Final, Literal, TypeGuard
 
 import msgspec
 
 from friendli_async._callables import is_async
 from friendli_async._help import document_fields
-from friendli_async._hints import field_hint
 from friendli_async._pydantic import PydanticField
 from friendli_async.errors import ArgumentError, ConfigurationError
 from friendli_async.replies import Attempt
@@ -97,27 +96,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ArgumentError(f"Expected {', '.join(map(repr, choices))}, got {value!r}", name)
 
 
-class _HintingMeta(msgspec.StructMeta):
-    """Suggests the right name in the TypeError for an unknown field."""
-
-    if not TYPE_CHECKING:  # to type checkers the fields are the parameters
-
-        def __call__(cls, *args: object, **fields: object) -> object:  # noqa: N805  # a metaclass
-            try:
-                return super().__call__(*args, **fields)
-            except TypeError:
-                if args:
-                    names = "=..., ".join(cls.__struct_fields__)
-                    raise TypeError(f"{cls.__name__}() takes no positional arguments, only {names}=...") from None
-                if not (unknown := [name for name in fields if name not in cls.__struct_fields__]):
-                    raise
-            hint = field_hint(unknown[0], cls.__struct_fields__)
-            raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {unknown[0]!r}{hint}")
-
-
-class _Value(
-    PydanticField, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_HintingMeta
-):
+class _Value(PydanticField, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the option values that users create."""
 
 

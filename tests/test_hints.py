@@ -24,11 +24,8 @@ from friendli_async import (
     ChatMessage,
     ConfigurationError,
     FriendliError,
-    Limits,
     NotFoundError,
     RateLimitError,
-    RetryPolicy,
-    Timeouts,
     ToolCall,
     Usage,
 )
@@ -214,14 +211,6 @@ async def test_stream_as_a_keyword_names_the_method_that_streams(path: str, advi
     options: dict[str, Any] = {"tools": []} if path == "chat.run" else {}
     with pytest.raises(TypeError, match=re.escape(advice)):
         await call(*kind, model="m", messages=[], stream=True, **options)
-
-
-@pytest.mark.parametrize(
-    ("kind", "names"), [(Timeouts, "connect=..., pool=..., "), (RetryPolicy, "max_attempts=..., "), (Limits, "event=")]
-)
-def test_positional_value_of_an_option_suggests_the_keywords(kind: Any, names: str) -> None:
-    with pytest.raises(TypeError, match=rf"{kind.__name__}\(\) takes no positional arguments, only {re.escape(names)}"):
-        kind(5)
 
 
 @pytest.mark.parametrize("name", ["response_model", "output_type", "text_format"])
@@ -482,31 +471,6 @@ def test_existing_attributes_are_not_looked_up_in_hints(monkeypatch: pytest.Monk
     assert callable(CLIENT.serverless.chat.complete)
     assert callable(CLIENT.gauges)
     assert not hasattr(CLIENT.serverless, "_repr_html_")
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "hint"),
-    [
-        (Timeouts, "read", "use idle=... and first_event=..."),
-        (Timeouts, "timeout", "use Timeouts(total=...)"),
-        (Timeouts, "totl", "did you mean 'total'?"),
-        (Timeouts, "zzz", "it takes connect, pool, first_event, idle, total"),
-        (RetryPolicy, "max_retries", "use max_attempts=..., which includes the first attempt"),
-        (RetryPolicy, "status_forcelist", "use statuses={...}"),
-        (RetryPolicy, "backoff_factor", "use initial=..."),
-        (RetryPolicy, "max_attempt", "did you mean 'max_attempts'?"),
-        (Limits, "max_connections", "use AsyncFriendli(max_connections=...)"),
-        (Limits, "events", "did you mean 'event'?"),
-    ],
-)
-def test_unknown_field_error_suggests_a_name(kind: Any, name: str, hint: str) -> None:
-    with pytest.raises(TypeError) as raised:
-        kind(**{name: 3})
-    assert str(raised.value) == f"{kind.__name__}() got an unexpected keyword argument {name!r}; {hint}"
-    assert str(inspect.signature(kind)).startswith("(*, ")
-    assert pickle.loads(pickle.dumps(kind())) == copy.deepcopy(kind()) == kind()
-    with pytest.raises(TypeError, match="positional"):
-        kind(1)
 
 
 @pytest.mark.parametrize("name", ["timeout", "retry", "limits", "wake"])

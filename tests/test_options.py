@@ -129,7 +129,7 @@ def test_non_callable_on_retry_is_rejected(value: Any) -> None:
 
 @pytest.mark.parametrize("kind", [Timeouts, Limits, RetryPolicy])
 def test_unknown_and_positional_arguments_raise_type_error(kind: Callable[..., object]) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="'retries'"):
         kind(retries=3)
     with pytest.raises(TypeError):
         kind(5)
