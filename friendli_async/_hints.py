@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 _MAX_SHOWN: Final = 100
 
-# These tables map our name, or a hint, to the names that openai, anthropic, mistral, litellm, Friendli's SDK and
-# frameworks for agents have for the same. They are searched only to raise an error.
+# These tables map our name, or a hint, to the names that openai, anthropic, mistral, litellm and Friendli's SDK have
+# for the same. They are searched only to raise an error.
 
 _SETTINGS: Final = {
     "token=...": "token api_key access_token auth_token bearer_auth",
@@ -37,9 +37,8 @@ _POOL_SETTINGS: Final = {
     "max_connections=...": "max_connections pool_size max_keepalive_connections pool_limits",
     "proxy=...": "proxy proxies trust_env",
     "ssl=...": "ssl verify verify_ssl ssl_context cert ca_bundle",
-    "session=...": "session",
-    "session=... (an aiohttp session)": "http_client async_http_client async_client httpx_client client connector"
-    " middlewares trace_configs transport",
+    "session=... (an aiohttp session)": "session http_client async_http_client async_client httpx_client client"
+    " connector middlewares trace_configs transport",
 }
 # Names that are unambiguous only as client settings; as keywords of a method they may mean anything.
 _CLIENT_SETTINGS: Final = {
@@ -81,9 +80,6 @@ _PARAMETERS: Final = {
     " max_tokens max_tokens_to_sample n_predict num_predict",
     "max_turns": "max_iter max_iterations max_rounds max_steps",
     "reask max_turns": "output_retries reask",
-    "before_tool": "needs_approval requires_approval",
-    "between_turns": "call_model_input_filter history_processors message_processors",
-    "decisions": "approvals deferred_tool_results",
     "extra_query": "default_query",
     "tool_choice": "function_call",
     "tools": "functions tool",
@@ -106,19 +102,6 @@ _OF_METHODS: Final = {
     "it is a parameter of chat.run()": (
         "before_tool between_turns concurrency decisions max_tool_result max_turns on_tool_error tool_timeout"
     ),
-}
-# Keywords of runs, whose equivalent is no keyword.
-_OF_RUNS: Final = {
-    "bind it to the tools: by a method or functools.partial": "context context_variables deps run_context",
-    "pass mcp_tools(session) in tools": "mcp_servers",
-    "pass each of them as a keyword": "generation_config model_settings",
-    "iterate over the run, or use observers": "callbacks event_stream_handler hooks on_event",
-    "count the calls in before_tool": "max_tool_calls tool_calls_limit",
-    "let before_tool defer the call of a tool that hands over, and begin another run": "handoffs",
-    "check the question in a task beside the run, which run.aclose() ends": "guardrails input_guardrails",
-    "let a validator of the type check the answer: chat.parse_run(T, ...)": "output_guardrails validators",
-    "save run.messages, and pass them as messages of the next run": "checkpointer conversation_id memory session"
-    " thread_id",
 }
 # Attributes: methods and groups.
 _ATTRIBUTES: Final = {
@@ -190,21 +173,6 @@ _REPLIES: Final = {
     "use reply.meta.status": "status_code",
     "use reply.meta.timing": "_response_ms elapsed",
 }
-# Attributes of values in replies, and of the results of runs, by a field that only these have.
-_VALUES: Final = {
-    "turns": {
-        "use reply.text; with chat.parse_run(T, ...), value": "data final_output output output_parsed"
-        " parsed text value",
-        "use messages": "all_messages history new_messages to_input_list",
-        "use deferred": "interruptions",
-    },
-    "refusal": {"the text of an answer is reply.text": "text"},
-    "function": {
-        "use function.name": "name",
-        "use function.arguments, a JSON text": "args arguments input",
-        "use id": "call_id tool_call_id",
-    },
-}
 
 
 class Hinted:
@@ -228,9 +196,7 @@ class Explained:
     if not TYPE_CHECKING:  # to type checkers an unknown name is an error
 
         def __getattr__(self, name: str) -> Any:
-            fields = getattr(type(self), "__struct_fields__", ())
-            tables = [table for field, table in _VALUES.items() if field in fields]
-            hint = _lookup(name, *tables, _ERRORS if isinstance(self, Exception) else _REPLIES)
+            hint = _lookup(name, _ERRORS if isinstance(self, Exception) else _REPLIES)
             if hint is None:
                 return object.__getattribute__(self, name)  # raises again: a property may have failed, such as ``meta``
             message = f"{type(self).__name__!r} object has no attribute {name!r}; {hint}"
@@ -280,13 +246,8 @@ def _attribute_hint(owner: object, name: str) -> str:
     return _suggest_nearest(plain, names) or f"; it has {', '.join(names)}"
 
 
-def setting_hint(name: str, known: Collection[str] = ()) -> str | None:
-    """Returns how and where to set a client setting that was passed to a method; None if it is not a setting.
-
-    ``known`` are the keywords of the method. One of the client's may have another meaning for a run: ``session``.
-    """
-    if "max_turns" in known and _lookup(name, _OF_RUNS):
-        return None
+def setting_hint(name: str) -> str | None:
+    """Returns how and where to set a client setting that was passed to a method; None if it is not a setting."""
     if ours := _lookup(name, _SETTINGS):
         return f"it is a client setting; use client.with_options({ours})"
     ours = _lookup(name, _POOL_SETTINGS)
@@ -316,9 +277,9 @@ def parameter_hint(name: str, known: Collection[str]) -> str:
         return f"; use {accepted[0]!r}"
     if "system" in candidates and "messages" in known:
         return "; use a message with the role 'system'"
-    if hint := _lookup(plain, _OF_METHODS, _OF_RUNS if "max_turns" in known else {}):
+    if hint := _lookup(plain, _OF_METHODS):
         return f"; {hint}"
     if ours is None and (near := _suggest_nearest(plain, known)):
         return near
     extra = next((other for other in ("extra_body", "extra_query") if other in known), None)
-    return f"; pass other parameters in {extra}={{...}}" if extra is not None else ""
+    return f"; if the server knows it, pass it in {extra}={{...}}" if extra is not None else ""

@@ -254,24 +254,30 @@ async def test_suggestion_is_the_same_in_every_method_of_chat(method: str, name:
         ("reask", "use 'max_turns'"),
         ("output_retries", "use 'max_turns'"),
         ("message_history", "use 'messages'"),
-        ("needs_approval", "use 'before_tool'"),
-        ("history_processors", "use 'between_turns'"),
-        ("deferred_tool_results", "use 'decisions'"),
-        ("handoffs", "let before_tool defer the call of a tool that hands over, and begin another run"),
-        ("input_guardrails", r"check the question in a task beside the run, which run\.aclose\(\) ends"),
-        ("output_guardrails", r"let a validator of the type check the answer: chat\.parse_run\(T, \.\.\.\)"),
         ("user_prompt", "use 'messages'"),
-        ("deps", "bind it to the tools: by a method or functools.partial"),
-        ("mcp_servers", r"pass mcp_tools\(session\) in tools"),
-        ("max_tool_calls", "count the calls in before_tool"),
-        ("session", r"save run\.messages, and pass them as messages of the next run"),
         ("result_type", "the type of the answer, the first argument, determines its format"),
     ],
 )
-def test_names_of_agent_frameworks_are_explained(name: str, suggestion: str) -> None:
+def test_suggestion_is_a_parameter_of_a_run(name: str, suggestion: str) -> None:
     chat: Any = CLIENT.serverless.chat
     with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'; {suggestion}$"):
         chat.parse_run(dict, model="m", messages=[], tools=[], **{name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        *(
+            (name, "; if the server knows it, pass it in extra_body={...}")
+            for name in ("context", "handoffs", "memory")
+        ),
+        ("session", ": it is a client setting; use AsyncFriendli(session=... (an aiohttp session))"),
+    ],
+)
+def test_keyword_of_a_framework_for_agents_is_not_taken_for_what_it_is_not(name: str, hint: str) -> None:
+    chat: Any = CLIENT.serverless.chat
+    with pytest.raises(TypeError, match=re.escape(f"'{name}'{hint}") + "$"):
+        chat.run(model="m", messages=[], tools=[], **{name: "x"})
 
 
 @pytest.mark.parametrize("name", [*ClientOptions.__annotations__, "usage_limits", "max_retries"])
@@ -328,14 +334,10 @@ def test_attribute_of_another_clients_reply_is_explained(name: str, suggestion: 
 @pytest.mark.parametrize(
     ("value", "name", "hint"),
     [
-        (ChatMessage(), "text", "the text of an answer is reply.text"),
         (ChatMessage(), "parsed", "the value that parse() returns is reply.value"),
         (ChatMessage(), "model_dump", "use msgspec.to_builtins(reply)"),
+        (ToolCall(), "model_dump", "use msgspec.to_builtins(reply)"),
         (Usage(), "model_dump", "use msgspec.to_builtins(reply)"),
-        (ToolCall(), "arguments", "use function.arguments, a JSON text"),
-        (RESULT, "final_output", "use reply.text; with chat.parse_run(T, ...), value"),
-        (RESULT, "output_parsed", "use reply.text; with chat.parse_run(T, ...), value"),
-        (RESULT, "all_messages", "use messages"),
         (RESULT, "request_id", "use reply.meta.request_id"),
         (RESULT, "model_dump_json", "use msgspec.json.encode(reply)"),
     ],
@@ -384,7 +386,7 @@ async def test_suggestion_is_a_parameter_of_the_method() -> None:
     ):
         with pytest.raises(TypeError, match=f"{name}'; use '{hint}'"):
             await call(**{name: "x"})
-    with pytest.raises(TypeError, match="system'; pass other parameters in extra_body="):
+    with pytest.raises(TypeError, match="system'; if the server knows it, pass it in extra_body="):
         await serverless.completions.complete(model="m", prompt="x", system="x")
 
 
@@ -510,7 +512,7 @@ async def test_parameter_of_another_method_is_not_suggested_for_extra_body(name:
 )
 async def test_unsupported_openai_parameter_error_suggests_extra_body(name: str) -> None:
     for method in ("complete", "stream"):
-        with pytest.raises(TypeError, match=f"{name}'; pass other parameters in extra_body=") as raised:
+        with pytest.raises(TypeError, match=f"{name}'; if the server knows it, pass it in extra_body=") as raised:
             await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})
         assert "did you mean" not in str(raised.value)
 

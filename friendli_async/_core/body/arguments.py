@@ -273,7 +273,7 @@ def check_keywords(given: Mapping[str, object], known: Collection[str], method: 
             if method not in _STREAMING:
                 advice = f"call {'parse_stream' if method == 'parse' else 'stream'}() instead"
             raise UnknownArgumentError(f"{method}() does not accept 'stream': {advice}", name)
-        if (setting := setting_hint(name, known)) is not None:
+        if (setting := setting_hint(name)) is not None:
             raise UnknownArgumentError(f"{method}() does not accept {name!r}: {setting}", name)
         hint = parameter_hint(name, {*known, *required})
         if callable(given[name]):
