@@ -31,7 +31,6 @@ from friendli_async.chat import (
     UserMessage,
     json_schema,
 )
-from friendli_async.responses import Response
 from friendli_async.testing import FriendliServer, json_body, status, text
 from friendli_async.tools import tool
 
@@ -345,7 +344,7 @@ async def test_messages_accept_any_sequence_of_mappings_and_structs(
 async def test_sequence_in_place_of_a_mapping_is_rejected(
     client: f.AsyncFriendli, server: FriendliServer, option: str, value: object
 ) -> None:
-    with pytest.raises(ValueError, match=rf"{option}: |arguments: ndarray is not JSON serializable; pass list\(...\)"):
+    with pytest.raises(ValueError, match=rf"{option}: |arguments: ndarray is not JSON serializable$"):
         await send(client, **{option: value})
     assert server.requests == []
 
@@ -703,32 +702,32 @@ class Unset(pydantic.BaseModel):
 
 REPLY: Final = f.ChatCompletion(choices=(ChatChoice(message=ChatMessage(content="Hi")),))
 
-ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
-    ({"messages": [Pydantic()]}, r"messages\[0\]: .*; pass its model_dump\(\)"),
-    ({"messages": [Plain()]}, r"messages\[0\]: .*; pass dataclasses.asdict\(...\)"),
-    ({"messages": [Named()]}, r"messages\[0\]: .*; pass its _asdict\(\)"),
-    ({"messages": [REPLY]}, r"messages\[0\]: .*ChatCompletion`; pass its message$"),
-    ({"messages": [REPLY.choices[0]]}, r"messages\[0\]: .*; pass its message$"),
-    ({"messages": [open_stream(f.AsyncFriendli("token"))]}, r"messages\[0\]: .*; pass what its result\(\) returns$"),
+NOT_JSON: Final[list[tuple[dict[str, Any], str]]] = [
+    ({"messages": [Pydantic()]}, r"messages\[0\]: "),
+    ({"messages": [Plain()]}, r"messages\[0\]: "),
+    ({"messages": [Named()]}, r"messages\[0\]: "),
+    ({"messages": [REPLY]}, r"messages\[0\]: .*ChatCompletion`$"),
+    ({"messages": [REPLY.choices[0]]}, r"messages\[0\]: "),
+    ({"messages": [open_stream(f.AsyncFriendli("token"))]}, r"messages\[0\]: "),
     (
         {"messages": [{"role": "system", "content": [{"type": "text", "text": "x"}]}]},
-        r"messages\[0\].content: .*; pass one string: only",
+        r"messages\[0\].content: ",
     ),
-    ({"messages": [{"role": "user", "content": REPLY}]}, r"messages\[0\].content: .*ChatCompletion`; pass its text$"),
-    ({"messages": REPLY}, r"messages: Expected `array`, got `ChatCompletion`; pass \[\{"),
+    ({"messages": [{"role": "user", "content": REPLY}]}, r"messages\[0\].content: .*ChatCompletion`$"),
+    ({"messages": REPLY}, r"messages: Expected `array`, got `ChatCompletion`$"),
     ({"messages": MESSAGES, "stop": REPLY}, r"stop: .*, got `ChatCompletion`$"),
-    ({"messages": (message for message in MESSAGES)}, r"messages: .*generator`; pass list\(...\)"),
-    ({"messages": map(dict, MESSAGES)}, r"messages: .*map`; pass list\(...\)"),
-    ({"messages": {"a": MESSAGES[0]}.values()}, r"messages: .*dict_values`; pass list\(...\)"),
-    ({"stop": {"a"}}, r"stop: set is not JSON serializable; pass list\(...\)"),
-    ({"seed": np.array([1, 2])}, r"seed: .*ndarray`; pass list\(...\)"),
-    ({"extra_body": {"x": Pydantic()}}, r"x: Pydantic is not JSON serializable; pass its model_dump\(\)"),
-    ({"extra_body": {"x": Plain()}}, r"x: Plain is not JSON serializable; pass dataclasses.asdict\(...\)"),
-    ({"temperature": NotGiven()}, "temperature: Expected `float | null`, got `NotGiven`; leave it out$"),
-    ({"tools": Omit()}, "tools: Expected `array | null`, got `Omit`; leave it out$"),
-    ({"seed": Unset()}, "seed: .*`Unset`; leave it out$"),
-    ({"stop": msgspec.UNSET}, "stop: .*UnsetType.*; leave it out$"),
-    ({"extra_body": {"x": NotGiven()}}, "x: NotGiven is not JSON serializable; leave it out$"),
+    ({"messages": (message for message in MESSAGES)}, r"messages: .*generator`$"),
+    ({"messages": map(dict, MESSAGES)}, r"messages: .*map`$"),
+    ({"messages": {"a": MESSAGES[0]}.values()}, r"messages: .*dict_values`$"),
+    ({"stop": {"a"}}, r"stop: set is not JSON serializable$"),
+    ({"seed": np.array([1, 2])}, r"seed: .*ndarray`$"),
+    ({"extra_body": {"x": Pydantic()}}, r"x: Pydantic is not JSON serializable$"),
+    ({"extra_body": {"x": Plain()}}, r"x: Plain is not JSON serializable$"),
+    ({"temperature": NotGiven()}, "temperature: Expected `float | null`, got `NotGiven`$"),
+    ({"tools": Omit()}, "tools: Expected `array | null`, got `Omit`$"),
+    ({"seed": Unset()}, "seed: .*`Unset`$"),
+    ({"stop": msgspec.UNSET}, "stop: .*UnsetType.*$"),
+    ({"extra_body": {"x": NotGiven()}}, "x: NotGiven is not JSON serializable$"),
     ({"extra_body": {"x": decimal.Decimal("0.1")}}, "x: Decimal is not JSON serializable$"),
     ({"extra_body": {"x": np.longdouble(1)}}, "x: longdouble is not JSON serializable$"),
     ({"extra_body": {"x": np.datetime64("2026-01-01")}}, "x: datetime64 is not JSON serializable$"),
@@ -741,27 +740,12 @@ ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), ADVICE)
-async def test_value_without_json_form_suggests_a_conversion(
+@pytest.mark.parametrize(("options", "message"), NOT_JSON)
+async def test_value_without_json_form_is_rejected_with_its_path(
     client: f.AsyncFriendli, server: FriendliServer, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         await send(client, **options)
-    assert server.requests == []
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (Response(output=()), r"input: .*`Response`; pass its output$"),
-        ([Response(output=())], r"input\[0\]: .*`Response`; pass the items of its output$"),
-    ],
-)
-async def test_response_in_place_of_its_output_is_rejected_with_advice(
-    client: f.AsyncFriendli, server: FriendliServer, value: Any, message: str
-) -> None:
-    with pytest.raises(ValueError, match=f"^{message}"):
-        await client.serverless.responses.create(model="m", input=value)
     assert server.requests == []
 
 

@@ -13,8 +13,8 @@ import msgspec
 from friendli_async._core.body.forms import Form
 from friendli_async._core.body.json_values import (
     CALLABLE_HINTS,
+    callable_hint,
     check_json,
-    conversion_hint,
     encode_body,
     is_list,
     normalize,
@@ -304,7 +304,7 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
     except msgspec.ValidationError as error:
         reason, of_key, path = split_message(str(error))
         where = (prefix + path).lstrip(".") or "arguments"
-        advice = "" if of_key else conversion_hint(_value_at(values, path), where)
+        advice = "" if of_key else callable_hint(_value_at(values, path), where)
         advice += choices_hint(expected, str(error))
         raise ArgumentError(f"{'invalid key: ' if of_key else ''}{reason}{advice}", where) from None
     except RecursionError:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections import UserString
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, cast
@@ -119,7 +118,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
             if type(item) not in _SCALARS:
                 check_json(item, f"{path}[{index}]", above)
     else:
-        raise ArgumentError(f"{type(value).__name__} is not JSON serializable{conversion_hint(value, where)}", where)
+        raise ArgumentError(f"{type(value).__name__} is not JSON serializable{callable_hint(value, where)}", where)
 
 
 def _is_builtin_json(value: object) -> bool:
@@ -160,20 +159,9 @@ def encode_body(body: Mapping[str, object]) -> bytes:
         raise ArgumentError("the arguments are nested too deeply") from None
 
 
-def conversion_hint(value: object, where: str) -> str:
-    """Returns how to convert a value to JSON, as the end of an error message."""
-    if callable(value):  # a type or a function
-        return CALLABLE_HINTS.get(where.partition("[")[0], "")
-    if type(value).__name__ in _ABSENT:
-        return "; leave it out"
-    place = re.sub(r"\[\d+\]", "[]", where.rpartition(".")[2])
-    marks = (*_CONVERSIONS.items(), *_PARTS.get(place, ()))
-    how = next((how for mark, how in marks if hasattr(type(value), mark)), None)
-    if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
-        how = "list(...)"
-    if how is None:
-        how = _FORMS.get(where.rpartition(".")[2])
-    return f"; pass {how}" if how else ""
+def callable_hint(value: object, where: str) -> str:
+    """Returns what takes a type or a function that was passed as an option, as the end of an error message."""
+    return CALLABLE_HINTS.get(where.partition("[")[0], "") if callable(value) else ""
 
 
 # Options for which other clients accept a type or a function.
@@ -182,30 +170,3 @@ CALLABLE_HINTS: Final = {
     "text": "; for an answer of a type, use responses.parse(T, ...)",
     "tools": "; make a tool of a function with friendli_async.tools.tool",
 }
-# Values that are often passed as a text, or as one item instead of a list.
-_FORMS: Final = {
-    "messages": '[{"role": "user", "content": ...}]',
-    **dict.fromkeys(("image_url", "audio_url", "video_url"), '{"url": ...}'),
-}
-# The attribute that identifies a kind of class, and what to pass in place of its instances.
-_CONVERSIONS: Final = {
-    "model_dump": "its model_dump()",
-    "__dataclass_fields__": "dataclasses.asdict(...)",
-    "__attrs_attrs__": "attrs.asdict(...)",
-    "_asdict": "its _asdict()",
-}
-_RESULT: Final = ("result", "what its result() returns")  # of a stream, a run, a future
-# The same for a whole reply, by the place where only a part of it is expected, and for a list of parts.
-_PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    "messages[]": (("message", "its message"), _RESULT),
-    # `text` of a stream is a method, and a list has `append`
-    "content": (
-        _RESULT,
-        ("text", "its text"),
-        ("append", "one string: only a user's message may have a list of parts"),
-    ),
-    "input": (("output", "its output"), _RESULT),
-    "input[]": (("output", "the items of its output"), _RESULT),
-}
-# The classes of the values that mean "not given" to openai, anthropic, mistralai, Friendli's SDK and msgspec.
-_ABSENT: Final = frozenset({"NotGiven", "Omit", "Unset", "UnsetType"})
