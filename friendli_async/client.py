@@ -28,7 +28,7 @@ from friendli_async.files import Files
 from friendli_async.images import ContainerImages, Images
 from friendli_async.messages.resource import ContainerMessages, Messages
 from friendli_async.models import Models
-from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts, check_count, check_seconds, plain_number
+from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts, check_count, check_seconds
 from friendli_async.replies import Gauges
 from friendli_async.responses.resource import ContainerResponses, Responses
 from friendli_async.tokens import ContainerTokens, Tokens
@@ -330,7 +330,6 @@ def _create_runtime(
     from friendli_async._core.net.transport import AiohttpTransport
     from friendli_async._core.runtime import Runtime
 
-    max_connections = plain_number(max_connections)
     check_count("max_connections", max_connections)
     if session is not None and (proxy is not None or ssl is not None):
         raise ConfigurationError("proxy= and ssl= cannot be combined with session=: configure them on the session")

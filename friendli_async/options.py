@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from numbers import Integral, Real
-from operator import index
-from typing import Any, Final, Literal, TypeGuard
+from typing import Final, Literal, TypeGuard
 
 import msgspec
 
@@ -32,33 +30,14 @@ def _check_number(owner: object, name: str, *, minimum: float = 0.0, above: bool
 
 
 def check_seconds(name: str, value: object) -> float | None:
-    """Checks that a setting is a number of seconds, at least 0, or None, and returns it as a plain number.
+    """Checks that a setting is a number of seconds, at least 0, or None, and returns it.
 
     Raises:
         ConfigurationError: It is not.
     """
-    seconds: object = plain_number(value)
-    if seconds is None or (is_number(seconds) and seconds >= 0):
-        return seconds
+    if value is None or (is_number(value) and value >= 0):
+        return value
     raise ConfigurationError(f"{name} must be a number of seconds, at least 0, or None, not {value!r}")
-
-
-def plain_number(value: object) -> Any:
-    """Returns a number of another library, such as numpy, as an int or a float, and anything else unchanged."""
-    if value is None or isinstance(value, int | float):  # nearly always; the checks below are slow
-        return value
-    try:
-        if isinstance(value, Integral):
-            return index(value)  # int() would take the nanoseconds of a numpy.timedelta64 for a number
-        return float(value) if isinstance(value, Real) else value
-    except (TypeError, OverflowError):
-        return value
-
-
-def _convert_numbers(owner: msgspec.Struct) -> None:
-    """Converts the numbers in the fields to plain ones."""
-    for name in owner.__struct_fields__:
-        msgspec.structs.force_setattr(owner, name, plain_number(getattr(owner, name)))
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -119,7 +98,6 @@ class Timeouts(_Value, frozen=True, kw_only=True):
     """Wall time of the whole call: attempts, waits between them, and reading the stream."""
 
     def __post_init__(self) -> None:
-        _convert_numbers(self)
         for name in self.__struct_fields__:
             if getattr(self, name) is not None:
                 _check_number(self, name, above=True)
@@ -146,7 +124,6 @@ class Limits(_Value, frozen=True, kw_only=True):
     """The body of an error response."""
 
     def __post_init__(self) -> None:
-        _convert_numbers(self)
         for name in self.__struct_fields__:
             check_count(f"Limits.{name}", getattr(self, name))
 
@@ -175,7 +152,6 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
     """Called with the failed attempt before its ``wait``. Exceptions that it raises are logged and ignored."""
 
     def __post_init__(self) -> None:
-        _convert_numbers(self)
         check_count("RetryPolicy.max_attempts", self.max_attempts)
         for name in ("initial", "max_wait", "max_retry_after"):
             _check_number(self, name)
@@ -213,7 +189,6 @@ class Pacing(PydanticField, msgspec.Struct, frozen=True, forbid_unknown_fields=T
     raised without a retry (``attempts[-1].cause`` says so). None is unlimited."""
 
     def __post_init__(self) -> None:
-        _convert_numbers(self)
         if self.obey not in ("retry-after", None):
             raise ConfigurationError(f"Pacing.obey must be 'retry-after' or None, not {self.obey!r}")
         if self.retry_budget is not None:

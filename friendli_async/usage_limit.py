@@ -8,7 +8,7 @@ from typing import Final, NoReturn, cast
 from friendli_async._hints import shortened
 from friendli_async._locks import lock_over_forks
 from friendli_async.errors import ArgumentError, ConfigurationError, UsageLimitError
-from friendli_async.options import check_count, plain_number
+from friendli_async.options import check_count
 from friendli_async.replies import AnyUsage, Usage, add_usage, as_chat_usage
 
 __all__ = ["UsageLimit"]
@@ -76,8 +76,8 @@ class UsageLimit:
         }
         for measure, maximum in given.items():
             if maximum is not None:
-                self._maxima[measure] = plain_number(maximum)
-                check_count(f"UsageLimit.max_{measure}", self._maxima[measure], least=0)
+                self._maxima[measure] = maximum
+                check_count(f"UsageLimit.max_{measure}", maximum, least=0)
 
     def __repr__(self) -> str:
         maxima = "".join(f", max_{measure}={maximum}" for measure, maximum in self._maxima.items())

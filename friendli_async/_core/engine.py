@@ -22,7 +22,7 @@ from friendli_async._core.settings import Settings
 from friendli_async._core.work import Work
 from friendli_async._locks import cached_property
 from friendli_async.errors import ConfigurationError, FriendliError, StreamInterruptedError
-from friendli_async.options import is_count, plain_number
+from friendli_async.options import is_count
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -100,7 +100,7 @@ class Engine:
 
     async def warm_up(self, connections: int) -> None:
         """Opens connections and leaves them in the pool; see ``AsyncFriendli.warm_up``."""
-        most, connections = self.runtime.max_connections, plain_number(connections)
+        most = self.runtime.max_connections
         if not is_count(connections) or connections > most:
             raise ConfigurationError(f"warm_up() opens 1 to {most} connections (max_connections), not {connections!r}")
         running_loop()  # without one nothing begins

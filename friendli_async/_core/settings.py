@@ -15,7 +15,7 @@ from friendli_async._core.secret import Secret
 from friendli_async._help import document_fields
 from friendli_async._hints import option_hint
 from friendli_async.errors import ConfigurationError
-from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts, plain_number
+from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
 from friendli_async.usage_limit import UsageLimit
 
 API_URL: Final = "https://api.friendli.ai"
@@ -245,7 +245,6 @@ def _convert_team(team: str | None) -> str | None:
 
 
 def _convert_timeout(timeout: object) -> Timeouts:
-    timeout = plain_number(timeout)
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, Timeouts | int | float)):
         raise ConfigurationError(f"timeout must be Timeouts, a number of seconds, or None, not {timeout!r}")
     return Timeouts.of(timeout)

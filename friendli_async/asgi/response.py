@@ -26,7 +26,7 @@ from friendli_async.asgi.generated import Generated
 from friendli_async.asgi.sender import EventSender
 from friendli_async.chat.run import Run
 from friendli_async.errors import FriendliError
-from friendli_async.options import is_number, plain_number
+from friendli_async.options import is_number
 from friendli_async.streams import EventStream
 from friendli_async.streams.views import ValueView, View
 
@@ -139,7 +139,6 @@ class SSEResponse:
         check_plain(on_error, "on_error", "the error")
         if background is not None and not callable(background):
             raise TypeError(f"background must be a function, not {type(background).__name__}")
-        heartbeat, answer_after, send_timeout = map(plain_number, (heartbeat, answer_after, send_timeout))
         for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
             if seconds is not None and not (is_number(seconds) and seconds > 0):
                 raise ValueError(f"{name} must be a number of seconds greater than 0, or None, not {seconds!r}")

@@ -7,7 +7,7 @@ from typing import Final
 
 from friendli_async.bulk.start_rate import StartRate
 from friendli_async.errors import ConfigurationError
-from friendli_async.options import check_count, is_finite, plain_number
+from friendli_async.options import check_count, is_finite
 
 __all__ = ["Adaptive"]
 
@@ -85,7 +85,7 @@ class Adaptive:
         # First what the repr needs: a debugger shows it if the rest fails.
         self._limit = 0.0
         self._in_flight = 0
-        start, most, shrink, guard = map(plain_number, (start, max, shrink, guard))
+        most = max
         for name, count in (("start", start), ("max", most)):
             check_count(f"Adaptive: {name}", count)
         if start > most:

@@ -25,7 +25,6 @@ from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.errors import APIStatusError, status_class
-from friendli_async.options import plain_number
 
 __all__: list[str] = []
 
@@ -198,7 +197,7 @@ def plain_key(key: object) -> str | int:
     Raises:
         RowsError: The key is invalid.
     """
-    plain = normalize(key if isinstance(key, str) else plain_number(key))
+    plain = normalize(key)
     if type(plain) is str or (type(plain) is int and plain in _INTEGER_KEYS):
         return plain
     raise RowsError(f"a key must be a str or a 64-bit int, not {shortened(key)}")

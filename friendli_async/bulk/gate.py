@@ -7,7 +7,7 @@ from collections import deque
 
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.errors import ConfigurationError
-from friendli_async.options import is_count, plain_number
+from friendli_async.options import is_count
 
 __all__ = ["Gate"]
 
@@ -32,7 +32,7 @@ class Gate:
     """
 
     def __init__(self, limit: int | Adaptive | None) -> None:
-        given: object = Adaptive() if limit is None else plain_number(limit)
+        given: object = Adaptive() if limit is None else limit
         if isinstance(given, Adaptive):
             self._limit = given
         elif is_count(given):

@@ -19,7 +19,7 @@ from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress, close_in_thread
 from friendli_async.bulk.rows import rows_of
 from friendli_async.bulk.sending import RowSender, RunState
-from friendli_async.options import is_count, plain_number
+from friendli_async.options import is_count
 
 __all__ = ["Job"]
 
@@ -389,7 +389,6 @@ class Job(Generic[Row, R]):
 
 
 def _check_max_rejections(number: int | None) -> int | None:
-    given: object = plain_number(number)
-    if given is None or is_count(given):
-        return given
+    if number is None or is_count(number):
+        return number
     raise ValueError(f"max_rejections must be a whole number above 0, or None, not {number!r}")

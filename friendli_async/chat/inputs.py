@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeGuard, cast
 import msgspec
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items
-from friendli_async._core.body.json_values import struct_to_dict
+from friendli_async._core.body.json_values import normalize, struct_to_dict
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.replies import AnyMessage, ChatCompletion, ChatMessage
 from friendli_async.errors import ArgumentError
-from friendli_async.options import is_number, plain_number
+from friendli_async.options import is_number
 from friendli_async.replies import ToolCall
 
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
@@ -392,14 +392,13 @@ def is_local_tool(tool: object) -> TypeGuard[LocalTool]:
 
 
 def check_timeout(seconds: object, path: str) -> float | msgspec.UnsetType | None:
-    """Checks the ``timeout`` of a tool, and returns it as a plain number; UNSET if the tool has none.
+    """Checks the ``timeout`` of a tool, and returns it; UNSET if the tool has none.
 
     Raises:
         ArgumentError: It is neither None nor a number above 0.
     """
-    plain: float | msgspec.UnsetType | None = plain_number(seconds)
-    if plain is None or plain is msgspec.UNSET or (is_number(plain) and plain > 0):
-        return plain
+    if seconds is None or isinstance(seconds, msgspec.UnsetType) or (is_number(seconds) and seconds > 0):
+        return seconds
     raise ArgumentError(f"Expected a number of seconds above 0, or None, got {seconds!r}", path)
 
 
@@ -451,5 +450,5 @@ def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
 
 def requested_choices(options: Mapping[str, object]) -> int:
     """Returns the number of choices that a call requests."""
-    n: object = plain_number(extra_body_of(options).get("n", options.get("n")))
+    n = normalize(extra_body_of(options).get("n", options.get("n")))
     return n if isinstance(n, int) else 1

@@ -16,7 +16,7 @@ from friendli_async.chat.incremental_json import JSONError, read_json
 from friendli_async.chat.inputs import extra_body_of
 from friendli_async.chat.schema import description_of, plain_strict, schema_and_adapter, schema_name
 from friendli_async.errors import ArgumentError, FriendliError, OutputCutOffError, OutputError, OutputInvalidError
-from friendli_async.options import is_count, plain_number
+from friendli_async.options import is_count
 from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usage, convert_reply, partial_of
 
 if TYPE_CHECKING:
@@ -362,7 +362,7 @@ class OutputAPI(Generic[R]):
             OutputError: The last answer is invalid.
         """
         output, sent = self.prepare("parse", kind, required, options, ("strict", "reask"))
-        reask = plain_number(options.get("reask", 0))
+        reask = options.get("reask", 0)
         if not is_count(reask, 0):
             raise ArgumentError(f"Expected a non-negative integer, got {reask!r}", "reask")
         billed: Any = None

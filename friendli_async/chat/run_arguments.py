@@ -29,7 +29,7 @@ from friendli_async.chat.run import ParsedRun, Run
 from friendli_async.chat.tool_loop import RunSettings, ToolRunner
 from friendli_async.chat.transcript import Transcript, without_required_call
 from friendli_async.errors import ArgumentError
-from friendli_async.options import is_number, plain_number
+from friendli_async.options import is_number
 
 if TYPE_CHECKING:
     from friendli_async._core import engine as engine_module
@@ -95,9 +95,7 @@ def create_run(
 
 def _settings_of(options: Mapping[str, object]) -> RunSettings:
     """Returns the settings among the options of a run; raises ValueError if one is invalid."""
-    given: dict[str, Any] = {
-        name: plain_number(options[name]) for name in RunSettings.__struct_fields__ if name in options
-    }
+    given: dict[str, Any] = {name: options[name] for name in RunSettings.__struct_fields__ if name in options}
     if given.get("decisions") is not None:
         given["decisions"] = to_builtins(given["decisions"])  # also bools of numpy
     check_values(given, RunSettings)

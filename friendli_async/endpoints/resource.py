@@ -35,7 +35,7 @@ from friendli_async.endpoints.replies import (
     WandbArtifactEndpoint,
 )
 from friendli_async.errors import APIStatusError, APITimeoutError, ArgumentError
-from friendli_async.options import is_finite, plain_number
+from friendli_async.options import is_finite
 
 __all__ = ["Endpoints"]
 
@@ -221,7 +221,7 @@ class Endpoints(Resource):
         Raises:
             FriendliError: The call or the wait failed.
         """
-        timeout, interval = _plain_seconds(timeout, interval)
+        _check_seconds(timeout, interval)
         status = await self._engine.call(_WAKE, path_arguments("wake", options, endpoint_id=endpoint_id))
         return await self.wait(endpoint_id, timeout=timeout, interval=interval) if wait else status
 
@@ -254,7 +254,7 @@ class Endpoints(Resource):
         """
         if not isinstance(cast("object", until), str) or not until.isupper():  # a server may have new states
             raise ArgumentError(f"Expected a state in capital letters, such as 'RUNNING', got {until!r}", "until")
-        timeout, interval = _plain_seconds(timeout, interval)
+        _check_seconds(timeout, interval)
         return await wait_for_state(self, endpoint_id, until, timeout, interval, may_sleep=timeout is not None)
 
 
@@ -319,13 +319,11 @@ def _camel(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-def _plain_seconds(timeout: object, interval: object) -> tuple[float | None, float]:
-    limit, pause = plain_number(timeout), plain_number(interval)
-    if limit is not None and not (is_finite(limit) and limit > 0):
+def _check_seconds(timeout: object, interval: object) -> None:
+    if timeout is not None and not (is_finite(timeout) and timeout > 0):
         raise ArgumentError(f"must be a number of seconds greater than 0, not {timeout!r}", "timeout")
-    if not (is_finite(pause) and pause >= 0):
+    if not (is_finite(interval) and interval >= 0):
         raise ArgumentError(f"must be a number of seconds, at least 0, not {interval!r}", "interval")
-    return limit, pause
 
 
 def _unreachable_error(endpoint_id: str, seen: EndpointStatus, until: str) -> APIStatusError:

@@ -35,7 +35,7 @@ from friendli_async.bulk.run import Run
 from friendli_async.chat.inputs import PARAMETERS
 from friendli_async.client import AsyncFriendli, DeploymentName
 from friendli_async.errors import ArgumentError
-from friendli_async.options import check_choice, check_count, plain_number
+from friendli_async.options import check_choice, check_count
 from friendli_async.replies import usage_of
 
 __all__ = ["CompleteStage"]
@@ -106,7 +106,7 @@ class CompleteStage:
         if output in _COLUMNS:
             raise ArgumentError(f"the stage adds another column {output!r}", "output")
         check_choice("deployment", deployment, get_args(DeploymentName))
-        check_count("concurrency", plain_number(concurrency))
+        check_count("concurrency", concurrency)
         self._options = dict(options or {})
         required = {} if model is None and deployment == "container" else {"model": model}
         PARAMETERS.checked("complete", required, self._options)  # here: each row would report it as an error of its own

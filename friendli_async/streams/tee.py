@@ -20,7 +20,7 @@ from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop
 from friendli_async._lazy import LazyModule
 from friendli_async.errors import ArgumentError, FriendliError, StreamInterruptedError
-from friendli_async.options import check_choice, is_count, plain_number
+from friendli_async.options import check_choice, is_count
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ class Fanout(Generic[E]):
     """
 
     def __init__(self, n: int, limit: int, slow: Slow) -> None:
-        n, limit = plain_number(n), plain_number(limit)
         for name, value in (("n", n), ("buffer", limit)):
             if not is_count(value):
                 raise ArgumentError(f"Expected `int` >= 1, got {value!r}", name)
