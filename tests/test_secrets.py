@@ -4,7 +4,6 @@ import asyncio
 import copy
 import importlib
 import io
-import json
 import logging
 import pickle
 import sys
@@ -16,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -374,10 +372,8 @@ def test_parts_and_copies_of_a_secret_are_masked() -> None:
     assert parts == [SECRET[:20], SECRET[-20:], SECRET[::2], SECRET[0]]
     copies = [copy.copy(secret), copy.deepcopy(secret), copy.deepcopy({"Authorization": [secret]})["Authorization"][0]]
     assert copies == [SECRET] * 3
-    given = masked(AS_BYTES)
     assert {repr(each) for each in [*parts, *copies]} == {"'***'"}
-    assert {repr(given[:20]), repr(given[-20:])} == {"b'***'"}
-    assert given[0] == AS_BYTES[0]
+    assert masked(AS_BYTES) == bytes(len(SECRET))
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(secret)
 
@@ -691,72 +687,19 @@ async def test_token_quoted_in_a_plain_reply_is_masked(server: FriendliServer, r
             assert "***" in repr(vars(error))
 
 
-TOKEN = "flp_secret/token+0123456789="
-SPELLINGS: dict[str, str] = {
-    "plain": TOKEN,
-    "slashes": TOKEN.replace("/", r"\/"),
-    "slashes twice": TOKEN.replace("/", r"\\\/"),
-    "JSON": "".join(rf"\u{ord(each):04x}" for each in TOKEN),
-    "JSON, some": TOKEN.replace("+", r"\u002B").replace("=", r"\u003d"),
-    "JSON twice": TOKEN.replace("+", r"\\u002b"),
-    "URL": quote(TOKEN, safe=""),
-    "URL, lower case": quote(TOKEN, safe="").replace("%2F", "%2f").replace("%2B", "%2b"),
-    "URL twice": quote(quote(TOKEN, safe=""), safe=""),
-    "URL, all": "".join(f"%{ord(each):02X}" for each in TOKEN),
-    "HTML": TOKEN.replace("+", "&#43;").replace("=", "&#x3D;"),
-}
-
-
-@pytest.mark.parametrize("name", SPELLINGS)
-async def test_token_that_is_quoted_in_another_spelling_is_masked(server: FriendliServer, name: str) -> None:
-    spelled = SPELLINGS[name]
-    problem = f'{{"error": {{"message": {json.dumps(f"Bearer {spelled} is no token")}, "code": 400}}}}'.encode()
-    excerpt = f'{{"x": "{spelled}", "y": 1'.encode()
-    server.enqueue(
-        script(body(problem).steps[0], status=401, headers={"X-Quoted": spelled}),
-        script(body(excerpt).steps[0], status=401),
-        script(chunk("a"), raw(b"data: " + problem + b"\n\n")),
-    )
-    texts: list[str] = []
-    async with AsyncFriendli(TOKEN, server_url=server.url, retry=None) as client:
-        for call in (complete(client), complete(client), open_stream(client).result()):
-            error = await _failure(call)
-            assert error.meta is not None
-            texts.append(_texts_of(error) + repr(error.meta.headers))
-    assert all("***" in each for each in texts)
-    assert not [each for each in texts for secret in (spelled, spelled[:20], TOKEN[:10]) if secret in each]
-
-
-@pytest.mark.parametrize("name", SPELLINGS)
-def test_token_that_the_end_of_an_excerpt_cuts_off_is_masked(name: str) -> None:
-    spelled = SPELLINGS[name]
-    shortest = len(spelled) * 2 // 5
-    for length in range(shortest, len(spelled) + 1):
-        error = FriendliError(f"no token: {spelled[:length]}...")
-        mask_token(error, TOKEN)
-        shown, _, rest = str(error).removeprefix("no token: ").partition("***")
-        assert shown == ""
-        assert len(rest.removesuffix("...")) <= len(r"\\u002")
-
-
-@pytest.mark.parametrize("before", ["%", "\\", "\\u00", "&#"])
-def test_token_after_what_looks_like_an_escape_is_masked(before: str) -> None:
-    error = FriendliError(f"no token: {before}41abcdef01")
-    mask_token(error, "41abcdef01")
-    assert str(error) == f"no token: {before}***"
-
-
-def test_text_that_is_escaped_but_holds_no_token_is_unchanged() -> None:
-    message = r"""a \" b \\ c \u0041 %41 %%% &#65; &amp; \/ 100% \u00"""
-    error = FriendliError(message)
-    mask_token(error, TOKEN)
-    assert str(error) == message
+@pytest.mark.parametrize("token", [SECRET, "abcdefgh" * 3, "a" * 20], ids=["", "of equal parts", "of one letter"])
+@pytest.mark.parametrize("end", ["", "..."])
+def test_token_that_the_end_of_an_excerpt_cuts_off_is_masked(token: str, end: str) -> None:
+    for length in range(8, len(token) + 1):
+        error = FriendliError(f"{token}, {token[:9]}x {token[:length]}{end}")
+        mask_token(error, token)
+        assert str(error) == f"***, {token[:9]}x ***{end}"
 
 
 def test_search_for_the_token_takes_little_memory_for_a_long_text_without_it() -> None:
     error = FriendliError("The server is busy, and accepts no further requests.\\n" * 20_000)
     with assert_peak_memory_below(4 * len(str(error))):
-        mask_token(error, TOKEN)
+        mask_token(error, SECRET)
 
 
 async def test_token_in_an_answer_is_not_masked(server: FriendliServer) -> None:
