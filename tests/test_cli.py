@@ -826,7 +826,7 @@ async def test_doctor_advises_another_authority_only_if_that_is_the_reason(run: 
     async with TalkativeTLSServer(authority.server(*expired)) as secure:
         trust = {"SSL_CERT_FILE": str(authority.certificate)}
         done = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url, **trust)
-    expected = r"FAIL: handshake failed: certificate has expired; the clock of this machine says [-\d]+ [:\d]+ UTC"
+    expected = r"FAIL: handshake failed: certificate has expired"
     assert re.fullmatch(expected, checks(done)["TLS"])
 
 

@@ -9,7 +9,7 @@ import pickle
 import re
 import socket
 import ssl
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from errno import ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,8 +204,8 @@ async def tls_error(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, user
 @pytest.mark.parametrize(
     ("certificate", "message"),
     [
-        (EXPIRED, "certificate has expired; the clock of this machine says 2"),
-        (NOT_YET_VALID, "certificate is not yet valid; the clock of this machine says 2"),
+        (EXPIRED, "certificate has expired"),
+        (NOT_YET_VALID, "certificate is not yet valid"),
         ({"name": "elsewhere.example"}, "Hostname mismatch, certificate is not valid for 'localhost'"),
         ({"purpose": "clientAuth"}, "certificate purpose"),
     ],
@@ -266,47 +266,8 @@ async def test_rejection_of_client_certificate_is_reported(
     context = authority.server(*authority.issue(), clients=True)
     context.maximum_version = version
     client_tls = authority.client(*(stranger.issue("me") if presented != "none" else ()))
-    assert "client certificate" in await tls_error(context, client_tls, user_session=user_session, streamed=streamed)
-
-
-async def end_of_tls_connection(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, streamed: bool) -> str:
-    """Returns the error of a server on asyncio's TLS, which closes connections after the request, if not before."""
-
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-        writer.close()
-
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context) as server:
-        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
-        async with client_of(url, retry=None, ssl=client_tls) as client:
-            with pytest.raises(APIConnectionError) as raised:
-                await with_timeout(read(open_stream(client)) if streamed else complete(client))
-    return str(raised.value).removesuffix(f" (server {url.removeprefix('https://')})")
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("presented", ["none", "a stranger's"])
-async def test_silent_rejection_of_client_certificate_is_suggested_as_the_reason(
-    authority: Authority, stranger: Authority, presented: str, streamed: bool
-) -> None:
-    """In TLS 1.3, the client may send before it is verified; asyncio's servers reject it without an alert."""
-    context = authority.server(*authority.issue(), clients=True)
-    client_tls = authority.client(*(stranger.issue("me") if presented != "none" else ()))
-    error = await end_of_tls_connection(context, client_tls, streamed=streamed)
-    assert error.endswith(" after the TLS handshake; does it require a client certificate?")
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_connection_that_ends_after_an_accepted_handshake_is_not_blamed_on_certificates(
-    authority: Authority, version: ssl.TLSVersion
-) -> None:
-    context = authority.server(*authority.issue())
-    context.maximum_version = version
-    if version < ssl.TLSVersion.TLSv1_3:
-        context.options |= ssl.OP_NO_TICKET  # tells nothing there: a handshake ends once both have accepted it
-    error = await end_of_tls_connection(context, authority.client(), streamed=False)
-    assert error == "no reply: the server closed the connection"
+    reason = await tls_error(context, client_tls, user_session=user_session, streamed=streamed)
+    assert re.search(r" alert .*; the peer rejected the handshake\]$", reason)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -314,12 +275,12 @@ async def test_tls_version_or_cipher_mismatch_is_reported(authority: Authority, 
     context, client_tls = authority.server(*authority.issue()), authority.client()
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     client_tls.maximum_version = ssl.TLSVersion.TLSv1_2
-    assert "no common TLS version" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
+    assert "alert protocol version;" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
     context, client_tls = authority.server(*authority.issue()), authority.client()
     client_tls.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
     client_tls.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
-    assert "no common cipher" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
+    assert "alert handshake failure;" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
 
 
 async def test_trusted_certificate_works_with_and_without_client_certificate(authority: Authority) -> None:
@@ -367,7 +328,7 @@ async def test_proxy_that_rejects_the_client_certificate_is_named(
         assert proxy.connections == 1
         where = proxy.url.removeprefix("https://")
     assert str(raised.value).startswith(f"could not connect: the proxy {where} [TLS: ")
-    assert "it does not trust the client certificate" in str(raised.value)
+    assert "unknown ca; the peer rejected the handshake]" in str(raised.value)
     assert (raised.value.sent, raised.value.permanent) == (False, True)
 
 
@@ -457,9 +418,9 @@ async def test_tls_server_behind_http_url_is_reported() -> None:
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number; does the server use TLS on this port?"),
         (BAD_REQUEST, "wrong version number; does the server use TLS on this port?"),
-        (bytes.fromhex("15030300020228"), "no common cipher, or client certificate required"),
-        (bytes.fromhex("15030300020270"), "does not recognize the host name"),
-        (bytes.fromhex("15030300020246"), "no common TLS version"),
+        (bytes.fromhex("15030300020228"), "handshake failure; the peer rejected the handshake"),
+        (bytes.fromhex("15030300020270"), "unrecognized name"),
+        (bytes.fromhex("15030300020246"), "protocol version; the peer rejected the handshake"),
     ],
 )
 async def test_failed_handshake_is_explained_and_not_retried(data: bytes, message: str) -> None:
@@ -651,13 +612,13 @@ CONNECTOR_ERRORS: Final = [
         3,
     ),
     (refused(ssl.SSLError(1, "[SSL] unknown error (_ssl.c:1)")), f"{HERE} [TLS: unknown error]", 1),
-    (refused(tls_failure("TLSV1_ALERT_INTERNAL_ERROR")), f"{HERE} [TLS: in words]", 3),
+    (refused(tls_failure("TLSV1_ALERT_INTERNAL_ERROR")), f"{HERE} [TLS: in words; the peer rejected the handshake]", 3),
     (
         aiohttp.ClientOSError(1, "[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert (_ssl.c:1)"),
-        f"{HERE} [TLS: tlsv1 alert; the server does not trust the client certificate]",
+        f"{HERE} [TLS: tlsv1 alert; the peer rejected the handshake]",
         1,
     ),
-    (refused(tls_failure("UNSUPPORTED_PROTOCOL")), f"{HERE} [TLS: in words; no common TLS version]", 1),
+    (refused(tls_failure("UNSUPPORTED_PROTOCOL")), f"{HERE} [TLS: in words]", 1),
     (ssl.SSLError(1, "bad handshake"), f"{HERE} [TLS: bad handshake]", 1),
     (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer", 3),
     (
@@ -799,7 +760,7 @@ async def test_end_of_a_user_connectors_handshake_is_explained(authority: Author
             with pytest.raises(APIConnectionError) as raised:
                 await with_timeout(complete(client))
     where = url.removeprefix("https://")
-    assert str(raised.value).startswith(f"could not connect: {where} [ConnectionResetError] in the TLS handshake [does")
+    assert str(raised.value).startswith(f"could not connect: {where} [the connection was closed in the TLS handshake]")
     assert (raised.value.sent, raised.value.permanent) == (False, False)
 
 

@@ -21,8 +21,6 @@ from friendli_async._core.net.clock import TURNS_TO_READ
 from friendli_async._core.net.framing import CAN_BYPASS, between_chunks
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
-
     from friendli_async._core.body.forms import FormUpload
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
@@ -55,8 +53,6 @@ class DialContext(msgspec.Struct, eq=False):
     """Whether the proxy, if there is one, cannot read or answer the request: the URL is https."""
     at_proxy: bool = False
     """Whether there is a TCP connection to the proxy."""
-    tls: ssl_module.SSLObject | None = None
-    """The TLS side of the connection that was opened last, unless ``reused``."""
     upload: FormUpload | None = None
     """The body, if it is a form."""
     before_sending: Callable[[], None] | None = None
@@ -269,7 +265,6 @@ class Connector(aiohttp.TCPConnector):
         if not dial.reused and protocol.transport is not None:  # None: it has been lost meanwhile
             # Not in ``connection_made``: if connecting is cancelled after that, uvloop does not report the loss.
             protocol.connections.add(protocol)
-            dial.tls = protocol.transport.get_extra_info("ssl_object")
         try:
             if dial.warming:
                 raise WarmedUp

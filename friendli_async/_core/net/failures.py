@@ -11,7 +11,6 @@ import ssl
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.client import responses
-from time import gmtime, strftime
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -51,25 +50,10 @@ _MAX_LENGTH: Final = 300
 # Statuses of a proxy that may differ on the next attempt.
 _TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)} - {HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED})
 
-# OpenSSL's reason codes, as patterns of the end of the name, and what they mean to whoever configured the two sides.
-_TLS_HINTS: Final = {
-    "WRONG_VERSION_NUMBER": "does the server use TLS on this port?",
-    "HTTP_REQUEST": "the server does not use TLS on this port",
-    "ALERT_HANDSHAKE_FAILURE": "the server rejected the handshake: no common cipher, or client certificate required",
-    "ALERT_PROTOCOL_VERSION": "the server rejected the handshake: no common TLS version",
-    "UNSUPPORTED_PROTOCOL": "no common TLS version",
-    "ALERT_CERTIFICATE_REQUIRED": "the server requires a client certificate",
-    "ALERT_UNKNOWN_CA": "the server does not trust the client certificate",
-    r"ALERT_(?:BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_(?:EXPIRED|REVOKED|UNKNOWN)|ACCESS_DENIED)": (
-        "the server rejected the client certificate"
-    ),
-    "UNRECOGNIZED_NAME": "the server does not recognize the host name",
-}
 _INTERNAL_ERROR: Final = "INTERNAL_ERROR"  # of the server, maybe after it accepted the request
 _TLS_ERROR: Final = r"\[SSL: (\w+)\] ([^(]*)"
 # Codes of an untrusted authority, X509_V_ERR_...: SELF_SIGNED_CERT, UNABLE_TO_GET_ISSUER, UNABLE_TO_VERIFY.
 _UNTRUSTED_CODES: Final = frozenset({18, 19, 20, 21})
-_DATE_CODES: Final = frozenset({9, 10})  # CERT_NOT_YET_VALID, CERT_HAS_EXPIRED
 
 
 def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool) -> BaseException:
@@ -117,7 +101,7 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
             sent,
             permanent=not owned and _is_rejection(str(error)),
         )
-    return APIConnectionError(f"no reply: {describe(error)}{_handshake_hint(dial)}", sent=dial.clock.sent)
+    return APIConnectionError(f"no reply: {describe(error)}", sent=dial.clock.sent)
 
 
 def failed_connecting(error: BaseException, connector: object) -> bool:
@@ -170,10 +154,7 @@ def _certificate_reason(error: Exception, dial: DialContext) -> str | None:
 def why_untrusted(error: Exception, advice: str) -> str:
     """Returns why a certificate was rejected, with the advice for another authority only if that is the reason."""
     message = (getattr(error, "verify_message", "") or describe(error)).rstrip(".")
-    code = getattr(error, "verify_code", 0)
-    more = f"; to trust another CA, {advice}" if code in _UNTRUSTED_CODES else ""
-    if code in _DATE_CODES:  # that clock may be what is wrong
-        more = strftime("; the clock of this machine says %Y-%m-%d %H:%M UTC", gmtime())
+    more = f"; to trust another CA, {advice}" if getattr(error, "verify_code", 0) in _UNTRUSTED_CODES else ""
     return f"{message}{more}{_ca_path_hint()}"
 
 
@@ -215,21 +196,20 @@ def _dial_reason(error: aiohttp.ClientConnectorError, dial: DialContext) -> str:
         of_proxy = dial.proxy is not None  # which resolves the server's name itself
         why = f"the name could not be resolved: {cause.strerror or cause}"
     else:
-        why = _system_reason(cause, of_proxy=of_proxy)
+        why = _system_reason(cause)
     if (path := getattr(error, "path", None)) is not None:  # a Unix socket
         return f"{path} [{why}]"
     return f"{'the proxy ' if of_proxy else ''}{bracketed(error.host)}:{error.port} [{why}]"
 
 
-def _system_reason(cause: OSError, *, of_proxy: bool = False) -> str:
+def _system_reason(cause: OSError) -> str:
     if isinstance(cause, ssl.SSLError):
-        return _tls_message(_tls_reason(cause), re.sub(_NOISE, "", str(cause)), of_proxy=of_proxy)
+        return _tls_message(_tls_reason(cause), re.sub(_NOISE, "", str(cause)))
     if cause.errno and "call failed" in str(cause):  # asyncio's message, which repeats the address
         return os.strerror(cause.errno)
-    hint = ""
     if _is_handshake_reset(cause):
-        hint = "] in the TLS handshake [does the server require a client certificate, or another TLS version?"
-    return (cause.strerror or f"{type(cause).__name__}: {cause}".removesuffix(": ")) + hint
+        return "the connection was closed in the TLS handshake"
+    return cause.strerror or f"{type(cause).__name__}: {cause}".removesuffix(": ")
 
 
 def _handshake_failure(error: Exception) -> OSError | None:
@@ -257,11 +237,13 @@ def _is_rejection(message: str) -> bool:
     return is_permanent or re.search("authenticat|not allowed", message, re.IGNORECASE) is not None
 
 
-def _tls_message(reason: str, message: str, *, of_proxy: bool) -> str:
-    meaning = next((meaning for end, meaning in _TLS_HINTS.items() if re.search(f"{end}$", reason)), "")
-    if of_proxy:
-        meaning = meaning.replace("the server", "it")
-    return f"TLS: {message.strip()}" + (f"; {meaning}" if meaning else "")
+def _tls_message(reason: str, message: str) -> str:
+    hint = ""
+    if reason == "WRONG_VERSION_NUMBER":  # OpenSSL's name for data that is no TLS
+        hint = "; does the server use TLS on this port?"
+    elif "_ALERT_" in reason:  # or "unknown ca" would be taken for the server's
+        hint = "; the peer rejected the handshake"
+    return f"TLS: {message.strip()}{hint}"
 
 
 def _tls_reason(cause: ssl.SSLError) -> str:
@@ -281,20 +263,7 @@ def _tls_alert(error: Exception, dial: DialContext) -> str | None:
         return None
     of_proxy = dial.proxy is not None and not (dial.tunnelled and dial.connected)
     peer = f"the proxy {dial.proxy}" if of_proxy else dial.address
-    return f"{peer} [{_tls_message(found[1], found[2], of_proxy=of_proxy)}]"
-
-
-def _handshake_hint(dial: DialContext) -> str:
-    """Returns a hint if the server may have rejected the handshake: in TLS 1.3, the client is done before the server.
-
-    Many servers then close the connection without an alert, or its loss takes the alert along. Once they accept a
-    handshake, nearly all send a session ticket.
-    """
-    tls, protocol = dial.tls, dial.protocol
-    if dial.reused or tls is None or protocol is None or protocol.has_received or tls.version() != "TLSv1.3":
-        return ""
-    accepted = tls.session is not None and tls.session.has_ticket
-    return "" if accepted else " after the TLS handshake; does it require a client certificate?"
+    return f"{peer} [{_tls_message(found[1], found[2])}]"
 
 
 def describe(error: BaseException, peer: str = "the server") -> str:
