@@ -179,7 +179,7 @@ async def test_unsupported_content_encoding_is_named_in_the_error(
     server: FriendliServer, encoding: str, streamed: bool
 ) -> None:
     kind = "text/event-stream" if streamed else "application/json"
-    server.enqueue(body(b"\x8b\x03\x80", headers={"Content-Encoding": encoding}, content_type=kind))
+    server.enqueue(body(b"\x1f\x03\x80", headers={"Content-Encoding": encoding}, content_type=kind))
     async with client_of(server.url) as client:
         with pytest.raises(ResponseDecodeError, match=encoding):
             await with_timeout(open_stream(client).result() if streamed else complete(client))
@@ -187,7 +187,7 @@ async def test_unsupported_content_encoding_is_named_in_the_error(
 
 
 @pytest.mark.parametrize(
-    "data", [b"\0not gzip at all", gzip.compress(completion())[:-9], gzip.compress(b"x" * 99)[:12]]
+    "data", [b"\x1fnot gzip at all", gzip.compress(completion())[:-9], gzip.compress(b"x" * 99)[:12]]
 )
 async def test_corrupt_compressed_body_raises(server: FriendliServer, data: bytes) -> None:
     server.enqueue(body(data, headers=GZIP, content_type="application/json"))
@@ -196,12 +196,12 @@ async def test_corrupt_compressed_body_raises(server: FriendliServer, data: byte
             await with_timeout(complete(client))
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip"])
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "gzip, gzip"])
 @pytest.mark.parametrize("status", [200, 503])
 @pytest.mark.parametrize(
     "data", [b'{"error":{"message":"quota exceeded"}}', b"quota exceeded", "<p>quota exceeded \u2026".encode()]
 )
-async def test_error_message_in_a_body_mislabelled_as_compressed_is_read(
+async def test_error_message_in_a_body_mislabelled_as_gzip_is_read(
     server: FriendliServer, encoding: str, status: int, data: bytes
 ) -> None:
     server.enqueue(body(data, status=status, headers={"Content-Encoding": encoding}))
@@ -221,9 +221,8 @@ async def test_error_message_in_a_mislabelled_body_respects_the_charset(server: 
             await with_timeout(complete(client))
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
-async def test_replies_mislabelled_as_compressed_are_read(server: FriendliServer, encoding: str) -> None:
-    headers = {"Content-Encoding": encoding}
+async def test_replies_mislabelled_as_gzip_are_read(server: FriendliServer) -> None:
+    headers = {"Content-Encoding": "gzip"}
     stream = delta("whole", "stop") + DONE
     server.enqueue(body(completion(), headers=headers, content_type="application/json"))
     server.enqueue(body(stream, headers=headers, content_type="text/event-stream"))
@@ -233,7 +232,7 @@ async def test_replies_mislabelled_as_compressed_are_read(server: FriendliServer
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 8, 20])
-def test_compressed_data_is_never_mistaken_for_text(cut: int) -> None:
+def test_compressed_data_is_decoded_wherever_it_is_split(cut: int) -> None:
     for level in range(1, 10):
         for plain in (b"a", completion(), b"data: x\n\n" * 9, bytes(range(256)), b"plain words " * 40):
             compressed = zlib.compress(plain, level)
@@ -283,9 +282,8 @@ def test_data_after_a_compressed_body_is_an_error_unless_it_is_another_member_or
                 inflated(encoding, *pieces)
 
 
-def test_mislabelled_text_is_passed_through_wherever_it_is_split() -> None:
-    text = "\u00fcberschritten".encode()
-    assert inflated("gzip", b"Kontingent " + text[:1], text[1:], b"\0") == b"Kontingent " + text + b"\0"
+def test_data_mislabelled_as_gzip_is_passed_through_wherever_it_is_split() -> None:
+    assert inflated("gzip", b"quo", b"ta", b"\x1f\x8b\0") == b"quota\x1f\x8b\0"
 
 
 @pytest.mark.parametrize("name", ["", "identity", "None", " NONE , identity ", "binary"])

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 _STEP: Final = 1024 * 1024
 # Names that servers and proxies use for "not compressed", besides the standard's (RFC 9110 8.4.1, 12.5.3).
 _IDENTITY: Final = frozenset({"", "identity", "none", "null", "binary", "plain", "text", "utf-8", "8bit", "7bit"})
-_CONTROLS: Final = bytes(byte for byte in range(32) if byte not in b"\t\r\n\f\x1b")
-# Raw deflate data of this many bytes does not consist of text characters by chance.
-_TEXT_SAMPLE: Final = 32
 
 
 def inflater(encoding: str) -> Inflater | None:
@@ -37,8 +34,8 @@ class Inflater:
     more than 1 MiB of input without output, such as empty members: a peer that sends without end would otherwise keep
     the reader busy, and no size limit would notice.
 
-    A body that begins as text is passed through, whatever its label: servers' own errors arrive mislabelled through
-    gateways that would have compressed the reply.
+    A body that is labelled as gzip, but does not begin as gzip, is passed through: relays on httpx or requests
+    decompress a body and keep its headers.
 
     Args:
         encoding: Normalized name of the compression. A list of several names is not supported.
@@ -52,13 +49,11 @@ class Inflater:
         self._input = b""
         self._more = False  # the last step filled its output, so there may be more
         self._since_output = 0  # bytes of input since the last output
-        self._is_text = False
-        self.unread = b""
-        """The first input until it yields output. If it never does, it may be text in a charset other than UTF-8."""
+        self._is_plain = False
 
     @property
     def finished(self) -> bool:
-        """Whether the data has ended properly: also if it is text, or there is none, whatever its label."""
+        """Whether the data has ended properly: also if it is not compressed, or there is none, whatever its label."""
         return self._inflate is None or self._inflate.eof
 
     @property
@@ -72,11 +67,11 @@ class Inflater:
         Raises:
             ResponseDecodeError: The compression is broken or was not requested, or data follows its end.
         """
-        if self._is_text or (self._inflate is None and self._is_mislabelled(data)):
-            self._is_text = True
+        if self._inflate is None and self._encoding == "gzip" and not data.startswith(b"\x1f"):
+            self._is_plain = True
+        if self._is_plain:
             return data
         if self._inflate is None:
-            self.unread = data
             self._inflate = self._new_decompressor(data)
         self._since_output += len(data)
         data = self._input + data
@@ -90,24 +85,10 @@ class Inflater:
             self._input = self._inflate.unconsumed_tail or self._inflate.unused_data
             self._more = len(plain) == _STEP
             self._since_output = 0 if plain else self._since_output
-            self.unread = b"" if plain else self.unread
             if self._since_output <= _STEP:
                 return plain
             reason = f"{self._since_output} bytes decompress to nothing"
         raise ResponseDecodeError(f"the compressed reply is corrupt: {reason} ({self._named})")
-
-    def _is_mislabelled(self, data: bytes) -> bool:
-        """Whether the first bytes are text, so that the body is not compressed."""
-        text = data.decode("utf-8", "replace").rstrip("\ufffd")  # the last character may be incomplete
-        if not text or "\ufffd" in text or len(data.translate(None, _CONTROLS)) < len(data):
-            return False
-        if self._encoding != "deflate" or len(data) >= _TEXT_SAMPLE:
-            return True
-        try:  # raw deflate has no signature, and a few bytes of it may look like text
-            self._new_decompressor(data).decompress(data, _STEP)
-        except zlib.error:
-            return True
-        return False
 
     def _next_member(self, data: bytes) -> bytes:
         """Returns the data of the next gzip member, for which it starts a new decompressor, or b"" for padding."""

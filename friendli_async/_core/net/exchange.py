@@ -306,8 +306,6 @@ class AiohttpExchange:
                     self.finish()
                     return bytes(body)
                 body += piece
-        if not body and self._inflate is not None:
-            body += self._inflate.unread  # only the header claims that the message is compressed
         self.abort()
         return bytes(body[:limit])
 
