@@ -63,7 +63,8 @@ def run(work: Awaitable[T]) -> T:
 def iterate(source: AsyncIterable[T]) -> Generator[T]:
     """Iterates over a stream, a view of one, a run, or any other async iterable, in the background loop.
 
-    All steps are taken in one task, in the caller's context at the first of them.
+    All steps are taken in one task, in the caller's context at the first of them. If a timeout that an async generator
+    has entered expires between two steps, the next one raises ``concurrent.futures.CancelledError``.
 
     Leaving the loop closes it: at once if nothing else holds the iterator, else with its ``close()``. If the garbage
     collector finds the iterator, it is closed soon afterwards.
@@ -114,8 +115,6 @@ class _Steps:
         """The step to take, if one is asked for."""
         self._asked: asyncio.Future[None] | None = None
         """What the task waits for between two steps."""
-        self._early: list[object] = []
-        """Items that came between two steps."""
         self._is_closing = False
 
     def next(self) -> object:
@@ -146,7 +145,7 @@ class _Steps:
         try:
             try:
                 while step := self._step or await self._next_step():
-                    item = self._early.pop(0) if self._early else await _item(anext, self._iterator)
+                    item = await _next_item(self._iterator)
                     self._step = None
                     if not step.set_running_or_notify_cancel():  # its caller was interrupted
                         return
@@ -171,14 +170,7 @@ class _Steps:
     async def _next_step(self) -> Future[object] | None:
         while self._step is None and not self._is_closing:
             self._asked = asyncio.get_running_loop().create_future()
-            try:
-                await self._asked
-            except asyncio.CancelledError as error:  # such as by a timeout that an async generator has entered
-                if not hasattr(self._iterator, "athrow"):
-                    raise
-                self._early.append(await _item(self._iterator.athrow, error))
-                if self._task is None or self._task.cancelling():  # not by what the generator has entered
-                    raise
+            await self._asked
         return self._step
 
     async def close(self) -> None:
@@ -187,7 +179,7 @@ class _Steps:
             return
         if self._step is not None:  # it was interrupted
             task.cancel()
-        else:  # it waits for a step, or the iterator cleans up, also by itself between two steps
+        else:  # it waits for a step, or the iterator cleans up
             self._is_closing = True
             wake(self._asked)
         await wait_done((task,))
@@ -195,10 +187,10 @@ class _Steps:
             task.result()
 
 
-async def _item(advance: Callable[..., Awaitable[object]], *arguments: object) -> object:
+async def _next_item(iterator: AsyncIterator[object]) -> object:
     # Without a default for anext(), with which CPython 3.11 crashes if __anext__ is no coroutine and raises an error.
     try:
-        return await advance(*arguments)
+        return await anext(iterator)
     except StopAsyncIteration:
         return _END
 

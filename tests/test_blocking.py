@@ -305,16 +305,30 @@ def test_async_generator_sees_the_context_variables_of_the_first_step() -> None:
     assert next(items) == 1
 
 
-@pytest.mark.parametrize("between", [False, True], ids=["in a step", "between two"])
-def test_timeout_of_an_async_generator_ends_the_iteration(between: bool) -> None:
-    limits: list[asyncio.Timeout] = []
-
+def test_timeout_of_an_async_generator_ends_a_step() -> None:
     async def limited() -> AsyncIterator[int]:
         async with asyncio.timeout(None) as limit:
-            limits.append(limit)
             yield 1
             limit.reschedule(0)
             await asyncio.Event().wait()
+
+    items = iterate(limited())
+    assert next(items) == 1
+    with pytest.raises(TimeoutError):
+        next(items)
+
+
+def test_timeout_of_an_async_generator_between_two_steps_cancels_the_iteration() -> None:
+    limits: list[asyncio.Timeout] = []
+    left: list[bool] = []
+
+    async def limited() -> AsyncIterator[int]:
+        try:
+            async with asyncio.timeout(None) as limit:
+                limits.append(limit)
+                yield 1
+        finally:
+            left.append(True)
 
     async def expire() -> None:
         limits[0].reschedule(0)
@@ -322,66 +336,10 @@ def test_timeout_of_an_async_generator_ends_the_iteration(between: bool) -> None
 
     items = iterate(limited())
     assert next(items) == 1
-    if between:
-        run(expire())
-    with pytest.raises(TimeoutError):
+    run(expire())
+    assert left == [True]
+    with pytest.raises(futures.CancelledError):
         next(items)
-
-
-@pytest.mark.parametrize("after", [[], [2, 3]])
-@pytest.mark.parametrize("between", [False, True], ids=["in a step", "between two"])
-def test_async_generator_goes_on_after_its_timeout(between: bool, after: list[int]) -> None:
-    limits: list[anyio.CancelScope] = []
-
-    async def limited() -> AsyncIterator[int]:
-        with anyio.CancelScope() as limit:
-            limits.append(limit)
-            yield 1
-            limit.cancel()
-            await asyncio.Event().wait()
-        for number in after:
-            yield number
-
-    async def expire() -> None:
-        limits[0].cancel()
-        await run_loop_iterations(9)
-
-    items = iterate(limited())
-    assert next(items) == 1
-    if between:
-        run(expire())
-    assert list(items) == after
-
-
-def test_async_generator_that_is_left_after_its_timeout_cleans_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[str] = []
-    until_left = asyncio.Event()
-
-    async def limited() -> AsyncIterator[anyio.CancelScope]:
-        with anyio.CancelScope() as limit:
-            yield limit
-        try:
-            await until_left.wait()
-            ended.append("cleaned up")
-        except asyncio.CancelledError:
-            ended.append("cancelled")
-
-    async def expire(limit: anyio.CancelScope) -> None:
-        limit.cancel()
-        await run_loop_iterations(9)
-
-    async def leave() -> None:
-        await run_loop_iterations(9)
-        until_left.set()
-
-    async def both(close: Callable[[], Awaitable[None]]) -> None:
-        await asyncio.gather(close(), leave())
-
-    monkeypatch.setattr(blocking, "_end", lambda close: run(both(close)))
-    items = iterate(limited())
-    run(expire(next(items)))
-    items.close()
-    assert ended == ["cleaned up"]
 
 
 class Failing:
