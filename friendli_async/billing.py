@@ -31,33 +31,9 @@ if TYPE_CHECKING:
     _Count = int
     _Flag = bool
 else:  # servers have also sent amounts as numbers; fractional counts are kept as they are; a flag may be absent
-    _Amount = str | int | float | dict[str, Any]
+    _Amount = str | int | float | dict[str, Any]  # the last to be rejected below, or the lenient decoding drops the row
     _Count = int | float
     _Flag = bool | None
-
-_MAX_EXPONENT: Final = 40  # numbers with a larger exponent keep it
-
-
-def _decimal_text(amount: object) -> str:
-    """Returns an amount as text, with its exponent expanded. Raises ValueError unless it is text or a finite number."""
-    if isinstance(amount, dict):  # {"amount": "1.50", "currency": "USD"}
-        fields = cast("dict[str, object]", amount)
-        values = (fields[name] for name in ("amount", "value", "total") if name in fields)
-        amount = next(values, None)
-    if isinstance(amount, float) and not math.isfinite(amount):
-        raise ValueError("an amount must be finite")
-    if not isinstance(amount, str | int | float) or isinstance(amount, bool):
-        raise ValueError("an amount must be a number")
-    text = str(amount)
-    if "e" not in text.lower():
-        return text
-    from decimal import Decimal, InvalidOperation  # rare: only amounts with an exponent need it
-
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return text
-    return f"{number:f}" if abs(number.adjusted()) < _MAX_EXPONENT else text
 
 
 class CostResult(Value, frozen=True, kw_only=True):
@@ -72,8 +48,11 @@ class CostResult(Value, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in ("total", "quantity", "unit_price"):
-            if (value := getattr(self, name)) is not None and value != (text := _decimal_text(value)):
-                msgspec.structs.force_setattr(self, name, text)
+            value: object = getattr(self, name)
+            if isinstance(value, dict) or (isinstance(value, float) and not math.isfinite(value)):
+                raise ValueError("an amount must be a number")
+            if isinstance(value, int | float):
+                msgspec.structs.force_setattr(self, name, str(value))
 
 
 class CostBucket(Value, frozen=True, kw_only=True):
