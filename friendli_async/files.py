@@ -8,12 +8,9 @@ longer support them.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Unpack, cast
 
@@ -192,18 +189,6 @@ class _FileSink:
             self._progress(self._written, self.size)
 
 
-def _check_destination(path: pathlib.Path) -> None:
-    """Rejects what the downloaded file could not replace, before it is downloaded.
-
-    Raises:
-        ValueError: The path has a null character.
-        OSError: It is too long, or that of a folder.
-    """
-    with suppress(FileNotFoundError):
-        if stat.S_ISDIR(path.lstat().st_mode):  # a link to a folder is replaced
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-
-
 # --- the resource ----------------------------------------------------------------------------------------------------
 
 
@@ -311,16 +296,15 @@ class Files(Resource):
 
         Raises:
             TypeError: ``to`` is no path, or ``progress`` is not a plain function. Nothing was sent.
-            ValueError: The path has no file name, or holds a null character. Nothing was sent.
+            ValueError: The path is that of a folder. Nothing was sent.
             APIConnectionError: The download was interrupted, or, if its length was not announced, does not match the
                 uploaded file.
-            OSError: The file cannot be written. Nothing was sent if the path is that of a folder, or too long.
+            OSError: The file cannot be written.
         """
         check_plain(progress, "progress", "two numbers of bytes")
         destination = pathlib.Path(to)
-        if not destination.name:
-            raise ArgumentError(f"{os.fspath(to)!r} has no file name", "to")
-        await in_thread(_check_destination, destination)
+        if not destination.name or await in_thread(destination.is_dir):
+            raise ArgumentError(f"{os.fspath(to)!r} is a folder, not a file", "to")
         found = await self.get_download_url(file_id)
         url = _check_url(found.download_url, "download URL")
         unfinished = destination.with_name(f".{os.urandom(8).hex()}.part")
