@@ -134,7 +134,7 @@ def strip_quotes(value: str) -> Secret:
 
 
 def base_url(value: object, name: str) -> str:
-    """Validates and normalizes a base URL: keeps a path prefix, strips trailing slashes, encodes host and path.
+    """Validates and normalizes a base URL: keeps a path prefix, strips trailing slashes, encodes the path.
 
     Raises:
         ConfigurationError: It is not an absolute http(s) URL, or has a query, a fragment or credentials.
@@ -146,11 +146,8 @@ def base_url(value: object, name: str) -> str:
     if "@" in value or "?" in value or "#" in value:  # the value is omitted: it may hold a secret
         raise ConfigurationError(f"{name} must not contain credentials (pass token=), a query or a fragment")
     host = _hostname(value)
-    if not host.isascii():  # IDNA-encoded, as on the wire
-        punycode = host.encode("idna").decode()
-        value = re.sub("//[^/]*", lambda netloc: netloc[0].lower().replace(host, punycode), value, count=1)
-    if not host or re.search(r"[\s\x00-\x1f\x7f\ud800-\udfff]|//[^/]*[\\\"<>^`{|}]", value):
-        raise ConfigurationError(f"{name} must be an http or https URL, not {str(value)!r}")
+    if not host or not host.isascii() or re.search(r"[\s\x00-\x1f\x7f\ud800-\udfff]|//[^/]*[\\\"<>^`{|}]", value):
+        raise ConfigurationError(f"{name} must be an http or https URL with an ASCII host, not {str(value)!r}")
     value = re.sub(r"[^\x00-\x7f]+|[\\\"<>^`{|}]", lambda found: quote(found[0]), str(value)).rstrip("/")
     if value.endswith(_API_PATHS):
         raise ConfigurationError(f"{name} must not end with /{value.rpartition('/')[2]}: the client adds the paths")
@@ -263,12 +260,6 @@ def _instance_of(kind: Any, requirement: str, default: object = None) -> Callabl
 
 
 def _convert_headers(headers: object) -> Mapping[str, str | None]:
-    values = cast("Mapping[str, object]", headers).values() if isinstance(headers, Mapping) else [headers]
-    if any(map(callable, values)):
-        raise ConfigurationError(
-            "headers: functions are not called; use with_options(headers={...}) for each request of your service, or a "
-            "middleware of an aiohttp session, as session=..."
-        )
     if headers is not None and not isinstance(headers, Mapping):
         raise ConfigurationError("headers must be a mapping of names to values")  # omitted: it may hold a secret
     return cast("Mapping[str, str | None]", headers or {})

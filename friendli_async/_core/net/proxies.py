@@ -97,6 +97,4 @@ def _matches(rule: str, host: str) -> bool:
             return address in ip_network(rule, strict=False)
         return False
     name = rule.removeprefix("*").strip(".")
-    with suppress(UnicodeError):  # first, what the locale could not decode (PEP 383)
-        name = name.encode(errors="surrogateescape").decode().encode("idna").decode()
     return bool(name) and f".{host}".endswith(f".{name}")
