@@ -31,6 +31,7 @@ from friendli_async._core.body.json_values import encode_body
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, open_in_thread, source_of
 from friendli_async._core.loops import running_loop
 from friendli_async._core.resource import ANYTHING, Resource, operation
+from friendli_async._core.settings import hostname
 from friendli_async._lazy import LazyModule
 from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIConnectionError, ArgumentError, ResponseDecodeError
@@ -117,15 +118,7 @@ def _check_url(url: str, what: str) -> str:
     Raises:
         ResponseDecodeError: It is not a usable http or https URL.
     """
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
-        usable = usable and parts.port != 0  # raises if it is not a port
-    except ValueError:
-        usable = False
-    if not usable or not re.fullmatch(r"[\x21-\x7e]+", url):
+    if not re.fullmatch(r"[\x21-\x7e]+", url) or re.search("//[^/?#]*@", url) or not hostname(url):
         # The URL is a credential, so the message does not quote it.
         raise ResponseDecodeError(f"the server's {what} is not an http or https URL")
     return url.partition("#")[0]

@@ -192,7 +192,16 @@ async def test_upload_response_need_not_be_json(server: FriendliServer, client: 
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://host/x", "/relative", "", "http://user:key@host/", "http://host/a b", "http://[", "http://host:99999/"],
+    [
+        "ftp://host/x",
+        "/relative",
+        "",
+        "http://user:key@host/",
+        "http://host/a b",
+        "http://[",
+        "http://host:99999/",
+        "http://h:0/",
+    ],
 )
 async def test_invalid_target_url_is_rejected_without_quoting_it(
     server: FriendliServer, client: AsyncFriendli, url: str, tmp_path: Path

@@ -145,7 +145,7 @@ def base_url(value: object, name: str) -> str:
         raise ConfigurationError(f"{name} must be a URL as a string, not {type(value).__name__}")
     if "@" in value or "?" in value or "#" in value:  # the value is omitted: it may hold a secret
         raise ConfigurationError(f"{name} must not contain credentials (pass token=), a query or a fragment")
-    host = _hostname(value)
+    host = hostname(value)
     if not host or not host.isascii() or re.search(r"[\s\x00-\x1f\x7f\ud800-\udfff]|//[^/]*[\\\"<>^`{|}]", value):
         raise ConfigurationError(f"{name} must be an http or https URL with an ASCII host, not {str(value)!r}")
     value = re.sub(r"[^\x00-\x7f]+|[\\\"<>^`{|}]", lambda found: quote(found[0]), str(value)).rstrip("/")
@@ -154,7 +154,7 @@ def base_url(value: object, name: str) -> str:
     return value
 
 
-def _hostname(url: str) -> str:
+def hostname(url: str) -> str:
     """Returns the host of an http or https URL; "" if it is invalid."""
     from urllib.parse import urlsplit
 
@@ -212,11 +212,7 @@ def check_proxy(proxy: object) -> Secret:
         ConfigurationError: It is not an http(s) URL. The message omits it, as it may contain a password.
     """
     # Parsed without its credentials, or the result would show them in tracebacks.
-    if (
-        isinstance(proxy, str)
-        and not re.search(r"[\s\ud800-\udfff]", proxy)
-        and _hostname(re.sub("//.*@", "//", proxy))
-    ):
+    if isinstance(proxy, str) and not re.search(r"[\s\ud800-\udfff]", proxy) and hostname(re.sub("//.*@", "//", proxy)):
         return Secret(proxy)
     raise ConfigurationError("proxy must be an http or https URL")
 
