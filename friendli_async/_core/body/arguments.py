@@ -304,7 +304,7 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
     except msgspec.ValidationError as error:
         reason, of_key, path = split_message(str(error))
         where = (prefix + path).lstrip(".") or "arguments"
-        advice = "" if of_key else callable_hint(_value_at(values, path), where)
+        advice = callable_hint(where) if reason.startswith("Expected ") else ""
         advice += choices_hint(expected, str(error))
         raise ArgumentError(f"{'invalid key: ' if of_key else ''}{reason}{advice}", where) from None
     except RecursionError:
@@ -312,16 +312,6 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
     except Exception:  # of such an object
         check_json(values, prefix)
         raise
-
-
-def _value_at(values: Any, path: str) -> object:
-    """Returns the value at a path such as ``.messages[2].role``, or None."""
-    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
-        try:
-            values = values[int(index)] if index else values[name]
-        except (LookupError, TypeError):
-            return None
-    return cast("object", values)
 
 
 # Methods whose answer is always streamed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections import UserString
 from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +119,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
             if type(item) not in _SCALARS:
                 check_json(item, f"{path}[{index}]", above)
     else:
-        raise ArgumentError(f"{type(value).__name__} is not JSON serializable{callable_hint(value, where)}", where)
+        raise ArgumentError(f"{type(value).__name__} is not JSON serializable{callable_hint(where)}", where)
 
 
 def _is_builtin_json(value: object) -> bool:
@@ -159,9 +160,9 @@ def encode_body(body: Mapping[str, object]) -> bytes:
         raise ArgumentError("the arguments are nested too deeply") from None
 
 
-def callable_hint(value: object, where: str) -> str:
-    """Returns what takes a type or a function that was passed as an option, as the end of an error message."""
-    return CALLABLE_HINTS.get(where.partition("[")[0], "") if callable(value) else ""
+def callable_hint(where: str) -> str:
+    """Returns what takes a type or a function, which may have been passed as an option, as the end of an error."""
+    return CALLABLE_HINTS.get(re.sub(r"\[\d+\]$", "", where), "")
 
 
 # Options for which other clients accept a type or a function.
