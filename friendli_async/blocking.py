@@ -80,7 +80,11 @@ def iterate(source: AsyncIterable[T]) -> Generator[T]:
         while (item := steps.next()) is not _END:
             yield cast("T", item)
     except BaseException:  # also GeneratorExit: the loop was left
-        _end(steps.close)
+        try:
+            _end(steps.close)
+        except BaseException:  # maybe raised from outside, before the loop was asked to close it
+            _end(steps.close, must_wait=False)
+            raise
         raise
 
 
@@ -177,11 +181,11 @@ class _Steps:
         task = self._task
         if task is None or task.get_loop() is not asyncio.get_running_loop():  # not begun, or begun before a fork
             return
-        if self._step is not None:  # it was interrupted
-            task.cancel()
-        else:  # it waits for a step, or the iterator cleans up
-            self._is_closing = True
+        if self._step is None:  # it waits for a step, or the iterator cleans up
             wake(self._asked)
+        elif not self._is_closing:  # it was interrupted
+            task.cancel()
+        self._is_closing = True
         await wait_done((task,))
         if not task.cancelled():
             task.result()
@@ -203,14 +207,14 @@ def _fail(step: Future[object], task: asyncio.Task[None]) -> None:
         step.set_exception(task.exception())
 
 
-def _end(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def _end(close: Callable[[], Coroutine[Any, Any, None]], *, must_wait: bool = True) -> None:
     """Closes an iterator; may be called by the garbage collector, in the loop's own thread, or at interpreter exit."""
     background = _background
     if background is None or background.is_ending:
         return  # the loop closes what is open when it ends
     if threading.current_thread() is background.thread:
         background.loop.create_task(close())  # safe without a reference: nothing it awaits is collected first
-    elif threading.get_ident() == _collecting:  # do not wait: this thread may hold a lock that the loop needs
+    elif not must_wait or threading.get_ident() == _collecting:  # that thread may hold a lock that the loop needs
         asyncio.run_coroutine_threadsafe(close(), background.loop)
     else:
         run(close())

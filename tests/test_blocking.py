@@ -544,6 +544,39 @@ def test_exception_raised_by_another_thread_ends_an_async_generator_that_is_not_
     assert ended == ["generator", "Interrupt"]
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # those of the call that was interrupted
+def test_exception_from_outside_while_an_iteration_is_left_does_not_keep_its_source_open() -> None:
+    entered = 0
+
+    def raise_at(entry: int) -> Callable[[Any, str, Any], None]:
+        def trace(frame: Any, event: str, argument: object) -> None:
+            nonlocal entered
+            # `iterate` resumes in its handler, and a lock of the standard library would never be released.
+            module = frame.f_globals["__name__"]
+            entered += module.startswith(("asyncio", blocking.__name__)) and frame.f_code is not iterate.__code__
+            if entered == entry:  # CPython raises exceptions from outside where functions are entered
+                raise Interrupt
+
+        return trace
+
+    was_interrupted, entry, previous = True, 0, sys.gettrace()
+    while was_interrupted:
+        entry, entered, left = entry + 1, 0, list[str]()
+        items = iterate(numbers(left))
+        next(items)
+        sys.settrace(raise_at(entry))
+        try:
+            items.close()
+            was_interrupted = False
+        except Interrupt:
+            pass
+        finally:
+            sys.settrace(previous)
+        run(run_loop_iterations(9))
+        assert (entry, left) == (entry, ["left"])
+    assert entry > 5
+
+
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 def test_exit_of_a_coroutine_is_that_of_its_caller(client: AsyncFriendli, kind: type[BaseException]) -> None:
     async def leave() -> None:
