@@ -208,14 +208,6 @@ async def test_item_with_missing_fields_is_completed_when_sent_back(
     assert sent["type"] == kind
 
 
-async def test_unknown_item_type_cannot_be_sent_back(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(json_body({**WHOLE, "output": [{"type": "hologram", "id": "ws_1"}]}))
-    reply = await client.container.responses.create(input="hi")
-    with pytest.raises(ValueError, match=r"input\[0\].type: .*hologram"):
-        await client.container.responses.create(input=reply.output)
-    assert len(server.requests) == 1
-
-
 async def test_input_is_not_modified(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(json_body(WHOLE))
     message = {"role": "user", "content": "hi"}

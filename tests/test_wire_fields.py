@@ -384,6 +384,24 @@ async def test_output_is_sent_back_with_all_of_its_content(server: FriendliServe
     assert saved == [REASONING, SEARCH, ANSWER, FUNCTION]
 
 
+async def test_parts_of_unknown_types_are_sent_back_as_they_came(server: FriendliServer, client: AsyncFriendli) -> None:
+    part: JSON = {"type": "new_kind", "text": 3, "half": "\ud800"}
+    message = msgspec.convert({"role": "assistant", "content": [part]}, Message)
+    server.enqueue(*[json_body(MESSAGE)] * 3)
+    for each in (message, message.as_input(), msgspec.to_builtins(message)):
+        await client.serverless.messages.create(model="m", messages=[*HI, each])
+    output = msgspec.convert({"output": [part]}, Response).output
+    server.enqueue(*[json_body(RESPONSE)] * 3)
+    for items in (output, [output[0].as_input()], msgspec.to_builtins(output)):
+        await client.serverless.responses.create(model="m", input=items)
+    sent = [request.json["messages"][1]["content"] for request in server.requests[:3]]
+    assert [*sent, *(request.json["input"] for request in server.requests[3:])] == [[part]] * 6
+    both: list[Any] = [*output, {"type": "message", "role": "user"}]
+    for invalid in ([part], both):
+        with pytest.raises(ValueError, match=r"input\[[01]\]"):
+            await client.serverless.responses.create(model="m", input=invalid)
+
+
 # --- plain replies alone ---------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,14 @@ from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_it
 from friendli_async._help import document_fields
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.inputs import LocalTool, local_function
-from friendli_async.messages.replies import AnyBlock, AnyMessage, Message, TextBlock, block_as_input
+from friendli_async.messages.replies import (
+    AnyBlock,
+    AnyMessage,
+    Message,
+    TextBlock,
+    block_as_input,
+    reply_block_as_input,
+)
 
 __all__: list[str] = ["Base64Source", "ImageBlock", "InputMessage", "InputMessages", "Tool", "ToolResultBlock"]
 __all__ += ["Conversation", "MessagesOptions", "URLSource"]
@@ -173,6 +180,7 @@ class MessagesOptions(ExtraOptions, total=False):
 
 
 _encode_blocks: Final = map_items(block_as_input)
+_encode_reply_blocks: Final = map_items(reply_block_as_input)
 _ONLY_IN_REPLIES: Final = frozenset(Message.__struct_fields__) - {"role", "content"}
 
 
@@ -186,6 +194,7 @@ def _encode_message(message: object) -> object:
         fields = cast("Mapping[str, object]", message)
         if fields.get("type") == "message":  # a reply that was saved as JSON: messages of requests have no type
             fields = {name: value for name, value in fields.items() if name not in _ONLY_IN_REPLIES}
+            return {**fields, "content": _encode_reply_blocks(fields["content"])}
         return {**fields, "content": _encode_blocks(fields["content"])}
     return message  # pyright: ignore[reportUnknownVariableType]  # any value, returned as is
 

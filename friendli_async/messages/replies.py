@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import msgspec
 
+from friendli_async._core.body.json_values import AsSent
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text
-from friendli_async._json import prepared
+from friendli_async._json import as_object, prepared
 from friendli_async._pydantic import PydanticField
 from friendli_async.replies import AnyUsage, FunctionCall, Reply, ToolCall, UnknownEvent, Value, always_encoded
 
@@ -125,6 +126,11 @@ def block_as_input(block: object) -> object:
     return as_input(block) if isinstance(block, KnownBlock) else block
 
 
+def reply_block_as_input(block: object) -> object:
+    """Returns a block of a reply in its request form; one of a type that is unknown here is not checked there, too."""
+    return AsSent(as_object(block)) if is_unknown(block, KNOWN_BLOCKS) else block_as_input(block)
+
+
 class CacheCreation(Value, frozen=True):
     """Breakdown of the tokens written to a cache, by how long it keeps them."""
 
@@ -206,7 +212,7 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
 
     def as_input(self) -> dict[str, object]:
         """Returns the message in its request form: a dict of JSON values with its role and content."""
-        return {"role": self.role, "content": [block_as_input(block) for block in self.content]}
+        return {"role": self.role, "content": [reply_block_as_input(block) for block in self.content]}
 
 
 MessageEnvelope = Message

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, cast
 import msgspec
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, tagged_structs
-from friendli_async._core.body.json_values import struct_to_dict
+from friendli_async._core.body.json_values import AsSent, struct_to_dict
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
+from friendli_async._json import as_object
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.inputs import JSONObjectFormat, LocalTool, TextFormat, local_function
 from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response, failure_of, holds_item
@@ -252,7 +253,7 @@ def _encode_item(item: object) -> object:
         return item
     fields = cast("Mapping[str, object]", item)
     if holds_item(fields):  # an item of a reply that was saved as JSON
-        return fields["data"]
+        return AsSent(as_object(fields["data"]))
     # Messages customarily omit their type; the official SDK fills it in, too.
     return {**fields, "type": "message"} if "role" in fields and fields.get("type") is None else fields
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import msgspec
 
+from friendli_async._core.body.json_values import AsSent
 from friendli_async._core.error_json import is_blank
 from friendli_async._core.lenient import convert
 from friendli_async._core.status_errors import error_of_payload
@@ -120,7 +121,7 @@ class OutputItem(Value, AnyItem, frozen=True, kw_only=True):
     def as_input(self) -> dict[str, object]:
         """Returns the item in the form that requests take, with required fields filled in."""
         if self.data is not None:
-            return dict(self.data)
+            return AsSent(self.data)
         item = cast("dict[str, object]", msgspec.to_builtins(self))
         if self.type == "message":
             parts = [msgspec.structs.replace(part, logprobs=None) for part in self.content or ()]

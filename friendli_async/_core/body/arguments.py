@@ -13,6 +13,7 @@ import msgspec
 from friendli_async._core.body.forms import Form
 from friendli_async._core.body.json_values import (
     CALLABLE_HINTS,
+    Unchecked,
     callable_hint,
     check_json,
     encode_body,
@@ -25,7 +26,7 @@ from friendli_async._core.body.validation_errors import choices_hint, split_mess
 from friendli_async._core.secret import masked
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
-from friendli_async._json import prepared, replace_surrogates
+from friendli_async._json import prepared
 from friendli_async._locks import cached_property
 from friendli_async.errors import ArgumentError, UnknownArgumentError
 
@@ -151,7 +152,7 @@ def map_items(make: Callable[[object], object]) -> Callable[[object], object]:
 
 def tagged_structs(kinds: str) -> list[Any]:
     """Returns structs for the JSON objects of these types, of which nothing else is checked, for a union."""
-    return [msgspec.defstruct("Tagged", [], tag_field="type", tag=kind) for kind in kinds.split()]
+    return [*(msgspec.defstruct("Tagged", [], tag_field="type", tag=kind) for kind in kinds.split()), Unchecked]
 
 
 class Parameters:
@@ -300,7 +301,7 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
             # Slow path for look-alikes of built-in types: a str enum, a deque, a numpy float. Any exception may come
             # from an object that has items but is neither list nor mapping: msgspec asks it for its keys. It cannot
             # compare texts with lone surrogates, which JSON carries as escapes.
-            msgspec.convert(to_builtins(values, replace_surrogates), expected)
+            msgspec.convert(to_builtins(values, checked=True), expected)
     except msgspec.ValidationError as error:
         reason, of_key, path = split_message(str(error))
         where = (prefix + path).lstrip(".") or "arguments"

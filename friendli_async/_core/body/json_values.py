@@ -6,14 +6,14 @@ import math
 import re
 import sys
 from collections import UserString
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, cast
 
 import msgspec
 
-from friendli_async._json import encode_json
+from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._pydantic import dump_model
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import Reply
@@ -77,20 +77,34 @@ def struct_to_dict(struct: msgspec.Struct) -> dict[str, object]:
     return {config.tag_field: config.tag, **fields} if config.tag_field else fields
 
 
-def to_builtins(value: object, text: Callable[[str], str] = str) -> object:
-    """Normalizes a value at every level, and converts its texts and keys with ``text``.
+class AsSent(dict[str, object]):
+    """A part of a reply that goes back as the server sent it: its type may be one that requests do not have."""
 
-    Structs that are parts of replies, such as a tool call inside a message dict, become dicts, too.
+
+class Unchecked(msgspec.Struct, tag_field="type", tag="(unchecked)"):
+    """Stands for an ``AsSent`` in a check."""
+
+
+def to_builtins(value: object, *, checked: bool = False) -> object:
+    """Normalizes a value at every level.
+
+    Structs that are parts of replies, such as a tool call inside a message dict, become dicts, too. If it is to be
+    checked, replaces what msgspec cannot compare, lone surrogates, and what it must not.
     """
+    if checked and isinstance(value, AsSent):
+        return Unchecked()
     if isinstance(value, msgspec.Struct) and not isinstance(value, Reply):
         value = struct_to_dict(value)
     plain = normalize(value)
     if isinstance(plain, dict):
         items = cast("dict[object, object]", plain).items()
-        return {text(str.__str__(key)) if isinstance(key, str) else key: to_builtins(item, text) for key, item in items}
+        return {
+            to_builtins(key, checked=checked) if isinstance(key, str) else key: to_builtins(item, checked=checked)
+            for key, item in items
+        }
     if isinstance(plain, list):
-        return [to_builtins(item, text) for item in cast("list[object]", plain)]
-    return text(plain) if isinstance(plain, str) else plain
+        return [to_builtins(item, checked=checked) for item in cast("list[object]", plain)]
+    return replace_surrogates(plain) if checked and isinstance(plain, str) else plain
 
 
 def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> None:
@@ -126,7 +140,7 @@ def _is_builtin_json(value: object) -> bool:
     """Whether a value is JSON made of the built-in types themselves, at every level: a fast path."""
     kind = type(value)
     plain: Any = value  # not ``cast``, whose calls would take an eighth of the time
-    if kind is dict:
+    if kind is dict or kind is AsSent:
         for key, item in plain.items():
             if type(key) is not str or (type(item) not in _SCALARS and not _is_builtin_json(item)):
                 return False
