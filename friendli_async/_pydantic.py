@@ -14,7 +14,7 @@ import msgspec
 
 from friendli_async._json import as_object, prepared, without_surrogates
 from friendli_async._lazy import LazyModule
-from friendli_async._pydantic_types import pydantic_adapter
+from friendli_async._pydantic_types import MSGSPEC_MARKS, parts_of, pydantic_adapter
 
 if TYPE_CHECKING:
     import pydantic
@@ -93,13 +93,15 @@ class PydanticField:
             return inlined
 
         kind: Any = core.get("metadata", {}).get("kind", cls)
-        kinds = [kind, *cls.json_types.values()]
+        owners = [part for part in parts_of(kind, MSGSPEC_MARKS, set()) if getattr(part, "json_types", None)]
+        fields = [(owner, name, each) for owner in owners for name, each in owner.json_types.items()]
+        kinds = [kind, *(owner for owner, _, _ in fields), *(each for _, _, each in fields)]
         schemas, components = msgspec.json.schema_components(kinds, schema_hook=schema_of, ref_template="{name}")
-        schema: dict[str, Any]
-        schema, *fields = (_inline_refs(each, components, ()) for each in schemas)
-        for name, field in zip(cls.json_types, fields, strict=True):
-            schema["properties"][name] |= field
-        return schema
+        references, types = schemas[1 : 1 + len(fields)], schemas[1 + len(fields) :]
+        for (_, name, _), reference, each in zip(fields, references, types, strict=True):
+            components[reference["$ref"]]["properties"][name] |= _inline_refs(each, components, ())
+        inlined: dict[str, Any] = _inline_refs(schemas[0], components, ())
+        return inlined
 
 
 class _StandIn(type):

@@ -24,14 +24,14 @@ def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
     Raises:
         TypeError: pydantic does not support the type, or a constraint in it would be ignored.
     """
-    parts = list(_parts_of(kind, PYDANTIC_MARKS, set()))
+    parts = list(parts_of(kind, PYDANTIC_MARKS, set()))
     has_model = any(hasattr(part, "model_json_schema") for part in parts)
     if _has_ignored_constraint(kind, parts):
         where = "on a msgspec Struct or attrs class, and in its fields; use msgspec.Meta, or a dataclass"
         raise undecodable(kind, f"a type or constraint of pydantic has no effect {where}")
     if not any(map(_is_of_pydantic, parts)) and not (models and has_model):
         return None
-    if any(isinstance(part, msgspec.Meta) for part in _parts_of(kind, (*PYDANTIC_MARKS, "model_fields"), set())):
+    if any(isinstance(part, msgspec.Meta) for part in parts_of(kind, (*PYDANTIC_MARKS, "model_fields"), set())):
         raise undecodable(kind, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field")
     return _create_adapter(kind, "a pydantic model" if has_model else "types of pydantic")
 
@@ -73,10 +73,10 @@ def _has_ignored_constraint(kind: Any, parts: Sequence[Any]) -> bool:
     if any(map(_is_of_pydantic, parts)):
         marked = [part for part in parts if any(hasattr(part, mark) for mark in MSGSPEC_MARKS)]
         return not all(hasattr(part, "__get_pydantic_core_schema__") for part in marked)
-    return any(map(_is_of_pydantic, _parts_of(kind, (*PYDANTIC_MARKS, *MSGSPEC_MARKS), set())))
+    return any(map(_is_of_pydantic, parts_of(kind, (*PYDANTIC_MARKS, *MSGSPEC_MARKS), set())))
 
 
-def _parts_of(kind: Any, marks: Sequence[str], seen: set[Any]) -> Iterator[Any]:
+def parts_of(kind: Any, marks: Sequence[str], seen: set[Any]) -> Iterator[Any]:
     """Yields a type, its arguments and metadata, the types of its fields, and theirs.
 
     The fields are those of classes with one of the attributes ``marks``. Classes and type aliases that are ``seen`` are
@@ -91,7 +91,7 @@ def _parts_of(kind: Any, marks: Sequence[str], seen: set[Any]) -> Iterator[Any]:
         seen.add(kind)
         inner.append(kind.__value__)
     for each in inner:
-        yield from _parts_of(each, marks, seen)
+        yield from parts_of(each, marks, seen)
 
 
 def _field_types(cls: Any, marks: Sequence[str], seen: set[Any]) -> list[Any]:

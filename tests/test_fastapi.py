@@ -60,7 +60,7 @@ from friendli_async.integrations.fastapi import (
     while_connected,
 )
 from friendli_async.replies import Reply
-from friendli_async.responses import OutputItemDone, Response
+from friendli_async.responses import OutputItemDone, Response, ResponseCompleted
 from friendli_async.testing import FriendliServer, cut, head, json_body, raw, script, stall, status, text
 from friendli_async.tools import ParsedRunResult, RunResult
 
@@ -189,6 +189,8 @@ def test_schema_of_a_response_says_what_its_items_are() -> None:
     items = TypeAdapter(Response).json_schema()["properties"]["output"]["items"]
     assert items["properties"].keys() >= {"type", "content", "arguments"}
     assert TypeAdapter(OutputItemDone).json_schema()["properties"]["item"] == items
+    completed = TypeAdapter(ResponseCompleted).json_schema()["properties"]["response"]  # also inside of a struct
+    assert completed["properties"]["output"]["items"] == items
 
 
 @pytest.mark.parametrize("reply", reply_classes(), ids=lambda reply: f"{reply.__module__}.{reply.__name__}")
