@@ -27,7 +27,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel, SecretStr, ValidationError
 from support.programs import WARNINGS_ARE_ERRORS
-from support.signatures import SIGNED_ANSWER, signed_answer
+from support.signatures import REFUSAL, SIGNED_ANSWER, refused_answer, signed_answer
 from support.sockets import client_of
 
 from friendli_async import (
@@ -362,6 +362,15 @@ async def test_signatures_are_kept_and_sent_back(server: FriendliServer, model: 
     body = await sent_body(server, model, HumanMessage("Hi"), answer, ToolMessage("noon", tool_call_id="call_1"))
     sent = {name: value for name, value in SIGNED_ANSWER.items() if name != "annotations"}
     assert body["messages"][1] == {**sent, "role": "assistant", "content": None}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_refusal_is_kept_and_sent_back(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
+    server.enqueue(refused_answer(streamed=streamed))
+    answer = await (stream_message(model) if streamed else model.ainvoke("Hi"))
+    assert (answer.content, answer.additional_kwargs["refusal"]) == ("", REFUSAL)
+    body = await sent_body(server, model, HumanMessage("Hi"), answer, HumanMessage("Why?"))
+    assert body["messages"][1] == {"role": "assistant", "content": REFUSAL}
 
 
 async def test_signatures_are_those_of_their_calls_whatever_the_ids_of_these_are(

@@ -36,7 +36,7 @@ from pydantic_ai.models import ModelRequestParameters, override_allow_model_requ
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.settings import ModelSettings, ToolOrOutput
 from pydantic_ai.tools import ToolDefinition
-from support.signatures import SIGNED_ANSWER, signed_answer
+from support.signatures import REFUSAL, SIGNED_ANSWER, refused_answer, signed_answer
 from support.sockets import client_of, unresponsive_port
 
 from friendli_async import (
@@ -216,6 +216,16 @@ async def test_signatures_are_sent_back_to_their_provider(
         "reasoning_content": "hm, so",
         "tool_calls": plain,
     }
+
+
+@BOTH
+async def test_refusal_is_the_error_of_a_content_filter(
+    server: FriendliServer, model: FriendliModel, streamed: bool
+) -> None:
+    server.enqueue(refused_answer(streamed=streamed))
+    with pytest.raises(exceptions.ContentFilterError, match=REFUSAL):
+        await run(Agent(model), "Hi", streamed)
+    assert len(server.requests) == 1
 
 
 @BOTH

@@ -94,8 +94,9 @@ def _complete_assistant(sent: dict[str, Any], message: AIMessage, parts: Sequenc
     if parts:
         kept = [part for part in parts if part["type"] not in _CALLS and part["type"] not in _REASONING]
         sent["content"] = "".join(_text(part, path) for part in kept)
-    sent["content"] = sent.get("content") or None
     extra = cast("dict[str, Any]", message.additional_kwargs)
+    sent.pop("refusal", None)  # a request has no field for it
+    sent["content"] = "\n\n".join(filter(None, (sent.get("content"), extra.get("refusal")))) or None
     reasoning_texts = map(_reasoning_text, (part for part in parts if part["type"] in _REASONING))
     if reasoning := extra.get("reasoning_content") or "".join(reasoning_texts):
         sent["reasoning_content"] = reasoning
@@ -207,6 +208,8 @@ def _extras(message: ChatMessage) -> dict[str, Any]:
     extras: dict[str, Any] = {
         name: list(items) for name, items in given_fields(message, (*REASONING_EXTRAS, "annotations")).items()
     }
+    if message.refusal:
+        extras["refusal"] = message.refusal
     calls: dict[str, list[dict[str, Any]]] = {}
     for call in message.tool_calls or ():
         calls.setdefault(call.id, []).append(given_fields(call, CALL_EXTRAS))

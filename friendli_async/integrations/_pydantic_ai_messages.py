@@ -32,11 +32,11 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import download_item
 from pydantic_ai.usage import RequestUsage
 
-from friendli_async.chat import ChatMessage, ToolCallDelta
+from friendli_async.chat import ChatChoice, ChatMessage, ToolCallDelta
 from friendli_async.chat.replies import REASONING_EXTRAS, reasoning_of
 from friendli_async.replies import CALL_EXTRAS, ToolCall, Usage, given_fields, token_details
 
-__all__ = ["FINISH_REASONS", "PROVIDER", "details_of", "parts_of", "request_usage", "wire_messages"]
+__all__ = ["FINISH_REASONS", "PROVIDER", "details_of", "ending_of", "parts_of", "request_usage", "wire_messages"]
 
 PROVIDER: Final = "friendli"
 
@@ -170,6 +170,13 @@ def parts_of(message: ChatMessage) -> list[ModelResponsePart]:
         part.provider_name = PROVIDER if part.provider_details else None
         parts.append(part)
     return parts
+
+
+def ending_of(choice: ChatChoice) -> tuple[FinishReason | None, dict[str, Any]]:
+    """Returns the finish reason of a response and its provider's details. A refusal is what a content filter is."""
+    if choice.message.refusal:
+        return "content_filter", {"refusal": choice.message.refusal}
+    return FINISH_REASONS.get(choice.finish_reason), {"finish_reason": choice.finish_reason}
 
 
 def details_of(value: ChatMessage | ToolCall | ToolCallDelta, names: Sequence[str]) -> dict[str, Any] | None:

@@ -51,6 +51,7 @@ from friendli_async.integrations._pydantic_ai_messages import (
     FINISH_REASONS,
     PROVIDER,
     details_of,
+    ending_of,
     parts_of,
     request_usage,
     wire_messages,
@@ -175,15 +176,15 @@ class FriendliModel(Model[AsyncFriendli]):
         arguments = await self._arguments(messages, settings or {}, parameters)
         with _their_errors(self._name):
             reply = await self._chat(settings or {}).complete(**arguments)
-        finish_reason = reply.choices[0].finish_reason
+        finish_reason, details = ending_of(reply.choices[0])
         return ModelResponse(
             parts=parts_of(reply.message),
             usage=request_usage(reply.usage),
             model_name=reply.model or self._name,
             provider_name=PROVIDER,
             provider_response_id=reply.id,
-            provider_details={"finish_reason": finish_reason},
-            finish_reason=FINISH_REASONS.get(finish_reason),
+            provider_details=details,
+            finish_reason=finish_reason,
         )
 
     @asynccontextmanager
@@ -327,7 +328,10 @@ class _StreamedAnswer(StreamedResponse):
                 for event in self._events(chunk):
                     yield event
             if self._stream.outcome == "done":
-                message = (await self._stream.result()).message
+                reply = await self._stream.result()
+                message = reply.message
+                if message.refusal:
+                    self.finish_reason, self.provider_details = ending_of(reply.choices[0])
                 if (details := details_of(message, REASONING_EXTRAS)) is not None:  # whole, rather than in pieces
                     for event in self._parts_manager.handle_thinking_delta(
                         vendor_part_id=None, provider_name=PROVIDER, provider_details=details

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from friendli_async.testing import Script, done, event, json_body, script
 
-__all__ = ["SIGNED_ANSWER", "signed_answer"]
+__all__ = ["REFUSAL", "SIGNED_ANSWER", "refused_answer", "signed_answer"]
 
 SIGNED_ANSWER: Final[dict[str, Any]] = {
     "reasoning_content": "hm, so",
@@ -43,11 +43,24 @@ _DELTAS: Final[list[dict[str, Any]]] = [
 ]
 
 
+REFUSAL: Final = "I cannot help with that."
+
+
 def signed_answer(*, streamed: bool) -> Script:
     """Returns the answer as a reply, or as the events of a stream."""
-    if not streamed:
-        choice = {"index": 0, "message": {"role": "assistant", **SIGNED_ANSWER}, "finish_reason": "tool_calls"}
+    return _answer(SIGNED_ANSWER, _DELTAS if streamed else None, "tool_calls")
+
+
+def refused_answer(*, streamed: bool) -> Script:
+    """Returns an answer without content, but with a refusal, in the same forms."""
+    pieces = [{"refusal": REFUSAL[:9]}, {"refusal": REFUSAL[9:]}]
+    return _answer({"content": None, "refusal": REFUSAL}, pieces if streamed else None, "stop")
+
+
+def _answer(message: dict[str, Any], deltas: list[dict[str, Any]] | None, reason: str) -> Script:
+    if deltas is None:
+        choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
         return json_body({"choices": [choice]})
-    chunks: list[dict[str, Any]] = [{"index": 0, "delta": delta} for delta in _DELTAS]
-    chunks.append({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
+    chunks: list[dict[str, Any]] = [{"index": 0, "delta": delta} for delta in deltas]
+    chunks.append({"index": 0, "delta": {}, "finish_reason": reason})
     return script(*[event({"choices": [each]}) for each in chunks], done())
