@@ -842,6 +842,7 @@ def test_attempts_are_logged_with_method_path_status_and_duration(caplog: pytest
         ("DEBUG", "POST /serverless/x: no reply, APIConnectionError: could not connect in 0.000 s"),
         ("INFO", "POST /serverless/x: retrying in 0.00 s after APIConnectionError: could not connect"),
         ("DEBUG", "POST /serverless/x: 503, InternalServerError in 1.000 s"),
+        ("WARNING", "POST /serverless/x: rate limit: a 503 asks to wait for 7 s"),
         ("INFO", "POST /serverless/x: retrying in 7.00 s after 503"),
         ("DEBUG", "POST /serverless/x: 200 in 2.000 s"),
     ]

@@ -404,6 +404,7 @@ async def test_hold_is_logged_once_per_call(caplog: pytest.LogCaptureFixture) ->
 async def test_call_that_a_hold_keeps_from_being_sent_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     client = PacedClient(token="flp_secret")
     await client.make_rejected_call(120.0)
+    caplog.clear()
     with caplog.at_level(logging.DEBUG, "friendli_async"):
         await client.call_expecting(RateLimitError)
         await client.call_expecting(RateLimitError, retry=RetryPolicy(max_retry_after=600), timeout=5)
@@ -411,6 +412,36 @@ async def test_call_that_a_hold_keeps_from_being_sent_is_logged(caplog: pytest.L
         ("INFO", f"POST /serverless/x: rate limit: not sent, 120.00 s more after another call's 429 exceed {limit}")
         for limit in ("max_retry_after", "total")
     ]
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [("4", 0), ("60", 2), ("3600", 1)])
+@in_virtual_time
+async def test_long_hold_is_logged_once_as_a_warning(
+    caplog: pytest.LogCaptureFixture, seconds: str, lines: int
+) -> None:
+    client = PacedClient(*[response(status=429, retry_after=seconds)] * 12)
+    with caplog.at_level(logging.WARNING, "friendli_async"):
+        await asyncio.gather(
+            *(client.call_expecting(RateLimitError, retry=RetryPolicy(max_attempts=2)) for _ in range(6))
+        )
+    assert caplog.messages == [f"POST /serverless/x: rate limit: a 429 asks to wait for {seconds} s"] * lines
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ({}, "max_retry_after"),
+        ({"timeout": 40, "retry": RetryPolicy(max_retry_after=90)}, "total"),
+        ({"retry": RetryPolicy(max_attempts=1)}, None),
+    ],
+    ids=["max_retry_after", "total", "one attempt"],
+)
+@in_virtual_time
+async def test_error_says_that_its_retry_after_is_too_long(options: dict[str, Any], limit: str | None) -> None:
+    client = PacedClient(response(status=429, retry_after="90"))
+    error = await client.call_expecting(RateLimitError, **options)
+    said = f"; not retried: the server asks to wait for 90.0 s, longer than {limit} allows"
+    assert str(error) == f"{error.message}{said if limit else ''}"
 
 
 # --- calls that cannot wait ------------------------------------------------------------------------------------------

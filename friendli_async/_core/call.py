@@ -385,8 +385,10 @@ class Call(Generic[T]):
         if self._can_go_on() and is_retryable(failed.error, self._operation, settings.retry):
             wait = wait_after(failed.error, settings.retry, len(self._attempts) - self._recovered, left)
         if is_rejected_by_load(failed.error):
-            if settings.pacing.obey is not None:
-                pace.start_hold(self._limit_scope, failed.error, settings.retry, self.clock.now())
+            now, error = self.clock.now(), failed.error
+            if settings.pacing.obey is not None and pace.start_hold(self._limit_scope, error, settings.retry, now):
+                message = "%s: rate limit: a %d asks to wait for %.0f s"
+                self._log(logging.WARNING, message, error.status_code, error.retry_after)
             wait = report_rejection(failed.error, wait)
             if wait is not None and left is not None and wait >= left:
                 wait = None

@@ -15,6 +15,8 @@ from friendli_async.replies import Meta
 _OVERLOAD_STATUSES: Final = frozenset({429, 503})
 """Statuses of a server that has too much to do."""
 _RETRY_COST: Final = 10  # a success gives 1 back
+_LONG_HOLD: Final = 5.0
+"""Seconds of a hold that people who wait for an answer notice."""
 _SWEEP_SECONDS: Final = 1.0
 """Between two removals of the holds that are over."""
 
@@ -124,8 +126,8 @@ class Pace:
         self.spent: int = 0
         self._swept = -math.inf  # the loop time when those that were over were last removed
 
-    def start_hold(self, scope: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float) -> None:
-        """Starts a hold after a rejection by load, if it has a Retry-After.
+    def start_hold(self, scope: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float) -> bool:
+        """Starts a hold after a rejection by load, if it has a Retry-After; returns whether it is a new and long one.
 
         The ``max_retry_after`` of the policy bounds the hold, so that the server is asked again after a longer wait.
 
@@ -137,7 +139,7 @@ class Pace:
         """
         retry_after = error.retry_after
         if not retry_after:
-            return
+            return False
         if abs(now - self._swept) >= _SWEEP_SECONDS:  # not each time: each user of a service may have a hold
             self._swept = now
             for other, hold in list(self.holds.items()):
@@ -147,6 +149,7 @@ class Pace:
         present = self.holds.get(scope)
         if present is None or present.until < now + seconds:
             self.holds[scope] = Hold(now + seconds, seconds, retry_after, error.status_code, error.message)
+        return seconds >= _LONG_HOLD and (present is None or not present.remaining(now))
 
     def active_hold(self, scope: LimitScope, now: float) -> Hold | None:
         """Returns the hold that pauses new calls of a scope, or None."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from tenacity import RetryCallState, Retrying, stop_after_attempt, wait_random_exponential
 
-from friendli_async._core.pacing import jitter
+from friendli_async._core.pacing import exceeded_limit, jitter
 from friendli_async._core.protocol import Operation
 from friendli_async.errors import APIConnectionError, APIStatusError, APITimeoutError, FriendliError
 from friendli_async.options import RetryPolicy
@@ -35,19 +35,21 @@ def wait_after(error: FriendliError, policy: RetryPolicy, failures: int, time_le
     """Returns the seconds to wait before the next attempt, or None if there is none.
 
     The wait is a backoff with full jitter, or the error's Retry-After plus jitter. One that does not fit into
-    ``time_left``, the seconds until the total timeout, is not started. ``failures`` counts the attempts so far.
+    ``time_left``, the seconds until the total timeout, is not started. ``failures`` counts the attempts so far. If the
+    Retry-After is too long, the error says so.
     """
     # Only tenacity's strategies: its controller would keep the error, whose traceback frames keep the stream alive.
     state = RetryCallState(_CONTROLLER, None, (), {})
     state.attempt_number = failures
     if stop_after_attempt(policy.max_attempts)(state):
         return None
-    retry_after = error.retry_after if isinstance(error, APIStatusError) else None
-    if retry_after is None:
+    if not isinstance(error, APIStatusError) or (retry_after := error.retry_after) is None:
         # After very many attempts the power overflows. Then tenacity returns the maximum, even if ``initial`` is 0.
         maximum = policy.max_wait if policy.initial else 0.0
         wait = wait_random_exponential(policy.initial, maximum, policy.multiplier)(state)
-    elif retry_after > policy.max_retry_after:
+    elif (limit := exceeded_limit(retry_after, 0.0, policy, time_left)) is not None:
+        added = f"; not retried: the server asks to wait for {retry_after:.1f} s, longer than {limit} allows"
+        error._after += added  # pyright: ignore[reportPrivateUsage]  # our own addition
         return None
     else:
         wait = retry_after + jitter(policy)
