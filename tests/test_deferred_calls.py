@@ -570,8 +570,9 @@ async def test_drain_that_times_out_interrupts_decided_calls(
     earlier = await deferred(client, server, bank)
     run, reading = await read_while_paying(client, bank, earlier)
     assert await with_timeout(client.drain(0)) == 1
-    with pytest.raises(StreamInterruptedError, match="drain timed out"):
+    with pytest.raises(StreamInterruptedError, match="drain timed out") as caught:
         await with_timeout(reading)
+    assert not caught.value.sent, "no request of the run was sent"
     assert (len(results(run.messages)), bank.paid) == (3, [])
 
 

@@ -254,7 +254,7 @@ class Run:
             message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
             return StreamInterruptedError(message, partial=partial, sent=self._may_have_been_sent())
         if isinstance(error, StreamInterruptedError) and error.partial is None:
-            error.partial = partial
+            error.partial, error.sent = partial, error.sent and self._may_have_been_sent()
         return copy.copy(error)
 
     def _may_have_been_sent(self) -> bool:
