@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import http_parser
+from aiohttp.client_proto import ResponseHandler
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -350,6 +351,27 @@ def test_pause_at_the_end_of_a_segment_delays_no_data(
         reader.feed(encode_chunk(b"y\n") + encode_chunk(b"z\n"))
     reader.read()
     assert reader.outcome.body == b"x\n" * 5 + b"y\nz\n" * 3
+
+
+@pytest.mark.parametrize("ended", [LAST, b""], ids=["whole", "cut"])
+def test_connection_that_ends_in_a_pause_loses_no_data(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, ended: bytes
+) -> None:
+    reader = ResponseReader(loop, buffer=8)
+    reader.read()
+    reader.protocol.data_received(b"".join([encode_chunk(b"x\n")] * 50) + ended)  # already decrypted by TLS
+    parse = ResponseHandler.data_received
+    parsed: list[bytes] = []
+
+    def parse_and_note(protocol: ResponseHandler, data: bytes) -> None:
+        parsed.append(data)
+        parse(protocol, data)
+
+    monkeypatch.setattr(ResponseHandler, "data_received", parse_and_note)
+    reader.disconnect()
+    assert parsed == [b""]  # a pause at each chunk would copy the rest each time
+    reader.read()
+    assert (reader.outcome.body, reader.outcome.error is None) == (b"x\n" * 50, bool(ended))
 
 
 @needs_bypass

@@ -277,7 +277,9 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     retried. ``_buffer`` is the queue of the heads that were read.
     ``connection_lost`` makes a reset an error of the body, ``_payload``. aiohttp takes a body that has neither a length
     nor chunks for complete however its connection was lost; whether a connection that just ended was cut off cannot be
-    told, also over TLS, where asyncio does not report a missing close_notify.
+    told, also over TLS, where asyncio does not report a missing close_notify. It also parses what arrived in a pause,
+    with ``force_close`` before it: TLS may report the end of a connection then, and aiohttp would drop that (3.14).
+    ``pause_reading`` does nothing from then on: the parser would stop at each chunk, and copy the rest each time.
     ``close`` forgets the transport, which first sends what it has buffered, however long that takes; closing the pool
     aborts it. An upload that is cancelled then may leave an exception in ``_drain_waiter`` (3.13), and asyncio would
     log that it was never retrieved.

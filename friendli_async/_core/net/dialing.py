@@ -112,6 +112,7 @@ class PooledProtocol(ResponseHandler):
         "has_received",
         "head_end",
         "idle",
+        "is_lost",
         "was_paused",
     )
 
@@ -133,6 +134,8 @@ class PooledProtocol(ResponseHandler):
         """Whether aiohttp's parser is known to be between two chunks of that reply."""
         self.was_paused: bool = False
         """Whether reading has been paused since the connection was handed out."""
+        self.is_lost: bool = False
+        """Whether the connection is lost, so that no more data arrives."""
         self.closing: asyncio.Transport | None = None
         """The transport after ``close``, which has to send what it has buffered before it is closed."""
         self.connections: set[PooledProtocol] = connections
@@ -191,7 +194,8 @@ class PooledProtocol(ResponseHandler):
 
     def pause_reading(self) -> None:
         self.was_paused = True
-        super().pause_reading()
+        if not self.is_lost:
+            super().pause_reading()
 
     def resume_reading(self, *args: Any, **kwargs: Any) -> None:
         """Skips aiohttp's work after each read unless it is needed: from 3.14 on, it runs the parser on empty input.
@@ -208,8 +212,14 @@ class PooledProtocol(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.connections.discard(self)
-        self.closing = None
+        self.is_lost = True
         drained, content = self._drain_waiter, self._payload
+        if self.was_paused and content is not None:
+            # What has arrived while the parser was paused, which aiohttp drops from 3.14 on. TLS reads on in a pause,
+            # and so the connection may end before the reader goes on.
+            self.force_close()
+            ResponseHandler.data_received(self, b"")
+        self.closing = None
         if exc is not None and content is not None and not (self.has_ended or content.is_eof() or content.exception()):
             # For a body without a length: aiohttp takes it for complete however the connection was lost.
             content.set_exception(aiohttp.ClientOSError(*exc.args))
