@@ -7,12 +7,10 @@ What msgspec accepts takes no slower path here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, Final, NoReturn, TypeGuard, TypeVar, cast
 
 import msgspec
 
-from friendli_async._charsets import to_utf8
 from friendli_async._locks import lock_over_forks
 
 T = TypeVar("T")
@@ -87,21 +85,18 @@ def loads(data: bytes | str) -> object:
         raise ValueError("nested too deeply") from None
 
 
-def loads_with_replacement(data: bytes | str, headers: Mapping[str, str]) -> object:
-    """Parses JSON that may be in the charset that the headers name.
-
-    Other bytes that are not UTF-8 become U+FFFD, as the SSE and Fetch standards say.
-    """
+def loads_with_replacement(data: bytes | str) -> object:
+    """Parses JSON. Bytes that are not UTF-8 become U+FFFD, as the SSE and Fetch standards say."""
     try:
         return loads(data)
     except UnicodeDecodeError as error:
-        return loads(to_utf8(error.object, headers).decode("utf-8", "replace"))
+        return loads(error.object.decode("utf-8", "replace"))
 
 
-def json_or_none(data: bytes | str, headers: Mapping[str, str] = {}) -> Any:
+def json_or_none(data: bytes | str) -> Any:
     """Like ``loads_with_replacement``, but returns None if the data is not JSON."""
     try:
-        return loads_with_replacement(data, headers)
+        return loads_with_replacement(data)
     except ValueError:
         return None
 

@@ -236,7 +236,7 @@ class Reply(
     def raw(self) -> Any:
         """The reply's JSON as the server sent it, including fields unknown to this version; decoded on each access.
 
-        What is neither UTF-8 nor in the charset that the headers name becomes U+FFFD.
+        Bytes that are not UTF-8 become U+FFFD.
 
         Raises AttributeError on a reply that has no ``meta``, or was accumulated from a stream.
         """
@@ -246,7 +246,7 @@ class Reply(
             raise AttributeError(f"this {type(self).__name__} has no raw JSON, because {reason}")
         from friendli_async._json import loads_with_replacement  # unlike msgspec, it accepts NaN and lone surrogates
 
-        return loads_with_replacement(data, self.meta.headers)
+        return loads_with_replacement(data)
 
     def with_meta(self, meta: Meta) -> Self:
         """Returns a copy with this ``meta``: for a reply that was made by hand, or restored from a cache."""

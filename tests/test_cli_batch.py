@@ -181,7 +181,7 @@ def test_reply_of_several_lines_is_one_line_in_text_mode(files: Files, line_end:
     assert json.loads(line)["response"]["body"] == reply
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "euc-kr"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_reply_in_any_encoding_is_written_so_that_the_run_resumes(files: Files, encoding: str) -> None:
     reply = {"choices": [{"index": 0, "message": {"content": "안녕"}, "finish_reason": "stop"}], "new": 1}
     data = json.dumps(reply, ensure_ascii=False).encode(encoding)

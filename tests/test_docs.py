@@ -264,7 +264,6 @@ def public_modules() -> list[str]:
     """Returns the modules that users import from, without the core and the command-line programs."""
     internal = {
         "_callables",
-        "_charsets",
         "_core",
         "_help",
         "_hints",

@@ -30,7 +30,6 @@ NAME: Final = "friendli_async"
 LAYERS: Final = (
     {
         "_callables",
-        "_charsets",
         "_help",
         "_hints",
         "_json",

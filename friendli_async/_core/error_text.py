@@ -1,14 +1,16 @@
-"""Parses the body of an error response: JSON, also wrapped, events, markup or plain text, in any charset."""
+"""Parses the body of an error response: JSON, also wrapped, events, markup or plain text."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from itertools import islice
 from typing import Final
 
-from friendli_async._charsets import decode_by_charset
 from friendli_async._core.error_json import is_error_name, is_success
 from friendli_async._json import json_or_none, loads, replace_surrogates
 
@@ -19,9 +21,7 @@ _MAX_SCANNED: Final = 16384
 _MAX_VALUES: Final = 50
 
 # Patterns are strings, compiled when an error needs them, so that they do not slow down the import of the library.
-_CHARSET_IN_MARKUP: Final = (
-    r"(?i)<\?xml[^>]*\sencoding\s*=\s*[\"']([\w.:+-]+)|<meta[^>]*charset\s*=\s*[\"']?([\w.:+-]+)"
-)
+_CHARSET: Final = r"(?i)charset\s*=\s*[\"']?([\w.:+-]+)"
 
 # Control characters could ring the bell of a terminal, or change its display.
 _CONTROLS: Final = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]"
@@ -51,10 +51,15 @@ _EMPTY_TITLE: Final = r"(?i)[\W\d_]*(?:error|oops|untitled|document)?[\W\d_]*"
 
 
 def decode_text(body: bytes, content_type: str) -> str:
-    """Decodes a body by its byte order mark, Content-Type or markup, or else as UTF-8 with replacement characters."""
-    found = re.search(_CHARSET_IN_MARKUP, body[:1024].decode("latin-1"))
-    text = decode_by_charset(body, content_type, found and (found[1] or found[2]))
-    return body.decode("utf-8", "replace") if text is None else text
+    """Decodes a body as UTF-8, or else in the charset of its Content-Type, or else with replacement characters."""
+    try:
+        return body.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        named = re.search(_CHARSET, content_type)
+    name = normalize_encoding(named[1]).lower() if named else ""
+    with suppress(LookupError):  # not each of Python's codecs decodes text
+        return body.decode(aliases.get(name, name if name in aliases.values() else "utf-8"), "replace")
+    return body.decode("utf-8", "replace")
 
 
 def sanitize(text: str) -> str:

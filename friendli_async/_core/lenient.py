@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from types import UnionType
@@ -69,10 +68,8 @@ _LARGEST_DATE: Final = 99991231  # of ISO 8601's form without hyphens; as second
 _OPTIONAL: Final = frozenset({"id", "name", "status"})
 
 
-def decode(data: bytes, decoder: msgspec.json.Decoder[T], headers: Mapping[str, str] = {}) -> T:
+def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """Decodes JSON into the decoder's type: with msgspec, or else with the lenient fallback.
-
-    ``headers`` may name the charset of data that is not UTF-8.
 
     Raises:
         ResponseDecodeError: The data is not JSON, or cannot be coerced to the type.
@@ -95,7 +92,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T], headers: Mapping[str, 
             correct_usage(reply, as_object(json_or_none(data)))
         return reply
     try:
-        return cast("T", convert(loads_with_replacement(data, headers), decoder.type))
+        return cast("T", convert(loads_with_replacement(data), decoder.type))
     except (ValueError, RecursionError):  # the errors of msgspec, json and Unicode are ValueErrors
         pass
     raise ResponseDecodeError(f"the server's reply could not be decoded: {reason}", excerpt=excerpt(data))

@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from friendli_async._charsets import to_utf8
 from friendli_async._core.error_json import (
     CODE_FIELDS,
     EXCERPT_LENGTH,
@@ -60,7 +59,6 @@ def error_of_payload(value: object, data: bytes, head: ReplyHead, *, is_named: b
     ``value`` is the decoded data, or None if it is not JSON. An error that has no status has that of the reply. If the
     event itself is named an error, a text or number in it is parsed like a field ``error``, which may have a status.
     """
-    data = to_utf8(data, head.headers)
     value = _first_error(parse_body(data)) if value is None else value
     parsed = _parse({"error": value} if is_named and isinstance(value, str | int) else value)
     message = parsed.summary or sanitize(excerpt(data)) or "the server reported an error without a message"
@@ -69,7 +67,6 @@ def error_of_payload(value: object, data: bytes, head: ReplyHead, *, is_named: b
 
 def parse_unframed(data: bytes, head: ReplyHead) -> tuple[APIStatusError | None, str]:
     """Parses data received in place of events: returns the error that it is, or None, and its message."""
-    data = to_utf8(data, head.headers)
     value = _first_error(parse_body(data))
     message = _parse(value).message
     is_text = not isinstance(value, str) or is_message(data) or json_or_none(data) == value

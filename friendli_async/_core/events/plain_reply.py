@@ -43,13 +43,13 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
     own = _own_fields(kind)
     # A reply with content of its own that contains none of these does not declare an error, and is parsed only once.
     if b'"error' in data or b'"fail' in data or b'"success"' in data:
-        value: object = json_or_none(data, head.headers)
+        value: object = json_or_none(data)
         if declares_error(value, own) or wraps_error(as_object(value)):
             raise _error_in_reply(value, data, decoder, head)
     try:
-        reply = decode(data, decoder, head.headers)
+        reply = decode(data, decoder)
     except ResponseDecodeError:
-        value = json_or_none(data, head.headers)
+        value = json_or_none(data)
         if value is None and is_other_format(data):
             raise unexpected_content(data, head, "JSON", "json") from None
         if not _is_error_reply(value, kind):
@@ -58,7 +58,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
         is_certain = _has_own_value(reply) and _is_answered(reply)  # it cannot be part of an error
         if is_certain and _has_content(reply):
             return reply
-        value = json_or_none(data, head.headers)
+        value = json_or_none(data)
         fields = as_object(value)
         if is_certain:
             if not _shows_error_without_answer(fields, kind):
