@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from types import FunctionType
 from typing import Final
 
 import msgspec
@@ -287,10 +285,6 @@ class Observers:
         self._receivers: dict[str, tuple[tuple[int, Observer], ...]] = {
             method: tuple(member for member in numbered if _receives(member[1], method)) for method in METHODS
         }
-        for observer in members:
-            kind: type = type(observer)
-            if names := _event_methods(kind):
-                _warn_of_misspelled(kind, names, frozenset(each for each in METHODS if not _receives(observer, each)))
         self._logged: set[tuple[int, str, type[BaseException]]] = set()
 
     def wants(self, method: str) -> bool:
@@ -316,43 +310,6 @@ class Observers:
                     logging.getLogger("friendli_async").exception(
                         "an observer raised an exception in %s; it stays registered", method
                     )
-
-
-@lru_cache(maxsize=64)  # once for each class: a client's copy for each request may have observers of its own
-def _event_methods(kind: type) -> tuple[str, ...]:
-    """Returns the public methods of a class with ``event`` as their only argument, besides those of an observer."""
-    members = {name: member for base in kind.__mro__ for name, member in vars(base).items() if name not in METHODS}
-    return tuple(name for name, member in members.items() if not name.startswith("_") and _takes_event(member))
-
-
-@lru_cache(maxsize=64)
-def _warn_of_misspelled(kind: type, names: tuple[str, ...], missing: frozenset[str]) -> None:
-    """Logs the methods that are meant for an event, but that no event calls, such as ``on_call_end``.
-
-    Meant for an event is one whose name is nearly that of a method which the observer does not have, whether by its
-    class or in itself: ``missing``. Others may be helpers.
-    """
-    import logging
-    from difflib import get_close_matches
-
-    methods = {_stem(method): method for method in missing}
-    for name in names:
-        for near in get_close_matches(_stem(name), methods, 1, 0.88):
-            logging.getLogger("friendli_async").warning(
-                "no event calls %s.%s: did you mean %s?", kind.__name__, name, methods[near]
-            )
-
-
-def _takes_event(member: object) -> bool:
-    """Whether a member of a class is a method with ``event`` as its only argument."""
-    if not isinstance(member, FunctionType):
-        return False
-    return member.__code__.co_varnames[1 : member.__code__.co_argcount] == ("event",)
-
-
-def _stem(name: str) -> str:
-    """Returns ``callend`` for ``call_ended``, ``on_call_end`` and ``onCallEnd``."""
-    return name.lower().replace("_", "").removeprefix("on").removesuffix("ed")
 
 
 def _receives(observer: Observer, method: str) -> bool:
