@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import gzip
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Callable
 from itertools import pairwise
 from typing import Any
 
@@ -33,7 +33,6 @@ from friendli_async import (
     APITimeoutError,
     AsyncFriendli,
     AuthenticationError,
-    ChatStream,
     FriendliError,
     Limits,
     ResponseDecodeError,
@@ -271,62 +270,18 @@ async def test_data_received_while_opening_is_included(server: FriendliServer, c
         assert await read_all(stream.raw()) == first + b": more\n\n" + rest
 
 
-async def test_exceeding_the_event_limit_before_the_first_event_fails_only_raw(server: FriendliServer) -> None:
+async def test_exceeding_the_event_limit_before_the_first_event_fails_the_opening(server: FriendliServer) -> None:
     flood = [raw(b": " + b"x" * 400 + b"\n\n")] * 4
-    server.enqueue(*[script(*flood, raw(delta("a") + FINISH + DONE))] * 3)
+    server.enqueue(script(*flood, raw(delta("a") + FINISH + DONE)))
     async with client_of(server.url, limits=Limits(event=1000)) as client:
-        assert await read(open_stream(client)) == "a"
-        async with open_stream(client) as stream:
-            with pytest.raises(RuntimeError, match=r"Limits\.event"):
-                stream.raw()
-            assert await read(stream) == "a"
-        view = open_stream(client).raw()
-        with pytest.raises(ResponseDecodeError, match=r"Limits\.event"):
-            await read_all(view)
-        assert await read_all(view) == b""
+        with pytest.raises(ResponseDecodeError, match=r"larger than the limit of 1000 bytes \(Limits\.event\)"):
+            await open_stream(client)
 
 
-ON_LOST_BYTES: list[Callable[[ChatStream], list[Awaitable[object]]]] = [
-    lambda stream: [anext(stream.raw())],
-    lambda stream: [anext(stream.stop_when("b".__eq__))],
-    lambda stream: [stream.stop_when("b".__eq__).result() for _ in range(2)],
-    lambda stream: [anext(branch) for branch in stream.stop_when("b".__eq__).tee(2)],
-]
-
-
-@pytest.mark.parametrize("reads_of", ON_LOST_BYTES, ids=["raw", "events", "result twice", "tee"])
-async def test_reader_of_lost_first_bytes_gets_an_error_although_the_stream_has_ended_well(
-    reads_of: Callable[[ChatStream], list[Awaitable[object]]],
-) -> None:
-    flood, rest_sent = chunked(b": " + b"x" * 400 + b"\n\n"), asyncio.Event()
-
-    async def talk(conversation: Conversation) -> None:
-        await conversation.request()
-        await conversation.send(STREAM_HEAD)
-        for piece in (flood, flood, flood, chunked(delta("a"))):
-            await conversation.send(piece)
-            await run_loop_iterations(5)
-        await opened.wait()
-        await conversation.send(chunked(delta("b") + FINISH + DONE))
-        rest_sent.set()
-        await conversation.wait_disconnected()
-
-    opened = asyncio.Event()
-    async with RawServer(talk) as server, client_of(server.url, limits=Limits(event=1000)) as client:
-        stream = open_stream(client)
-        reads = reads_of(stream)
-        await stream
-        opened.set()
-        await rest_sent.wait()
-        await run_loop_iterations(5)
-        await client.aclose()
-        assert stream.outcome == "done"
-        for read_once in reads:
-            with pytest.raises(ResponseDecodeError, match=r"Limits\.event") as caught:
-                await read_once
-            assert caught.value.meta is not None
-            assert caught.value.partial is not None
-            assert caught.value.partial.text == "ab"
+async def test_events_after_a_comment_do_not_count_towards_the_limit_before_the_first(server: FriendliServer) -> None:
+    server.enqueue(script(raw(b": hello\n\n"), raw(delta("a") * 20 + FINISH + DONE)))
+    async with client_of(server.url, limits=Limits(event=1000)) as client:
+        assert await read(open_stream(client)) == "a" * 20
 
 
 async def test_relayed_data_is_not_buffered(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -77,18 +77,18 @@ async def test_oversized_first_event_raises_without_a_retry(server: FriendliServ
     assert len(server.requests) == 1
 
 
-async def test_endless_comments_time_out(server: FriendliServer) -> None:
-    server.enqueue(script(endless(b": " + b"x" * 65536 + b"\n\n")))
-    async with client_of(server.url, limits=Limits(event=MIB), timeout=Timeouts(first_event=0.3)) as client:
-        with pytest.raises(APITimeoutError):
-            await with_timeout(open_stream(client).__aenter__())
-
-
-@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b"\xef\xbb\xbf"])
-async def test_endless_blank_lines_of_another_content_type_are_aborted_at_the_limit(
-    server: FriendliServer, blank: bytes
+@pytest.mark.parametrize(
+    ("piece", "kind"),
+    [
+        (b": " + b"x" * 65536 + b"\n\n", "text/event-stream"),
+        *((blank * 3000, "application/json") for blank in (b"\n", b"\r\n", b"\xef\xbb\xbf")),
+    ],
+    ids=["comments", "LF", "CRLF", "BOM"],
+)
+async def test_endless_data_before_the_first_event_is_aborted_at_the_limit(
+    server: FriendliServer, piece: bytes, kind: str
 ) -> None:
-    server.enqueue(script(endless(blank * 3000), content_type="application/json"))
+    server.enqueue(script(endless(piece), content_type=kind))
     async with client_of(server.url, limits=Limits(event=MIB), retry=FAST_RETRY) as client:
         with assert_peak_memory_below(6 * MIB), pytest.raises(ResponseDecodeError, match=r"Limits\.event"):
             await with_timeout(open_stream(client).__aenter__())

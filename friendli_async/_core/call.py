@@ -558,7 +558,7 @@ class Call(Generic[T]):
 
     async def read_first_event(
         self, exchange: Exchange, collector: Collector[E, R, U]
-    ) -> tuple[Exchange, EventReader[E], Collector[E, R, U], bytes | None]:
+    ) -> tuple[Exchange, EventReader[E], Collector[E, R, U], bytes]:
         """Reads a stream up to its first event; also returns the bytes so far, for ``raw()`` and ``stop_when()``."""
         decoder, limits = self._operation.decoder, self._engine.settings.limits
         self.clock.describe("the status has arrived, but no event")

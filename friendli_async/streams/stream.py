@@ -268,8 +268,6 @@ class EventStream(Generic[E]):
             opened.apply_stop_conditions(self._stop_conditions, self._opening.make_collector())
         if self._read_mode != "raw()":
             opened.kept_bytes = None
-        elif opened.kept_bytes is None:
-            opened.fail_without_bytes()
         opened.is_unread = False
 
     # --- raw bytes -------------------------------------------------------------------------------------------------
@@ -282,10 +280,8 @@ class EventStream(Generic[E]):
         error in them is raised once all received bytes have been delivered.
 
         Raises:
-            RuntimeError: The stream is already being read, or received too much before its first event.
+            RuntimeError: The stream is already being read.
         """
-        if self._open is not None and self._open.is_unread and self._open.kept_bytes is None:
-            raise RuntimeError("the data before the first event is larger than the limit (Limits.event)")
         self._set_read_mode("raw()")
         return RawView(self, self._read_bytes)
 

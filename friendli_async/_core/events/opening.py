@@ -29,13 +29,13 @@ async def open_reader(
     decoder: msgspec.json.Decoder[Any],
     limits: Limits,
     stopwatch: Stopwatch,
-) -> tuple[EventReader[E], bytes | None]:
+) -> tuple[EventReader[E], bytes]:
     """Reads until a stream has its first event, or has ended without any but successfully.
 
     ``decoder`` decodes a plain reply, which some servers send instead.
 
     Returns:
-        The reader of the stream, and the bytes so far; None if they were too many to keep.
+        The reader of the stream, and the bytes so far.
 
     Raises:
         FriendliError: There is no event, but an error, or no stream.
@@ -43,24 +43,29 @@ async def open_reader(
     data = await exchange.read()
     if not data.startswith(_STREAM_PREFIXES):  # nearly all streams do
         data = await _read_beginning(data, exchange, decoder, limits)
-    kept: bytearray | None = bytearray(data)
+    kept = bytearray(data)
     reader = EventReader(collector, limits.event, exchange.head)
     reader.feed(data)
     stopwatch.record_read(len(data), len(reader.ready))
     while not reader.ready and not reader.has_ended:
+        _check_size(kept, limits)
         data = await exchange.read()
-        if kept is not None:
-            kept += data
-            if len(kept) > limits.event:
-                kept = None
+        kept += data
         reader.feed(data)
         stopwatch.record_read(len(data), len(reader.ready))
     failure = reader.failure
     if failure is not None and not reader.ready:
-        if isinstance(failure, StreamInterruptedError) and kept and kept.lstrip().startswith(b"{"):
+        if isinstance(failure, StreamInterruptedError) and kept.lstrip().startswith(b"{"):
             failure = not_a_stream(bytes(kept), decoder, exchange.head)
         raise failure
-    return reader, None if kept is None else bytes(kept)
+    return reader, bytes(kept)
+
+
+def _check_size(begun: bytearray, limits: Limits) -> None:
+    if len(begun) > limits.event:
+        raise ResponseDecodeError(
+            f"the data before the first event is larger than the limit of {limits.event} bytes (Limits.event)"
+        )
 
 
 async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json.Decoder[Any], limits: Limits) -> bytes:
@@ -74,10 +79,7 @@ async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json
         data = await exchange.read()
         begun += data
         start = (start + data).lstrip(_BOM_AND_SPACE)
-        if len(begun) > limits.event:
-            raise ResponseDecodeError(
-                f"the data before the first event is larger than the limit of {limits.event} bytes (Limits.event)"
-            )
+        _check_size(begun, limits)
     data = bytes(begun)
     is_indented = data[: len(data) - len(start)].endswith((b" ", b"\t"))  # which the SSE standard does not allow
     if start.startswith(_STREAM_PREFIXES) and not is_indented:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
 import msgspec
 
 from friendli_async._core.held import Held, reject_stop_iteration, weak_method
 from friendli_async._core.loops import CallOnce, call_in_loop, call_once_soon
 from friendli_async._core.secret import Secret, mask_token
-from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
+from friendli_async.errors import APIConnectionError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta, usage_of
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
     Attributes:
         kept_bytes: The bytes that have arrived, and that ``read`` has yet to return: before the first read, those up to
-            the first event. None if they were too many to keep, or nobody will read bytes: events are read, or the
-            stream was closed.
+            the first event. None if nobody will read bytes: events are read, or the stream was closed.
         token: The token of the request, which errors must not quote.
         on_abort: Called when the exchange is aborted, for waiters of something other than bytes.
         is_unread: Whether no read has begun, and it was not closed.
@@ -232,14 +231,11 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             collector: A new collector, as all events are decoded again.
 
         Raises:
-            FriendliError: Too many bytes arrived before the first event to be kept.
             Exception: What a stop condition raises.
         """
-        if self.kept_bytes is None:
-            self.fail_without_bytes()
         reader = self.reader.from_beginning(collector, stop_conditions)
         try:
-            reader.feed(self.kept_bytes)
+            reader.feed(self.kept_bytes or b"")
             if self.reader.has_ended and not reader.has_ended:
                 reader.feed(b"")  # the body has ended, too: its exchange may be aborted, and cannot say so again
         except BaseException as error:
@@ -248,22 +244,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         self.reader, self.collector = reader, collector
         if reader.has_ended and not reader.lacks_line_end:
             self._release()
-
-    def fail_without_bytes(self) -> NoReturn:
-        """Raises an error before the first read: too many bytes arrived before the first event to be kept.
-
-        If the rest has arrived meanwhile, the stream has ended well, but whoever needs the bytes must not take it for
-        empty: each read raises the error.
-
-        Raises:
-            FriendliError: That error, or the one that had ended the stream before.
-        """
-        failure = Held(ResponseDecodeError("the data before the first event is larger than the limit (Limits.event)"))
-        if self.state.outcome == "open":
-            self.stop(failure.error, "failed")
-        self._raise_error()
-        failure.error.meta, failure.error.partial = self.meta, self.collector.partial()
-        raise failure.take()
 
     def settle(self) -> None:
         """Releases the connection when the reader has finished, and ends the stream when its events are consumed.
