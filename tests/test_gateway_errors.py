@@ -161,7 +161,8 @@ def test_failure_that_an_event_of_the_api_reports_has_the_request_id_of_the_head
     ("data", "message"),
     [
         (delta("a"), "the stream ended before it was complete"),
-        (delta("a") + b"trace: a-b\n", "the stream ended before it was complete: 'trace: a-b'"),
+        (delta("a") + b"<p>trace</p>\n", "the stream ended before it was complete: 'trace'"),
+        (delta("a") + b"trace: a-b\n", "trace: a-b"),
         (b"", "the stream ended before any content came"),
         (DONE, "the stream ended before any content came"),
         (b"trace: a-b\n\n" + DONE, "trace: a-b"),

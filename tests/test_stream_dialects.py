@@ -432,25 +432,8 @@ async def test_tool_start_after_finish_reason_makes_end_of_body_a_truncation(
     assert caught.value.partial.text == "let me see"
 
 
-@pytest.mark.parametrize("line", [b"x-heartbeat: 1", b"x-served-by: cache a", b"seq:7", b"trace: a-b", b"ping:"])
-@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
-async def test_unknown_field_is_ignored_if_the_sentinel_ends_the_stream(
-    server: FriendliServer, client: AsyncFriendli, line: bytes, newline: bytes
-) -> None:
-    server.enqueue(script(raw(delta("a")), raw(line + newline * 2), raw(delta("b")), raw(DONE)))
-    stream = open_stream(client)
-    assert [piece async for piece in stream.text()] == ["a", "b"]
-    assert stream.outcome == "done"
-
-
-@pytest.mark.parametrize(
-    "rest",
-    [
-        *(b"x-heartbeat: 1\n\n", b"x-served-by: cache a\n", b"seq:7\n\n", b"trace: a", b"x-trace: a\n\n: hi\n\n"),
-        *(b"d", b"dat", b"data", b"data:", b"eve", b"event: x", b"i", b"retr", b": com"),
-    ],
-)
-async def test_unknown_or_cut_field_is_no_error_message_of_a_truncated_stream(
+@pytest.mark.parametrize("rest", [b"d", b"dat", b"data", b"data:", b"eve", b"event: x", b"i", b"retr", b": com"])
+async def test_cut_field_is_no_error_message_of_a_truncated_stream(
     server: FriendliServer, client: AsyncFriendli, rest: bytes
 ) -> None:
     server.enqueue(script(raw(delta("a")), raw(rest)))
@@ -460,14 +443,8 @@ async def test_unknown_or_cut_field_is_no_error_message_of_a_truncated_stream(
     assert stream.outcome == "truncated"
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        *(b"quota exceeded", b"error: quota", b"detail: quota", b"x-error: quota", b"upstream: quota exceeded"),
-        *(b"status: failed", b"code: 503", b"x-state: Timeout error", b"x-error-kind: quota", b"failed:"),
-    ],
-)
-async def test_line_with_words_for_failure_is_the_error_of_an_unfinished_answer(
+@pytest.mark.parametrize("line", [b"quota exceeded", b"error: quota", b"upstream: quota exceeded", b"x-served-by: a"])
+async def test_line_that_is_no_field_is_the_error_of_an_unfinished_answer(
     server: FriendliServer, client: AsyncFriendli, line: bytes
 ) -> None:
     for rest in (b"\n\n" + DONE, b"\n\n", b""):

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from friendli_async._core.error_json import is_error_name, shows_error
 from friendli_async._core.events.decoding import NOT_DECODED, Dialect
 from friendli_async._core.events.sse import DONE, ServerSentEvent, SSEDecoder
 from friendli_async._core.held import clear_tracebacks
@@ -23,20 +22,6 @@ U_co = TypeVar("U_co", covariant=True)
 # A blank line: a line end after another one, or at the start of a read (the other may have ended the previous read).
 # After each, an event may be complete.
 _BLANK_LINE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))(?:\r\n|\n|\r)")
-
-
-_FIELD: Final = re.compile(r"(?i)x-[\w-]+:.*|[a-z][\w-]*:[ ]?\S*")
-"""A line that looks like a field rather than like prose."""
-
-
-def _is_unknown_field(line: bytes) -> bool:
-    """Whether a line is a field of an unknown name, which the SSE standard ignores, without a word for failure."""
-    text = line.decode("utf-8", "replace")
-    name, _, value = text.partition(":")
-    value = value.strip()
-    is_failure = is_error_name(name) or is_error_name(value)
-    number = int(value) if value.isdecimal() and len(value) < 20 else value  # int() rejects thousands of digits
-    return _FIELD.fullmatch(text) is not None and not is_failure and not shows_error({name: number})
 
 
 def is_whole(event: ServerSentEvent) -> bool:
@@ -318,13 +303,12 @@ class EventReader(Generic[E]):
         stray = self._sse.stray if stray is None else stray
         if collector.may_end:
             return
-        is_ignored = collector.begun and all(map(_is_unknown_field, stray.splitlines()))
-        if possible_error and (is_ignored or not stray):
+        if possible_error and not stray:
             payload = json_or_none(possible_error)
             self._fail(error_of_payload(payload, possible_error, self._head))
             return
         error, message = parse_unframed(stray, self._head)
-        if error is not None and not is_ignored:
+        if error is not None:
             self._fail(error)
             return
         if collector.begun and explicit:
