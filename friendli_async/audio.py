@@ -165,7 +165,7 @@ class TranscriptCollector:
     """Accumulates the events of a transcription stream."""
 
     dialect: Dialect[TranscriptEvent] = TaggedDialect(
-        TranscriptDelta | TranscriptDone, reporting=frozenset({TranscriptDone}), final=frozenset({TranscriptDone.type})
+        TranscriptDelta | TranscriptDone, reporting=frozenset({TranscriptDone})
     )
     is_last: bool = False  # only the sentinel marks the end
     add_texts: None = None

@@ -48,8 +48,6 @@ def without_index(*events: JSON) -> list[JSON]:
     return [{name: value for name, value in each.items() if name != "index"} for each in events]
 
 
-NOTHING: Final[list[Any]] = [None, {}]
-"""What may stand in place of an object that an event must have, and says nothing."""
 # The events of the blocks, and the blocks that they encode.
 CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
     "different blocks with one index": ([block_start(SAID), block_start(CALLED)], [SAID, CALLED]),
@@ -159,27 +157,6 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
     "index beyond any number": (
         [at("9" * 5000, block_start(SAID)), at("9" * 5000, text_delta("b"))],
         [{**SAID, "text": "ab"}],
-    ),
-    "nothing in the start of the message, of a block and in a delta": (
-        [
-            *({"type": "message_start", "message": nothing} for nothing in NOTHING),
-            *(block_start(nothing) for nothing in NOTHING),
-            *(block_delta(nothing) for nothing in NOTHING),
-            text_delta("a"),
-        ],
-        [SAID],
-    ),
-    "nothing in the start of a block without deltas": ([block_start(NOTHING[0]), block_start(SAID, 1)], [SAID]),
-    "nothing in the delta of a block of an unknown type": (
-        [block_start({"type": "x", "y": ""}), *map(block_delta, NOTHING)],
-        [{"type": "x", "y": ""}],
-    ),
-    "calls after starts that say nothing, without indexes": (
-        without_index(
-            *(block_start(SAID), text_delta("b"), block_start(NOTHING[0])),
-            *(json_delta('{"city": '), json_delta('"Paris"}'), block_start(NOTHING[1]), json_delta("{}")),
-        ),
-        [{**SAID, "text": "ab"}, {**NAMELESS, "input": {"city": "Paris"}}, {**NAMELESS, "input": {}}],
     ),
     "a call in a text": (
         [block_start(SAID), json_delta('{"city": "Paris"}'), text_delta("b")],

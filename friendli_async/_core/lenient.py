@@ -98,11 +98,6 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     raise ResponseDecodeError(f"the server's reply could not be decoded: {reason}", excerpt=excerpt(data))
 
 
-def content_of(fields: Fields) -> Fields:
-    """Returns the fields of an event that may hold a part of the reply."""
-    return {name: value for name, value in fields.items() if name in _CONTENT}
-
-
 def text_of(value: object) -> str:
     """Returns the text of an object or of a list of parts, in the place of a text."""
     return (_coerce_to_text({}, "text", value) or "") if holds_content(value) else ""

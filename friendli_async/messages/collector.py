@@ -12,7 +12,7 @@ from friendli_async._core.error_json import has_value
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.lenient import lacks_counts
 from friendli_async._core.text import join_text
-from friendli_async._json import as_object, is_object, json_or_none
+from friendli_async._json import is_object, json_or_none
 from friendli_async.messages.replies import (
     KNOWN_BLOCKS,
     BlockDelta,
@@ -71,13 +71,7 @@ def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
 
 
 def _normalize_event(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fills in missing content of a message and a missing type, and replaces an unreadable index by the sentinel.
-
-    A text in the place of a block or of a delta is its type, or else its text.
-    """
-    field = _TAGGED_FIELDS.get(kind or "", "")
-    if isinstance(text := fields.get(field), str) and text:
-        fields = {**fields, field: {"type" if text in _KINDS[field].values() else "text": text}}
+    """Fills in missing content of a message and a missing type, and replaces an unreadable index by the sentinel."""
     if kind == "message_start" and is_object(fields.get("message")):
         fields["message"]["content"] = fields["message"].get("content") or []
     fields = {key: with_type(value, _KINDS[key]) if key in _KINDS else value for key, value in fields.items()}
@@ -106,7 +100,7 @@ class _BlockParts:
 
     def __init__(self, index: int, start: ContentBlock | None) -> None:
         self.index = index
-        self.start = start  # {} if the server has said nothing of it
+        self.start = start
         self.has_ended = False
         self.text: list[str] = []
         self.thinking: list[str] = []
@@ -150,8 +144,6 @@ class _BlockParts:
 
     def result(self) -> list[ContentBlock]:
         """Returns the block, and a block each for streamed text, thinking and input that it cannot hold."""
-        if self.start == {} and not self._has_deltas:
-            return []
         fields = self._fields()
         blocks = [as_block(fields)]
         if self.thinking and not isinstance(blocks[0], ThinkingBlock):
@@ -171,7 +163,7 @@ class _BlockParts:
             fields = {**(self.start or {})}
             fields.update({name: (fields.get(name) or "") + join_text(each) for name, each in self.others.items()})
             has_words = bool(self.text or self.thinking) and not self.input
-            if not self.start or (has_words and not has_value(fields, fields.keys() - {"type"})):
+            if self.start is None or (has_words and not has_value(fields, fields.keys() - {"type"})):
                 fields["type"] = self._kind()
         holds_words = fields["type"] in KNOWN_BLOCKS.values()
         begun: object  # of a block of an unknown type, or that could not be read, it may be anything
@@ -193,14 +185,14 @@ class _BlockParts:
         return isinstance(self.start, TextBlock | ThinkingBlock)
 
     def _kind(self) -> str:
-        """Infers the type of a block whose ``content_block_start`` is missing or empty, or has an unknown type."""
+        """Infers the type of a block whose ``content_block_start`` is missing, or has an unknown type."""
         if self.input:
             return "tool_use"
         return "text" if self.text or self.citations else "thinking"
 
     def tool_call(self) -> ToolCall | None:
         arguments = join_text(self.input)
-        if arguments and (not self.start or self._is_of_words):
+        if arguments and (self.start is None or self._is_of_words):
             return ToolCall(function=FunctionCall("", arguments))
         if not isinstance(self.start, ToolUseBlock):
             return None
@@ -317,13 +309,11 @@ class MessagesCollector:
                 _renumber(event, self._by_index[index])
             case MessageStop():
                 self.is_last = True
-            case UnknownEvent(type="content_block_start", data=data):  # one that says nothing begins a block, too
-                block = as_object(data.get("content_block"))
-                is_readable = is_unknown(block, KNOWN_BLOCKS)  # a known one would not be in an event of an unknown kind
-                self._start_block(_parse_index(data.get("index", 0)), block if is_readable else {})
+            case UnknownEvent(type="content_block_start", data=data):
+                self._start_block(_parse_index(data.get("index", 0)), data["content_block"])
             case UnknownEvent(type="content_block_delta", data=data):
                 if (parts := self._by_index.get(_parse_index(data.get("index", 0)))) is not None:
-                    parts.add_unknown(as_object(data.get("delta")))
+                    parts.add_unknown(data["delta"])
             case _:
                 pass
 

@@ -106,7 +106,6 @@ class ResponseCollector:
     dialect: Dialect[ResponseEvent] = TaggedDialect(
         KnownEvent,
         reporting=frozenset(get_args(Stages)),
-        final=_ENDING,
         rewrite=_fill,
         failure_of=_failure_of,
     )

@@ -17,10 +17,9 @@ An event is classified in this order:
    error message (see ``error_json``). Content in the same event is delivered before the error. An empty ``error`` next
    to content is ignored, and one that reports success in any event.
 4. **Payload**: decoded by msgspec, or else by the lenient fallback (``lenient``).
-5. **Unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices. So is an event of a known kind that
-   cannot be decoded but holds no content, which must not cost what follows, unless it ends the reply. Under an event
-   name that the API does not use, data that is neither a JSON object nor a text of several words is skipped. If the
-   stream then ends unfinished, the message of the last such event is raised as the error: see ``is_possible_error``.
+5. **Unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices. Under an event name that the API does
+   not use, data that is neither a JSON object nor a text of several words is skipped. If the stream then ends
+   unfinished, the message of the last such event is raised as the error: see ``is_possible_error``.
 """
 
 from __future__ import annotations
@@ -42,10 +41,9 @@ from friendli_async._core.error_json import (
     normalize_name,
     shows_error,
     shows_error_beside,
-    wraps_error,
 )
 from friendli_async._core.error_text import is_message
-from friendli_async._core.lenient import content_of, convert, has_usage_without_counts
+from friendli_async._core.lenient import convert, has_usage_without_counts
 from friendli_async._core.status_errors import error_of_payload, excerpt
 from friendli_async._json import Fields, as_object, is_object, items_of, json_or_none, type_lock
 from friendli_async._locks import cached_property
@@ -70,8 +68,6 @@ METADATA: Final = frozenset({"id", "object", "created", "model", "system_fingerp
 """Fields that only identify the reply."""
 _CHUNK_FIELDS: Final = frozenset({"choices", "usage"})
 """Fields of which a chunk fills one at least."""
-_OBJECTS: Final = frozenset({"item", "message", "part", "response"})
-"""Fields of objects that say what other events are about, or repeat these: another value there costs no content."""
 
 
 class Decoded(NamedTuple, Generic[E]):
@@ -181,11 +177,6 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
                 return Decoded(self._build_payload(name, fields))
             except NOT_DECODED as error:
                 reason = str(error)
-            fields = as_object(json_or_none(data))  # as sent: the attempt to convert them has changed some
-            if (payload := self._build_unreadable(name, fields)) is not None:
-                return Decoded(payload)
-            if wraps_error(fields):
-                return Decoded(error=error_of_payload(fields, data, head))
             raise ResponseDecodeError(f"an event of the stream could not be decoded: {reason}", excerpt=excerpt(data))
         if shows_error(fields) and self._is_own_name(name):
             return Decoded(error=error_of_payload(fields, data, head))
@@ -230,10 +221,6 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
     def _build_payload(self, name: str | None, fields: Fields) -> E:
         """Converts a recognized event. Raises ValueError."""
         raise NotImplementedError
-
-    def _build_unreadable(self, name: str | None, fields: Fields) -> E | None:
-        """Converts a recognized event that cannot be decoded; returns None if that would lose content."""
-        return None
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
         """Converts an unrecognized event; returns None if it carries no information."""
@@ -315,8 +302,6 @@ class TaggedDialect(Dialect[E], kw_only=True):
 
     reporting: frozenset[type]
     """The structs of the events that may report the usage, or a failure."""
-    final: frozenset[str] = frozenset()
-    """The types of the events that end the reply. As events of an unknown kind, they would not."""
     holds_unknown: Callable[[str, Fields], bool] | None = None
     """Whether an event of a known kind contains a part of an unknown kind."""
 
@@ -366,13 +351,6 @@ class TaggedDialect(Dialect[E], kw_only=True):
         if kind not in self._kinds or (self.holds_unknown is not None and self.holds_unknown(kind, fields)):
             return cast("E", UnknownEvent(kind, fields))  # the union of every such API includes it
         return cast("E", convert({**fields, "type": kind}, self.events))
-
-    def _build_unreadable(self, name: str | None, fields: Fields) -> E | None:
-        kind = self._kind(name, fields) or ""
-        content = {key: value for key, value in content_of(fields).items() if key not in _OBJECTS or is_object(value)}
-        if kind in self.final or holds_content(content):
-            return None
-        return cast("E", UnknownEvent(kind, fields))
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
         if name is None and not has_value(fields, _names_of_fields(fields) - {"type"}):
