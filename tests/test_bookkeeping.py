@@ -17,10 +17,8 @@ from friendli_async._core.lenient import convert
 from friendli_async.chat import ChatCompletion
 from friendli_async.endpoints import EndpointVersion
 from friendli_async.files import FileInfo
-from friendli_async.messages import Message
 from friendli_async.models import Model
 from friendli_async.replies import ReplyHead
-from friendli_async.responses import Response
 
 WRONG_VALUES: Final[list[Any]] = [
     *(None, True, False, 0, -1, 5, 1.5, 1e30, 10**30, float("nan"), "", "x", "5", "1.5", "null", "true", "2026-13-99"),
@@ -247,17 +245,6 @@ def test_number_in_place_of_a_streamed_text_raises_decode_error_even_if_it_is_ze
                 assert isinstance(reader.failure, ResponseDecodeError), path
                 changed += 1
     assert changed
-
-
-def test_bare_texts_among_the_parts_of_an_answer_are_text_parts() -> None:
-    replies: list[tuple[type[Any], Any]] = [
-        (Message, {"content": "paid"}),
-        (Message, {"content": ["pa", {"type": "text", "text": "id"}]}),
-        (Response, {"output": [{"type": "message", "content": ["pa", {"type": "output_text", "text": "id"}]}]}),
-    ]
-    for kind, value in replies:
-        reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(kind), ReplyHead(200))
-        assert reply.text == "paid", kind
 
 
 @pytest.mark.parametrize("kind", [Model, FileInfo, EndpointVersion])

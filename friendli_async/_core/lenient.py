@@ -46,8 +46,6 @@ _CONTENT: Final = frozenset(
 _MODEL_JSON: Final = frozenset({"arguments", "partial_json"})
 # Of these, the fields that may be dropped if they hold no text.
 _DROPPABLE_WITHOUT_TEXT: Final = frozenset({"reasoning", "reasoning_content", "thinking", "tool_calls"})
-# Of these, the fields of a chunk that may be dropped if nothing in them is content.
-_DROPPABLE_WITHOUT_CONTENT: Final = frozenset({"choices", "delta"})
 # Fields that hold a list; for an object in its place see ``items_of``.
 _LIST_FIELDS: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "summary", "tool_calls"})
 # Of the content fields, those of text.
@@ -301,16 +299,8 @@ def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
 def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     """Converts a value to a type that it does not match. Raises ValueError if that is impossible."""
     types = _json_types_of(kind)
-    if "array" not in types and structs_of(kind):
-        items = _filled(value)
-        if len(items) == 1 and _struct_of(kind, as_object(items[0])):
-            value = items[0]
-    if isinstance(value, str) and (field := _text_field(name, kind, value)):
-        return {field: value}
     if name == "reasoning_details" and isinstance(value, list):
         return _reasoning_details(cast("list[object]", value))
-    if name in {"choices", "tool_calls"} and isinstance(value, list):  # a sparse array of JavaScript has nulls
-        value = _filled(cast("object", value))
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
         return _repair(value, kind)
     if name == "content" and isinstance(value, str) and not _has_text_field(_item_of(kind, list, tuple)):
@@ -339,8 +329,6 @@ def _is_droppable(holder: Fields, name: str, kind: Any) -> bool:
         return "object" not in types  # a tool's progress message
     if "str" in types and type(value) in (int, float):
         return False  # 0, too: it is no empty text
-    if name in _DROPPABLE_WITHOUT_CONTENT and not holds_content(value):
-        return True
     return not value or name == "tokens"  # no content; or tokens, which accompany their text unless required
 
 
@@ -348,16 +336,6 @@ def _may_hold_content(name: str, kind: Any) -> bool:
     """Whether a field may hold content, by its name and type: the delta that ends a message has only metadata."""
     structs = structs_of(kind)
     return name in _CONTENT and (not structs or any(_CONTENT & {*each.__struct_encode_fields__} for each in structs))
-
-
-def _filled(value: object) -> list[object]:
-    """Returns the items of a list in which there is something."""
-    return [each for each in as_list(value) if not _is_nothing(each)]
-
-
-def _is_nothing(value: object) -> bool:
-    """Whether a value has neither an object nor content: what stands beside it must not be lost for it."""
-    return not is_object(value) and not holds_content(value) and all(map(_is_nothing, as_list(value)))
 
 
 def _has_text(value: object) -> bool:
@@ -393,15 +371,6 @@ def _item_of(kind: Any, *holders: type) -> Any:
     """Returns the type of the items of a list type, or of the values of a mapping type, or None."""
     held = (get_args(member) for member in _members(kind) if get_origin(member) in holders)
     return next((arguments[0 if arguments[-1] is ... else -1] for arguments in held if arguments), None)
-
-
-def _text_field(name: str, kind: Any, text: str) -> str | None:
-    """Returns the field for a text that stands in the place of a content part or of a delta, or None."""
-    names = set(kind.__struct_encode_fields__) if _is_struct(kind) else frozenset[str]()
-    if not name and {"type", "text"} <= names:  # an item of a list of parts
-        return "text"
-    is_delta = name == "delta" and "content" in names and not as_object(json_or_none(text)).keys() & names
-    return "content" if is_delta else None
 
 
 def _has_text_field(item: Any) -> bool:
