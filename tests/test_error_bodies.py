@@ -70,26 +70,13 @@ def test_error_without_message_names_its_status(body: bytes, content_type: str, 
     assert str(error) == error.message
 
 
-PREFIXES: Final = (
-    ")]}'",
-    ")]}',\n",
-    ")]}\n",
-    "while(1);",
-    "while (1);",
-    "for(;;);",
-    "for (;;);",
-    "/* a */",
-    "cb(",
-    "a.b$(",
-    " ",
-)
 ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "detail", "reason", "p")
 
 
 @pytest.mark.parametrize(
     ("body", "message", "code"),
     [
-        *((f'{prefix}{{"message": "no", "code": 5}}', "no", "5") for prefix in PREFIXES),
+        (' {"message": "no", "code": 5}', "no", "5"),
         *((f"<Error><x>other</x><{name}>no</{name}></Error>", "no", None) for name in ELEMENTS),
         *((f"<{tag}><h1>no</h1></{tag}><code>5</code>", "no", None) for tag in ("html", "body", "p")),
         ("<title>no</title><code>5</code>", "no", None),
@@ -109,9 +96,7 @@ ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "
         ('{"message": "say \\"no\\"\\nor yes", ', 'say "no" or yes', None),
     ],
 )
-def test_message_is_found_in_lists_markup_malformed_json_and_json_with_a_prefix(
-    body: str, message: str, code: str | None
-) -> None:
+def test_message_is_found_in_lists_markup_and_malformed_json(body: str, message: str, code: str | None) -> None:
     error = parse_error(body.encode())
     assert (error.message, error.code) == (message, code)
 
@@ -174,7 +159,7 @@ def test_names_that_a_server_makes_up_are_not_kept(kind: str, body: str, content
     assert kept < 100_000
 
 
-TOKENS: Final = ("<", "<p", "<p>", "<!--", "<svg>", "<message ", "<![CDATA[", "&#", "a(", "/*", "{", "[", "{}", "[]")
+TOKENS: Final = ("<", "<p", "<p>", "<!--", "<svg>", "<message ", "<![CDATA[", "&#", "{", "[", "{}", "[]")
 MORE_TOKENS: Final = ('{"a":', '"message":"\\', "data:\n", "data: x\n\n", "\r", "\0", "error", '{"errors":[', "<meta ")
 
 

@@ -106,7 +106,7 @@ TEXTS: Final = [
     *(MSG, f"Error: {MSG}", f"429 {MSG}", f"[ERROR] {MSG}"),
     *(f'{{"error": "{MSG}', f"{{'error': '{MSG}'}}", f'{{"detail":"{MSG}"'),
     *(f'{{"{name}": "{MSG}' for name in ("err", "message", "msg", "errors", "exception")),
-    *(f')]}}\'\n{{"error": "{MSG}"}}', f'callback({{"error": "{MSG}"}});', f'{{"error": "{MSG}"}}\n{{}}'),
+    f'{{"error": "{MSG}"}}\n{{}}',
 ]
 PAGES: Final = [f"<html><title>{MSG}</title></html>", f"<p>{MSG}", f"<Error><Message>{MSG}</Message></Error>"]
 BODIES: Final = [*(json.dumps(payload) for payload in PAYLOADS), *TEXTS]

@@ -28,8 +28,6 @@ _CONTROLS: Final = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]"
 
 _BINARY: Final = r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]"
 
-# Prefixes that keep a page from executing JSON, or make it do so: )]}' and while(1); and callback(...).
-_JSON_PREFIX: Final = r"(?:\)\]\}'?,?|while\s*\(1\);|for\s*\(;;\);|/\*.*?\*/|[A-Za-z_$][\w.$]{0,80}\(|\s)*"
 _EVENT_FIELD: Final = r"(?:data|event|id|retry)?:"
 
 # The start of JSON: a text that begins like this is a malformed reply, not a message.
@@ -108,8 +106,8 @@ def parse_body(body: bytes, content_type: str = "") -> list[object]:
 
 
 def _iter_json(text: str) -> Iterator[object]:
-    """Yields the consecutive JSON objects and lists at the start of a text, after any prefix."""
-    text, begin, decode = re.sub(rf"\A{_JSON_PREFIX}", "", text, count=1), 0, json.JSONDecoder().raw_decode
+    """Yields the consecutive JSON objects and lists at the start of a text."""
+    begin, decode = 0, json.JSONDecoder().raw_decode
     while text[begin : begin + 1] in {"{", "["}:
         try:
             value, begin = decode(text, begin)

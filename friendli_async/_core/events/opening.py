@@ -81,8 +81,7 @@ async def _read_beginning(data: bytes, exchange: Exchange, decoder: msgspec.json
         start = (start + data).lstrip(_BOM_AND_SPACE)
         _check_size(begun, limits)
     data = bytes(begun)
-    is_indented = data[: len(data) - len(start)].endswith((b" ", b"\t"))  # which the SSE standard does not allow
-    if start.startswith(_STREAM_PREFIXES) and not is_indented:
+    if start.startswith(_STREAM_PREFIXES):
         return data
     data += await exchange.read_some((limits.reply if start.startswith(b"{") else limits.error) - len(data))
     raise not_a_stream(data, decoder, exchange.head)
