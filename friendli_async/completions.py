@@ -13,11 +13,10 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, without_none
 from friendli_async._core.events.decoding import Dialect, is_finish_reason
-from friendli_async._core.events.plain_reply import move_answer
 from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
-from friendli_async._json import as_list, as_object
+from friendli_async._json import as_list, as_object, is_object
 from friendli_async.chat.collector import ChoiceParts, ChoicesCollector
 from friendli_async.chat.dialect import ChoicesDialect
 from friendli_async.chat.inputs import (
@@ -256,8 +255,10 @@ def _normalize_frame(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
         ends: list[Any] = [choice for choice in cast("list[object]", choices or [{}]) if isinstance(choice, dict)]
         return {"choices": ends, "usage": frame.get("usage"), "object": _FINAL_FRAME}
     for choice in map(as_object, as_list(choices)):
-        if not choice.get("text") and move_answer(choice, "text"):
-            choice["delta"] = choice["message"] = None
+        message = choice.get("message") or choice.get("delta")
+        text = message.get("content") or message.get("text") if is_object(message) else message
+        if not choice.get("text") and isinstance(text, str):
+            choice.update(text=text, delta=None, message=None)
     return frame
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
-from typing import Any, Final, TypeVar, cast, get_args, get_origin
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -62,7 +62,8 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
         fields = as_object(value)
         if is_certain:
             if not _shows_error_without_answer(fields, kind):
-                return _move_answers(reply, fields, data, decoder)
+                _check_choices(reply, fields, data)
+                return reply
         elif not _is_error_reply(value, kind):
             _check_reply(reply, fields, data, own)
             return reply
@@ -169,29 +170,22 @@ def _error_in_reply(value: object, data: bytes, decoder: msgspec.json.Decoder[An
     return error
 
 
-def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Moves the answers of a reply without text to where this API has them, from where another API or a stream does.
+def _check_choices(reply: object, fields: Fields, data: bytes) -> None:
+    """Checks that each choice of a reply without text has an answer where this API has it.
+
+    A choice that has finished without one may be empty.
 
     Raises:
-        ResponseDecodeError: A choice has no answer in any of these places, or one that cannot be decoded.
+        ResponseDecodeError: A choice has none.
     """
     own_choices: Any = getattr(reply, "choices", ())
     if not own_choices:
-        return reply
-    choices = list(map(as_object, items_of(fields.get("choices"))))  # none if the rest of the reply is not JSON
+        return
     wanted = "message" if hasattr(own_choices[0], "message") else "text"
-    lacking = [choice for choice in choices if _lacks(choice, wanted)]
-    moved = [choice for choice in lacking if move_answer(choice, wanted)]
-    unanswered = [choice for choice in lacking if _lacks(choice, wanted)]
-    if not choices or any(wanted not in choice or not choice.get("finish_reason") for choice in unanswered):
-        raise ResponseDecodeError("a choice in the server's reply contains no answer", excerpt=excerpt(data))
-    if not moved:
-        return reply
-    try:
-        return cast("T", convert({**fields, "choices": choices}, decoder.type))
-    except NOT_DECODED as error:
-        reason = str(error)
-    raise ResponseDecodeError(f"the server's reply could not be decoded: {reason}", excerpt=excerpt(data))
+    for choice in map(as_object, items_of(fields.get("choices"))):
+        is_finished = wanted in choice and choice.get("finish_reason")
+        if _lacks(choice, wanted) and (not is_finished or holds_content(choice)):
+            raise ResponseDecodeError("a choice in the server's reply contains no answer", excerpt=excerpt(data))
 
 
 _ANSWER_FIELDS: Final = (
@@ -203,19 +197,6 @@ def _lacks(choice: Fields, wanted: str) -> bool:
     """Whether a choice has no answer, not even an empty one."""
     answer = choice.get(wanted)
     return answer is None or (is_object(answer) and not any(name in answer for name in _ANSWER_FIELDS))
-
-
-def move_answer(choice: Fields, wanted: str) -> bool:
-    """Moves the answer of a choice to the field ``wanted``; returns False if there is none that fits."""
-    found = choice.get("message") or choice.get("delta") or choice.get("text")
-    message = found if is_object(found) else {"content": found}
-    if isinstance(message.get("text"), str):
-        message = {"content": message["text"], **message}
-    answer = message if wanted == "message" else message.get("content")
-    if found is None or (wanted == "text" and not isinstance(answer, str)):
-        return False
-    choice[wanted] = answer
-    return True
 
 
 def _is_error_reply(value: object, kind: Any) -> bool:
