@@ -61,15 +61,9 @@ _DELAY_HEADERS: Final = (
     ("x-retry-after", 1.0),
     ("x-ratelimit-retry-after", 1.0),
 )
-_HUGE_NUMBER: Final = r"[1-9][0-9]{18,}(?:\.[0-9]*)?"
-_LONGEST_DELAY: Final = 1e18
-"""Stands for every longer delay: whoever sends one means that the call must not be repeated."""
 _NUMBER: Final = r"(?ai)[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
-_UNIT: Final = r"(ms|milli(?:second)?s?|[uµ]s|ns|d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)"
-_DURATION_PART: Final = rf"([0-9]+(?:\.[0-9]+)?) *{_UNIT}(?![a-z]) *"
-_DURATION_ISO: Final = r"(?a)p(?=.)(?:\d+d)?(?:t(?=\d)(?:\d+h)?(?:\d+m)?(?:\d+(?:\.\d+)?s)?)?"
-# By the beginning of a unit, the longest first.
-_SECONDS: Final = {"mill": 1e-3, "ms": 1e-3, "ns": 1e-9, "u": 1e-6, "µ": 1e-6, "d": 86400, "h": 3600, "m": 60, "s": 1}
+_DURATION_PART: Final = r"([0-9]+(?:\.[0-9]+)?)(ms|[uµ]s|ns|[dhms]) *"
+_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # The comma between the values of a header that was sent several times, but not that of a date.
 _SEPARATOR: Final = r"(?i)(?<!mon)(?<!tue)(?<!wed)(?<!thu)(?<!fri)(?<!sat)(?<!sun)(?<!day),"
 
@@ -99,11 +93,9 @@ def retry_delay_of(status: int, headers: Mapping[str, str]) -> float | None:
     """
     for name, unit in _DELAY_HEADERS:
         if text := headers.get(name):
-            if any(re.fullmatch(_HUGE_NUMBER, part) for part in _split_values(text)):
-                return _LONGEST_DELAY
             delay = _longest_delay(text, unit, headers)
             if delay is not None and delay >= 0:
-                return abs(delay)  # not -0
+                return delay
     return _reset_delay(headers) if status == 429 else None
 
 
@@ -178,7 +170,7 @@ def _parse_amount(text: str, *, least: bool) -> float | None:
 def _parse_number(text: str) -> float | None:
     text = text.strip()
     number = float(text) if re.fullmatch(_NUMBER, text) else math.inf
-    return number if abs(number) < _LONGEST_DELAY else None
+    return number if math.isfinite(number) else None
 
 
 def _longest_delay(text: str, unit: float, headers: Mapping[str, str]) -> float | None:
@@ -206,18 +198,10 @@ def _delay(text: str, unit: float, headers: Mapping[str, str]) -> float | None:
 
 
 def _parse_duration(text: str) -> float | None:
-    """Parses ``6m0s``, ``1 minute 30 seconds``, ``120ms`` or ``PT8S`` into seconds; returns None for anything else."""
-    if len(text) > 40:
+    """Parses ``6m0s`` or ``120ms`` into seconds; returns None for anything else."""
+    if len(text) > 40 or not re.fullmatch(rf"(?:{_DURATION_PART})+", text):
         return None
-    if re.fullmatch(_DURATION_ISO, text):
-        text = text.replace("p", "").replace("t", "")
-    elif not re.fullmatch(rf"(?:{_DURATION_PART})+", text):
-        return None
-    return sum(float(count) * _unit_seconds(name) for count, name in re.findall(_DURATION_PART, text))
-
-
-def _unit_seconds(name: str) -> float:
-    return next(seconds for begin, seconds in _SECONDS.items() if name.startswith(begin))
+    return sum(float(count) * _SECONDS[unit] for count, unit in re.findall(_DURATION_PART, text))
 
 
 def _sent_at(headers: Mapping[str, str]) -> float:

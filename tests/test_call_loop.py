@@ -188,12 +188,12 @@ async def test_retry_after_is_a_lower_bound_with_limited_jitter() -> None:
     assert 7.0 <= loop.sent_at[1] <= 7.5
 
 
-@pytest.mark.parametrize("seconds", ["9" * 21, "9" * 400, "1" + "0" * 18 + ".5"])
+@pytest.mark.parametrize("seconds", ["61", "9" * 21, "1e300"])
 @in_virtual_time
-async def test_retry_after_of_any_number_of_digits_raises_immediately(seconds: str) -> None:
+async def test_retry_after_longer_than_the_maximum_raises_immediately(seconds: str) -> None:
     loop = Loop(response(status=429, retry_after=seconds))
     error = await loop.fails(RateLimitError)
-    assert (error.retry_after, now(), statuses(error)) == (1e18, 0.0, [429])
+    assert (error.retry_after, now(), statuses(error)) == (float(seconds), 0.0, [429])
 
 
 # --- total timeout ---------------------------------------------------------------------------------------------------
