@@ -135,7 +135,7 @@ async def test_invalid_value_is_rejected_with_its_path(
 
 @pytest.mark.parametrize(
     "moment",
-    [1767225600, "1767225600", 1767225600000, "1767225600000", "1767225600.0", "2026-01-01", "20260101"],
+    [1767225600, 1767225600.0, "2026-01-01"],
     ids=repr,
 )
 async def test_times_in_other_forms_are_decoded(client: AsyncFriendli, server: FriendliServer, moment: object) -> None:
@@ -145,13 +145,13 @@ async def test_times_in_other_forms_are_decoded(client: AsyncFriendli, server: F
     assert decoded.start_time.replace(tzinfo=UTC) == START
 
 
-@pytest.mark.parametrize("moment", ["1712121212121", 1712121212121, "1712121212.121"], ids=repr)
-async def test_milliseconds_as_text_are_not_taken_for_a_date(
+@pytest.mark.parametrize("moment", ["1712121212121", 1712121212121, "1712121212", "soon", None], ids=repr)
+async def test_other_values_are_not_taken_for_a_time(
     client: AsyncFriendli, server: FriendliServer, moment: object
 ) -> None:
     server.always(json_body({"data": [{"start_time": moment, "end_time": moment, "results": [{"total": "1"}]}]}))
-    [decoded] = (await client.cost.get(start_time=START, end_time=END)).data
-    assert decoded.start_time == datetime(2024, 4, 3, 5, 13, 32, 121000, tzinfo=UTC)
+    with pytest.raises(ResponseDecodeError, match="start_time"):
+        await client.cost.get(start_time=START, end_time=END)
 
 
 async def test_server_error_is_retried(server: FriendliServer) -> None:

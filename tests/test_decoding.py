@@ -20,7 +20,7 @@ from friendli_async import (
 )
 from friendli_async._core import lenient
 from friendli_async._core.lenient import decode
-from friendli_async.chat import FunctionCall, Logprobs, TokenLogprob, ToolCall
+from friendli_async.chat import Logprobs, TokenLogprob
 from friendli_async.chat.replies import ChatMessage, ChunkDelta, ToolCallDelta
 from friendli_async.completions import TextCompletionChoice
 from friendli_async.embeddings import Embedding, EmbeddingList
@@ -28,7 +28,6 @@ from friendli_async.messages.replies import ThinkingBlock
 from friendli_async.models import ModelFunctionality
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers
-from friendli_async.responses.events import ContentPartDone
 from friendli_async.responses.replies import ContentPart, OutputItem
 
 # --- decode ----------------------------------------------------------------------------------------------------------
@@ -149,11 +148,6 @@ SUMMARIES: Final[list[Any]] = ["why", {"type": "summary_text", "text": "why"}]
         (ThinkingBlock, {"type": "thinking", "thinking": 5}, ThinkingBlock()),  # a number is no text
         (ChatMessage, {"reasoning": [{"type": "text", "text": "why"}]}, ChatMessage(reasoning="why")),
         (ChunkDelta, {"tool_calls": [{"index": "a", "id": "1"}]}, ChunkDelta(tool_calls=(ToolCallDelta(id="1"),))),
-        (
-            ToolCall,
-            {"id": "1", "function": '{"name": "f", "arguments": ""}'},
-            ToolCall("1", "function", FunctionCall("f", "")),
-        ),
         (EmbeddingList, {"data": {"embedding": [1.0]}}, EmbeddingList(data=(Embedding(embedding=(1.0,)),))),
         (ModelFunctionality, {"tool_call": "False"}, ModelFunctionality(tool_call=False)),
         # Beyond the integers that a float has exactly, JSON made from protocol buffers has texts.
@@ -161,11 +155,6 @@ SUMMARIES: Final[list[Any]] = ["why", {"type": "summary_text", "text": "why"}]
         (TextCompletionChoice, {"seed": "7.0"}, TextCompletionChoice(seed=7)),
         (OutputItem, {"id": 5, "custom": {"name": "f"}}, OutputItem(id="5")),
         *((OutputItem, {"summary": sent}, OutputItem(summary=(SUMMARY,))) for sent in SUMMARIES),
-        (
-            ContentPartDone,
-            {"type": "response.content_part.done", "part": '{"type": "output_text", "text": "a"}'},
-            ContentPartDone(part=ContentPart(text="a")),
-        ),
     ],
 )
 def test_field_of_another_type_is_converted_if_it_can_be(kind: Any, sent: dict[str, object], read: object) -> None:
@@ -188,18 +177,11 @@ def test_scalar_in_optional_field_does_not_lose_the_answer(name: str, value: obj
     assert (reply.text, reply.reasoning, reply.message.tool_calls) == ("hi", "", None)
 
 
-def test_tool_calls_in_a_json_string_are_decoded_and_other_values_kept() -> None:
-    calls = [{"id": 1, "function": {"name": "f", "arguments": {"a": [1]}}}]
-    body: dict[str, Any] = {"choices": [{"message": {"content": "hi", "tool_calls": json.dumps(calls)}}]}
-    reply = decode(json.dumps(body).encode(), COMPLETION)
-    assert reply.message.tool_calls == (ToolCall("1", "function", FunctionCall("f", '{"a":[1]}')),)
-    for value in ("call f", ["call f"], {"f": 1}):
-        body = {"choices": [{"message": {"content": "hi", "tool_calls": value}}]}
-        if isinstance(value, dict):
-            assert decode(json.dumps(body).encode(), COMPLETION).message.tool_calls is not None
-            continue
-        with pytest.raises(ResponseDecodeError):
-            decode(json.dumps(body).encode(), COMPLETION)
+@pytest.mark.parametrize("value", ["call f", ["call f"], '[{"id": "1", "function": {"name": "f"}}]'])
+def test_texts_in_place_of_tool_calls_are_undecodable_content(value: object) -> None:
+    body = {"choices": [{"message": {"content": "hi", "tool_calls": value}}]}
+    with pytest.raises(ResponseDecodeError):
+        decode(json.dumps(body).encode(), COMPLETION)
 
 
 def test_too_deep_nesting_raises_decode_error_where_the_decoder_limits_it() -> None:

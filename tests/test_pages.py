@@ -169,7 +169,6 @@ async def test_has_more_without_a_new_cursor_raises_after_the_items_so_far(
     assert len(server.requests) == 2
 
 
-NO_CURSOR: Final[list[Any]] = ["", False, {}, []]
 NO_FLAG: Final[list[Any]] = [None, "yes", {}]
 BUCKET: Final = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-02T00:00:00Z", "results": []}
 
@@ -180,7 +179,7 @@ BUCKET: Final = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-02T0
         *(({"next_page": page}, f"{page}") for page in ("p2", 2, 0)),
         *(({"has_more": flag, "next_page": "p2"}, "p2") for flag in (*NO_FLAG, True, 1, "true")),
         *(({"has_more": flag, "next_page": "p2"}, None) for flag in (False, 0, "false")),
-        *(({"next_page": page}, None) for page in (None, *NO_CURSOR)),
+        *(({"next_page": page}, None) for page in (None, "")),
         ({}, None),
     ],
     ids=str,
@@ -195,9 +194,8 @@ async def test_cursor_says_that_a_page_follows_where_the_server_does_not(
     assert [query["page"] for query in queries(server)[1:]] == ([] if cursor is None else [[cursor]])
 
 
-@pytest.mark.parametrize("blank", NO_CURSOR, ids=str)
-async def test_blank_value_is_no_cursor(client: AsyncFriendli, server: FriendliServer, blank: object) -> None:
-    server.enqueue(endpoints("a", cursor=blank))
+async def test_blank_text_is_no_cursor(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(endpoints("a", cursor=""))
     assert [endpoint.id async for endpoint in client.dedicated.endpoint.list()] == ["a"]
     assert len(server.requests) == 1
 

@@ -56,12 +56,8 @@ _ANSWER_TEXTS: Final = frozenset({"content", "text"})
 _PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text", "summary": "summary_text"}
 # The fields in which a part of a text has it.
 _PART_TEXTS: Final = ("thinking", "text", "content", "summary")
-# The fields that address the next page; after the last one, some servers send ``false`` or {}.
-_CURSORS: Final = frozenset({"nextCursor", "next_page"})
 _FINISH_REASONS: Final = frozenset({"finish_reason", "stop_reason"})
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
-_MAX_SECONDS: Final = 1e11  # larger timestamps are in milliseconds
-_LARGEST_DATE: Final = 99991231  # of ISO 8601's form without hyphens; as seconds, it would be in 1973
 # Required fields that a reply may lack.
 _OPTIONAL: Final = frozenset({"id", "name", "status"})
 
@@ -405,10 +401,6 @@ def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
         return next((word for word in fields.values() if isinstance(word, str)), "stop") if fields else None
     if "str" in types:
         return _coerce_to_text(holder, name, value)
-    if isinstance(value, str) and (types & {"object", "array"}):
-        parsed: object = json_or_none(value)
-        if isinstance(parsed, dict if "object" in types else list):
-            return cast("object", parsed)
     if "array" in types:
         if name in _PART_TYPES and isinstance(value, str):
             return [{"type": _PART_TYPES[name], "text": value}]
@@ -425,7 +417,7 @@ def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
 
 def _coerce_to_text(holder: Any, name: str, value: Any) -> str | None:
     is_nested = isinstance(value, dict | list)
-    if name == "type" or (name in _CURSORS and (value is False or value in ({}, []))):
+    if name == "type":
         return None
     if (name == "status") if is_nested else (name in _CONTENT - _MODEL_JSON):
         return None
@@ -439,14 +431,11 @@ def _coerce_to_text(holder: Any, name: str, value: Any) -> str | None:
 
 
 def _to_datetime(value: Any) -> datetime | None:
-    """Converts seconds or milliseconds since 1970, also as text, or an ISO 8601 date with or without a time."""
+    """Converts seconds since 1970, or an ISO 8601 date with or without a time."""
     try:
         if isinstance(value, str):
-            number = _to_number(value, {"float"})
-            if number is None or number <= _LARGEST_DATE:
-                return datetime.fromisoformat(value)  # it takes 13 digits, too, for a date with a time after any sign
-            value = number
-        return datetime.fromtimestamp(value / 1000 if value > _MAX_SECONDS else value, UTC)
+            return datetime.fromisoformat(value) if "-" in value else None  # it takes 13 digits, too, for a date
+        return datetime.fromtimestamp(value, UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return None
 
