@@ -149,19 +149,6 @@ def test_invalid_index_falls_back_to_position(kind: str, wrong: Any) -> None:
     assert read_streamed(stream, changes) == expected
 
 
-@pytest.mark.parametrize("wrong", [None, "abc", [], {}, {"x": 1}])
-def test_choices_and_vectors_with_invalid_indexes_keep_their_order(wrong: Any) -> None:
-    whole = REPLIES["chat"]
-    choices = [{"index": wrong, "message": {"content": text}} for text in ("a", "b", "c")]
-    body = json.dumps({**whole.value, "choices": choices}).encode()
-    reply: Any = decode_reply(body, msgspec.json.Decoder(whole.kind), ReplyHead(200))
-    assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "a"), (1, "b"), (2, "c")]
-    data = [{"index": wrong, "embedding": [float(position)]} for position in range(3)]
-    decoder = msgspec.json.Decoder(REPLIES["embeddings"].kind)
-    vectors: Any = decode_reply(json.dumps({"data": data}).encode(), decoder, ReplyHead(200))
-    assert [(each.index, each.embedding) for each in vectors.data] == [(0, (0.0,)), (1, (1.0,)), (2, (2.0,))]
-
-
 @pytest.mark.parametrize(
     ("content", "text"),
     [

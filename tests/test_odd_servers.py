@@ -171,13 +171,6 @@ async def test_non_string_finish_reason_does_not_end_the_stream(
     assert caught.value.partial.text == "a"
 
 
-async def test_choices_with_invalid_indexes_are_not_merged(server: FriendliServer, client: AsyncFriendli) -> None:
-    choices = [{"index": name, "delta": {"content": name}} for name in ("a", "b")]
-    server.enqueue(script(event({"choices": choices}), done()))
-    reply = await with_timeout(open_stream(client, n=2).result())
-    assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "a"), (1, "b")]
-
-
 def indexed(index: int, text: str, finish_reason: str | None = None) -> dict[str, Any]:
     """Returns a choice for a stream of a chat or of completions."""
     return {"index": index, "delta": {"content": text}, "text": None, "finish_reason": finish_reason}

@@ -228,18 +228,8 @@ def _repair_items(holder: Any, item: Any) -> Any:
     """Repairs the items of a list, or the values of a mapping."""
     for key, value in as_object(holder).items() or enumerate(as_list(holder)):
         if not _fits(value, item):
-            if isinstance(key, int):
-                _repair_index(as_object(value), item, key)
             holder[key] = _coerce_field(holder, "", value, item)
     return holder
-
-
-def _repair_index(fields: Fields, item: Any, position: int) -> None:
-    """Replaces an ``index`` that is no number, as of a choice, with the position in the list."""
-    struct = _struct_of(item, fields)
-    has_index = struct is not None and ("index", int) in [(name, kind) for name, kind, _ in _fields_of(struct)]
-    if has_index and "index" in fields and _to_number(fields["index"], {"int"}) is None:
-        fields["index"] = position
 
 
 def _move_fields(holder: Fields, names: set[str]) -> None:
