@@ -13,11 +13,7 @@ from support.whole_replies import JSON, MISSING, REPLIES, STREAMS, Path, Streame
 from friendli_async import ResponseDecodeError
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
-from friendli_async._core.lenient import convert
 from friendli_async.chat import ChatCompletion
-from friendli_async.endpoints import EndpointVersion
-from friendli_async.files import FileInfo
-from friendli_async.models import Model
 from friendli_async.replies import ReplyHead
 
 WRONG_VALUES: Final[list[Any]] = [
@@ -232,14 +228,6 @@ def test_number_in_place_of_a_streamed_text_raises_decode_error_even_if_it_is_ze
                 assert isinstance(reader.failure, ResponseDecodeError), path
                 changed += 1
     assert changed
-
-
-@pytest.mark.parametrize("kind", [Model, FileInfo, EndpointVersion])
-def test_listed_object_without_a_name_does_not_cost_the_list(kind: Any) -> None:
-    named = {"id": "i", "name": "n", "status": "s"}
-    for unnamed in (named, {**named, "id": None}, {"name": "n", "status": "s"}):
-        first, second = convert([dict(named), dict(unnamed)], list[kind])
-        assert (first.id, second.id) == ("i", unnamed.get("id") or "")
 
 
 @pytest.mark.parametrize(

@@ -101,18 +101,6 @@ async def test_listed_endpoints_and_versions_have_ids(client: AsyncFriendli, ser
     assert (version.id, version.name, version.max_batch_size) == ("v1", "n", 64)
 
 
-@pytest.mark.parametrize("odd", [{"status": None}, {}, {"status": []}, {"status": None, "phase": 5}], ids=str)
-async def test_endpoint_without_a_status_costs_no_other_of_its_page(
-    client: AsyncFriendli, server: FriendliServer, odd: dict[str, object]
-) -> None:
-    server.enqueue(json_body({"data": {"ep_1": STATUS, "ep_2": odd}}), json_body(odd))
-    first, second = [endpoint async for endpoint in client.dedicated.endpoint.list()]
-    assert (first.id, first.status) == ("ep_1", "FAILED")
-    assert (second.id, second.status) == ("ep_2", "")
-    with pytest.raises(ResponseDecodeError):
-        await client.dedicated.endpoint.get_status("ep_2")
-
-
 @pytest.mark.parametrize("reply", [{}, {"data": {}}, {"data": None, "nextCursor": None}], ids=str)
 async def test_missing_or_null_page_data_is_an_empty_list(
     client: AsyncFriendli, server: FriendliServer, reply: object

@@ -440,19 +440,6 @@ def test_error_beside_an_empty_page_that_has_another_is_raised(kind: Any, items:
         decode_reply(json.dumps(page).encode(), msgspec.json.Decoder(kind), ReplyHead(200))
 
 
-@pytest.mark.parametrize("odd", [{}, {"status": None}, {"status": []}], ids=str)
-def test_endpoints_without_a_status_beside_an_error_are_no_page(odd: JSON) -> None:
-    page, decoder = {"data": {"ep_1": odd}}, msgspec.json.Decoder(EndpointPage)
-    with pytest.raises(APIStatusError, match=MSG):
-        decode_reply(json.dumps({**page, "message": MSG}).encode(), decoder, ReplyHead(200))
-    assert decode_reply(json.dumps(page).encode(), decoder, ReplyHead(200)).data.keys() == {"ep_1"}
-    page["data"]["ep_2"] = {"status": "RUNNING"}
-    assert decode_reply(json.dumps({**page, "message": MSG}).encode(), decoder, ReplyHead(200)).data.keys() == {
-        "ep_1",
-        "ep_2",
-    }
-
-
 def test_error_that_a_field_of_the_api_reports_is_left_to_its_reader() -> None:
     payload = {**REPLIES["response"].value, "status": "failed", "error": {"code": "server_error", "message": MSG}}
     reply = decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(REPLIES["response"].kind), ReplyHead(200))

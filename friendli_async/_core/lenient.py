@@ -58,8 +58,6 @@ _PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text", 
 _PART_TEXTS: Final = ("thinking", "text", "content", "summary")
 _FINISH_REASONS: Final = frozenset({"finish_reason", "stop_reason"})
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
-# Required fields that a reply may lack.
-_OPTIONAL: Final = frozenset({"id", "name", "status"})
 
 
 def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -115,7 +113,7 @@ def convert(value: object, kind: Any) -> Any:
     except ValueError as error:  # not only msgspec's own: half a character in place of a number is a UnicodeEncodeError
         reason = str(error)
         try:
-            converted = msgspec.convert(_repair(value, kind, root=True), kind)
+            converted = msgspec.convert(_repair(value, kind), kind)
         except ValueError:
             raise ValueError(reason) from None
     correct_usage(converted, as_object(value))
@@ -214,10 +212,10 @@ def _fits(value: object, kind: Any) -> bool:
     return True
 
 
-def _repair(value: Any, kind: Any, *, root: bool = False) -> Any:
+def _repair(value: Any, kind: Any) -> Any:
     """Repairs the fields of an object, or the items of a list, that do not match the type. Raises ValueError."""
     if is_object(value) and (struct := _struct_of(kind, value)) is not None:
-        return _repair_fields(value, struct, root=root)
+        return _repair_fields(value, struct)
     item = _item_of(kind, dict) if is_object(value) else _item_of(kind, list, tuple)
     if item is not None:
         return _repair_items(value, item)
@@ -262,23 +260,16 @@ def _complete_function(call: Fields) -> None:
         call["function"] = {"name": name, "arguments": arguments}
 
 
-def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
+def _repair_fields(holder: Fields, struct: Any) -> Fields:
     _move_fields(holder, set(struct.__struct_encode_fields__))
-    for name, kind, required in _fields_of(struct):
-        present = name in holder
-        if present and not _fits(holder[name], kind):
+    for name, kind in _fields_of(struct):
+        if name in holder and not _fits(holder[name], kind):
             try:
                 holder[name] = _coerce_field(holder, name, holder[name], kind)
             except ValueError:
                 if not _is_droppable(holder, name, kind):
                     raise
                 del holder[name]
-        if required and name not in holder:
-            # A missing field is not invented, except for a name or label of a nested object.
-            is_asked_for = root and (not present or name in getattr(struct, "answered_by", ()))
-            if is_asked_for or name not in _OPTIONAL:
-                raise ValueError(f"{name} is missing")
-            holder[name] = ""
     return holder
 
 
@@ -364,8 +355,8 @@ def _has_text_field(item: Any) -> bool:
 
 
 @cache
-def _fields_of(struct: Any) -> tuple[tuple[str, Any, bool], ...]:
-    return tuple((field.encode_name, field.type, field.required) for field in msgspec.structs.fields(struct))
+def _fields_of(struct: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple((field.encode_name, field.type) for field in msgspec.structs.fields(struct))
 
 
 def _json_types_of(kind: Any) -> set[str]:

@@ -75,7 +75,7 @@ class EndpointPage(Reply, frozen=True, kw_only=True, rename="camel"):
     """One page of endpoints."""
 
     data: dict[str, EndpointStatus] = always_encoded({})
-    """By endpoint id. If the server sends no status of one, that is ""."""
+    """By endpoint id."""
     next_cursor: str | None = None
     """The ``cursor`` of the next page."""
 

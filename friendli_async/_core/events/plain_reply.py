@@ -119,13 +119,7 @@ def _has_content(reply: Any) -> bool:
     if (text := getattr(reply, "text", None)) is not None:
         return bool(text)
     answers = _answers_of(reply.__class__)
-    return not answers or any(_holds_answer(getattr(reply, name)) for name in answers)
-
-
-def _holds_answer(value: object) -> bool:
-    """Whether a field is filled: a mapping, as of endpoints, only if any of its values has its own answer."""
-    values = as_object(value).values()
-    return any(map(_is_answered, values)) if values else bool(value)
+    return not answers or any(getattr(reply, name) for name in answers)
 
 
 def _shows_error_without_answer(fields: Fields, kind: Any) -> bool:
