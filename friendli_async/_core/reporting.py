@@ -252,7 +252,7 @@ class RunReporter:
         self._tool_calls = 0
         self._unended = 0  # calls and tools
         self._ended = False
-        self._end: list[dict[str, Any]] = []  # the fields of the end until it is reported
+        self._end: dict[str, Any] | None = None  # the fields of the end until it is reported
 
     def start_call(self, call_id: int) -> None:
         """Reports the start of the run, if the call is its first."""
@@ -312,15 +312,13 @@ class RunReporter:
             return
         self._ended = True
         status = getattr(error, "status_code", None)
-        self._end.append(
-            {
-                "outcome": outcome,
-                "error": _class_name(error),
-                "status": status if isinstance(status, int) else None,
-                "usage": usage,
-                "finish_reasons": finish_reasons,
-            }
-        )
+        self._end = {
+            "outcome": outcome,
+            "error": _class_name(error),
+            "status": status if isinstance(status, int) else None,
+            "usage": usage,
+            "finish_reasons": finish_reasons,
+        }
         self._report_end()
 
     def end_dropped(self, error: BaseException, usage: Usage | None) -> None:
@@ -329,12 +327,10 @@ class RunReporter:
             call_once_soon(self._loop, self.end, "cancelled", error, usage)
 
     def _report_end(self) -> None:
-        if self._unended or self._began is None:
+        end = self._end
+        if end is None or self._unended or self._began is None:
             return
-        try:
-            end = self._end.pop()  # in one step, as the run may be dropped in another thread
-        except IndexError:
-            return
+        self._end = None
         seconds = monotonic() - self._began
         self._report("run_ended", RunEnded, **end, seconds=seconds, turns=self._turns, tool_calls=self._tool_calls)
 
