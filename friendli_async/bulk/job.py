@@ -41,7 +41,6 @@ class Job(Generic[Row, R]):
 
     Args:
         ledger: The record of finished rows, such as a checkpoint; None if there is none.
-        probes: Number of rows to send one at a time at first, until one has a reply.
         others: See ``run_all``.
     """
 
@@ -56,7 +55,6 @@ class Job(Generic[Row, R]):
         ordered: bool = False,
         on_progress: Callable[[Progress], object] | None = None,
         max_rejections: int | None = None,
-        probes: int = 0,
     ) -> None:
         self.ready: deque[Outcome[Row, R]] = deque()
         self.failure: Held[BaseException] | None = None
@@ -66,7 +64,6 @@ class Job(Generic[Row, R]):
         self._rows: AsyncIterator[Row] = rows_of(rows)
         self._max_rejections = _check_max_rejections(max_rejections)
         self._rejections = 0  # calls in a row
-        self._probes = probes
         self._owns_rows = self._rows is not rows  # an iterator of the caller is not closed: it may be read further
         self.state: RunState = RunState()
         self._scope = Scope()  # of its tasks, which must not wait for its end
@@ -198,8 +195,6 @@ class Job(Generic[Row, R]):
 
     def _is_full(self) -> bool:
         """Whether the next row is not to be taken yet."""
-        if self._probes and self._calls:
-            return True
         return self._rows_taken - self._outcomes_taken >= _WINDOW_FACTOR * self._gate.limit
 
     # --- calling ---
@@ -262,8 +257,7 @@ class Job(Generic[Row, R]):
             self.ready.extend(self._out_of_order.pop(index) for index in sorted(self._out_of_order))
 
     def _judge(self, error: Exception | None) -> None:
-        """Ends the run after too many rejections in a row, and the probing after a reply."""
-        self._probes = 0 if error is None else max(0, self._probes - 1)
+        """Ends the run after too many rejections in a row."""
         self._rejections = self._rejections + 1 if is_rejection(error) or is_overload(error) else 0
         if self._rejections == self._max_rejections and not self.state.stopped:  # stopped rows do not wait
             failure = RejectedError(

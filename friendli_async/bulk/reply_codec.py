@@ -32,8 +32,6 @@ R = TypeVar("R")
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _LISTS: Final = (list, set, frozenset)
-_VAGUE: Final = (Any, object, dict, list, tuple, set, frozenset)
-"""Types whose values may be of any type."""
 _CHANGED: Final = "; if the type has changed since, use another file"
 _Decode = Callable[[bytes], Any]
 _encoder: Final = msgspec.json.Encoder(enc_hook=functools.partial(dump_model, by_alias=True, round_trip=True))
@@ -46,9 +44,6 @@ class ReplyCodec(Generic[R]):
         reply_type: The type that replies are restored to. None: JSON values and replies of this library have their own
             type, and others that of the return annotation of ``call``.
         call: The function that returns the replies.
-
-    Attributes:
-        is_type_known: Whether replies have a known type, so that it is certain that they can be restored.
 
     Raises:
         TypeError: ``reply_type`` cannot be decoded from JSON.
@@ -66,7 +61,6 @@ class ReplyCodec(Generic[R]):
             if self._is_declared:
                 raise
             self._undecodable[_spelled(kind)] = f": `call` is annotated with it, but it cannot be restored: {error}"
-        self.is_type_known: bool = self._is_declared or (bool(self._given) and _is_definite(kind))
         self._decoders: dict[str | None, list[tuple[str, _Decode]]] = {None: [("JSON value", _decoder(Any))]}
         self._restored: set[str | None] = set()
 
@@ -293,10 +287,3 @@ def _return_type(call: object) -> Any:
     if not inspect.iscoroutinefunction(function) and get_origin(kind) in (Awaitable, Coroutine):
         kind = get_args(kind)[-1]
     return kind
-
-
-def _is_definite(kind: Any) -> bool:
-    """Whether a type determines the types of all values inside of it."""
-    if isinstance(kind, TypeVar) or any(kind is vague for vague in _VAGUE) or _is_parsed(kind):
-        return False
-    return all(_is_definite(argument) for argument in get_args(kind) if argument is not ...)

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import suppress
 from pathlib import Path
 from types import AsyncGeneratorType
-from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
+from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
 from friendli_async._callables import check_plain
 from friendli_async._lazy import TypeForm
@@ -28,9 +28,6 @@ __all__ = ["Run", "run_all"]
 
 Row = TypeVar("Row")
 R = TypeVar("R")
-
-_PROBES: Final = 3
-"""Up to this many first rows are sent one at a time, until a reply shows that replies can be kept in the checkpoint."""
 
 
 @overload
@@ -136,11 +133,9 @@ def run_all(
         raise TypeError(f"call must be a coroutine function, not {type(call).__name__}")
     check_plain(key, "key", "a row")
     check_plain(on_progress, "on_progress", "a Progress")
-    ledger, probes = None, 0
+    ledger = None
     if checkpoint is not None:
-        codec: ReplyCodec[R] = ReplyCodec(reply_type, call)
-        ledger = Checkpoint[Row, R](Path(checkpoint), codec)
-        probes = 0 if codec.is_type_known else _PROBES
+        ledger = Checkpoint[Row, R](Path(checkpoint), ReplyCodec(reply_type, call))
     return Run(
         Job(
             rows,
@@ -151,7 +146,6 @@ def run_all(
             ordered=ordered,
             on_progress=on_progress,
             max_rejections=max_rejections,
-            probes=probes,
         )
     )
 
