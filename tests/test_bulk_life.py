@@ -305,13 +305,12 @@ class Life:
             assert loop.time() - began < 2.5
 
     async def drop(self) -> None:
-        """Drops the run; another one with its checkpoint waits for its end."""
+        """Drops the run; it is closed, and releases its checkpoint."""
         del self.run
+        await asyncio.sleep(3.0)
         if self.job.is_kept:
             none: list[Row] = []
             assert [outcome async for outcome in run_all(none, self.server, checkpoint=self.path)] == []
-        else:
-            await asyncio.sleep(3.0)
 
     def kept(self) -> set[int]:
         return {*self.server.answered, *self.server.invalid} if self.job.is_kept else set()

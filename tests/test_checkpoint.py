@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer, field_validator
-from support.clock import run_loop_iterations, wait_until
+from support.clock import run_loop_iterations
 from support.sockets import client_of, complete, serve_bytes
 from support.sockets import reply as http_reply
 
@@ -54,7 +54,7 @@ from friendli_async.bulk import (
     sending,
 )
 from friendli_async.bulk import job as bulk_job
-from friendli_async.bulk.checkpoint import Checkpoint, row_hash
+from friendli_async.bulk.checkpoint import row_hash
 from friendli_async.chat import ParsedCompletion
 from friendli_async.responses import ParsedResponse
 from friendli_async.testing import (
@@ -859,14 +859,6 @@ async def test_dropped_run_releases_its_checkpoint_to_the_next_one(path: Path) -
         gc.enable()
     assert first.resumed
     assert cancelled
-    assert not bulk_job._ending
-
-
-async def test_no_run_waits_for_a_dropped_one_without_a_checkpoint() -> None:
-    async with run_all(ROWS, Caller()) as outcomes:
-        await anext(outcomes)
-        outcomes._job.note_ending()
-        assert not bulk_job._ending
 
 
 async def test_run_closed_by_another_task_releases_its_checkpoint_to_the_next_one(path: Path) -> None:
@@ -876,53 +868,15 @@ async def test_run_closed_by_another_task_releases_its_checkpoint_to_the_next_on
         started.set()
         await asyncio.Event().wait()
 
-    assert len(await run_while_another_is_closed(path, call, started)) == len(ROWS)
-
-
-async def run_while_another_is_closed(path: Path, call: Any, started: asyncio.Event) -> list[Outcome[Any, Any]]:
-    """Runs all rows with the checkpoint of a run that is being closed; its ``call`` sets ``started``."""
     outcomes = run_all(ROWS, call, checkpoint=path, key=lambda row: str(row["id"]))
     reading = asyncio.ensure_future(anext(outcomes))
     await started.wait()
     closing = asyncio.create_task(outcomes.aclose())
     await asyncio.sleep(0)
-    seen = await run(ROWS, Caller(), path)
+    assert len(await run(ROWS, Caller(), path)) == len(ROWS)
     await closing
     with pytest.raises(StopAsyncIteration):
         await reading
-    return seen
-
-
-async def test_checkpoint_released_just_after_it_was_refused_is_opened_again(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop = asyncio.get_running_loop()
-    started, may_end = asyncio.Event(), asyncio.Event()
-    refused: list[Exception] = []
-
-    async def call(row: Any) -> Any:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await may_end.wait()
-
-    async def release() -> None:
-        may_end.set()
-        await wait_until(lambda: not bulk_job._ending)
-
-    def open_and_hold_the_error(checkpoint: Any) -> None:
-        try:
-            open_checkpoint(checkpoint)
-        except CheckpointInUseError as error:
-            refused.append(error)
-            asyncio.run_coroutine_threadsafe(release(), loop).result(30)
-            raise
-
-    open_checkpoint = Checkpoint.open
-    monkeypatch.setattr(Checkpoint, "open", open_and_hold_the_error)
-    assert len(await run_while_another_is_closed(path, call, started)) == len(ROWS)
-    assert len(refused) == 1
 
 
 async def test_run_does_not_wait_forever_for_an_abandoned_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -940,7 +894,7 @@ async def test_run_does_not_wait_forever_for_an_abandoned_one(path: Path, monkey
         async for _ in run_all(ROWS, call, checkpoint=path, key=lambda row: str(row["id"]), reply_type=dict):
             raise ValueError
     with monkeypatch.context() as patch:
-        patch.setattr(bulk_job, "_ENDING_SECONDS", 0.01)
+        patch.setattr(bulk_job, "_REOPEN_SECONDS", 0.0)
         with pytest.raises(CheckpointInUseError):
             await run(ROWS, Caller(), path)
     may_end.set()
@@ -978,26 +932,6 @@ async def test_checkpoint_is_released_although_all_tasks_are_cancelled_before_it
     await blocked
     first, *_ = await run(ROWS, Caller(), path)
     assert first.resumed
-
-
-def test_run_of_a_closed_loop_releases_its_checkpoint_to_the_next_one(path: Path) -> None:
-    async def begin() -> Any:
-        outcomes = run_all(ROWS, Caller(), checkpoint=path, concurrency=1, key=lambda row: str(row["id"]))
-        await anext(outcomes)
-        return outcomes
-
-    loop = asyncio.new_event_loop()
-    outcomes = loop.run_until_complete(begin())
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            loop.run_until_complete(task)
-    loop.close()
-    with pytest.raises(CheckpointInUseError):
-        asyncio.run(run(ROWS, Caller(), path))
-    del outcomes
-    again = asyncio.run(run(ROWS, Caller(), path))
-    assert (len(again), again[0].resumed) == (len(ROWS), True)
 
 
 # --- damaged files and disk errors -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop, wait_done, wait_ended
@@ -30,10 +30,8 @@ _logger: Final = logging.getLogger("friendli_async")
 _WINDOW_FACTOR: Final = 4
 """Up to this many times the limit of rows are taken and not delivered yet: calls in flight, and outcomes that wait for
 the consumer or, in ordered runs, for an earlier row."""
-_ENDING_SECONDS: Final = 5.0
-"""How long a run waits for abandoned runs before it reports its checkpoint as in use."""
-_ending: Final[set[Job[Any, Any]]] = set()
-"""Runs that use their checkpoint although nobody iterates them: they were dropped, or are closing."""
+_REOPEN_SECONDS: Final = 0.5
+"""The wait before a checkpoint that is in use is opened again: a run that was just left is closed meanwhile."""
 
 
 class Job(Generic[Row, R]):
@@ -140,17 +138,11 @@ class Job(Generic[Row, R]):
             self._fail(error)
 
     async def _open_ledger(self, ledger: Ledger[Row, R]) -> None:
-        ending = {*_ending}  # as of now: one that uses the file may have released it when the error arrives here
         try:
             await asyncio.to_thread(ledger.open)
         except CheckpointInUseError:
-            ending |= _ending
-            if not ending:
-                raise
-        else:
-            return
-        await asyncio.gather(*(job.finish_ending() for job in ending))
-        await asyncio.to_thread(ledger.open)
+            await asyncio.sleep(_REOPEN_SECONDS)
+            await asyncio.to_thread(ledger.open)
 
     async def _start_calls(self) -> None:
         while not self.state.stopped:
@@ -307,25 +299,6 @@ class Job(Generic[Row, R]):
         self._raised = str(self.failure.error)
         return self.failure.take()
 
-    def note_ending(self) -> None:
-        """Notes that the run will be closed soon, so that another run with its checkpoint waits for it."""
-        is_over = self._loop is None or (self.state.closed and (self._shutdown is None or self._shutdown.done()))
-        if self._ledger is not None and not is_over:
-            _ending.add(self)
-
-    async def finish_ending(self) -> None:
-        """Closes an abandoned run and waits for it, unless it belongs to another loop that is running.
-
-        The wait is limited: a call of that run may ignore its cancellation, or be what is waiting here.
-        """
-        if self._loop is asyncio.get_running_loop():
-            shutdown = self._start_shutdown()
-            if shutdown is not None:
-                await wait_done((shutdown,), timeout=_ENDING_SECONDS)
-        elif self._loop is not None and self._loop.is_closed() and self._ledger is not None:
-            _ending.discard(self)
-            await close_in_thread(self._ledger)  # its tasks will never run again
-
     async def close(self) -> None:
         """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
         shutdown = self._start_shutdown()
@@ -356,7 +329,6 @@ class Job(Generic[Row, R]):
                 self._changed.set()
                 self._shutdown = asyncio.create_task(self._shut_down())
                 self._shutdown.add_done_callback(self._after_shutdown)
-                self.note_ending()
         return self._shutdown
 
     async def _shut_down(self) -> None:
@@ -375,7 +347,6 @@ class Job(Generic[Row, R]):
 
     def _after_shutdown(self, shutdown: asyncio.Task[None]) -> None:
         """Releases the checkpoint if the shutdown was cancelled before its first step."""
-        _ending.discard(self)
         if shutdown.cancelled():
             self._shutdown = None  # it keeps its error: see ``_after_task``
             if self._ledger is not None:

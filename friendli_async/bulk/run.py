@@ -199,9 +199,6 @@ class Run(AnyRun, Generic[Row, R]):
     def __reduce__(self) -> NoReturn:
         raise TypeError("a run cannot be copied or pickled: it holds tasks")
 
-    def __del__(self) -> None:
-        self._job.note_ending()
-
     async def __aenter__(self) -> Self:
         return self
 
