@@ -330,7 +330,6 @@ class Life:
         assert library_tasks() == []
         timers: list[asyncio.TimerHandle] = vars(asyncio.get_running_loop())["_scheduled"]
         assert [timer for timer in timers if not timer.cancelled()] == []
-        assert journal._open_files == set()
         assert len(set(numbers)) == len(numbers)
         assert not self.job.is_ordered or numbers == sorted(numbers)
         assert self.finished.isdisjoint(server.started)

@@ -35,11 +35,6 @@ _SYNC_SECONDS: Final = 1.0
 _BUFFER_SIZE: Final = 1 << 20
 _LOCKED: Final = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _LOCKING_UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # two numbers on macOS
-_HOW_TO_CLOSE: Final = (
-    " of this program: if its loop was left, close it with `await run.aclose()`, or use `async with run_all(...)`"
-)
-_open_files: Final[set[tuple[int, int]]] = set()
-"""Device and inode of the files that are open in this process."""
 _sync: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)  # macOS and Windows have no fdatasync
 
 
@@ -55,7 +50,6 @@ class Journal:
         self.path: Path = path.absolute()  # the working directory may change during the run
         self._start = start
         self._file = -1
-        self._locked: tuple[int, int] | None = None
         self._size = 0
         self._reader: BinaryIO | None = None
         self._failure: str | None = None
@@ -100,22 +94,18 @@ class Journal:
         self._reader = self.path.open("rb", buffering=_BUFFER_SIZE)
 
     def _lock(self) -> None:
-        """Locks the file, and records that it is open in this process."""
-        found = os.fstat(self._file)
-        identity = (found.st_dev, found.st_ino)
         try:
             _try_lock(self._file)
         except OSError as error:
             if error.errno in _LOCKED:
-                which = _HOW_TO_CLOSE if identity in _open_files else ""
-                raise CheckpointInUseError(f"{self.path} is in use by another run{which}") from error
+                raise CheckpointInUseError(
+                    f"{self.path} is in use by another run; one that was left is closed by `await run.aclose()`"
+                ) from error
             if error.errno not in _LOCKING_UNSUPPORTED:
                 raise
             _logger.warning(
                 "%s is on a file system without file locks; make sure that no other run writes to it", self.path
             )
-        self._locked = identity
-        _open_files.add(identity)
 
     def _read_through(self, load_line: Callable[[int, bytes], bool]) -> None:
         assert self._reader is not None
@@ -215,8 +205,6 @@ class Journal:
             self._reader.close()
             self._reader = None
         if self._file >= 0:
-            if self._locked is not None:
-                _open_files.discard(self._locked)
             os.close(self._file)  # also releases the lock
             self._file = -1
 
