@@ -226,8 +226,7 @@ class Adaptive:
             rejections.are_block |= rejections.pause >= _BLOCK
             self._decrease(self._shrink, now)
             self._ceiling = in_flight if in_flight > 1 else rejections.ceiling
-        wait = _seconds_or(rejections.pause, retry_after)
-        self.hold(max(wait, rejections.pause) if rejections.repeated else wait, now)
+        self.hold(_seconds_or(rejections.pause, retry_after), now)
 
     def _first_rejection(self, in_flight: int, now: float) -> _Rejections:
         """Returns rejections that begin now, with what is known of their cause."""
@@ -263,7 +262,6 @@ class Adaptive:
             if rejections.repeated:
                 rejections.repeated = False
                 self._starts.resume(now)
-                self._limit = min(self._limit, self._in_flight + 1.0)  # all at once might be rejected again
             rejections.pause, rejections.successes = 0.0, 0
         rejections.successes += 1
         rejections.accepted += 1
@@ -278,7 +276,6 @@ class Adaptive:
             if rejections.may_be_rate and not self._was_outage(rejections):
                 self._starts.measure(rejections.began_at, rejections.number, now)
         elif rejections.is_limit_known:
-            self._limit = max(self._limit, min(_NEAR_CEILING * self._ceiling, self._accepted))
             self._starts.loosen()
         else:  # nothing was accepted since the last rejections, which a rate limit caused: probably it did again
             self._ceiling = rejections.ceiling

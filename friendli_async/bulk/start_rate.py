@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from itertools import pairwise
 from typing import Final
 
 __all__: list[str] = []
@@ -106,10 +105,7 @@ class StartRate:
         accepted = len(self._times) - first - rejections
         if accepted < _MIN_STARTS or now <= since:
             return
-        # A longer gap is not due to a limit per minute: the machine may have been suspended.
-        measured = accepted / sum(
-            min(later - at, _MINUTE) for at, later in pairwise((since, *self._times[first:], now))
-        )
+        measured = accepted / (now - since)
         if rejected_at > since:
             rate_before = (until - first) / (rejected_at - since)
             if self._rate < math.inf and rate_before < _CAUSE * self._rate:
