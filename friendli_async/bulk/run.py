@@ -22,7 +22,6 @@ from friendli_async.bulk.checkpoint import Checkpoint
 from friendli_async.bulk.job import Job
 from friendli_async.bulk.outcomes import Outcome, Progress
 from friendli_async.bulk.reply_codec import ReplyCodec
-from friendli_async.bulk.sending import AnyRun
 
 __all__ = ["Run", "run_all"]
 
@@ -99,7 +98,7 @@ def run_all(
             stopped or closed while it waits for a row, since this wait is cancelled.
         call: Usually a coroutine function that uses a client. Its exceptions become the outcome of the row; so does a
             CancelledError that it raises without being cancelled, as the cause of a FriendliError, and a
-            ConfigurationError if it is a plain function, or returns what is not awaited or read, such as a stream.
+            ConfigurationError if it is a plain function, or returns a coroutine or a stream that was not read.
             After a 429 or 503, or without a connection (an APIConnectionError with ``sent`` False), it is called again
             with the same row: up to five times, and unless the row's waits exceed an hour. The run pauses for the
             ``Retry-After``, up to an hour. Without one, the row waits, longer each time, about a minute in all, and an
@@ -150,7 +149,7 @@ def run_all(
     )
 
 
-class Run(AnyRun, Generic[Row, R]):
+class Run(Generic[Row, R]):
     """A run of bulk calls: an async iterator over their outcomes. Created by ``run_all``.
 
     Closing it (leaving ``async with``, ``aclose()``, dropping the last reference) cancels the calls in flight and waits
@@ -169,7 +168,6 @@ class Run(AnyRun, Generic[Row, R]):
     """
 
     def __init__(self, job: Job[Row, R]) -> None:
-        super().__init__(job.state)
         self._job = job
         self._outcomes = _outcomes(job)
 

@@ -9,24 +9,21 @@ import asyncio
 import logging
 import random
 from asyncio import CancelledError
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
-from functools import lru_cache, partial
-from inspect import CORO_CREATED, getcoroutinestate, isawaitable
-from types import AsyncGeneratorType, CoroutineType
-from typing import Any, Final, Generic, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from functools import partial
+from inspect import isawaitable
+from types import CoroutineType
+from typing import Any, Final, Generic, TypeVar
 
 from friendli_async._core.held import weak_method
 from friendli_async._core.pacing import is_rejected_by_load, on_rejection
-from friendli_async._core.pages import Pages
 from friendli_async.bulk.errors import is_overload, is_unsent
 from friendli_async.bulk.gate import Gate
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 from friendli_async.replies import Meta, Reply, usage_of
 from friendli_async.streams.stream import EventStream
-from friendli_async.streams.tee import Branch
-from friendli_async.streams.views import View
 
-__all__ = ["AnyRun", "RowSender", "RunState"]
+__all__ = ["RowSender", "RunState"]
 
 Row = TypeVar("Row")
 R = TypeVar("R")
@@ -56,13 +53,6 @@ class RunState:
     def __init__(self) -> None:
         self.stopped: bool = False
         self.closed: bool = False
-
-
-class AnyRun:
-    """Base of ``run.Run``, by which ``_is_open`` recognizes one: ``run`` imports this module, not the reverse."""
-
-    def __init__(self, state: RunState) -> None:
-        self._state = state
 
 
 class RowSender(Generic[Row, R]):
@@ -233,48 +223,18 @@ def _awaitable(made: Awaitable[R]) -> Awaitable[R]:
     return made
 
 
-async def _check_reply(reply: object) -> None:
-    """Closes what has still to be read or awaited, alone or in a list, and raises ConfigurationError."""
-    parts = cast("Sequence[Any]", reply) if isinstance(reply, list | tuple) else (reply,)
-    if not any(map(_is_open, parts[:1])):  # a list may be long, such as a vector
+async def _check_reply(reply: Any) -> None:
+    """Closes a coroutine or an unread stream in place of an answer, and raises ConfigurationError."""
+    name: str = type(reply).__name__
+    if isinstance(reply, CoroutineType):
+        reply.close()  # without a warning that it was never awaited
+    elif isinstance(reply, EventStream) and reply.outcome == "open":
+        await reply.aclose()
+    else:
         return
-    name = f"{'' if parts[0] is reply else 'list of '}{type(parts[0]).__name__}"
-    for part in filter(_is_open, parts):
-        if isinstance(part, CoroutineType):
-            if getcoroutinestate(cast("Any", part)) == CORO_CREATED:  # else a task runs it, and would never end
-                part.close()  # without a warning that it was never awaited
-        elif hasattr(part, "aclose"):
-            await part.aclose()
     raise ConfigurationError(
         f"call returned a {name} that is not awaited or read: return its answer, such as `await stream.result()`"
     )
-
-
-@lru_cache
-def _may_be_open(kind: type[Any]) -> bool:
-    """Whether objects of a type can be awaited or iterated."""
-    return issubclass(kind, AsyncIterable | Awaitable)
-
-
-def _is_open(reply: object) -> bool:
-    """Whether a reply has to be awaited, or is a stream, a view or a branch of one, or a run, that has not ended.
-
-    Other objects that can be awaited or iterated may be whole: the page of another client's list, or a mock.
-    """
-    kind: Any = type(reply)
-    if not _may_be_open(kind):  # the common case
-        return False
-    while isinstance(reply, View | Branch):
-        reply = cast("Any", reply)._stream
-    if isinstance(reply, EventStream):
-        return reply.outcome == "open"
-    from friendli_async.chat.run import Run  # not loaded with the library
-
-    if isinstance(reply, Run):
-        return reply._state.outcome == "open"  # pyright: ignore[reportPrivateUsage]
-    if isinstance(reply, AnyRun):
-        return not reply._state.closed  # pyright: ignore[reportPrivateUsage]
-    return isinstance(reply, CoroutineType | AsyncGeneratorType | Pages)
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
