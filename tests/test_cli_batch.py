@@ -1,7 +1,6 @@
 """`friendli-async batch`, run as a user runs it: files, pipes, a terminal, Ctrl-C, and resuming."""
 
 import asyncio
-import bisect
 import errno
 import json
 import os
@@ -13,18 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import pytest
 from anyio import to_thread
 from support.terminal import run_on_terminal
 
-from friendli_async._core.events.plain_reply import decode_reply
-from friendli_async._core.status_errors import status_error
-from friendli_async.bulk import Outcome, sending
-from friendli_async.bulk.batch_files import BatchOutput, BatchRow
-from friendli_async.chat import ChatCompletion
+from friendli_async.bulk import sending
 from friendli_async.cli.__main__ import main
-from friendli_async.replies import Meta, ReplyHead, attach_meta, keep_raw
 from friendli_async.testing import FriendliServer, Script, body, delay, json_body, script, stall, status
 from friendli_async.testing.received import ReceivedRequest
 
@@ -192,59 +185,6 @@ def test_reply_in_any_encoding_is_written_so_that_the_run_resumes(files: Files, 
     code, stderr = files.run()
     assert (code, stderr.startswith("1 of 1 rows succeeded, 1 from an earlier run")) == (0, True)
     assert len(files.server.requests) == 1
-
-
-def call_at_depth(depth: int, function: Callable[[], Any]) -> Any:
-    return function() if depth == 0 else call_at_depth(depth - 1, function)
-
-
-def deepest(function: Callable[[int], object]) -> int:
-    """Returns the greatest depth of nesting for which a function does not fail."""
-
-    def works(depth: int) -> bool:
-        try:
-            function(depth)
-        except RecursionError:
-            return False
-        return True
-
-    return bisect.bisect_left(range(100_000), True, key=lambda depth: not works(depth)) - 1
-
-
-@pytest.mark.parametrize("code", [200, 400])
-@pytest.mark.parametrize("line_end", ["", "\n"])
-def test_deeply_nested_body_does_not_make_the_file_unreadable(tmp_path: Path, code: int, line_end: str) -> None:
-    def nested(depth: int) -> str:
-        answer = '{"choices": [{"index": 0, "message": {"content": "a"}}], "message": "m", "x":'
-        return f"{answer}{line_end}{'[' * depth}{']' * depth}}}"
-
-    def outcome(number: int, data: str) -> Outcome[BatchRow, Any]:
-        row, head = BatchRow(str(number), "/v1/chat/completions", {}), ReplyHead(code)
-        if code == 400:
-            return Outcome(key=row.custom_id, row=row, error=status_error(head, data.encode()))
-        reply = decode_reply(data.encode(), msgspec.json.Decoder(ChatCompletion), head)
-        attach_meta(reply, Meta(status=code))
-        keep_raw(reply, data.encode())
-        return Outcome(key=row.custom_id, row=row, reply=reply)
-
-    limit = min(
-        deepest(lambda depth: json.loads(nested(depth))), deepest(lambda depth: msgspec.json.decode(nested(depth)))
-    )
-    outcomes = [outcome(depth, nested(depth)) for depth in (5, *range(limit - 60, limit - 20))]
-    path = tmp_path / "out.jsonl"
-    output = BatchOutput(path, retry_failed=False, changed=print)
-    output.open()
-    for each in outcomes:
-        output.keep(each)
-    output.close()
-    again = BatchOutput(path, retry_failed=False, changed=print)
-    call_at_depth(60, again.open)
-    found = [again.find(each.key, each.row) for each in outcomes]
-    again.close()
-    assert None not in found
-    first, *_, last = (json.loads(line)["response"]["body"] for line in path.read_text().splitlines())
-    assert first["x"] == [[[[[]]]]]
-    assert isinstance(last, str)
 
 
 def test_summary_counts_the_completion_tokens(files: Files) -> None:

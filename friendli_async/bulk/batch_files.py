@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from friendli_async._hints import shortened
-from friendli_async._json import decode_json, encode_json, json_or_none
+from friendli_async._json import encode_json, json_or_none
 from friendli_async.bulk.errors import (
     REJECTION_STATUSES,
     CheckpointError,
@@ -54,8 +54,6 @@ _ID_PREFIX: Final = "batch_req_"
 _DIGEST_SIZE: Final = 16
 _MAX_NAMED: Final = 10
 """Invalid lines that are named: usually all are wrong in the same way."""
-_HEADROOM: Final = 100
-"""Levels of nesting to spare in a body: how many can be read depends on how deep the caller is."""
 _ID_PATTERN: Final = re.compile(f"{_ID_PREFIX}[0-9a-f]{{{2 * _DIGEST_SIZE}}}")
 
 
@@ -386,15 +384,11 @@ def _reply_body(reply: Reply) -> msgspec.Raw:
     """Returns the reply as the server sent it, if this is one line of JSON as msgspec reads it back."""
     data = kept_raw(reply)
     assert data is not None, "the calls of a batch are no streams"
-
-    def encoded() -> bytes:
-        with suppress(ValueError):  # another charset, a byte order mark, or NaN
-            msgspec.json.decode(data.decode(), type=msgspec.Raw)
-            if b"\n" not in data and b"\r" not in data:  # which ends a line, too, in Python's text mode
-                return data
-        return encode_json(reply.raw)
-
-    return _readable(encoded, data.decode("utf-8", "replace"))
+    with suppress(ValueError):  # another charset, a byte order mark, or NaN
+        msgspec.json.decode(data.decode(), type=msgspec.Raw)
+        if b"\n" not in data and b"\r" not in data:  # which ends a line, too, in Python's text mode
+            return msgspec.Raw(data)
+    return msgspec.Raw(encode_json(reply.raw))
 
 
 def _error_body(error: APIStatusError) -> msgspec.Raw:
@@ -402,16 +396,4 @@ def _error_body(error: APIStatusError) -> msgspec.Raw:
     body = json_or_none(error.body)
     if body is None:
         body = {"error": {"message": error.message, "type": error.type, "code": error.code}}
-    return _readable(lambda: encode_json(body), error.body)
-
-
-def _readable(encode: Callable[[], bytes], text: str) -> msgspec.Raw:
-    """Returns the JSON that ``encode`` returns; or the text as a string, if that is nested too deeply.
-
-    A line that the next run cannot read makes the whole file useless.
-    """
-    with suppress(ValueError, RecursionError):
-        data = encode()
-        decode_json(b"[" * _HEADROOM + data + b"]" * _HEADROOM)
-        return msgspec.Raw(data)
-    return msgspec.Raw(encode_json(text))
+    return msgspec.Raw(encode_json(body))
