@@ -296,7 +296,6 @@ _DONE: Final = b"d"
 _INVALID: Final = b"i"
 _REJECTED: Final = b"r"
 _FAILED: Final = b"f"
-_SEEN: Final = b""
 _line_decoder: Final = msgspec.json.Decoder(_Line)
 
 
@@ -331,15 +330,8 @@ class BatchOutput:
         return True
 
     def find(self, key: str | int, row: BatchRow) -> Outcome[BatchRow, Reply] | None:
-        """Returns the outcome of a request that is not to be sent again, or None.
-
-        Raises:
-            DuplicateKeyError: Another request with this ``custom_id`` was added to the input after the check.
-        """
+        """Returns the outcome of a request that is not to be sent again, or None."""
         known = self._states.get(row.custom_id)
-        if known == _SEEN:
-            raise DuplicateKeyError(f"two requests have the custom_id {shortened(row.custom_id)}")
-        self._states[row.custom_id] = _SEEN
         if known is None:
             return None
         digest, state = known[:_DIGEST_SIZE], known[_DIGEST_SIZE:]
