@@ -28,8 +28,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer, field_validator
 from support.clock import run_loop_iterations
-from support.sockets import client_of, complete, serve_bytes
-from support.sockets import reply as http_reply
+from support.sockets import client_of, complete
 
 from friendli_async import (
     APIConnectionError,
@@ -700,18 +699,6 @@ async def test_key_and_error_with_a_lone_surrogate_are_restored(path: Path) -> N
             "\ude00",
             "\udcff",
         )
-
-
-async def test_error_that_names_the_proxy_is_restored(path: Path) -> None:
-    async with serve_bytes(http_reply(b"", status="422 X")) as proxy:
-        where = proxy.url.removeprefix("http://")
-        async with client_of("http://api.invalid", proxy=proxy.url) as client:
-            [first] = await run(ROWS[:1], lambda row: complete(client), path)
-            [again] = await run(ROWS[:1], lambda row: complete(client), path)
-    assert again.resumed
-    assert isinstance(again.error, UnprocessableEntityError)
-    assert again.error.message == "HTTP 422 Unprocessable Entity"
-    assert str(again.error) == str(first.error) == f"HTTP 422 Unprocessable Entity (through the proxy {where})"
 
 
 async def test_order_of_keys_that_are_no_text_does_not_change_a_row(path: Path) -> None:

@@ -48,8 +48,6 @@ class _Error(msgspec.Struct, omit_defaults=True):
     kind: str | None = None
     request_id: str | None = None
     body: str = ""
-    before: str = ""
-    after: str = ""
 
 
 class _Head(msgspec.Struct):
@@ -228,13 +226,12 @@ def _error_record(error: Exception) -> _Error:
     if isinstance(error, APIStatusError):
         record.status, record.message, record.body = error.status_code, error.message, error.body
         record.code, record.kind, record.request_id = error.code, error.type, error.request_id
-        record.before, record.after = error._before, error._after  # pyright: ignore[reportPrivateUsage]  # for str()
     return record
 
 
 def _restore_error(record: _Error) -> Exception:
     """Restores a recorded error; always a status error, since only those are final."""
-    error = status_class(record.status)(
+    return status_class(record.status)(
         record.message,
         status_code=record.status,
         code=record.code,
@@ -242,5 +239,3 @@ def _restore_error(record: _Error) -> Exception:
         body=record.body,
         request_id=record.request_id,
     )
-    error._before, error._after = record.before, record.after  # pyright: ignore[reportPrivateUsage]  # as above
-    return error
