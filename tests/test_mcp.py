@@ -25,9 +25,8 @@ def text_block(text: str) -> SimpleNamespace:
 class OldSession:
     """Mimics `ClientSession` of SDK 1.x: camel case, `list_tools(cursor)`."""
 
-    def __init__(self, *pages: list[str], result: Any = None, repeat_last_page: bool = False) -> None:
+    def __init__(self, *pages: list[str], result: Any = None) -> None:
         self.pages = pages
-        self.repeat_last_page = repeat_last_page
         self.calls: list[tuple[str, Any]] = []
         self.cursors: list[str | None] = []
         self.result = result or SimpleNamespace(content=[text_block("done")], structuredContent=None, isError=False)
@@ -37,8 +36,8 @@ class OldSession:
         number = int(cursor or 0)
         names = self.pages[number]
         tools = [SimpleNamespace(name=name, description=f"Does {name}.", inputSchema=SCHEMA) for name in names]
-        more = number + 1 < len(self.pages) or self.repeat_last_page
-        return SimpleNamespace(tools=tools, nextCursor=str(min(number + 1, len(self.pages) - 1)) if more else None)
+        more = number + 1 < len(self.pages)
+        return SimpleNamespace(tools=tools, nextCursor=str(number + 1) if more else None)
 
     async def call_tool(self, name: str, arguments: dict[str, Any] | None = None) -> Any:
         self.calls.append((name, arguments))
@@ -71,11 +70,6 @@ async def test_tools_of_all_pages_are_listed(session: type[OldSession]) -> None:
     assert all(tool.parameters == SCHEMA for tool in tools)
     assert tools[0].description == ("Does add." if session is OldSession else None)
     assert repr(tools[0]) == "<MCP tool add>"
-
-
-async def test_repeated_page_is_rejected() -> None:
-    with pytest.raises(ValueError, match="the same page of tools repeatedly"):
-        await with_timeout(mcp_tools(OldSession(["add"], ["sub"], repeat_last_page=True)))
 
 
 @pytest.mark.parametrize("names", [["add"], []], ids=["tools", "empty pages"])
