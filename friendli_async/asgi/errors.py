@@ -96,12 +96,6 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
             return 502, "the reply broke off before it was complete", "upstream_error", "reply_interrupted"
         case APIConnectionError():
             return 502, "the model's server could not be reached", "upstream_error", "connection_error"
-        case ConfigurationError():
-            return 500, "the service is misconfigured", "server_error", None
-        case ToolError():
-            return 500, "a tool failed", "server_error", "tool_error"
-        case TurnLimitError():
-            return 500, "the model called tools too often", "server_error", "turn_limit"
         case UsageLimitError():
             return 500, "the usage limit of the service is reached", "server_error", "usage_limit"
         case OutputCutOffError():
@@ -110,7 +104,7 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
             return 502, "the model's answer does not have the required form", "upstream_error", "output_invalid"
         case ResponseDecodeError():
             return 502, "the model's server sent an invalid response", "upstream_error", None
-        case _:  # a checkpoint, a slow branch of a stream, a class of the user's own: not the server's fault
+        case _:  # the configuration, a tool, the turn limit, a checkpoint, a class of the user's own
             return 500, "the service failed", "server_error", None
 
 
