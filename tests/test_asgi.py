@@ -1810,13 +1810,7 @@ def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, 
 @pytest.mark.parametrize(
     ("error", "message", "code"),
     [
-        (APITimeoutError("t", limit="connect"), "the model's server could not be reached in time", "connect_timeout"),
-        (
-            APITimeoutError("t", limit="pool"),
-            "the service has no free connection to the model's server",
-            "pool_timeout",
-        ),
-        (APITimeoutError("t", limit="first_event"), "the model took too long", "first_event_timeout"),
+        (APITimeoutError("t", limit="connect"), "the model did not answer in time", "connect_timeout"),
         (OutputCutOffError("t"), "the model's answer was cut off", "output_cut_off"),
         (OutputInvalidError("t"), "the model's answer does not have the required form", "output_invalid"),
         (ResponseDecodeError("t"), "the model's server sent an invalid response", None),
@@ -1828,7 +1822,7 @@ def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, 
             "reply_interrupted",
         ),
     ],
-    ids=["connect", "pool", "first_event", "cut off", "invalid", "decode", "checkpoint", "no reply", "half a reply"],
+    ids=["timeout", "cut off", "invalid", "decode", "checkpoint", "no reply", "half a reply"],
 )
 def test_message_for_a_browser_names_what_failed(error: FriendliError, message: str, code: str | None) -> None:
     body = error_body(error)["error"]

@@ -37,11 +37,6 @@ _TYPES: Final = {429: "rate_limit_error", 503: "service_unavailable"}
 """The types of errors whose server names none, if not ``invalid_request_error``."""
 _NOT_REPEATED: Final = (ConfigurationError, OutputError, ToolError, TurnLimitError, UsageLimitError)
 """Errors that another request would only meet again, or after it has paid again for the same work."""
-_TIMEOUTS: Final = {
-    "connect": "the model's server could not be reached in time",
-    "pool": "the service has no free connection to the model's server",
-}
-"""Messages of the timeouts that are not the model's fault."""
 
 
 def error_status(error: FriendliError) -> int:
@@ -88,8 +83,7 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
         case APIStatusError(status_code=status):
             return 504 if status in {408, 504} else 502, "the model's server failed", "upstream_error", None
         case APITimeoutError(limit=limit):
-            message = _TIMEOUTS.get(limit, "the model took too long")
-            return 504, message, "timeout_error", f"{limit}_timeout"
+            return 504, "the model did not answer in time", "timeout_error", f"{limit}_timeout"
         case StreamInterruptedError():
             return 502, "the answer was interrupted before it was complete", "upstream_error", "stream_interrupted"
         case APIConnectionError() if error.meta is not None and error.meta.status is not None:
