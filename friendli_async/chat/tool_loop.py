@@ -316,7 +316,6 @@ class ToolRunner:
     # --- one call --------------------------------------------------------------------------------------------------
 
     async def _run_call(self, requested: _RequestedCall) -> None:
-        task = asyncio.current_task()
         try:
             # An eager task begins inside the frames of the reader, and the traceback of an exception would keep these.
             await asyncio.sleep(0)
@@ -327,12 +326,8 @@ class ToolRunner:
             # A cancelled task would keep the error, whose traceback refers back to the task: a reference cycle.
             if not self._is_stopped:  # cancelled by others
                 self._finish_failed(requested, ToolError(_CANCELLED))
-        except BaseException as error:  # raised by before_tool, or not an error to report to the model
-            if isinstance(error, GeneratorExit) and not is_current(task):
-                raise  # destroyed with its event loop
+        except Exception as error:  # raised by before_tool; at once, before the next call is asked about
             self.fail(error)
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise  # these stop the event loop
         else:
             if content is None:
                 requested.is_deferred = True  # the end of the task wakes the run
@@ -370,7 +365,7 @@ class ToolRunner:
             return
         if task.cancelled():  # before its first step
             self._finish_failed(requested, ToolError(_CANCELLED))
-        elif (error := task.exception()) is not None:
+        elif (error := task.exception()) is not None:  # no Exception: such as KeyboardInterrupt
             self.fail(error)
 
     async def _execute(self, requested: _RequestedCall) -> str | None:
