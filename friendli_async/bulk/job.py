@@ -238,15 +238,10 @@ class Job(Generic[Row, R]):
             else:
                 if error is not None:
                     self._fail(error)
-        if not self._calls and self._row_taker is None:
-            self._deliver_waiting()
         if not self._calls:
+            if self._out_of_order:  # kept for after a row that will have no outcome
+                self.ready.extend(self._out_of_order.pop(index) for index in sorted(self._out_of_order))
             self._changed.set()
-
-    def _deliver_waiting(self) -> None:
-        """Delivers what an ordered run has kept for after a row that will have no outcome."""
-        if self._out_of_order:
-            self.ready.extend(self._out_of_order.pop(index) for index in sorted(self._out_of_order))
 
     def _judge(self, error: Exception | None) -> None:
         """Ends the run after too many rejections in a row."""
