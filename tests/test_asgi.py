@@ -173,10 +173,10 @@ async def test_custom_headers_take_precedence(server: FriendliServer, client: As
 
 
 async def test_encode_replaces_the_bytes(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(chunk("a\nb\r\nc"), chunk("x"), chunk("skip"), chunk("z", finish_reason="stop")))
+    server.enqueue(script(chunk("a\nb\r\nc\rd"), chunk("x"), chunk("skip"), chunk("z", finish_reason="stop")))
     encoded = {"x": b"event: x\ndata: 1\n\n", "skip": None}
     browser = await relay(client, encode=lambda event: encoded.get(event.text, event.text))
-    assert browser.body == b"data: a\ndata: b\ndata: c\n\nevent: x\ndata: 1\n\ndata: z\n\n"
+    assert browser.body == b"data: a\ndata: b\ndata: c\ndata: d\n\nevent: x\ndata: 1\n\ndata: z\n\n"
     assert browser.ended
 
 
@@ -215,11 +215,13 @@ async def test_empty_text_is_sent_as_an_event(server: FriendliServer, client: As
         ("application/json", b"text/event-stream"),
         ("text/html", b"text/event-stream"),  # a browser would execute what the model wrote
         ("text/event-stream\r\nContent-Type: text/html", b"text/event-stream"),  # the last one counts
+        ("", b"text/event-stream"),  # no header
     ],
 )
 async def test_content_type_is_that_of_events_even_if_upstream_sends_another(upstream: str, sent: bytes) -> None:
     body = EVENT + b"\n\ndata: [DONE]\n\n"
-    async with serve_bytes(reply(body, kind=upstream)) as upstream_server, client_of(upstream_server.url) as client:
+    response = reply(body, kind=upstream).replace(b"Content-Type: \r\n", b"")
+    async with serve_bytes(response) as upstream_server, client_of(upstream_server.url) as client:
         browser = await relay(client)
     assert dict(browser.sent[0]["headers"])[b"content-type"] == sent
     assert browser.body == body

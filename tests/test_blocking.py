@@ -398,7 +398,9 @@ def test_interrupted_stream_is_no_end_of_the_loop(remote: FriendliServer, client
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: run(asyncio.sleep(0)), lambda: next(iterate(Endless()))], ids=["run", "iterate"]
+    "call",
+    [lambda: run(asyncio.sleep(0)), lambda: run(asyncio.Future()), lambda: next(iterate(Endless()))],
+    ids=["run", "run an awaitable", "iterate"],
 )
 def test_blocking_call_in_the_background_loop_is_an_error(
     call: Callable[[], object], caplog: pytest.LogCaptureFixture

@@ -121,9 +121,26 @@ async def numbers(count: int) -> AsyncIterator[int]:
         yield number
 
 
+class Numbers:
+    """Makes iterators that cannot be closed."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self._numbers = numbers
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        return Numbers(self._numbers.copy())
+
+    async def __anext__(self) -> int:
+        if not self._numbers:
+            raise StopAsyncIteration
+        return self._numbers.pop(0)
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(
-    "rows", [lambda: range(50), lambda: iter(range(50)), lambda: numbers(50)], ids=["range", "iterator", "async"]
+    "rows",
+    [lambda: range(50), lambda: iter(range(50)), lambda: numbers(50), lambda: Numbers([*range(50)])],
+    ids=["range", "iterator", "async", "not closable"],
 )
 async def test_every_row_has_one_outcome(rows: Any, ordered: bool) -> None:
     outcomes = await collect(run_all(rows(), double, concurrency=LIMIT, ordered=ordered))
@@ -1109,7 +1126,9 @@ def test_progress_is_available_in_other_threads_and_after_the_event_loop() -> No
         loop.close()
     assert during.done >= 1
     assert after.seconds >= during.seconds > 0
-    assert run.progress.seconds >= after.seconds
+    ended = run.progress
+    assert ended.seconds >= after.seconds
+    assert run.progress == ended
 
 
 async def test_tokens_attempts_and_rejections_are_counted(

@@ -576,6 +576,16 @@ async def test_drain_that_times_out_interrupts_decided_calls(
     assert (len(results(run.messages)), bank.paid) == (3, [])
 
 
+async def test_run_that_is_closed_during_its_decided_calls_says_that_nothing_was_sent(
+    client: AsyncFriendli, server: FriendliServer, bank: Bank
+) -> None:
+    run, reading = await read_while_paying(client, bank, await deferred(client, server, bank))
+    await with_timeout(run.aclose())
+    with pytest.raises(StreamInterruptedError) as raised:
+        await with_timeout(reading)
+    assert raised.value.sent is False
+
+
 @pytest.mark.parametrize("end", ["drain", "aclose"])
 async def test_run_that_is_open_when_the_client_is_shut_down_calls_no_decided_call(
     client: AsyncFriendli, server: FriendliServer, bank: Bank, end: str

@@ -2088,21 +2088,27 @@ async def test_closing_cancels_stream_and_tools_and_waits_for_the_tools(
     await assert_idle(client, server)
 
 
-def no_token() -> str:
-    raise LookupError("no token today")
-
-
 @pytest.mark.parametrize(
-    ("until", "sent"), [(None, False), ("no token", False), (ChatChunk, True), (ToolStarted, True), (TurnEnded, True)]
+    ("until", "sent"),
+    [
+        (None, False),
+        ("no token", False),
+        ("no second token", True),
+        (ChatChunk, True),
+        (ToolStarted, True),
+        (TurnEnded, True),
+    ],
 )
 async def test_run_that_ends_early_says_whether_a_request_may_have_been_sent(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter, until: Any, sent: bool
 ) -> None:
     calls = call_delta(0, "wait", arguments="{}")
-    server.enqueue(turn(call_delta(0, "now")) if until is TurnEnded else turn(chunk("Hm."), calls))
-    run = start_run(client.with_options(token=no_token) if until == "no token" else client, waiter.wait, now)
-    if until == "no token":
-        with pytest.raises(LookupError):
+    has_turn = until in {TurnEnded, "no second token"}
+    server.enqueue(turn(call_delta(0, "now")) if has_turn else turn(chunk("Hm."), calls))
+    tokens = ["flp_1"] if has_turn else []
+    run = start_run(client.with_options(token=tokens.pop) if isinstance(until, str) else client, waiter.wait, now)
+    if isinstance(until, str):
+        with pytest.raises(IndexError):
             await run.result()
     elif until is not None:
         await read_until(run, until)
