@@ -138,8 +138,8 @@ class _Steps:
             self._task.add_done_callback(_iterating.discard)
         elif task.get_loop() is not loop:
             step.set_exception(RuntimeError("an iteration that was begun before a fork goes on only in the parent"))
-        elif task.done():  # it was cancelled between two steps
-            _fail(step, task)
+        elif task.done():  # between two steps: cancelled, or with an error, which `close` raises
+            step.cancel()
         else:
             self._step = step
             wake(self._asked)
@@ -197,14 +197,6 @@ async def _next_item(iterator: AsyncIterator[object]) -> object:
         return await anext(iterator)
     except StopAsyncIteration:
         return _END
-
-
-def _fail(step: Future[object], task: asyncio.Task[None]) -> None:
-    """Gives a step the end of the task."""
-    if task.cancelled():
-        step.cancel()
-    elif step.set_running_or_notify_cancel():
-        step.set_exception(task.exception())
 
 
 def _end(close: Callable[[], Coroutine[Any, Any, None]], *, must_wait: bool = True) -> None:
