@@ -250,6 +250,14 @@ async def cancelled_between_steps() -> AsyncIterator[int]:
     yield 1
 
 
+async def cancelled_between_steps_but_going_on() -> AsyncIterator[int]:
+    cancel_soon()
+    try:
+        yield 1
+    except asyncio.CancelledError:
+        yield 2
+
+
 def second_of(source: AsyncIterable[int]) -> None:
     items = iterate(source)
     next(items)
@@ -261,6 +269,7 @@ CANCELLED_CALLS: Final[dict[str, Callable[[], object]]] = {
     "call": lambda: run(cancelled_call()),
     "step": lambda: next(iterate(cancelled_step())),
     "between two steps": lambda: second_of(cancelled_between_steps()),
+    "between two steps, in vain": lambda: second_of(cancelled_between_steps_but_going_on()),
     "between two steps of another iterator": lambda: second_of(Endless(cancel_soon)),
 }
 
@@ -399,7 +408,7 @@ def test_interrupted_stream_is_no_end_of_the_loop(remote: FriendliServer, client
 
 @pytest.mark.parametrize(
     "call",
-    [lambda: run(asyncio.sleep(0)), lambda: run(asyncio.Future()), lambda: next(iterate(Endless()))],
+    [lambda: run(asyncio.sleep(0)), lambda: run(asyncio.Future[None]()), lambda: next(iterate(Endless()))],
     ids=["run", "run an awaitable", "iterate"],
 )
 def test_blocking_call_in_the_background_loop_is_an_error(
@@ -519,8 +528,9 @@ def test_exception_raised_by_another_thread_ends_an_async_generator_that_takes_i
     assert ended == ["generator", "Interrupt"]
 
 
+@pytest.mark.parametrize(("fails", "raised"), [(False, "Interrupt"), (True, "ValueError")])
 def test_exception_raised_by_another_thread_ends_an_async_generator_that_is_not_ended_by_a_cancellation(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, fails: bool, raised: str
 ) -> None:
     monkeypatch.setattr(blocking, "_INTERRUPT_SECONDS", 0.01)
     began = threading.Event()
@@ -532,6 +542,8 @@ def test_exception_raised_by_another_thread_ends_an_async_generator_that_is_not_
                 began.set()
                 await asyncio.Event().wait()
             except asyncio.CancelledError as error:
+                if fails:
+                    raise ValueError from None
                 yield str(error)
         finally:
             ended.append("generator")
@@ -543,7 +555,7 @@ def test_exception_raised_by_another_thread_ends_an_async_generator_that_is_not_
             ended.append(type(error).__name__)
 
     interrupted_thread(read, began).join(60)
-    assert ended == ["generator", "Interrupt"]
+    assert ended == ["generator", raised]
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # those of the call that was interrupted
