@@ -414,6 +414,7 @@ async def test_result_of_a_stopped_stream_has_what_arrived_but_was_not_read(
     assert isinstance(exchange, AiohttpExchange)
     await wait_until(lambda: exchange.content.total_bytes == len(b"".join(events)))
     await stream.stop()
+    assert await read(stream) == ""
     result = await stream.result()
     assert (stream.outcome, result.text) == ("stopped", "ab")
     assert result.usage is not None

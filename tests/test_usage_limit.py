@@ -343,13 +343,16 @@ def begun_message(*more: Any) -> Any:
     return script(*(event(each, name=each["type"]) for each in events), stall())
 
 
-async def test_stream_that_breaks_before_its_usage_is_not_logged_as_that_of_a_server_without(
+async def test_answer_that_breaks_before_its_usage_is_not_logged_as_that_of_a_server_without(
     client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     limit = UsageLimit()
-    server.enqueue(script(chunk("a"), finish(), cut()))
-    assert (await open_stream(client.with_options(usage_limit=limit)).result()).text == "a"
-    assert (limit.unreported, caplog.records) == (1, [])
+    server.enqueue(script(chunk("a"), finish(), cut()), json_body({"choices": 1}))
+    limited = client.with_options(usage_limit=limit)
+    assert (await open_stream(limited).result()).text == "a"
+    with pytest.raises(ResponseDecodeError):
+        await complete(limited)
+    assert (limit.unreported, caplog.records) == (2, [])
 
 
 async def test_message_that_is_left_early_counts_as_not_fully_reported(
