@@ -179,7 +179,6 @@ class Call(Generic[T]):
                 if wait is None:
                     raise failed.take()
                 self._report_retry(failed, wait)
-                del failed  # its traceback would keep the caller's frames alive
                 await self._between_attempts(partial(asyncio.sleep, wait))
         except BaseException as error:
             if exchange is not None:  # also after a success: an observer may raise KeyboardInterrupt
@@ -437,11 +436,7 @@ class Call(Generic[T]):
         recover = self._engine.recover
         if recover is None or self._recovered or not self._can_go_on() or not isinstance(failed.error, APIStatusError):
             return False
-        try:
-            self._recovered = await self._between_attempts(partial(self._run_recovery, recover, failed.error))
-        except BaseException:
-            failed.take()
-            raise
+        self._recovered = await self._between_attempts(partial(self._run_recovery, recover, failed.error))
         if self._recovered:
             self._report_attempt_ended(0.0)
         return self._recovered
