@@ -416,6 +416,7 @@ async def test_end_of_script_ends_body_and_keeps_connection(server: FriendliServ
         await raw_client.reader.readuntil(b"\r\n\r\n")
         assert await raw_client.reader.readexactly(len(body)) == body
     assert server.connections == 1
+    await server.idle()
     assert all(request.completed for request in server.requests)
 
 
@@ -462,6 +463,7 @@ async def test_close_after_ends_body_and_closes_keep_alive_connection(
     received = await raw_client.reader.read()
     assert b"connection: close" not in received.lower()
     assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    await server.idle()
     assert server.requests[0].completed
 
 

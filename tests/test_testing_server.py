@@ -267,8 +267,8 @@ async def test_received_request_is_recorded(server: FriendliServer, session: aio
     assert (request.connection, request.number, request.status, request.request_id) == (1, 1, 200, request_id)
     assert request.started_at <= asyncio.get_running_loop().time()
     assert abs(request.created - time.time()) < 60
+    assert not await request.disconnected()  # waits until the server is done, too
     assert request.completed
-    assert not await request.disconnected()
 
 
 async def test_connections_are_counted_and_numbered(server: FriendliServer) -> None:

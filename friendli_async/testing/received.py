@@ -55,7 +55,10 @@ class ReceivedRequest:
 
     @property
     def completed(self) -> bool:
-        """Whether the reply was sent completely."""
+        """Whether the reply was sent completely.
+
+        The client may have read its end a moment before the server knows: await `disconnected()` first.
+        """
         return self.outcome == "completed"
 
     @property
