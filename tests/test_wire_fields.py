@@ -99,11 +99,6 @@ MESSAGE_EVENTS: Final = [
 ]
 
 
-def part_event(kind: str, **fields: object) -> JSON:
-    place = {"item_id": "msg_1", "output_index": 2, "content_index": 0}
-    return {"type": f"response.output_text.{kind}", **place, **fields}
-
-
 URL: Final[JSON] = {"type": "url_citation", "url": "https://example.com", "start_index": 0, "end_index": 4}
 FILE: Final[JSON] = {"type": "file_citation", "file_id": "f_1", "filename": "a.txt", "index": 4}
 LOGPROBS: Final[list[JSON]] = [
@@ -154,17 +149,7 @@ WHOLE_ITEMS: Final[list[JSON]] = [
     for index, item in enumerate(RESPONSE["output"])
 ]
 COMPLETED: Final[JSON] = {"type": "response.completed", "response": RESPONSE}
-PIECES: Final[list[JSON]] = [
-    *WHOLE_ITEMS[:2],
-    {"type": "response.output_item.added", "output_index": 2, "item": {**ANSWER, "content": []}},
-    *(part_event("delta", delta=each["token"], logprobs=[each]) for each in LOGPROBS),
-    *(part_event("annotation.added", annotation=each) for each in (URL, FILE)),
-    WHOLE_ITEMS[3],
-]
-"""The items of an engine whose last event has none: those of the message in pieces."""
-WHOLE_PART: Final[JSON] = {**part_event(""), "type": "response.content_part.done", "part": TEXT}
 ENDED: Final[JSON] = {"type": "response.completed", "response": {**RESPONSE, "output": []}}
-BARE: Final[JSON] = {**ANSWER, "content": [{"type": "output_text", "text": "Oslo"}]}
 
 URL_OF_CHAT: Final[JSON] = {"type": "url_citation", "url_citation": {"url": "https://example.com", "title": "a"}}
 SIGNED: Final[JSON] = {
@@ -268,41 +253,7 @@ CASES: Final = {
     "completions": Case(TextCompletion, TextCompletionCollector, TEXT_COMPLETION, [TEXT_COMPLETION]),
     "messages": Case(Message, MessagesCollector, MESSAGE, MESSAGE_EVENTS),
     "responses": Case(Response, ResponseCollector, RESPONSE, [*WHOLE_ITEMS, COMPLETED]),
-    "responses, in pieces": Case(Response, ResponseCollector, RESPONSE, [*PIECES, ENDED]),
-    "responses, in pieces, with an end without them": Case(
-        Response,
-        ResponseCollector,
-        RESPONSE,
-        [
-            *PIECES,
-            {"type": "response.output_item.done", "output_index": 2, "item": BARE},
-            {"type": "response.completed", "response": {**RESPONSE, "output": [REASONING, SEARCH, BARE, FUNCTION]}},
-        ],
-    ),
-    "responses, in pieces and then in whole parts": Case(
-        Response,
-        ResponseCollector,
-        RESPONSE,
-        [*PIECES[:-1], part_event("done", text="Oslo", logprobs=LOGPROBS), WHOLE_PART, PIECES[-1], ENDED],
-    ),
-    "responses, in pieces and then in whole texts": Case(
-        Response,
-        ResponseCollector,
-        RESPONSE,
-        [*PIECES[:-1], part_event("done", text="Oslo", logprobs=LOGPROBS), PIECES[-1], ENDED],
-    ),
-    "responses, in whole texts": Case(
-        Response,
-        ResponseCollector,
-        RESPONSE,
-        [*PIECES[:3], part_event("done", text="Oslo", logprobs=LOGPROBS), *PIECES[5:], ENDED],
-    ),
-    "responses, in whole parts": Case(
-        Response,
-        ResponseCollector,
-        RESPONSE,
-        [*PIECES[:3], WHOLE_PART, PIECES[-1], ENDED],
-    ),
+    "responses, with an end without items": Case(Response, ResponseCollector, RESPONSE, [*WHOLE_ITEMS, ENDED]),
 }
 
 
@@ -452,59 +403,6 @@ def test_citations_are_those_of_the_text_that_they_are_sent_with(events: list[JS
     assert msgspec.to_builtins(content) == tuple(blocks)
 
 
-PLACELESS: Final = {"item_id": None, "output_index": None}
-ODD_NOTES: Final[dict[str, tuple[list[JSON], list[list[JSON]]]]] = {
-    "of the latest text": (
-        [
-            part_event("delta", delta="a"),
-            part_event("delta", delta="b", content_index=1),
-            part_event("annotation.added", annotation=URL, content_index=None),
-        ],
-        [[], [URL]],
-    ),
-    "of an earlier text": (
-        [
-            part_event("delta", delta="a"),
-            part_event("delta", delta="b", content_index=1),
-            part_event("annotation.added", annotation=URL),
-        ],
-        [[URL], []],
-    ),
-    "before the text": (
-        [
-            {"type": "response.output_item.added", "output_index": 2, "item": {"type": "message", "id": ANSWER["id"]}},
-            part_event("annotation.added", annotation=URL, content_index=None),
-            part_event("delta", delta="a"),
-        ],
-        [[URL]],
-    ),
-    "without a place": (
-        [part_event("delta", delta="a"), part_event("annotation.added", annotation=URL, **PLACELESS)],
-        [[URL]],
-    ),
-    "of a text that never comes": (
-        [part_event("delta", delta="a"), part_event("annotation.added", annotation=URL, content_index=1)],
-        [[]],
-    ),
-    "of a text that comes with others": (
-        [
-            part_event("delta", delta="a"),
-            part_event("annotation.added", annotation=URL),
-            {**WHOLE_ITEMS[2], "item": {**ANSWER, "content": [{**TEXT, "annotations": [FILE]}]}},
-        ],
-        [[FILE]],
-    ),
-}
-
-
-@pytest.mark.parametrize(("events", "annotations"), ODD_NOTES.values(), ids=ODD_NOTES)
-def test_annotations_are_those_of_the_text_that_they_are_sent_for(
-    events: list[JSON], annotations: list[list[JSON]]
-) -> None:
-    (item,) = assembled(Case(Response, ResponseCollector, {}, [*events, ENDED])).output
-    assert [list(part.annotations or ()) for part in item.content or ()] == annotations
-
-
 @pytest.mark.parametrize("fields", [{"content": 3}, {"id": 5}, {"arguments": {"a": 1}}, {"data": 3}], ids=str)
 def test_item_of_an_unknown_type_is_kept_as_it_is(fields: JSON) -> None:
     item = {"type": "shell_call", **fields}
@@ -576,36 +474,6 @@ def test_citations_in_a_block_of_a_future_type_are_those_of_its_text(begun: obje
     future, *texts = assembled(Case(Message, MessagesCollector, {}, events)).content
     cited = [{"type": "text", "text": text, "citations": (CITED,)}]
     assert (future, msgspec.to_builtins(texts)) == (block, cited)
-
-
-def completed(text: str, **fields: object) -> JSON:
-    item = {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": text}]}
-    return {"type": "response.completed", "response": {"output": [item], **fields}}
-
-
-def test_annotations_of_a_stream_cost_no_text_that_only_its_end_has() -> None:
-    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    events = [part_event("delta", delta="Os", **place), part_event("annotation.added", annotation=URL, **place)]
-    response = assembled(Case(Response, ResponseCollector, {}, [*events, completed("Oslo")]))
-    assert (response.text, response.output[0].content[0].annotations) == ("Oslo", None)  # they are of another text
-    response = assembled(Case(Response, ResponseCollector, {}, [*events, completed("Os")]))
-    assert (response.text, response.output[0].content[0].annotations) == ("Os", (URL,))
-
-
-def test_annotation_of_an_item_that_nothing_else_names_begins_none() -> None:
-    events = [*PIECES[:3], part_event("annotation.added", annotation=URL, item_id="other", output_index=9), ENDED]
-    response = assembled(Case(Response, ResponseCollector, {}, events))
-    assert [item.type for item in response.output] == ["reasoning", "web_search_call", "message"]
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_annotations_are_those_of_the_text_with_their_index_whatever_that_is(whole: bool) -> None:
-    item = {**ANSWER, "content": [{"type": "refusal", "refusal": "no"}, {"type": "output_text", "text": "Oslo"}]}
-    item_done = [{"type": "response.output_item.done", "output_index": 2, "item": item}] if whole else []
-    place = {"content_index": 7}
-    events = [part_event("delta", delta="Oslo", **place), part_event("annotation.added", annotation=URL, **place)]
-    response = assembled(Case(Response, ResponseCollector, {}, [*events, *item_done, ENDED]))
-    assert [part.annotations for part in response.output[0].content] == [None, (URL,)][-1 - whole :]
 
 
 @pytest.mark.parametrize("data", [{"a": 1}, "a", 3])

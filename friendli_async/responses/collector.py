@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
 
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.lenient import text_of
-from friendli_async._core.text import join_text, missing_suffix
+from friendli_async._core.text import missing_suffix
 from friendli_async._json import as_object, json_or_none
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Partial, ReplyHead, partial_of
@@ -157,11 +157,7 @@ class ResponseCollector:
         """Returns the response of the final event, or if that lacks content, one assembled from the other events."""
         output = tuple(parts.result() for parts in self._items.all)
         assembled = msgspec.structs.replace(self.envelope, output=output)
-        if not self.is_last or _has_more(assembled, self.envelope):
-            return assembled
-        final = self.envelope.output
-        noted = (*map(_with_notes, final, output), *final[len(output) :])
-        return self.envelope if noted == final else msgspec.structs.replace(self.envelope, output=noted)
+        return assembled if not self.is_last or _has_more(assembled, self.envelope) else self.envelope
 
 
 def _continued(response: Response, earlier: Response) -> Response:
@@ -174,30 +170,9 @@ def _continued(response: Response, earlier: Response) -> Response:
 
 
 def _has_more(assembled: Response, final: Response) -> bool:
-    """Whether the assembled response, or an item of it, has a kind of content that the final one lacks entirely."""
+    """Whether the assembled response has a kind of content that the final one lacks entirely."""
     names = ("output", "text", "reasoning", "tool_calls")
-    if any(getattr(assembled, name) and not getattr(final, name) for name in names):
-        return True
-    if [item.type for item in assembled.output] != [item.type for item in final.output]:
-        return False
-    return any(new and not old for new, old in zip(_contents(assembled), _contents(final), strict=True))
-
-
-def _contents(response: Response) -> Iterator[str | None]:
-    """Yields the content of each kind of each item."""
-    for item in response.output:
-        yield from (item.text, item.reasoning, item.arguments, item.input)
-        yield join_text(part.refusal or "" for part in item.content or ())
-
-
-def _with_notes(item: OutputItem, assembled: OutputItem) -> OutputItem:
-    """Returns a final item with the annotations and logprobs that it lacks, and that came with the same texts."""
-    content = list(item.content or ())
-    for position, (part, other) in enumerate(zip(content, assembled.content or (), strict=False)):
-        if part.text == other.text:
-            notes = {name: getattr(part, name) or getattr(other, name) for name in ("annotations", "logprobs")}
-            content[position] = msgspec.structs.replace(part, **notes)
-    return msgspec.structs.replace(item, content=tuple(content)) if content else item
+    return any(getattr(assembled, name) and not getattr(final, name) for name in names)
 
 
 class Wording:
