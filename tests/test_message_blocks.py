@@ -24,7 +24,7 @@ from support.messages import (
 from friendli_async import StreamInterruptedError
 from friendli_async._core.events.reader import EventReader
 from friendli_async.messages import MessageUsage
-from friendli_async.messages.collector import MessagesCollector, Wording
+from friendli_async.messages.collector import MessagesCollector, words_of
 from friendli_async.replies import ReplyHead, UnknownEvent
 
 SAID: Final[JSON] = {"type": "text", "text": "a"}
@@ -57,11 +57,6 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
     "different texts with one index": (
         [block_start(SAID), block_start({**SAID, "text": "b"})],
         [SAID, {**SAID, "text": "b"}],
-    ),
-    "one block twice": ([block_start(SAID), block_start(SAID)], [SAID]),
-    "one block twice, in the start of the message": (
-        [start(content=[SAID, CALLED]), block_start(SAID), block_start(CALLED, 1)],
-        [SAID, CALLED],
     ),
     "equal texts, the first with a delta": (
         [block_start(SAID), text_delta("b"), block_start(SAID)],
@@ -102,17 +97,17 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
         [{"type": "tool_use", "name": "", "input": {"city": "Paris"}}],
     ),
     "text in a block of an unknown type": ([block_start(OTHER), text_delta("a")], [OTHER, SAID]),
-    "text in a block that has only an unknown type": ([block_start(BARE), text_delta("a")], [SAID]),
+    "text in a block that has only an unknown type": ([block_start(BARE), text_delta("a")], [BARE, SAID]),
     "arguments in a block that has only an unknown type": (
         [block_start(BARE), json_delta('{"q": 1}')],
         [{**BARE, "input": {"q": 1}}],
     ),
     "text and arguments in a block that has only an unknown type": (
         [block_start(BARE), text_delta("a"), json_delta('{"q": 1}')],
-        [{**BARE, "input": {"q": 1}}, SAID],
+        [BARE, SAID, {**NAMELESS, "input": {"q": 1}}],
     ),
     "text in a call": ([block_start(CALLED), text_delta("a")], [CALLED, SAID]),
-    "thinking in a block that has only an unknown type": ([block_start(BARE), thinking_delta("a")], [THOUGHT]),
+    "thinking in a block that has only an unknown type": ([block_start(BARE), thinking_delta("a")], [BARE, THOUGHT]),
     "no index, a block of an unknown type": (
         without_index(block_start(OTHER), block_delta({"type": "hologram_delta", "data": "e"})),
         [{**OTHER, "data": "de"}],
@@ -123,16 +118,6 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
             *(at("1", each) for each in (block_start(CALL), json_delta('{"city": "Paris"}'))),
         ],
         [{**SAID, "text": "ab"}, CALLED],
-    ),
-    "unreadable index, no start": ([at(None, text_delta("a")), at(None, text_delta("b"))], [{**SAID, "text": "ab"}]),
-    "unreadable index of the start": (
-        [at("x", block_start(SAID)), text_delta("b", 1), block_start(CALLED, 2)],
-        [{**SAID, "text": "ab"}, CALLED],
-    ),
-    "unreadable index of a later start": ([block_start(SAID), at("x", block_start(CALLED))], [SAID, CALLED]),
-    "unreadable index of a delta": (
-        [block_start(CALLED), block_start(SAID, 1), at("x", text_delta("b"))],
-        [CALLED, {**SAID, "text": "ab"}],
     ),
     "block that has only an unknown type": ([block_start(BARE)], [BARE]),
     "deltas that are no texts, or do not continue one": (
@@ -154,17 +139,17 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
         [SAID],
     ),
     "start of the message with an empty block": ([start(content=[TEXT]), block_start(SAID)], [SAID]),
-    "index beyond any number": (
-        [at("9" * 5000, block_start(SAID)), at("9" * 5000, text_delta("b"))],
-        [{**SAID, "text": "ab"}],
-    ),
     "a call in a text": (
         [block_start(SAID), json_delta('{"city": "Paris"}'), text_delta("b")],
-        [{**SAID, "text": "ab"}, {**NAMELESS, "input": {"city": "Paris"}}],
+        [SAID, {**NAMELESS, "input": {"city": "Paris"}}, {**SAID, "text": "b"}],
     ),
     "thinking in a text": (
         [block_start(SAID), thinking_delta("a"), block_delta({"type": "signature_delta", "signature": "s"})],
-        [SEALED, SAID],
+        [SAID, SEALED],
+    ),
+    "thinking, then text, in an empty text": (
+        [block_start(TEXT), thinking_delta("a"), text_delta("a")],
+        [THOUGHT, SAID],
     ),
 }
 
@@ -183,53 +168,8 @@ def test_events_become_these_blocks(case: str) -> None:
     assert reader.failure is None
     message = collector.result()
     assert [without_none(block) for block in message.content] == expected
-    assert "".join(map(Wording("text").of, reader.ready)) == message.text
-    assert "".join(map(Wording("thinking").of, reader.ready)) == message.reasoning
-
-
-# The events of each case, and the indexes that they are delivered with: correct ones stay as they are.
-INDEXES: Final[dict[str, tuple[list[JSON], list[int]]]] = {
-    "correct, out of order, with a gap": (
-        [at(i, block_start(TEXT)) for i in (5, 2)]
-        + [at(i, each) for i in (2, 5) for each in (text_delta("a"), block_stop())],
-        [5, 2, 2, 2, 5, 5],
-    ),
-    "always 0": (
-        [block_start(TEXT), text_delta("a"), block_stop(), block_start(CALL), json_delta("{}"), block_stop()],
-        [0, 0, 0, 1, 1, 1],
-    ),
-    "none": (without_index(block_start(TEXT), text_delta("a"), block_start(CALL), json_delta("{}")), [0, 0, 1, 1]),
-    "one twice, and no end": (
-        [block_start(TEXT, 1), text_delta("a", 1), block_start(CALL, 1), json_delta("{}", 1)],
-        [1, 1, 2, 2],
-    ),
-    "one twice, then the next": (
-        [
-            block_start(TEXT),
-            text_delta("a"),
-            block_start(CALL),
-            json_delta("{}"),
-            block_start(CALL, 1),
-            json_delta("{}", 1),
-        ],
-        [0, 0, 1, 1, 2, 2],
-    ),
-    "unreadable": (
-        [at("x", each) for each in (block_start(TEXT), text_delta("a"), block_start(CALL), json_delta("{}"))],
-        [0, 0, 1, 1],
-    ),
-    "one block twice": ([block_start(SAID), block_start(SAID), text_delta("b")], [0, 0, 0]),
-    "after a block in the start of the message": ([start(content=[SAID]), block_start(CALL), json_delta("{}")], [1, 1]),
-    "the end of no block": ([block_start(TEXT), block_stop(3)], [0, 3]),
-}
-
-
-@pytest.mark.parametrize("case", INDEXES)
-def test_events_of_a_block_have_an_index_of_its_own(case: str) -> None:
-    events, expected = INDEXES[case]
-    reader = feed(events, MessagesCollector())
-    assert reader.failure is None
-    assert [event.index for event in reader.ready if hasattr(event, "index")] == expected
+    assert "".join(map(words_of, reader.ready)) == message.text
+    assert "".join(words_of(event, "thinking") for event in reader.ready) == message.reasoning
 
 
 @pytest.mark.parametrize("case", CASES)

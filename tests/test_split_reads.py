@@ -20,8 +20,7 @@ from friendli_async.chat import ChatCollector
 from friendli_async.chat.tool_assisted import ToolAssistedCollector
 from friendli_async.completions import TextCompletionCollector
 from friendli_async.errors import ResponseDecodeError
-from friendli_async.messages.collector import MessagesCollector
-from friendli_async.messages.collector import Wording as MessageWording
+from friendli_async.messages.collector import MessagesCollector, words_of
 from friendli_async.replies import ReplyHead
 from friendli_async.responses.collector import ResponseCollector
 from friendli_async.responses.collector import Wording as ResponseWording
@@ -218,7 +217,7 @@ TEXTS: Final[dict[str, Callable[[], Callable[[Any], str]]]] = {
     "chat": lambda: lambda event: event.text,
     "completions": lambda: lambda event: event.text,
     "tool-assisted": lambda: lambda event: getattr(event, "text", ""),
-    "messages": lambda: MessageWording("text").of,
+    "messages": lambda: words_of,
 }
 
 
@@ -236,7 +235,7 @@ def test_reasoning_of_the_events_is_the_reasoning_of_the_result() -> None:
     assert "".join(map(ResponseWording("reasoning_text").of, events)) == collector.result().reasoning == "ab"
     block = b'{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"%s"}}'
     collector, _, events = read("messages", [b"data: %b\n\n" % (block % text) for text in (b"a", b"b")])
-    assert "".join(map(MessageWording("thinking").of, events)) == collector.result().reasoning == "ab"
+    assert "".join(words_of(event, "thinking") for event in events) == collector.result().reasoning == "ab"
 
 
 def test_usage_of_an_event_that_fails_is_not_that_of_the_reply() -> None:

@@ -11,7 +11,7 @@ from typing import Final, Unpack
 
 from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource, inference
-from friendli_async.messages.collector import MessagesCollector, Wording
+from friendli_async.messages.collector import MessagesCollector, words_of
 from friendli_async.messages.inputs import PARAMETERS, InputMessages, MessagesOptions
 from friendli_async.messages.replies import Message, MessageEvent, MessageUsage
 from friendli_async.streams.stream import AssembledStream
@@ -31,11 +31,11 @@ class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
     __slots__ = ()
 
     def _text_extractor(self) -> Callable[[MessageEvent], str]:
-        return Wording("text").of
+        return words_of
 
     def reasoning(self) -> TextView:
         """Returns a view of the reasoning: its chunks as they arrive, never ""."""
-        return TextView(self, Wording("thinking").of)
+        return TextView(self, lambda event: words_of(event, "thinking"))
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
