@@ -288,8 +288,8 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
         return super().extend(events)
 
     def _remove_duplicates(self, chunk: TextCompletionChunk) -> None:
-        for position, choice in enumerate(chunk.choices):
-            parts = self.choices.get(self._number(choice.index, position))
+        for choice in chunk.choices:
+            parts = self.choices.get(0 if choice.index == self._first else choice.index)
             if parts is not None:
                 msgspec.structs.force_setattr(choice, "text", missing_suffix(choice.text, parts.text))
                 if parts.tokens:

@@ -39,7 +39,7 @@ from friendli_async._core.events.reader import EventReader
 from friendli_async._core.lenient import convert
 from friendli_async._core.pacing import LimitScope, Pace
 from friendli_async._core.secret import without_token
-from friendli_async.chat import ChatCollector, ToolAssistedCollector
+from friendli_async.chat import ChatCollector
 from friendli_async.embeddings import EmbeddingList
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, ReplyHead
@@ -142,12 +142,6 @@ SPACED = '{"a": "' + "a" * MEGABYTE + '"} x '
             [sse({"choices": [{"index": index, "delta": {"role": "assistant"}}]}) for index in range(5000)],
             sse({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}),
             id="many choices without text",
-        ),
-        pytest.param(
-            ToolAssistedCollector,
-            [TOOL_STATUS] + [sse({"choices": [{"index": index, "delta": {"content": "a"}}]}) for index in range(5000)],
-            TOOL_STATUS,
-            id="tool status after many choices",
         ),
     ],
 )

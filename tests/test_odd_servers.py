@@ -177,7 +177,7 @@ def indexed(index: int, text: str, finish_reason: str | None = None) -> dict[str
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
-@pytest.mark.parametrize("indexes", [(0, 0, -1), (0, -1, 0), (-1, -1, -1), (-1, 0, 0), (1, 1, 1), (7, -1, 7)])
+@pytest.mark.parametrize("indexes", [(-1, -1, -1), (1, 1, 1)])
 async def test_uninformative_index_of_the_only_choice_loses_no_text(
     server: FriendliServer, client: AsyncFriendli, api: str, indexes: tuple[int, ...]
 ) -> None:
@@ -192,14 +192,6 @@ async def test_uninformative_index_of_the_only_choice_loses_no_text(
     assert ["".join(pieces), "".join(event.text for event in events), reply.text] == ["abc"] * 3
     assert [choice.index for choice in reply.choices] == [0]
     assert reply.choices[0].finish_reason == "stop"
-
-
-async def test_negative_indexes_in_one_chunk_are_replaced_by_the_positions(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    server.enqueue(script(*(event({"choices": [indexed(-1, "a"), indexed(-1, "b")]}) for _ in range(2)), done()))
-    reply = await with_timeout(open_stream(client, n=2).result())
-    assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "aa"), (1, "bb")]
 
 
 @pytest.mark.parametrize("choice", [None, 1, "x", []])

@@ -495,23 +495,6 @@ async def test_chunk_that_arrives_while_nobody_waits_is_delivered_although_a_too
         assert last.text == "late"
 
 
-async def test_name_that_repeats_its_first_piece_is_whole_in_chunks_and_for_the_tool(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
-    @tool
-    def nono() -> str:
-        return "no"
-
-    deltas: list[dict[str, Any]] = [{"index": 0, "id": "1", "function": {"name": "no"}}]
-    deltas += [{"index": 0, "function": {"name": "nono"}}, {"index": 0, "function": {"arguments": "{}"}}]
-    server.enqueue(turn(*[chunk(tool_calls=[each]) for each in deltas]), text("x"))
-    events = await events_of(start_run(client, nono))
-    assert summarize(events) == ["nono started", "nono finished", "turn 1", "turn 2"]
-    choices = [choice for each in events if isinstance(each, ChatChunk) for choice in each.choices]
-    calls = [call for choice in choices for call in choice.delta.tool_calls or ()]
-    assert [call.function.name for call in calls if call.function is not None] == ["no", "no", None]
-
-
 async def test_complete_arguments_object_alone_does_not_start_a_call(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     tool_calls_module = LazyModule("friendli_async.chat.tool_calls")
 
-__all__: list[str] = ["ChatCollector", "ChoiceParts", "ChoicesCollector", "DeliveredCollector"]
+__all__: list[str] = ["ChatCollector", "ChoiceParts", "ChoicesCollector"]
 __all__ += ["ChatStream", "CompletionStream"]
 
 
@@ -86,7 +86,7 @@ class ChoicesCollector(Generic[C, P]):
         """The last chunk with a usage: vLLM sends its ``system_fingerprint`` there only."""
         self.choices: dict[int, P] = {}
         self._n = n
-        self._first: int | None = None  # the server's index of choice 0; some number an only choice otherwise
+        self._first: int | None = None  # the server's index of choice 0; some number an only choice 1
 
     @property
     def begun(self) -> bool:
@@ -122,15 +122,13 @@ class ChoicesCollector(Generic[C, P]):
         """Adds chunks; returns how many."""
         for chunk in events:
             if self._first is None and chunk.choices:
-                self._first = self._first_index(chunk)
+                self._first = chunk.choices[0].index if self._n == 1 else 0
             if self._first:
                 self._renumber(chunk)
             for choice in chunk.choices:
                 parts = self.choices.get(choice.index)
                 if parts is None:
-                    if choice.index < 0:
-                        self._renumber(chunk)
-                    parts = self.choices.get(choice.index) or self.begin(choice.index, chunk)
+                    parts = self.begin(choice.index, chunk)
                 parts.add(choice)
                 if parts.text:
                     self.has_text = True
@@ -152,25 +150,11 @@ class ChoicesCollector(Generic[C, P]):
         """Returns the assembled completion."""
         raise NotImplementedError
 
-    def _first_index(self, chunk: C) -> int:
-        """Returns the server's index of choice 0, from its first chunk with choices."""
-        lowest: int = min([choice.index for choice in chunk.choices])
-        return max(0, lowest) if self._n == 1 else 0
-
     def _renumber(self, chunk: C) -> None:
-        """Replaces uninformative indexes of a chunk from the server."""
-        for position, choice in enumerate(chunk.choices):
-            msgspec.structs.force_setattr(choice, "index", self._number(choice.index, position))
-
-    def _number(self, index: int, position: int) -> int:
-        """Returns the index for a choice: its position if the server's is negative, and 0 if it is the first one.
-
-        Another choice may have the server's index 0, although only one was requested: it gets that of the first.
-        """
-        if index < 0:
-            return position
-        first = self._first or 0
-        return {0: first, first: 0}.get(index, index)
+        """Makes an only choice choice 0, whatever index the server gives it."""
+        for choice in chunk.choices:
+            if choice.index == self._first:
+                msgspec.structs.force_setattr(choice, "index", 0)
 
     def _build_reply(self, reply: Callable[..., R], object: str) -> R:
         """Builds a reply of the given class; ``object`` is the value of its ``object`` field."""
@@ -195,9 +179,6 @@ _ENDS_OF_OBJECTS: Final = ("}", *" \t\r\n")
 class _CallParts:
     """A partially received tool call, with its index among those of the choice."""
 
-    may_repeat: ClassVar[bool] = True
-    """Whether a name may repeat its pieces so far."""
-
     def __init__(self, index: int) -> None:
         self.index = index
         self.id: str | None = None
@@ -206,7 +187,6 @@ class _CallParts:
         self.arguments: list[str] = []
         self.extras: dict[str, Any] = {}
         self.has_arguments = False  # maybe only empty ones
-        self.has_index = False
         self._reader: JSONReader | None = None  # of the arguments, as far as they were parsed
         self._parsed = 0  # pieces
 
@@ -245,12 +225,11 @@ class _CallParts:
         return self._reader.complete and isinstance(self._reader.value, dict)
 
     def add(self, delta: ToolCallDelta) -> None:
-        """Adds a delta. The first id and type win if they are repeated; arguments are concatenated.
+        """Adds a delta. The first id, type and name win if they are repeated; arguments are concatenated.
 
         Programs for OpenAI's API group the deltas by their index, and some concatenate ids and names. So the delta gets
-        the index of its call, and keeps only what is new of its id and name.
+        the index of its call, and keeps its id and name only if they are the first.
         """
-        self.has_index = self.has_index or delta.index is not None
         if delta.index != self.index:
             msgspec.structs.force_setattr(delta, "index", self.index)
         new_id = None if self.id else delta.id or None
@@ -265,43 +244,21 @@ class _CallParts:
         if function is None:
             return
         if function.name is not None:
-            known = len(self.name or "")
-            self._add_name(function.name)
-            msgspec.structs.force_setattr(function, "name", (self.name or "")[known:] or None)
+            new_name = None if self.name else function.name or None
+            self.name = self.name or new_name
+            if function.name != new_name:
+                msgspec.structs.force_setattr(function, "name", new_name)
         if function.arguments is not None:
             self.has_arguments = True
         if function.arguments:
             self.arguments.append(function.arguments)
-
-    def _add_name(self, name: str) -> None:
-        """Adds a name: most servers send it once, some repeat it in each delta, and some send it in pieces."""
-        if not name:
-            return
-        if self.name is None or (self.may_repeat and not self.has_arguments and name.startswith(self.name)):
-            self.name = name
-        elif not self.has_arguments:
-            begun, self.name = self.name, None
-            begun += name  # a local variable with the only reference, to which CPython appends in place
-            self.name = begun
 
     def result(self) -> ToolCall:
         function = FunctionCall(self.name or "", join_text(self.arguments))
         return ToolCall(self.id or "", self.type or "function", function, **self.extras)
 
 
-def _continues(delta: ToolCallDelta, last: _CallParts) -> bool:
-    """Whether a delta with an unknown index or id continues the last call.
-
-    The index of that may have been unreadable, and without indexes a new id is no new call unless it has a name.
-    """
-    if delta.index is not None:
-        return not delta.id and not last.has_index
-    return not delta.id or delta.function is None or not delta.function.name
-
-
 class _ChoiceParts(ChoiceParts):
-    _call_parts: ClassVar = _CallParts
-
     def __init__(self, index: int) -> None:
         super().__init__(index)
         self.role: str | None = None
@@ -402,11 +359,12 @@ class _ChoiceParts(ChoiceParts):
         calls = self.calls
         key: int | str | None = (delta.id or None) if delta.index is None else delta.index
         call = None if key is None else self._calls_by_key.get(key)
-        if call is None and calls and _continues(delta, calls[-1]):
+        is_named = delta.function is not None and bool(delta.function.name)
+        # A call that begins has at least two of an index, an id and a name.
+        if call is None and calls and (delta.index is not None) + bool(delta.id) + is_named < 2:
             call = calls[-1]
-        is_named = delta.function is not None and delta.function.name
         if call is None or (is_named and call.starts_new_call(delta, position)):
-            call = self._call_parts(len(calls))
+            call = _CallParts(len(calls))
             calls.append(call)
         if key is not None:
             self._calls_by_key[key] = call
@@ -528,23 +486,6 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
     def result(self) -> ChatCompletion:
         """Returns the assembled completion."""
         return self._build_reply(ChatCompletion, "chat.completion")
-
-
-class _DeliveredCall(_CallParts):
-    may_repeat = False
-
-
-class _DeliveredChoice(_ChoiceParts):
-    _call_parts = _DeliveredCall
-
-
-class DeliveredCollector(ChatCollector):
-    """Collects chunks once more, as they are delivered: another collector has numbered their choices and calls."""
-
-    _parts = _DeliveredChoice
-
-    def __init__(self) -> None:
-        super().__init__(2)  # one for a single choice would renumber the first that it gets to 0
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from friendli_async._help import document_fields
 from friendli_async._hints import Explained
 from friendli_async._lazy import LazyModule
 from friendli_async._pydantic import PydanticField
-from friendli_async.chat.collector import ChatStream, DeliveredCollector
+from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls
 from friendli_async.chat.tool_loop import RunEvent, ToolRunner, TurnEnded
@@ -157,8 +157,8 @@ class Run:
         self._stream = stream
         self._complete_calls = CompleteToolCalls()
         # Collects the tool calls of the chunks that the run has read. The stream's own collector is ahead: it has all
-        # that has arrived.
-        self._delivered = DeliveredCollector()
+        # that has arrived, and has numbered their choices: one for a single choice would number them again.
+        self._delivered = ChatCollector(2)
 
     @property
     def messages(self) -> Conversation:

@@ -21,7 +21,7 @@ from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
 from friendli_async._json import encode_json, is_object, prepared
 from friendli_async._lazy import LazyModule
-from friendli_async.chat.collector import ChatCollector, ChoiceParts, CompletionStream
+from friendli_async.chat.collector import ChatCollector, CompletionStream
 from friendli_async.chat.dialect import ChoicesDialect
 from friendli_async.chat.inputs import (
     CHECKS,
@@ -176,20 +176,14 @@ class ToolAssistedCollector(ChatCollector):
         rewrite=_normalize_status,
     )
 
-    def __init__(self, n: int = 1) -> None:
-        super().__init__(n)
-        self._ended: list[ChoiceParts] = []  # the choices that have had a finish reason since the last tool status
-
     def extend(self, events: Sequence[ToolAssistedEvent]) -> int:
         """Adds events in order; returns how many. A tool status after a finish reason means that the turn continues."""
         for event in events:
             if isinstance(event, ToolStatus):
-                for parts in self._ended:  # not all choices, of which a server may send any number
+                for parts in self.choices.values():
                     parts.may_end = False
-                self._ended.clear()
             else:
                 super().extend((event,))
-                self._ended += [self.choices[each.index] for each in event.choices if each.finish_reason is not None]
         return len(events)
 
 
