@@ -13,11 +13,10 @@ from typing import Any, Final
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import JSON, deterministic
+from strategies import deterministic
 
 from friendli_async.chat.incremental_json import (
     MAX_DEPTH,
-    ElementTexts,
     JSONDepthError,
     JSONError,
     JSONIncompleteError,
@@ -302,25 +301,6 @@ def test_closed_items_counts_completed_items() -> None:
         if reader.closed_items(reader.value) != before:
             closings.append(text[: index + 1])
     assert closings == ["[1,", '[1,"ab"', '[1,"ab",{"x":[2]}', '[1,"ab",{"x":[2]},[]', text[:-1]]
-
-
-@given(st.lists(JSON, min_size=1, max_size=5), st.lists(st.integers(0, 200), max_size=6))
-@deterministic
-def test_texts_of_elements_are_cut_out_of_pieces_split_anywhere(elements: list[Any], places: list[int]) -> None:
-    text = json.dumps({"other": [[1], {}], "list": elements}, indent=1)
-    cuts = sorted({0, len(text), *(min(place, len(text)) for place in places)})
-    reader, pieces, found = JSONReader(), list[str](), list[str]()
-    texts = ElementTexts(pieces)
-    for begin, end in pairwise(cuts):
-        pieces.append(text[begin:end])
-        reader.feed(pieces[-1])
-        items = (reader.value or {}).get("list")
-        if items is not None:
-            if not found:
-                texts.begin(reader.start_of(items))
-            found += [texts.next() for _ in range(reader.closed_items(items) - len(found))]
-    assert [json.loads(each) for each in found] == elements
-    assert all(each == each.strip() for each in found)
 
 
 # --- linear time -----------------------------------------------------------------------------------------------------

@@ -14,15 +14,14 @@ It follows RFC 8259 strictly. Where the RFC leaves a choice:
 from __future__ import annotations
 
 import codecs
-import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, NoReturn, cast
 
-from friendli_async._core.text import join_text, split_surrogate
+from friendli_async._core.text import split_surrogate
 
-__all__ = ["MAX_DEPTH", "ElementTexts", "JSONDepthError", "JSONError", "JSONIncompleteError", "JSONReader", "read_json"]
+__all__ = ["MAX_DEPTH", "JSONDepthError", "JSONError", "JSONIncompleteError", "JSONReader", "read_json"]
 
 MAX_DEPTH: Final = 256
 """Default limit on the nesting depth of containers."""
@@ -40,8 +39,6 @@ def _run_of(characters: str) -> Callable[..., re.Match[str]]:
 
 _whitespace: Final = _run_of(r"[ \t\n\r]")
 _plain: Final = _run_of(r'[^"\\\x00-\x1f]')
-_separators: Final = _run_of(r"[ \t\n\r,]")
-_scan: Final = json.JSONDecoder().raw_decode
 _number_characters: Final = _run_of(r"[-+.0-9eE]")
 _letters: Final = _run_of(r"[A-Za-z]")
 _hex_digits: Final = _run_of(r"[0-9A-Fa-f]")
@@ -95,7 +92,6 @@ class JSONReader:
         self._max_depth = max_depth
         self.value: Any = None
         self._open: list[Any] = []
-        self._starts: dict[int, int] = {}  # of lists, by their id
         self._container: Any = None  # the innermost open container
         self._key = ""  # of the innermost open object
         self._string_open = False
@@ -149,10 +145,6 @@ class JSONReader:
                 return len(items) - (depth < len(self._open) or self._string_open)
         return len(items)
 
-    def start_of(self, items: Any) -> int:
-        """Returns the offset in characters at which a list inside ``value`` starts; not of one inside a list."""
-        return self._starts[id(items)]
-
     # --- building blocks of the states -----------------------------------------------------------------------------
 
     def fail(self, reason: str, at: int, kind: type[JSONError] = JSONError) -> NoReturn:
@@ -201,8 +193,6 @@ class JSONReader:
         if len(self._open) >= self._max_depth:
             self.fail(f"nested more than {self._max_depth} levels deep", at, JSONDepthError)
         self._put(container)
-        if type(container) is list and type(self._container) is not list:
-            self._starts[id(container)] = self._offset + at  # pyright: ignore[reportUnknownArgumentType]  # see _put
         self._open.append(container)
         self._container = container
         self._state = JSONReader._at_first_element
@@ -379,36 +369,3 @@ def read_json(text: str | bytes) -> Any:
     reader = JSONReader()
     reader.feed(text)
     return reader.close()
-
-
-class ElementTexts:
-    """Cuts the JSON text of one element of a list after the other out of an answer, in linear time.
-
-    Args:
-        pieces: The answer so far. Pieces may be added.
-    """
-
-    def __init__(self, pieces: Sequence[str]) -> None:
-        self._pieces = pieces
-        self._joined = 0  # how many pieces are in the text, or were
-        self._text = ""  # a part of the answer
-        self._offset = 0  # of the text in the answer
-        self._at = 0  # in the text
-
-    def begin(self, offset: int) -> None:
-        """Moves forward to a list that starts at an offset in the answer."""
-        self._at = offset + 1 - self._offset
-
-    def next(self) -> str:
-        """Returns the text of the next element, which is complete.
-
-        Raises:
-            RecursionError: The call stack has no room for its depth.
-        """
-        if self._joined < len(self._pieces):
-            joined = self._text + "".join(self._pieces[self._joined :])
-            self._text, self._offset, self._at = joined[self._at :], self._offset + self._at, 0
-            self._joined = len(self._pieces)
-        start = _separators(self._text, self._at).end()
-        _, self._at = _scan(self._text, start)
-        return join_text((self._text[start : self._at],))

@@ -190,17 +190,6 @@ class Output(Generic[T]):
             faults = faults_of(error, self._kind) or [(str(error), "")]
         raise MismatchError(faults)
 
-    def convert_exactly(self, text: str, value: Any) -> T:
-        """Converts a JSON text that was parsed to ``value``, in which numbers with a fraction have lost digits.
-
-        Raises:
-            MismatchError: The JSON does not match the type.
-        """
-        try:
-            return self._decode(text)
-        except (ValueError, RecursionError):
-            return self.convert(value)  # it has a lone surrogate, or this raises what is wrong
-
     def check_path(self, path: str) -> None:
         """Checks that a path can lead to a list.
 

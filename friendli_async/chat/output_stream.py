@@ -13,7 +13,7 @@ from friendli_async._core.held import Held
 from friendli_async._json import is_object
 from friendli_async._lazy import LazyModule, TypeForm
 from friendli_async.chat.faults import describe_faults
-from friendli_async.chat.incremental_json import ElementTexts, JSONError, JSONReader
+from friendli_async.chat.incremental_json import JSONError, JSONReader
 from friendli_async.chat.output import MismatchError, Output, OutputAPI, output_of
 from friendli_async.errors import FriendliError, OutputCutOffError, OutputInvalidError, StreamInterruptedError
 from friendli_async.replies import Partial, Reply, attach_meta, convert_reply
@@ -84,6 +84,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 
     def items(self, path: str, *, of: Any = Any) -> ItemView[Any]:
         """Returns a view that yields the elements of a list in the value, each as soon as it is complete.
+
+        A number with a fraction has the digits of a float here, also as a Decimal; ``result()`` has all of them.
 
         Args:
             path: Path of the list: field names separated by dots, or "" if the value itself is the list.
@@ -214,7 +216,6 @@ class ItemView(ValueView[V]):
         self._names = path.split(".") if path else []
         self._list: list[Any] | None = None
         self._yielded = 0
-        self._texts = ElementTexts(stream._pieces)
 
     async def __anext__(self) -> V:
         while True:
@@ -234,12 +235,11 @@ class ItemView(ValueView[V]):
             return None
         if value is not self._list:  # the first list, or that of a duplicate key, where the last wins
             self._list, self._yielded = value, 0
-            self._texts.begin(self._stream._reader.start_of(value))
         return self._list
 
     def _element(self, items: list[Any], index: int) -> V:
         try:
-            return self._output.convert_exactly(self._texts.next(), items[index])
+            return self._output.convert(items[index])
         except MismatchError as mismatch:
             item = f"{self._path}[{index}]"
             faults = [
