@@ -10,7 +10,6 @@ ones. Source: https://friendli.ai/docs/guides/structured-outputs ("Supported JSO
 
 from __future__ import annotations
 
-import enum
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -162,8 +161,6 @@ class SchemaBuilder:
                 return {"anyOf": [self._schema(member) for member in info.types]}
             case msgspec.inspect.LiteralType():
                 return _choices(info.values)
-            case msgspec.inspect.EnumType() if issubclass(info.cls, enum.Flag):
-                raise TypeError(f"{type_name(info.cls)} has no JSON representation: its members can be combined")
             case msgspec.inspect.EnumType():
                 text = description_of(info.cls)
                 return {**({"description": text} if text else {}), **_choices(member.value for member in info.cls)}
@@ -195,8 +192,6 @@ class SchemaBuilder:
 
     def _dict(self, info: Any) -> _Schema:
         self._schema(info.key_type)  # rejects a key without a JSON form
-        if not _can_be_key(info.key_type):
-            raise TypeError(f"JSON has no keys of the type {_kind_name(info.key_type)}")
         values = self._schema(info.value_type) or True
         return {"type": "object", "additionalProperties": values, **_lengths(info, "minProperties", "maxProperties")}
 
@@ -259,28 +254,6 @@ def _scalar(info: Any) -> _Schema:
         case _:  # Any and Raw have no constraints
             kind: Any = info.__class__
             return dict(_SCALARS.get(kind, {}))
-
-
-def _can_be_key(info: Any) -> bool:
-    """Whether msgspec decodes text, the only keys of JSON, to a type."""
-    match info:
-        case msgspec.inspect.Metadata():
-            return _can_be_key(info.type)
-        case msgspec.inspect.UnionType():
-            return any(map(_can_be_key, info.types))
-        case msgspec.inspect.NoneType() | msgspec.inspect.BoolType() | msgspec.inspect.RawType():
-            return False
-        case _:  # neither a list nor an object
-            return not any(hasattr(info, name) for name in ("item_type", "item_types", "value_type", "fields"))
-
-
-def _kind_name(info: Any) -> str:
-    """Returns a name of a type for messages: that of its class, or of its kind, such as "tuple"."""
-    if isinstance(info, msgspec.inspect.Metadata):
-        return _kind_name(info.type)
-    if hasattr(info, "cls"):
-        return type_name(info.cls)
-    return type(info).__name__.removesuffix("Type").removeprefix("Var").lower()
 
 
 def _lengths(info: Any, least: str, most: str) -> _Schema:
