@@ -418,21 +418,6 @@ async def test_token_callable_exception_is_raised_with_eager_tasks(server: Frien
             await with_timeout(events_of(branch))
 
 
-async def test_branch_that_the_token_callable_closes_leaves_no_cancellation_with_eager_tasks(
-    server: FriendliServer,
-) -> None:
-    def token() -> str:
-        asyncio.ensure_future(branch.aclose()).result()  # eager tasks end at once
-        return "test-token"
-
-    begin_tasks_eagerly()
-    async with client_of(server.url) as client:
-        [branch] = client.with_options(token=token).serverless.chat.stream(model="m", messages=[]).tee(1)
-        with pytest.raises(StreamInterruptedError, match="the branch was closed"):
-            await with_timeout(anext(branch))
-        await run_loop_iterations()
-
-
 @pytest.mark.parametrize("dropped", ["before", "after"])
 async def test_token_callable_exception_is_not_kept_for_dropped_branches(server: FriendliServer, dropped: str) -> None:
     vault = asyncio.Event()

@@ -329,18 +329,8 @@ class Branch(Generic[E]):
         """Opens the stream in a task of its own: a branch's task may be cancelled while the others need the stream."""
         fanout = self._fanout
         fanout.reading = True
-        fanout.opening = running_loop().create_task(_open(self._stream, fanout))
+        fanout.opening = running_loop().create_task(self._stream._ensure_open())
         fanout.opening.add_done_callback(fanout.on_opened)
-
-
-async def _open(stream: stream_module.EventStream[Any], fanout: Fanout[Any]) -> None:
-    if fanout.opening is None:
-        # An eager task begins inside the branch's own. A token callable that closes the branch would cancel that while
-        # it does not wait, and so its next wait, whatever that is.
-        import asyncio
-
-        await asyncio.sleep(0)
-    await stream._ensure_open()
 
 
 def _close_branch(fanout: Fanout[Any], buffer: _Buffer[Any], end: Callable[[str], None]) -> None:
