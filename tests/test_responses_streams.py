@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from support.responses import BARE, BEGUN, CALL_ITEM, DATA, KINDS, USAGE, WHOLE, ending, named
+from support.responses import CALL_ITEM, DATA, KINDS, WHOLE, ending, named
 
 from friendli_async import (
     APIStatusError,
@@ -334,25 +334,6 @@ async def test_result_is_assembled_from_earlier_events_if_the_last_has_no_output
     assert result.text == "Hello there!"
     assert result.reasoning == "think harder"
     assert result.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
-
-
-@pytest.mark.parametrize("final", [None, {}, {"id": "", "usage": None}, {"usage": {}}])
-async def test_what_an_earlier_event_said_of_the_response_is_kept(
-    client: AsyncFriendli, server: FriendliServer, final: object
-) -> None:
-    begun = {**BEGUN, "model": "m", "usage": USAGE}
-    events = [{"type": "response.in_progress", "response": begun}, DATA[11], {**BARE, "response": final}]
-    server.enqueue(script(*map(named, events)))
-    result = await ask(client).result()
-    assert (result.id, result.model, result.created_at, result.text) == ("resp_1", "m", 1700000000, "Hello")
-    assert result.usage == ResponseUsage(5, 7, 12, InputTokensDetails(2), OutputTokensDetails(3))
-
-
-async def test_what_was_said_of_another_response_is_not_kept(client: AsyncFriendli, server: FriendliServer) -> None:
-    begun = {**BEGUN, "model": "m", "usage": USAGE}
-    server.enqueue(script(*map(named, [{"type": "response.created", "response": begun}, DATA[11], BARE])))
-    result = await ask(client).result()
-    assert (result.id, result.model, result.usage) == ("r", None, None)
 
 
 @pytest.mark.parametrize("kept", [_only_items, lambda _: True], ids=["items", "all"])

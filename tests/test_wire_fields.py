@@ -430,16 +430,6 @@ def test_error_of_an_item_says_where_its_fault_is() -> None:
         msgspec.convert({"type": "response.output_item.done", "item": item}, OutputItemDone)
 
 
-@pytest.mark.parametrize("item", [FUNCTION, SEARCH], ids=["known type", "unknown type"])
-@pytest.mark.parametrize("is_text", [True, False], ids=["text", "list"])
-def test_item_in_a_text_or_a_list_of_its_own_is_read(item: JSON, is_text: bool) -> None:
-    sent = json.dumps(item) if is_text else [item]
-    expected = msgspec.convert({"output": [item]}, Response).output
-    assert msgspec.convert({"output": [sent]}, Response).output == expected
-    events = [{"type": "response.output_item.done", "output_index": 0, "item": sent}, ENDED]
-    assert assembled(Case(Response, ResponseCollector, {}, events)).output == expected
-
-
 @pytest.mark.parametrize("given", [{"content": LOGPROBS}, {"refusal": LOGPROBS}], ids=str)
 def test_log_probabilities_of_a_stream_are_those_of_a_plain_reply(given: JSON) -> None:
     (choice,) = assembled(Case(ChatCompletion, ChatCollector, {}, [chunk({"content": "a"}, logprobs=given)])).choices

@@ -10,7 +10,7 @@ import msgspec
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.lenient import text_of
 from friendli_async._core.text import missing_suffix
-from friendli_async._json import as_object, json_or_none
+from friendli_async._json import as_object, is_object
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Partial, ReplyHead, partial_of
 from friendli_async.responses.events import (
@@ -64,9 +64,9 @@ def _fill(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     if kind not in _STAGES:
         return fields
     given: object = fields.get("response")
-    response = as_object(json_or_none(given) if isinstance(given, str) else given)
-    if given and not response and kind not in _ENDING:
+    if given and not is_object(given) and kind not in _ENDING:
         return fields  # it cannot be read
+    response = as_object(given)
     if given and not response and kind == "response.failed":
         response = {"error": {"message": given}}
     return {**fields, "response": {**response, "output": response.get("output") or []}}
@@ -138,7 +138,7 @@ class ResponseCollector:
         """Adds events in order, up to the final one; returns how many it added."""
         for position, event in enumerate(events, 1):
             if isinstance(event, OfResponse):
-                self.envelope = _continued(event.response, self.envelope)
+                self.envelope = event.response
                 self.is_last = event.type in _ENDING
                 if self.is_last:
                     events = events[:position]
@@ -158,15 +158,6 @@ class ResponseCollector:
         output = tuple(parts.result() for parts in self._items.all)
         assembled = msgspec.structs.replace(self.envelope, output=output)
         return assembled if not self.is_last or _has_more(assembled, self.envelope) else self.envelope
-
-
-def _continued(response: Response, earlier: Response) -> Response:
-    """Returns a response with what an earlier event has said of it, and its own event does not repeat."""
-    if response.id and earlier.id and response.id != earlier.id:
-        return response  # another one, as of a gateway that has tried again
-    names = ("id", "created_at", "model", "service_tier", "usage")
-    missing = {name: value for name in names if not getattr(response, name) and (value := getattr(earlier, name))}
-    return msgspec.structs.replace(response, **missing) if missing else response
 
 
 def _has_more(assembled: Response, final: Response) -> bool:

@@ -14,7 +14,7 @@ from friendli_async._core.error_json import is_blank
 from friendli_async._core.lenient import convert
 from friendli_async._core.status_errors import error_of_payload
 from friendli_async._core.text import join_text
-from friendli_async._json import as_list, as_object, is_object, json_or_none
+from friendli_async._json import as_object, is_object
 from friendli_async._pydantic import PydanticField
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.errors import APIStatusError
@@ -153,12 +153,9 @@ def as_item(value: object, place: str) -> OutputItem:
 
 
 def _convert_item(value: object) -> OutputItem:
-    # The lenient fallback would read any other object that is in a text or a list of its own, but sees no item.
-    fields: Any = json_or_none(value) if isinstance(value, str) else value
-    if len(only := as_list(fields)) == 1:
-        fields = only[0]
-    if not is_object(fields):
+    if not is_object(value):
         return msgspec.convert(value, OutputItem)  # raises
+    fields: dict[str, Any] = value
     kind = fields.get("type")
     is_unknown = isinstance(kind, str) and bool(kind) and kind not in _TYPES
     if not (is_unknown and holds_item(fields)):
