@@ -35,9 +35,10 @@ class Engine:
         announced = ["before", "never", *(["after", "twice"] if self.ids == "all" else [])]
         self.announced: str = draw(st.sampled_from(announced))
         self.has_content_index, self.sends_done, self.sends_part_done = draw(st.tuples(*[st.booleans()] * 3))
-        self.sends_deltas: bool = draw(st.booleans()) or not self.sends_done
         self.item_done: str = draw(st.sampled_from(["full", "empty", "none"]))
         self.final: str = draw(st.sampled_from(["full", "none"]))
+        is_whole = "full" in {self.item_done, self.final}  # else only the deltas are in the views
+        self.sends_deltas: bool = draw(st.booleans()) or not is_whole
 
     def item(self, index: int, kind: str, texts: list[str]) -> Fields:
         fields: Fields = {"type": kind}
@@ -86,7 +87,7 @@ class Engine:
         events = self.parts(index, kind, texts)
         added = self.of_item("added", index, self.item(index, kind, []))
         if self.announced in {"after", "twice"}:
-            events.insert(self._draw(st.integers(1, len(events))), added)
+            events.insert(self._draw(st.integers(min(1, len(events)), len(events))), added)
         if self.announced in {"before", "twice"}:
             events.insert(0, added)
         if self.item_done != "none":
@@ -331,10 +332,9 @@ def test_whole_texts_with_indexes_complete_their_own_parts() -> None:
     deltas = deltas_of([("output_text", 0, "a"), ("output_text", 1, "b")])
     whole = {"type": "response.output_text.done", "item_id": "i"}
     texts = [{**whole, "content_index": index, "text": text} for index, text in enumerate(["aA", "bB"])]
-    collector, events = read([*deltas, *texts, BARE])
+    collector, _ = read([*deltas, *texts, BARE])
     [item] = collector.result().output
     assert [part.text for part in item.content or ()] == ["aA", "bB"]
-    assert "".join(map(Wording("output_text").of, events)) == "abAB"
 
 
 def test_equal_announcements_of_calls_without_ids_begin_calls_of_their_own() -> None:

@@ -280,12 +280,6 @@ async def test_views_yield_what_is_only_in_the_final_event(client: AsyncFriendli
     assert [text async for text in ask(client).reasoning()] == ["think harder"]
 
 
-async def test_complete_item_that_is_repeated_is_yielded_once(client: AsyncFriendli, server: FriendliServer) -> None:
-    items = [data for data in DATA if data["type"] == "response.output_item.done"]
-    server.enqueue(script(*map(named, [*items, *items]), ending("completed", output=[])))
-    assert "".join([text async for text in ask(client).text()]) == "Hello there!"
-
-
 # --- views and result ------------------------------------------------------------------------------------------------
 
 

@@ -169,7 +169,7 @@ def _has_more(assembled: Response, final: Response) -> bool:
 class Wording:
     """Extracts the text of each event, of the answer or of the reasoning.
 
-    An event with a complete text adds only what its deltas have not delivered.
+    A complete item adds its text only if there are no deltas, and the end what has not come before.
 
     Args:
         kind: The type of part to read.
@@ -178,31 +178,21 @@ class Wording:
     def __init__(self, kind: Literal["output_text", "reasoning_text"]) -> None:
         self._kind = kind
         self._delta = OutputTextDelta if kind == "output_text" else ReasoningTextDelta
-        self._items = Items()
+        self._has_deltas = False
         self._given: list[str] = []
 
     def of(self, event: ResponseEvent) -> str:
         """Returns the text that an event adds; often ""."""
         if isinstance(event, self._delta):  # first: nearly all events are
-            _, text = self._items.append(event, self._kind, event.delta)
+            text, self._has_deltas = event.delta, True
         elif isinstance(event, OutputItemDone):
-            text = self._rest_of(event)
-        elif isinstance(event, OfResponse):
-            is_last = isinstance(event, ResponseCompleted | ResponseIncomplete)
-            text = missing_suffix(self._words(event.response), self._given) if is_last else ""
+            text = "" if self._has_deltas else self._words(event.item)
+        elif isinstance(event, ResponseCompleted | ResponseIncomplete):
+            text = missing_suffix(self._words(event.response), self._given)
         else:
-            kind, text = self._items.add(event)
-            text = text if kind == self._kind else ""
+            return ""
         if text:
             self._given.append(text)
-        return text
-
-    def _rest_of(self, event: OutputItemDone) -> str:
-        """Returns the text of a complete item that its parts have not delivered."""
-        parts = self._items.finish(event)
-        text = missing_suffix(self._words(event.item), parts.pieces_of(self._kind))
-        if text:
-            parts.pieces(None, self._kind).append(text)
         return text
 
     def _words(self, whole: OutputItem | Response) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
 from typing import Final
 
 import msgspec
@@ -50,9 +48,6 @@ _FIELDS: Final = {"summary_text": "summary", "input": "input"}
 """The field of the item that holds each type of part, if it is not ``content``."""
 
 
-_NOTHING: Final = ("", "")
-
-
 class ItemParts:
     """Accumulates the deltas of one output item.
 
@@ -72,10 +67,6 @@ class ItemParts:
         """Returns the collected text pieces of a part. Engines that omit its index send one part of a type."""
         return self._streamed.setdefault((index or 0, kind), [])
 
-    def pieces_of(self, kind: str) -> Iterable[str]:
-        """Returns the text pieces of all parts of a type, part by part."""
-        return chain.from_iterable(pieces for (_, each), pieces in self._streamed.items() if each == kind)
-
     def result(self) -> OutputItem:
         """Returns the item, with the streamed content where the item itself lacks it."""
         item = self.item
@@ -84,7 +75,7 @@ class ItemParts:
             content=self._parts("content", item.content),
             summary=self._parts("summary", item.summary),
             arguments=(self.is_complete and item.arguments) or join_text(self.arguments) or item.arguments,
-            input=(self.is_complete and item.input) or join_text(self.pieces_of("input")) or item.input,
+            input=(self.is_complete and item.input) or join_text(self.pieces(0, "input")) or item.input,
             name=item.name or self.name,
         )
 
@@ -114,21 +105,22 @@ class Items:
         self._known: dict[tuple[str | int, str], ItemParts] = {}  # by id and type, and by index and type
         self._latest: dict[str, ItemParts] = {}  # by type
 
-    def add(self, event: ItemEvent | UnknownEvent) -> tuple[str, str]:
-        """Adds an event of an item or of a part, and returns the type of part and the text that it adds."""
+    def add(self, event: ItemEvent | UnknownEvent) -> None:
+        """Adds an event of an item or of a part."""
         match event:
             case OutputTextDelta():
-                return self.append(event, "output_text", event.delta)
+                self._append(event, "output_text", event.delta)
             case ReasoningTextDelta():
-                return self.append(event, "reasoning_text", event.delta)
+                self._append(event, "reasoning_text", event.delta)
             case OutputTextDone():
-                return self._complete(event, "output_text", event.text)
+                self._complete(event, "output_text", event.text)
             case ReasoningTextDone():
-                return self._complete(event, "reasoning_text", event.text)
+                self._complete(event, "reasoning_text", event.text)
             case ContentPartAdded(part=part) | ContentPartDone(part=part):
                 kind = "output_text" if part.type == "text" else part.type
                 text = part.refusal if kind == "refusal" else part.text
-                return self._complete(event, kind, text) if text and kind in _ITEM_TYPES else _NOTHING
+                if text and kind in _ITEM_TYPES:
+                    self._complete(event, kind, text)
             case FunctionCallArgumentsDelta():
                 self._of(event, "function_call").arguments.append(event.delta)
             case FunctionCallArgumentsDone():
@@ -137,43 +129,33 @@ class Items:
                 parts.name = event.name
             case OutputItemAdded():
                 self._announce(event.item, event.output_index)
-            case OutputItemDone():
-                self.finish(event)
+            case OutputItemDone(item=item, output_index=index):
+                parts = self._find(item.id, index, item.type) or self._begin(item, index)
+                parts.item, parts.is_complete = item, True
             case UnknownEvent():
-                return self._add_untyped(event)
-        return _NOTHING
+                self._add_untyped(event)
 
-    def finish(self, event: OutputItemDone) -> ItemParts:
-        """Adds a complete item, and returns what had arrived of it."""
-        item, index = event.item, event.output_index
-        parts = self._find(item.id, index, item.type) or self._begin(item, index)
-        parts.item, parts.is_complete = item, True
-        return parts
-
-    def _add_untyped(self, event: UnknownEvent) -> tuple[str, str]:
+    def _add_untyped(self, event: UnknownEvent) -> None:
         data = event.data
         name, _, stage = event.type.rpartition(".")
         kind = _UNTYPED_EVENTS.get(name)
         if kind is None:
-            return _NOTHING
+            return
         text = data.get("delta", data.get("text", data.get(kind)))
-        if not isinstance(text, str):
-            return _NOTHING
-        part = _part_of(data, "summary_index" if "summary_index" in data else "content_index")
-        return self.append(part, kind, text) if stage == "delta" else self._complete(part, kind, text)
+        if isinstance(text, str):
+            part = _part_of(data, "summary_index" if "summary_index" in data else "content_index")
+            (self._append if stage == "delta" else self._complete)(part, kind, text)
 
-    def append(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:
-        """Adds a delta of a part; returns what ``add`` does."""
+    def _append(self, event: OfPart, kind: str, text: str) -> None:
+        """Adds a delta of a part."""
         if text:
             self._of(event, _ITEM_TYPES[kind]).pieces(event.content_index, kind).append(text)
-        return kind, text
 
-    def _complete(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:
+    def _complete(self, event: OfPart, kind: str, text: str) -> None:
         """Adds the rest of a complete text that its deltas have not delivered."""
         pieces = self._of(event, _ITEM_TYPES[kind]).pieces(event.content_index, kind)
         if rest := missing_suffix(text, pieces):
             pieces.append(rest)
-        return kind, rest
 
     # --- which item ------------------------------------------------------------------------------------------------
 
