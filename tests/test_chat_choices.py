@@ -242,7 +242,7 @@ def test_message_is_in_the_result_once(chunks: list[JSON]) -> None:
     [
         ([message(content="a"), message(content="b")], "ab"),
         ([message(content="a"), message(content="ab")], "ab"),
-        ([message(content="ab"), message(content="a")], "ab"),
+        ([message(content="ab"), message(content="a")], "aba"),
         ([message(content="a"), message(content="b"), message(content="b")], "abb"),
         ([message(content="a"), message(content=None)], "a"),
         ([delta(content="a"), message(content="b")], "a"),

@@ -9,7 +9,7 @@ import msgspec
 
 from friendli_async._core.events.decoding import Dialect, is_finish_reason
 from friendli_async._core.lenient import latest_usage
-from friendli_async._core.text import join_text, missing_suffix
+from friendli_async._core.text import join_text, join_up_to, missing_suffix
 from friendli_async._json import is_json_object
 from friendli_async._lazy import LazyModule
 from friendli_async.chat.dialect import ChoicesDialect
@@ -272,8 +272,7 @@ class _ChoiceParts(ChoiceParts):
         self.refusal_logprobs: list[TokenLogprob] = []
         self.calls: list[_CallParts] = []
         self._calls_by_key: dict[int | str | None, _CallParts] = {}  # by index, or by id
-        self._from_messages: dict[str, tuple[int, str]] = {}  # by field: how many pieces came in messages, and its text
-        self._in_pieces: set[str] = set()  # the fields whose text comes in messages, piece by piece
+        self._in_messages: set[str] = set()  # the fields whose text comes in messages only
 
     @property
     def begun(self) -> bool:
@@ -340,19 +339,12 @@ class _ChoiceParts(ChoiceParts):
         It is the whole text, or the next piece of one that comes in messages only and that it does not repeat.
         """
         text: str | None = getattr(message, name)
-        if not text or name in self._in_pieces:
-            return text or ""
-        count, given = self._from_messages.get(name, (0, ""))
-        if count != len(pieces):
+        if not text or getattr(delta, name):
+            return ""
+        if pieces and name not in self._in_messages:
             return missing_suffix(text, pieces)
-        if not text.startswith(given) and not given.startswith(text):
-            self._in_pieces.add(name)
-            return text
-        rest = text[len(given) :]
-        beside = getattr(delta, name)
-        if rest and (not beside or beside == rest):  # else the delta's own text is added in place of the rest
-            self._from_messages[name] = (count + 1, text)
-        return rest
+        self._in_messages.add(name)
+        return text.removeprefix(join_up_to(len(text), pieces) or "")
 
     def _add_call(self, delta: ToolCallDelta, position: int) -> None:
         """Adds a tool-call delta, the position of which is that in its chunk."""
