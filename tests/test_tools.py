@@ -640,7 +640,7 @@ class Async:
         return f"{x}"
 
     @tool
-    async def decorated(self, x: int = 1) -> str:
+    async def decorated(self, /, x: int = 1) -> str:
         return f"{x}"
 
 

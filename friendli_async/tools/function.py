@@ -113,7 +113,7 @@ class FunctionTool(Generic[F_co]):
         self.timeout: float | msgspec.UnsetType | None = check_timeout(timeout, "timeout")
         text, self._descriptions = parse_docstring(_docstring(fn))
         self.description: str | None = _tool_description(description, text)
-        _keyword_parameters(self.name, fn, skip_first=_is_unbound_method(fn))
+        _keyword_parameters(self.name, fn)
 
     def __call__(self: FunctionTool[Callable[P, R]], *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function directly."""
@@ -360,15 +360,7 @@ def _docstring(fn: Callable[..., Any]) -> str | None:
     return inspect.cleandoc(text) if isinstance(text, str) else None
 
 
-def _is_unbound_method(fn: Callable[..., Any]) -> bool:
-    """Whether a function is defined in a class, so that its first parameter is the instance."""
-    if not isinstance(fn, types.FunctionType):
-        return False
-    parent = fn.__qualname__.rpartition(".")[0]
-    return bool(parent) and not parent.endswith("<locals>")
-
-
-def _keyword_parameters(name: str, fn: Callable[..., Any], *, skip_first: bool = False) -> list[inspect.Parameter]:
+def _keyword_parameters(name: str, fn: Callable[..., Any]) -> list[inspect.Parameter]:
     """Returns the parameters that a model may pass.
 
     Raises:
@@ -378,10 +370,12 @@ def _keyword_parameters(name: str, fn: Callable[..., Any], *, skip_first: bool =
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         raise _unusable(name, "it is a generator, and a tool returns one result")
     try:
-        parameters = list(inspect.signature(fn).parameters.values())[skip_first:]
+        parameters = list(inspect.signature(fn).parameters.values())
     except (ValueError, TypeError):
         raise _unusable(name, "its signature cannot be determined") from None
     for parameter in parameters:
+        if parameter.name in _UNBOUND and parameter.annotation is parameter.empty:
+            continue  # a method that is not bound yet may take it by position: see ``_resolve_types``
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             shown, kind = str(parameter).partition(":")[0], parameter.kind.description
             raise _unusable(name, f"its parameter {shown!r} is {kind}, but a model passes arguments by name")
@@ -417,7 +411,7 @@ def _resolve_types(name: str, fn: Callable[..., Any], parameters: list[inspect.P
     """Returns the types of the parameters, with strings resolved; the return type does not matter."""
     for parameter in parameters:
         if parameter.annotation is parameter.empty:
-            if parameter.name in _UNBOUND and _is_unbound_method(fn):
+            if parameter.name in _UNBOUND:
                 raise _unusable(name, _UNBOUND[parameter.name])
             raise _unusable(name, f"its parameter {parameter.name!r} has no type annotation (Any accepts any JSON)")
     inner = _unwrap(fn)
