@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
@@ -148,25 +149,16 @@ class Output(Generic[T]):
         Raises:
             MismatchError: The text does not match the type.
         """
-        try:
+        with suppress(ValueError, RecursionError):
             return self._decode(bytes(_wrapper_decoder.decode(text).value) if self.is_wrapped else text)
-        except (ValueError, RecursionError) as error:
-            faults = faults_of(error, self._kind)
-        value: Any = None
         try:
             # The incremental parser gives a more precise error, and reads a lone surrogate, which msgspec rejects.
             value = read_json(text)
-            # An object with further keys may be a value that has a key of that name.
-            has_wrapper = self.is_wrapped and is_object(value) and value.keys() == {_ROOT}
-            return self.convert(value[_ROOT] if has_wrapper else value)
         except JSONError as error:
-            if not faults or not faults[0][1]:  # msgspec may have looked for the wrapper only
-                faults = [(f"invalid JSON: {error}", "")]
-        except MismatchError as mismatch:
-            # Of a value that is no object, the faults above say only that the wrapper, which is one, was expected.
-            if not faults or not isinstance(value, dict):
-                faults = mismatch.faults
-        raise MismatchError(faults)
+            raise MismatchError([(f"invalid JSON: {error}", "")]) from None
+        # An object with further keys may be a value that has a key of that name.
+        has_wrapper = self.is_wrapped and is_object(value) and value.keys() == {_ROOT}
+        return self.convert(value[_ROOT] if has_wrapper else value)
 
     def unwrap(self, value: Any) -> Any:
         """Returns the value inside parsed JSON, with or without its wrapper, or UNSET if there is none yet."""
