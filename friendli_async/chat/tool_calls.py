@@ -31,7 +31,6 @@ class CompleteToolCalls:
 
     def __init__(self) -> None:
         self._yielded = 0
-        self._last = -1  # the index of the last call that has begun
         self.has_finished: bool = False
         """Whether the finish reason has arrived."""
 
@@ -42,12 +41,8 @@ class CompleteToolCalls:
         for choice in event.choices:
             if choice.index != 0:
                 continue
-            deltas = choice.delta.tool_calls or ()
             self.has_finished = is_finish_reason(choice.finish_reason)
-            # Before the end, a call is completed by the first delta of the next one, or by its own last, if later.
-            indexes = {call.index or 0 for call in deltas}
-            if self.has_finished or indexes - {self._last}:
-                self._last = max([self._last, *indexes])
+            if self.has_finished or choice.delta.tool_calls:
                 for call in collector.whole_calls(self._yielded, with_last=self.has_finished):
                     self._yielded += 1
                     yield call
