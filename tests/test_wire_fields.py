@@ -418,16 +418,18 @@ def test_item_of_a_known_type_or_none_has_no_data(type: object) -> None:
 
 @pytest.mark.parametrize("item", [3, "text", None, [], [SEARCH, SEARCH]], ids=str)
 def test_item_that_is_no_object_is_an_error(item: object) -> None:
-    with pytest.raises(ValueError, match=r"Expected `object`, got `\w+` - at `\$.output\[1\]`$"):
+    with pytest.raises(ValueError, match="Expected `object`, got"):
         msgspec.convert({"output": [SEARCH, item]}, Response)
 
 
-def test_error_of_an_item_says_where_its_fault_is() -> None:
+def test_error_of_an_item_says_where_in_the_item_its_fault_is() -> None:
     item = {"type": "message", "content": [3]}
-    with pytest.raises(ValueError, match=r"Expected `object`, got `int` - at `\$.output\[1\].content\[0\]`$"):
-        msgspec.convert({"output": [SEARCH, item]}, Response)
-    with pytest.raises(ValueError, match=r"Expected `object`, got `int` - at `\$.item.content\[0\]`$"):
-        msgspec.convert({"type": "response.output_item.done", "item": item}, OutputItemDone)
+    for kind, fields in (
+        (Response, {"output": [SEARCH, item]}),
+        (OutputItemDone, {"type": "response.output_item.done", "item": item}),
+    ):
+        with pytest.raises(msgspec.ValidationError, match=r"Expected `object`, got `int` - at `\$.content\[0\]`$"):
+            msgspec.convert(fields, kind)
 
 
 @pytest.mark.parametrize("given", [{"content": LOGPROBS}, {"refusal": LOGPROBS}], ids=str)

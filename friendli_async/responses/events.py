@@ -73,7 +73,7 @@ class _OfWholeItem(_Event, frozen=True, kw_only=True):
     output_index: int | None = None
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "item", as_item(self.item, "item"))
+        msgspec.structs.force_setattr(self, "item", as_item(self.item))
 
 
 class OutputItemAdded(_OfWholeItem, frozen=True, kw_only=True, tag="response.output_item.added"):

@@ -133,26 +133,14 @@ class OutputItem(Value, AnyItem, frozen=True, kw_only=True):
         return {**item, **{name: item.get(name) or "" for name in _REQUIRED_FIELDS.get(self.type, ())}}
 
 
-def as_item(value: object, place: str) -> OutputItem:
+def as_item(value: object) -> OutputItem:
     """Converts a JSON value to an item. One of an unknown type keeps all of its fields.
-
-    Args:
-        value: The item, or its JSON value.
-        place: The field that holds it, for the message of an error: msgspec does not know it.
 
     Raises:
         ValidationError: The value is not an item.
     """
     if isinstance(value, OutputItem):
         return value
-    try:
-        return _convert_item(value)
-    except ValueError as error:
-        reason, _, path = str(error).partition(" - at `$")
-    raise msgspec.ValidationError(f"{reason} - at `$.{place}{path or '`'}")
-
-
-def _convert_item(value: object) -> OutputItem:
     if not is_object(value):
         return msgspec.convert(value, OutputItem)  # raises
     fields: dict[str, Any] = value
@@ -248,8 +236,7 @@ class Response(Reply, frozen=True, kw_only=True):
     usage: ResponseUsage | None = None
 
     def __post_init__(self) -> None:
-        items = [as_item(value, f"output[{position}]") for position, value in enumerate(self.output)]
-        msgspec.structs.force_setattr(self, "output", tuple(items))
+        msgspec.structs.force_setattr(self, "output", tuple(map(as_item, self.output)))
 
     @property
     def text(self) -> str:
