@@ -85,24 +85,24 @@ _BLOCKS: Final[dict[type[BlockDelta], type[KnownBlock]]] = {
 
 
 class _BlockParts:
-    """Accumulates the deltas of one content block."""
+    """Accumulates the deltas of one content block.
+
+    Attributes:
+        kind: The type of block whose deltas it takes.
+        latest: The type of the latest delta.
+    """
 
     def __init__(self, start: ContentBlock) -> None:
         self.start = start
+        self.kind: type[KnownBlock] = ToolUseBlock if isinstance(start, dict) else type(start)
+        self.latest: type[BlockDelta] | None = None
         self.pieces: list[str] = []  # of its text, its thinking or its input
         self.signature: list[str] = []
         self.citations: list[dict[str, Any]] = []
         self.others: dict[str, list[str]] = {}  # of a block of an unknown type: the text for each field
 
-    def takes(self, delta: BlockDelta) -> bool:
-        """Whether a delta continues this block: that of another type begins one whose start is missing."""
-        kind = type(delta)
-        return type(self.start) is _BLOCKS[kind] or (kind is InputJSONDelta and isinstance(self.start, dict))
-
-    def add(self, delta: BlockDelta) -> None:
-        if isinstance(delta, TextDelta):
-            self.pieces.append(delta.text)
-        elif isinstance(delta, ThinkingDelta):
+    def add(self, delta: ThinkingDelta | SignatureDelta | CitationsDelta | InputJSONDelta) -> None:
+        if isinstance(delta, ThinkingDelta):
             self.pieces.append(delta.thinking)
         elif isinstance(delta, SignatureDelta):
             self.signature.append(delta.signature)
@@ -205,10 +205,13 @@ class MessagesCollector:
         """Adds events in order, up to the final one; returns how many it added."""
         for position, event in enumerate(events, 1):
             if type(event) is ContentBlockDelta:
-                parts = self._by_index.get(event.index)
-                if parts is None or not parts.takes(event.delta):
-                    parts = self._start_block(event.index, _BLOCKS[type(event.delta)]())
-                parts.add(event.delta)
+                parts, delta = self._by_index.get(event.index), event.delta
+                if parts is None or parts.latest is not type(delta):
+                    parts = self._block_of(event.index, type(delta))
+                if isinstance(delta, TextDelta):  # nearly always: one call less
+                    parts.pieces.append(delta.text)
+                else:
+                    parts.add(delta)
             else:
                 self._add_other(event)
                 if self.is_last:
@@ -239,6 +242,14 @@ class MessagesCollector:
                     parts.add_unknown(data["delta"])
             case _:
                 pass
+
+    def _block_of(self, index: int, kind: type[BlockDelta]) -> _BlockParts:
+        """Returns the block of a delta; begins one if there is none, or if it is of another type."""
+        parts = self._by_index.get(index)
+        if parts is None or parts.kind is not _BLOCKS[kind]:
+            parts = self._start_block(index, _BLOCKS[kind]())
+        parts.latest = kind
+        return parts
 
     def _start_block(self, index: int, block: ContentBlock) -> _BlockParts:
         # Blocks are kept in the order in which they start, because servers may reuse an index. An empty text whose

@@ -78,11 +78,11 @@ KNOWN_BLOCKS: Final = {"text": "text", "thinking": "thinking", "input": "tool_us
 """The known block types, keyed by the fields that identify them."""
 if TYPE_CHECKING:
     _Blocks = tuple[ContentBlock, ...]
-else:  # msgspec does not support unions of structs and dicts: see as_block
+else:  # msgspec does not support unions of structs and dicts: see _as_block
     _Blocks = tuple[Any, ...]
 
 
-def as_block(value: object) -> ContentBlock:
+def _as_block(value: object) -> ContentBlock:
     """Converts a JSON value to a block. Returns an object of an unknown type as is.
 
     Raises:
@@ -115,7 +115,7 @@ def is_unknown(value: object, kinds: Mapping[str, str]) -> bool:
     return isinstance(kind, str) and kind not in kinds.values()
 
 
-def as_input(block: KnownBlock) -> dict[str, Any]:
+def _as_input(block: KnownBlock) -> dict[str, Any]:
     """Returns the block in the form that requests take."""
     fields = {"type": block.type, **msgspec.structs.asdict(block)}
     return {name: value for name, value in fields.items() if value is not None and (value or name != "id")}
@@ -123,7 +123,7 @@ def as_input(block: KnownBlock) -> dict[str, Any]:
 
 def block_as_input(block: object) -> object:
     """Returns a block of a known type in its request form, and anything else unchanged."""
-    return as_input(block) if isinstance(block, KnownBlock) else block
+    return _as_input(block) if isinstance(block, KnownBlock) else block
 
 
 def reply_block_as_input(block: object) -> object:
@@ -192,7 +192,7 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
     usage: MessageUsage | None = None
 
     def __post_init__(self) -> None:
-        blocks = tuple(block if isinstance(block, KnownBlock) else as_block(block) for block in self.content)
+        blocks = tuple(block if isinstance(block, KnownBlock) else _as_block(block) for block in self.content)
         msgspec.structs.force_setattr(self, "content", blocks)
 
     @property

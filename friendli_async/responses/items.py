@@ -65,7 +65,11 @@ class ItemParts:
 
     def pieces(self, index: int | None, kind: str) -> list[str]:
         """Returns the collected text pieces of a part. Engines that omit its index send one part of a type."""
-        return self._streamed.setdefault((index or 0, kind), [])
+        key = (index or 0, kind)
+        pieces = self._streamed.get(key)
+        if pieces is None:
+            pieces = self._streamed[key] = []
+        return pieces
 
     def result(self) -> OutputItem:
         """Returns the item, with the streamed content where the item itself lacks it."""
@@ -161,7 +165,10 @@ class Items:
 
     def _of(self, event: OfItem, type: str) -> ItemParts:
         """Returns the item that an event belongs to; begins one if there is none."""
-        name, index = event.item_id, event.output_index
+        name = event.item_id
+        if name is not None and (named := self._known.get((name, type))) is not None:  # nearly always
+            return named
+        index = event.output_index
         return self._find(name, index, type) or self._begin(OutputItem(type=type, id=name), index)
 
     def _find(self, id: str | None, index: int | None, type: str) -> ItemParts | None:
