@@ -11,7 +11,7 @@ from friendli_async import AsyncFriendli, media
 from friendli_async.asgi import SSEResponse, drain_on_shutdown
 from friendli_async.integrations.mcp import mcp_tools
 from friendli_async.integrations.ray import CompleteStage
-from friendli_async.testing import FriendliServer, rate_limit_headers
+from friendli_async.testing import rate_limit_headers
 
 
 def integration(module: str, name: str, extra: str) -> Any:
@@ -68,8 +68,6 @@ WRONG: Final[list[tuple[str, Callable[[Any], Any], list[Any]]]] = [
     ("content_type", lambda value: media.image(b"a", content_type=value), [5, "png", "a/b\r\nc"]),
     ("headers", lambda value: SSEResponse(stream(), headers=value), [[("a", "b")], "a", {"a": 5}, {"a": None}]),
     ("headers", lambda value: SSEResponse(stream(), headers=value), [{5: "a"}, {"a": "b\r\nc: d"}, {"a b": "c"}]),
-    ("count", lambda value: FriendliServer().wait_for_requests(value, timeout=0), [0, "1", None]),
-    ("count", lambda value: FriendliServer().wait_for_connections(value, timeout=0), [-1, "1", None]),
 ]
 
 

@@ -33,12 +33,12 @@ def environment(server: FriendliServer, **extra: str) -> dict[str, str]:
     return {**os.environ, "FRIENDLI_TOKEN": "test-token", "FRIENDLI_SERVER_URL": server.url, **extra}
 
 
-def run(server: FriendliServer, name: str, *arguments: str) -> str:
-    """Runs an example and returns its stdout. Warnings are errors, and stderr must be empty."""
+def run(server: FriendliServer, name: str, *arguments: str, logged: str = "") -> str:
+    """Runs an example and returns its stdout. Warnings are errors, and stderr must be what is ``logged``."""
     done = subprocess.run(
         command(name, *arguments), env=environment(server), capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, logged)
     return done.stdout
 
 
@@ -243,21 +243,23 @@ def test_retries_and_errors_prints_the_retry_and_the_reply(server: FriendliServe
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("answer", "expected", "logged"),
     [
-        (status(429, retry_after=3600), "rate limited: retry after 3600.0 s"),
-        (status(401, message="no such token"), "status 401 (None): no such token, request req-000001"),
-        (script(chunk("Once upon"), cut()), "interrupted after 'Once upon'"),
+        (status(429, retry_after=3600), "rate limited: retry after 3600.0 s", "a 429 asks to wait for 3600 s"),
+        (status(401, message="no such token"), "status 401 (None): no such token, request req-000001", ""),
+        (script(chunk("Once upon"), cut()), "interrupted after 'Once upon'", ""),
         (
             script(chunk("Once"), error_data({"message": "overloaded", "code": 503})),
             "status 503 (503): overloaded",
+            "",
         ),
     ],
     ids=["rate limit", "status", "broken stream", "error in stream"],
 )
-def test_retries_and_errors_prints_the_error(server: FriendliServer, answer: Any, expected: str) -> None:
+def test_retries_and_errors_prints_the_error(server: FriendliServer, answer: Any, expected: str, logged: str) -> None:
     server.enqueue(answer)
-    assert expected in run(server, "retries_and_errors.py")
+    warning = f"POST /serverless/v1/chat/completions: rate limit: {logged}\n" if logged else ""
+    assert expected in run(server, "retries_and_errors.py", logged=warning)
     assert len(server.requests) == 1
 
 

@@ -383,11 +383,11 @@ class ResettingConnector(aiohttp.TCPConnector):
         raise aiohttp.ClientConnectorError(req.connection_key, ConnectionResetError())
 
 
-async def test_connection_error_without_message_names_its_class() -> None:
+async def test_connection_error_without_message_says_what_happened() -> None:
     async with (
         aiohttp.ClientSession(connector=ResettingConnector()) as session,
         client_of("https://api.invalid", session=session) as client,
     ):
-        with pytest.raises(APIConnectionError, match=r"could not connect: .*\[ConnectionResetError\]") as caught:
+        with pytest.raises(APIConnectionError, match=r"could not connect: .*closed in the TLS handshake\]") as caught:
             await with_timeout(complete(client))
     assert "None" not in str(caught.value)

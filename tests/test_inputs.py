@@ -372,8 +372,9 @@ async def test_single_stop_string_is_sent_as_a_list(client: f.AsyncFriendli, ser
     server.always(text("ok"))
     await send(client, stop="END")
     await client.serverless.chat.stream(model="m", messages=MESSAGES, stop="END").result()
-    await client.serverless.completions.complete(model="m", prompt="Hi", stop="END")
     await client.serverless.tool_assisted_chat.complete(model="m", messages=MESSAGES, stop="END")
+    server.always(None)
+    await client.serverless.completions.complete(model="m", prompt="Hi", stop="END")
     assert [request.json_object["stop"] for request in server.requests] == [["END"]] * 4
 
 

@@ -14,6 +14,9 @@ _STEP: Final = 1024 * 1024
 # Names that servers and proxies use for "not compressed", besides the standard's (RFC 9110 8.4.1, 12.5.3).
 _IDENTITY: Final = frozenset({"", "identity", "none", "null", "binary", "plain", "text", "utf-8", "8bit", "7bit"})
 
+_BEGINNINGS: Final = (b"{", b"[", b"<", b":", b"data:", b"event:", b"id:", b"retry:")
+"""How JSON, markup and events begin. Raw deflate data may begin so, too; other data could not be decompressed."""
+
 
 def inflater(encoding: str) -> Inflater | None:
     """Returns a decompressor for a Content-Encoding (RFC 9110 8.4.1), or None if the body is not compressed.
@@ -34,8 +37,8 @@ class Inflater:
     more than 1 MiB of input without output, such as empty members: a peer that sends without end would otherwise keep
     the reader busy, and no size limit would notice.
 
-    A body that is labelled as gzip, but does not begin as gzip, is passed through: relays on httpx or requests
-    decompress a body and keep its headers.
+    A body that is labelled as gzip and does not begin so, or as br, zstd and the like and begins as JSON, events or
+    markup, is passed through: relays on httpx or requests decompress a body and keep its headers.
 
     Args:
         encoding: Normalized name of the compression. A list of several names is not supported.
@@ -67,9 +70,8 @@ class Inflater:
         Raises:
             ResponseDecodeError: The compression is broken or was not requested, or data follows its end.
         """
-        if self._inflate is None and self._encoding == "gzip" and not data.startswith(b"\x1f"):
+        if self._is_plain or (self._inflate is None and self._begins_plain(data)):
             self._is_plain = True
-        if self._is_plain:
             return data
         if self._inflate is None:
             self._inflate = self._new_decompressor(data)
@@ -89,6 +91,12 @@ class Inflater:
                 return plain
             reason = f"{self._since_output} bytes decompress to nothing"
         raise ResponseDecodeError(f"the compressed reply is corrupt: {reason} ({self._named})")
+
+    def _begins_plain(self, data: bytes) -> bool:
+        """Whether the first bytes are not compressed."""
+        if self._encoding == "gzip":
+            return not data.startswith(b"\x1f")
+        return self._encoding != "deflate" and data.lstrip().startswith(_BEGINNINGS)
 
     def _next_member(self, data: bytes) -> bytes:
         """Returns the data of the next gzip member, for which it starts a new decompressor, or b"" for padding."""
