@@ -1,4 +1,4 @@
-"""JSON: what msgspec needs help with, which are lone surrogates, charsets and threads; and values of any shape.
+"""JSON: what msgspec needs help with (lone surrogates, bytes that are not UTF-8, threads); and values of any shape.
 
 A lone surrogate is half of a character. A model's token may be one, but UTF-8 cannot encode it, and msgspec rejects it.
 What msgspec accepts takes no slower path here.
