@@ -103,8 +103,8 @@ CALLS: Final[dict[str, tuple[list[JSON], list[tuple[str, str]]]]] = {
         [("f", "{"), ("g", "{}")],
     ),
     "call without a name after one with an index": (
-        [calls(call("f", "{", index=0)), calls(call(None, "")), calls(call(None, "}", index=1))],
-        [("f", "{}")],
+        [calls(call("f", "{}", index=0)), calls(call(None, "")), calls(call(None, "{}", index=1))],
+        [("f", "{}"), ("", "{}")],
     ),
     "empty ids": (
         [calls(call("f", "{}", id="")), calls(call("g", "{", id="b")), calls(call(None, "}", id=""))],
