@@ -95,6 +95,8 @@ CALLS: Final[dict[str, tuple[list[JSON], list[tuple[str, str]]]]] = {
         [calls(call("f", '{"a":{}', index=0)), calls(call("f", "}", index=0))],
         [("f", '{"a":{}}')],
     ),
+    "name that grows": ([calls(call("get", index=0)), calls(call("get_x", "{}", index=0))], [("get_x", "{}")]),
+    "name in pieces": ([calls(call("get", index=0)), calls(call("_x", "{}", index=0))], [("get_x", "{}")]),
     "name twice": ([calls(call("f", index=0)), calls(call("f", "{}", index=0))], [("f", "{}")]),
     "other name in the middle": ([calls(call("f", "{", index=0)), calls(call("fo", "}", index=0))], [("f", "{}")]),
     "index only from the second delta on": ([calls(call("f", "{")), calls(call(None, "}", index=0))], [("f", "{}")]),

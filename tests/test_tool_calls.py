@@ -77,6 +77,7 @@ def delta(index: int | None, id: str | None = None, name: str | None = None, arg
     ("chunks", "expected"),
     [
         ([[delta(0, "a", "f")], [delta(0, None, "f", "{}")]], [(0, "a", "f", None), (0, None, None, "{}")]),
+        ([[delta(0, "a", "get_")], [delta(0, None, "f", "{}")]], [(0, "a", "get_", None), (0, None, "f", "{}")]),
         (
             [[delta(0, "a", "f", "{")], [delta(0, "a", "f", "}")], [delta(1, "b", "g", "{}")]],
             [(0, "a", "f", "{"), (0, None, None, "}"), (1, "b", "g", "{}")],
@@ -94,7 +95,17 @@ def delta(index: int | None, id: str | None = None, name: str | None = None, arg
         ([[delta(0, "a", "f")], [delta(0, "z", None, "{}")]], [(0, "a", "f", None), (0, None, None, "{}")]),
         ([[delta(None, "a", "f", "{")], [delta(None, "", "", "}")]], [(0, "a", "f", "{"), (0, None, None, "}")]),
     ],
-    ids=["name-twice", "repeated", "same-index", "no-index", "one-chunk", "from-one", "other-ids", "empty-id"],
+    ids=[
+        "name-twice",
+        "name-in-pieces",
+        "repeated",
+        "same-index",
+        "no-index",
+        "one-chunk",
+        "from-one",
+        "other-ids",
+        "empty-id",
+    ],
 )
 async def test_deltas_have_the_index_of_their_call_and_its_id_and_name_once(
     client: AsyncFriendli, server: FriendliServer, chunks: list[list[Any]], expected: list[Any]

@@ -225,10 +225,10 @@ class _CallParts:
         return self._reader.complete and isinstance(self._reader.value, dict)
 
     def add(self, delta: ToolCallDelta) -> None:
-        """Adds a delta. The first id, type and name win if they are repeated; arguments are concatenated.
+        """Adds a delta. The first id and type win if they are repeated; arguments are concatenated.
 
         Programs for OpenAI's API group the deltas by their index, and some concatenate ids and names. So the delta gets
-        the index of its call, and keeps its id and name only if they are the first.
+        the index of its call, and keeps only what is new of its id and name.
         """
         if delta.index != self.index:
             msgspec.structs.force_setattr(delta, "index", self.index)
@@ -244,10 +244,13 @@ class _CallParts:
         if function is None:
             return
         if function.name is not None:
-            new_name = None if self.name else function.name or None
-            self.name = self.name or new_name
-            if function.name != new_name:
-                msgspec.structs.force_setattr(function, "name", new_name)
+            # Most servers send it once, and some repeat it; Gemini may cut it, before there are arguments.
+            begun, self.name = self.name or "", None
+            piece = "" if begun and self.has_arguments else function.name.removeprefix(begun)
+            begun += piece  # a local variable with the only reference, to which CPython appends in place
+            self.name = begun or None
+            if function.name != (piece or None):
+                msgspec.structs.force_setattr(function, "name", piece or None)
         if function.arguments is not None:
             self.has_arguments = True
         if function.arguments:

@@ -136,7 +136,7 @@ class FunctionCallDelta(Value, frozen=True):
     """A delta of a function call."""
 
     name: str | None = None
-    """The name, with the first delta that has it: a stream removes repetitions."""
+    """The name, or a new piece of it: a stream removes repetitions."""
     arguments: str | None = None
     _parameters: None = msgspec.field(default=None, name="parameters")  # as in ``FunctionCall``
 
