@@ -27,6 +27,13 @@ ITEMS_OF: Final[dict[str, tuple[list[tuple[str, str | None, int | None, str]], l
         [("added", None, None, ""), ("delta", "a", None, "x"), ("added", None, None, ""), ("delta", "b", None, "y")],
         [(None, "x"), (None, "y")],
     ),
+    "one id for all": (
+        [
+            *(("added", "a", 0, ""), ("delta", "a", 0, "x"), ("done", "a", 0, "")),
+            *(("added", "a", 1, ""), ("delta", "a", 1, "y"), ("done", "a", 1, "")),
+        ],
+        [("a", "x"), ("a", "y")],
+    ),
     "ids, and one index for all": (
         [("added", "a", 0, ""), ("delta", "a", 0, "x"), ("added", "b", 0, ""), ("delta", "b", 0, "y")],
         [("a", "x"), ("b", "y")],

@@ -106,7 +106,7 @@ class Items:
 
     def __init__(self) -> None:
         self.all: list[ItemParts] = []
-        self._known: dict[tuple[str | int, str], ItemParts] = {}  # by id and type, and by index and type
+        self._known: dict[tuple[str | int | None, str], ItemParts] = {}  # by id and type, and by index and type
         self._latest: dict[str, ItemParts] = {}  # by type
 
     def add(self, event: ItemEvent | UnknownEvent) -> None:
@@ -186,7 +186,8 @@ class Items:
     def _announce(self, item: OutputItem, index: int | None) -> None:
         """Adds the beginning of an item, parts of which may have arrived before it."""
         parts = None if item.id is None else self._known.get((item.id, item.type))
-        if parts is None:
+        # SGLang gives all items of a response one id.
+        if parts is None or (parts.is_complete and self._known.get((index, item.type)) is not parts):
             self._begin(item, index)
         elif not parts.is_complete:
             parts.item = item
