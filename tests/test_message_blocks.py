@@ -92,6 +92,13 @@ CASES: Final[dict[str, tuple[list[JSON], list[JSON]]]] = {
     ),
     "no index, no start": (without_index(text_delta("a"), text_delta("b")), [{**SAID, "text": "ab"}]),
     "no start, two indexes": ([text_delta("a"), text_delta("b", 1)], [SAID, {**SAID, "text": "b"}]),
+    "an empty signature, and an empty list of sources": (
+        [
+            *(block_start({"type": "thinking", "thinking": "", "signature": ""}), thinking_delta("a")),
+            *(block_start({**TEXT, "citations": []}, 1), text_delta("a", 1)),
+        ],
+        [{**THOUGHT, "signature": ""}, {**SAID, "citations": ()}],
+    ),
     "no start, arguments of a call": (
         [json_delta('{"city": "Paris"}')],
         [{"type": "tool_use", "name": "", "input": {"city": "Paris"}}],

@@ -128,10 +128,10 @@ class _BlockParts:
         start = self.start
         if isinstance(start, TextBlock):
             citations = (*(start.citations or ()), *self.citations)
-            return TextBlock(join_text([start.text, *self.pieces]), citations or None)
+            return TextBlock(join_text([start.text, *self.pieces]), citations or start.citations)
         if isinstance(start, ThinkingBlock):
             signature = join_text([start.signature or "", *self.signature])
-            return ThinkingBlock(join_text([start.thinking, *self.pieces]), signature or None)
+            return ThinkingBlock(join_text([start.thinking, *self.pieces]), signature or start.signature)
         raw_input = join_text(self.pieces)
         arguments = json_or_none(raw_input)
         given: dict[str, Any] = {"input": arguments if isinstance(arguments, dict) else raw_input} if raw_input else {}
