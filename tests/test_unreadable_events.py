@@ -82,10 +82,22 @@ def test_event_without_content_ends_no_stream(api: str, kind: str, field: str, v
     assert not any(isinstance(each, UnknownEvent) for each in delivered)
 
 
+@pytest.mark.parametrize("fields", [{}, {"item": None}], ids=["absent", "null"])
+@pytest.mark.parametrize("stage", ["added", "done"])
+def test_event_without_its_item_is_delivered_as_one_of_an_unknown_kind(stage: str, fields: JSON) -> None:
+    begin, before, after = STREAMS["responses"]
+    collector = begin()
+    event: JSON = {"type": f"response.output_item.{stage}", "output_index": 0, **fields}
+    reader, delivered = read(collector, [*before, event, *after])
+    assert reader.failure is None
+    assert collector.partial().text == "Hi you"
+    assert UnknownEvent(event["type"], event) in delivered
+
+
 UNREADABLE: Final[list[tuple[str, str, str, list[Any]]]] = [
     ("chat", "", "choices", [[None], [chunk({})["choices"][0], None], *([{"delta": each}] for each in ("a", ["a"]))]),
     ("chat", "", "choices", [[{"delta": {"tool_calls": [None, {"id": "t", "function": {"name": "f"}}]}}]]),
-    ("responses", "response.output_item.added", "item", [None, ABSENT, "text"]),
+    ("responses", "response.output_item.added", "item", ["text"]),
     ("responses", "response.content_part.done", "part", [None, ABSENT, "text"]),
     ("responses", "response.in_progress", "response", ["text", 5]),
     ("messages", "message_start", "message", [None, ABSENT, "text"]),

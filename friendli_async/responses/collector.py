@@ -72,6 +72,11 @@ def _fill(kind: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "response": {**response, "output": response.get("output") or []}}
 
 
+def _lacks_item(kind: str, fields: dict[str, Any]) -> bool:
+    """Whether an event that is about an item has none, as some gateways send it: then it says nothing."""
+    return kind in {"response.output_item.added", "response.output_item.done"} and fields.get("item") is None
+
+
 def _failure_of(event: ResponseEvent, head: ReplyHead) -> APIStatusError | None:
     match event:
         case ResponseFailed(response=response):
@@ -106,6 +111,7 @@ class ResponseCollector:
     dialect: Dialect[ResponseEvent] = TaggedDialect(
         KnownEvent,
         reporting=frozenset(get_args(Stages)),
+        holds_unknown=_lacks_item,
         rewrite=_fill,
         failure_of=_failure_of,
     )

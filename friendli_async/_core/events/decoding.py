@@ -303,7 +303,7 @@ class TaggedDialect(Dialect[E], kw_only=True):
     reporting: frozenset[type]
     """The structs of the events that may report the usage, or a failure."""
     holds_unknown: Callable[[str, Fields], bool] | None = None
-    """Whether an event of a known kind contains a part of an unknown kind."""
+    """Whether the object that an event of a known kind is about is of an unknown kind, or absent."""
 
     @cached_property
     def _kinds(self) -> frozenset[str]:
