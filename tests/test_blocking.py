@@ -403,6 +403,16 @@ def test_interrupted_stream_is_no_end_of_the_loop(remote: FriendliServer, client
     assert caught.value.partial.text == "half"
 
 
+def test_second_loop_over_an_interrupted_stream_is_no_empty_answer(
+    remote: FriendliServer, client: AsyncFriendli
+) -> None:
+    remote.enqueue(script(chunk("half"), cut()))
+    stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+    for _ in range(3):  # leaving a loop closes what it reads
+        with pytest.raises(StreamInterruptedError):
+            list(iterate(stream))
+
+
 # --- the background loop ---------------------------------------------------------------------------------------------
 
 

@@ -1844,11 +1844,10 @@ async def test_stream_interrupted_mid_turn_cancels_the_tools(
     roles = [message["role"] for message in run.messages]
     assert roles == ["user", *["assistant", "tool"] * 2]
     assert run.turns == 1
-    assert await events_of(run) == []
-    await run.aclose()
-    with pytest.raises(type(caught.value)) as again:
-        await run.result()
-    assert str(again.value) == str(caught.value)
+    for read in (events_of(run), run.result()):
+        with pytest.raises(type(caught.value)) as again:
+            await read
+        assert str(again.value) == str(caught.value)
     await assert_idle(client, server)
 
 
@@ -2126,7 +2125,7 @@ async def test_closed_run_yields_neither_unread_events_nor_the_error_of_a_cancel
     assert await events_of(run) == []
 
 
-async def test_cancelled_read_waits_for_the_tools_and_is_reported_once(
+async def test_cancelled_read_waits_for_the_tools_and_is_reported_by_later_reads(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter
 ) -> None:
     waiter.may_clean_up.clear()
@@ -2143,10 +2142,31 @@ async def test_cancelled_read_waits_for_the_tools_and_is_reported_once(
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert waiter.log == ["w started", "w cancelled"]
-    with pytest.raises(StreamInterruptedError, match="a read of the run was cancelled"):
-        await anext(run)
-    with pytest.raises(StopAsyncIteration):
-        await anext(run)
+    for _ in range(2):
+        with pytest.raises(StreamInterruptedError, match="a read of the run was cancelled"):
+            await anext(run)
+    await assert_idle(client, server)
+
+
+async def test_second_block_after_a_cancelled_read_is_no_empty_answer(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    run = await busy_run(client, server, waiter)
+
+    async def loop() -> None:
+        async with run:
+            await events_of(run)
+
+    reading = asyncio.create_task(loop())
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    for _ in range(2):
+        with pytest.raises(StreamInterruptedError, match="a read of the run was cancelled"):
+            await loop()
+    await run.aclose()
+    await loop()
     await assert_idle(client, server)
 
 
@@ -2165,10 +2185,9 @@ async def test_error_whose_read_is_cancelled_while_the_tools_end_is_raised_by_th
     waiter.may_clean_up.set()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    with pytest.raises(StreamInterruptedError, match="the connection broke"):
-        await anext(run)
-    with pytest.raises(StopAsyncIteration):
-        await anext(run)
+    for _ in range(2):
+        with pytest.raises(StreamInterruptedError, match="the connection broke"):
+            await anext(run)
     await assert_idle(client, server)
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import Any, Final
 
 import aiohttp
 import pytest
+from support.clock import run_loop_iterations
 from support.sockets import (
     DONE,
     LAST_CHUNK,
@@ -36,6 +37,7 @@ from friendli_async import (
 )
 from friendli_async.testing import (
     FriendliServer,
+    Script,
     Step,
     chunk,
     comment,
@@ -317,8 +319,88 @@ async def test_stream_has_exactly_one_outcome(server: FriendliServer, name: str)
             assert stream.meta.status == 200
         await stream.aclose()
         assert stream.outcome == outcome
-        assert [event async for event in stream] == []
+        with pytest.raises(error) if error else contextlib.nullcontext():  # a failure remains one
+            assert [event async for event in stream] == []
         assert stream.outcome == outcome
+
+
+WAYS: Final[dict[str, Callable[[ChatStream], AsyncIterable[object]]]] = {
+    "events": lambda stream: stream,
+    "text": ChatStream.text,
+    "bytes": ChatStream.raw,
+    "tool calls": ChatStream.tool_calls,
+}
+
+
+@pytest.mark.parametrize("block", [False, True], ids=["bare", "async with"])
+@pytest.mark.parametrize("read", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(script(chunk("a"), cut()), StreamInterruptedError), (status(500), APIStatusError)],
+    ids=["truncated", "not opened"],
+)
+async def test_second_loop_over_a_failed_stream_is_no_empty_answer(
+    server: FriendliServer,
+    answer: Script,
+    error: type[FriendliError],
+    read: Callable[[ChatStream], AsyncIterable[object]],
+    block: bool,
+) -> None:
+    server.enqueue(answer)
+    async with client_of(server.url, retry=None) as client:
+        stream = open_stream(client)
+
+        async def loop() -> None:
+            async with stream if block else contextlib.nullcontext():
+                async for _ in view:
+                    pass
+
+        view = read(stream)
+        for _ in range(3):
+            with pytest.raises(error):
+                await loop()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("read", WAYS.values(), ids=WAYS)
+async def test_second_block_after_a_cancelled_read_is_no_empty_answer(
+    server: FriendliServer, client: AsyncFriendli, read: Callable[[ChatStream], AsyncIterable[object]]
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    stream = open_stream(client)
+
+    async def loop() -> None:
+        async with stream:
+            async for _ in view:
+                pass
+
+    view = read(stream)
+    await stream
+    reading = asyncio.ensure_future(loop())
+    await run_loop_iterations(3)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    for _ in range(2):  # leaving the block, as the cancellation did, is no intended end
+        with pytest.raises(StreamInterruptedError, match="cancelled"):
+            await loop()
+    await stream.aclose()
+    await loop()
+
+
+async def test_read_that_is_cancelled_after_its_stream_was_closed_leaves_it_closed(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    stream = open_stream(client)
+    await anext(stream)
+    reading = asyncio.ensure_future(anext(stream))
+    await run_loop_iterations(3)
+    await stream.aclose()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert [event async for event in stream] == []
 
 
 @pytest.mark.parametrize(
@@ -507,7 +589,7 @@ async def test_iteration_after_result_of_a_stream_that_was_ended_before_just_end
     assert [chunk async for chunk in stream] == []
 
 
-async def test_cancelled_result_is_reported_by_the_next_read(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_cancelled_result_is_reported_by_later_reads(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
     stream = open_stream(client)
     await stream
@@ -516,9 +598,9 @@ async def test_cancelled_result_is_reported_by_the_next_read(server: FriendliSer
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    with pytest.raises(StreamInterruptedError, match="cancelled"):
-        await anext(stream)
-    assert [chunk async for chunk in stream] == []
+    for _ in range(2):
+        with pytest.raises(StreamInterruptedError, match="cancelled"):
+            await anext(stream)
 
 
 @pytest.mark.parametrize("opened", [True, False])

@@ -940,7 +940,24 @@ async def test_view_closes_stream_of_an_answer_that_is_not_json(
     with pytest.raises(OutputInvalidError) as again:
         await stream.result()
     assert str(again.value) == str(caught.value)
-    assert [event async for event in stream] == []
+    for read in (stream, stream.snapshots(), stream.items("lines")):  # another loop must not look complete
+        with pytest.raises(OutputInvalidError):
+            _ = [event async for event in read]
+
+
+async def test_views_of_a_failed_stream_deliver_what_was_read_in_async_with_too(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(chunk('{"number": "1", "lines": ['), cut()))
+    stream = client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK)
+    with pytest.raises(StreamInterruptedError):
+        async for _ in stream.text():
+            pass
+    for _ in range(2):
+        async with stream.snapshots() as snapshots:
+            assert await anext(snapshots) == {"number": "1", "lines": []}
+            with pytest.raises(OutputCutOffError):
+                await anext(snapshots)
 
 
 async def test_invalid_text_of_a_closed_stream_leaves_its_error(client: AsyncFriendli, server: FriendliServer) -> None:

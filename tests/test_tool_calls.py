@@ -361,7 +361,7 @@ async def test_interrupted_stream_raises_and_yields_no_truncated_call(
         await anext(calls)
     assert caught.value.partial is not None
     assert caught.value.partial.tool_calls[1].function.arguments == '{"a":'
-    with pytest.raises(StopAsyncIteration):
+    with pytest.raises(StreamInterruptedError):
         await anext(calls)
 
 

@@ -114,30 +114,26 @@ the pool if the body had ended.
                API's last event (``done``)             raises
                                                        StreamInterruptedError if the
                                                        stream was never open
-``truncated``  the connection broke or the body ended  StreamInterruptedError; then     closed
-               before that; the sentinel before any    iteration has ended, and
-               part of an answer. (``failed`` if an    ``result()`` raises again
+``truncated``  the connection broke or the body ended  StreamInterruptedError, at each  closed
+               before that; the sentinel before any    read, also after it was closed,
+               part of an answer. (``failed`` if an    and from ``result()``
                error message, as an event of an
                unknown kind or outside of events,
                came before)
 ``failed``     a timeout, a size limit, an error in    APITimeoutError,                 closed
                the stream, an event that cannot be     APIStatusError,
-               decoded, an answer that is not JSON     ResponseDecodeError; then as
-               (parsing); opening failed               for ``truncated``. What else
-                                                       opening raises is raised once;
-                                                       then iteration has ended, and
-                                                       ``result()`` raises
+               decoded, an answer that is not JSON     ResponseDecodeError, as for
+               (parsing); opening failed               ``truncated``. What else opening
+                                                       raises is raised once, and later
                                                        StreamInterruptedError
-``failed``     an exception from a function of         that exception; the next read    closed
-               ``stop_when()``                         raises StreamInterruptedError,
-                                                       once; then iteration has ended
+``failed``     an exception from a function of         that exception; later            closed
+               ``stop_when()``                         StreamInterruptedError
 ``cancelled``  ``async with`` exited, ``aclose()``,    iteration has ended;             closed before the call that
                the last reference dropped              ``result()`` raises              closed it returns; in the loop's
                                                        StreamInterruptedError, which    next turn if the last reference
                                                        a pending reader gets at once    was dropped outside of the loop
-``cancelled``  a read was cancelled (not of a branch)  CancelledError; the next read    closed
-                                                       raises StreamInterruptedError,
-                                                       once; then iteration has ended
+``cancelled``  a read was cancelled (not of a branch)  CancelledError; later            closed
+                                                       StreamInterruptedError
 ``cancelled``  the client was closed, its drain timed  the events that had arrived;     closed
                out, or the loop shut down, before the  then as above, or at once for a
                body had ended; ``done`` instead if     pending reader

@@ -170,12 +170,11 @@ class StreamOpening(Generic[E, R, U]):
         state, call = self.state, self._call
         was_stopped = state.outcome != "open"
         if not was_stopped:
-            state.outcome = call.outcome_of(error)
+            state.outcome, state.raises = call.outcome_of(error), True
         if isinstance(error, FriendliError):
             state.error = copy.copy(error)
         elif not was_stopped:
-            state.is_unreported = not isinstance(error, Exception)
-            what = "was cancelled" if state.is_unreported else f"failed with {type(error).__name__}"
+            what = f"failed with {type(error).__name__}" if isinstance(error, Exception) else "was cancelled"
             message = f"the opening of the stream {what}"
             state.error = StreamInterruptedError(message, sent=call.may_have_been_sent, meta=call.meta())
 

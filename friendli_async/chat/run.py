@@ -207,7 +207,7 @@ class Run:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
+        await self._leave()
 
     async def aclose(self) -> None:
         """Closes the stream, cancels the tools, and waits for them to end; not in a tool of the run itself.
@@ -215,17 +215,18 @@ class Run:
         Idempotent; may be called from any task of the run's event loop. A task that is waiting for an event gets
         StreamInterruptedError.
         """
-        self._state.is_unreported = False
+        self._state.on_close()
+        await self._leave()
+
+    async def _leave(self) -> None:
         self._events.clear()
         message = "the run was closed before it was complete"
         await self._close(StreamInterruptedError(message, sent=self._may_have_been_sent()), "cancelled")
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error."""
-        self._state.is_unreported = self._state.outcome == "open"
-        await self._close(error, _outcome_of(error))  # if this is cancelled, no read raises the error
-        if not isinstance(error, asyncio.CancelledError):
-            self._state.is_unreported = False
+        self._state.raises = self._state.raises or self._state.outcome == "open"
+        await self._close(error, _outcome_of(error))
 
     async def _close(self, error: BaseException, outcome: Outcome) -> None:
         """Closes the stream, cancels the tools and waits for them; an open run stores and reports the error."""
@@ -280,7 +281,7 @@ class Run:
             StreamInterruptedError: A cancelled read has closed it.
         """
         if self._state.outcome != "open" and not self._events:
-            self._state.raise_unreported()
+            self._state.check_readable()
             raise RuntimeError("the run has ended before the response started: it was finished, or closed")
         work.include(self._work)
 
@@ -344,7 +345,7 @@ class Run:
         while not self._events and self._state.outcome == "open":
             await self._advance()
         if not self._events:
-            self._state.raise_unreported()
+            self._state.check_readable()
 
     async def _run_to_end(self) -> None:
         while self._state.outcome == "open":

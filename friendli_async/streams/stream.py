@@ -41,9 +41,10 @@ class EventStream(Generic[E]):
     reference closes the connection at once. A stream ends in exactly one way, and ``outcome`` reports which.
 
     A stream is read in one way: by iteration (and its text views), by ``raw()``, or by the branches of ``tee()``. Each
-    event is delivered once: ``result()`` reads those that are left, and a second iteration ends at once.
+    event is delivered once: ``result()`` reads those that are left, and a second iteration ends at once. After an
+    error, it raises that again, so that it does not look like an empty answer.
 
-    Cancelling a read, for instance by ``asyncio.wait_for``, closes the stream: the next read raises
+    Cancelling a read, for instance by ``asyncio.wait_for``, closes the stream: later reads raise
     StreamInterruptedError, with what had arrived in ``partial``, so that truncated text never looks complete.
 
     Raises:
@@ -144,6 +145,7 @@ class EventStream(Generic[E]):
 
         May be called from any task of the stream's loop, any number of times.
         """
+        self._state.on_close()
         self._stop("the stream was closed")
 
     async def stop(self) -> None:
@@ -156,10 +158,10 @@ class EventStream(Generic[E]):
 
         May be called from any task of the stream's loop, any number of times.
         """
+        self._state.on_close()
         self._stop("the stream was stopped", "stopped")
 
     def _stop(self, reason: str, outcome: Outcome = "cancelled") -> None:
-        self._state.is_unreported = False  # closed on purpose: the next read just ends
         if self._fanout is not None and self.outcome == "open":  # else branches may still be reading its last events
             self._fanout.clear()
         opened = self._open
@@ -210,7 +212,7 @@ class EventStream(Generic[E]):
             return ready.popleft()
         opened = self._open
         if opened is None or self._state.outcome != "open":
-            self._state.raise_unreported()
+            self._state.check_readable()
             raise StopAsyncIteration
         self._begin_waiting()
         try:
@@ -297,7 +299,7 @@ class EventStream(Generic[E]):
                     return data
             else:
                 self._reject_after_result()
-                self._state.raise_unreported()
+                self._state.check_readable()
             raise StopAsyncIteration
         finally:
             self._waiting = False
@@ -321,7 +323,7 @@ class EventStream(Generic[E]):
         if self._read_mode not in {None, "events"}:
             raise RuntimeError(f"the stream is already being read by {self._read_mode}")
         if self.outcome != "open" and not opened.is_unread and not opened.reader.ready:
-            self._state.raise_unreported()
+            self._state.check_readable()
             raise RuntimeError(f"the stream has ended before the response started: {_SPENT}")
         opened.on_abort = on_abort
         self._opening.include_in(work)

@@ -12,6 +12,7 @@ them is finalized when its last reference is dropped.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar, get_args
@@ -156,9 +157,9 @@ class Branch(Generic[E]):
 
     It yields the stream's events from the first one on, independently of the other branches. Leaving ``async with``,
     ``aclose()``, cancelling a read, or dropping the last reference closes this branch only; closing the last branch
-    closes the stream. Iteration then ends; after a cancelled read it first raises StreamInterruptedError, once. If the
-    stream itself is closed, its branches raise that error, too; if it is stopped (``stream.stop()``), they just end,
-    and undelivered events are discarded.
+    closes the stream. Iteration then ends; after a cancelled read it raises StreamInterruptedError until the branch is
+    closed. If the stream itself is closed, its branches raise that error, too; if it is stopped (``stream.stop()``),
+    they just end, and undelivered events are discarded.
 
     Raises:
         FriendliError: What the stream raises, after the last event; a copy for each branch.
@@ -172,7 +173,7 @@ class Branch(Generic[E]):
         self._stream = stream
         self._fanout = fanout
         self._buffer = buffer
-        self._error: FriendliError | None = None  # to be raised by the next read
+        self._error: FriendliError | None = None  # to be raised by later reads
 
     @property
     def dropped(self) -> int:
@@ -205,13 +206,14 @@ class Branch(Generic[E]):
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
+        self._check_loop(running_loop())
+        _close_branch(self._fanout, self._buffer, self._stream._stop)
 
     async def aclose(self) -> None:
         """Closes the branch. A task waiting for its next event gets StreamInterruptedError."""
-        self._check_loop(running_loop())
-        self._error = None  # closed on purpose: the next read just ends
-        _close_branch(self._fanout, self._buffer, self._stream._stop)
+        await self.__aexit__()
+        if not self._stream._state.has_failed:
+            self._error = None  # closed on purpose: later reads just end
 
     def __del__(self) -> None:  # in any thread, with or without a running loop
         buffer: _Buffer[E] | None = getattr(self, "_buffer", None)
@@ -247,8 +249,10 @@ class Branch(Generic[E]):
             while not buffer.events:
                 self._check_end()
                 await self._advance()
-        except Exception:
-            if self._stream.outcome != "open" or buffer.overrun:  # the error or the end: raised once
+        except Exception as error:
+            if self._stream.outcome != "open" or buffer.overrun:  # the error or the end
+                if not isinstance(error, StopAsyncIteration):
+                    self._error = copy.copy(error) if isinstance(error, FriendliError) else self._stream._state.error
                 buffer.task = None
                 _close_branch(self._fanout, buffer, self._stream._stop)
             raise  # if another task is opening the stream, the branch can be read after that
@@ -272,8 +276,7 @@ class Branch(Generic[E]):
         """Raises if no more events will come."""
         fanout, stream = self._fanout, self._stream
         if self._error is not None:
-            error, self._error = Held(self._error), None
-            raise error.take()
+            raise copy.copy(self._error)
         if self._buffer.closed:
             raise StopAsyncIteration
         if fanout.failure is not None:

@@ -49,23 +49,35 @@ class StreamState(msgspec.Struct, eq=False):
         outcome: How it has ended.
         error: The error that ended it, without a traceback; None while it is open, and if it ended as ``done`` or
             ``stopped`` after it was opened.
-        is_unreported: Whether a cancelled read, one in which the user's code raised an exception, or an abort of the
-            exchange ended it, and no caller has been notified yet.
+        raises: Whether later reads raise ``error``, so that a second loop does not look like an empty answer. They just
+            end after it was closed on purpose, unless it had failed before.
     """
 
     outcome: Outcome = "open"
     error: FriendliError | None = None
-    is_unreported: bool = False
+    raises: bool = False
 
     def final_error(self) -> FriendliError:
         """Returns a copy of the error that ended it, to be raised again."""
         assert self.error is not None, "it has not ended with an error"
         return copy.copy(self.error)
 
-    def raise_unreported(self) -> None:
-        """Raises the error that ended it, once, if no caller has been notified: it must not look complete."""
-        if self.is_unreported:
-            self.is_unreported = False
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended before anybody closed it."""
+        return self.outcome in {"truncated", "failed"}
+
+    def on_close(self) -> None:
+        """Lets later reads just end, as it is closed on purpose; a failure remains one.
+
+        Not called when ``async with`` is left, which the error itself may do.
+        """
+        if not self.has_failed:
+            self.raises = False
+
+    def check_readable(self) -> None:
+        """Raises the error that ended it, unless it was closed on purpose: it must not look complete."""
+        if self.raises:
             raise self.final_error()
 
 
@@ -165,8 +177,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if isinstance(error, Exception):
             self.stop(f"the stream failed: {type(error).__name__}", "failed")
         else:
+            if self.state.outcome == "open":  # else it was closed on purpose before
+                self.state.raises = True
             self.stop("a read of the stream was cancelled, which closed it")
-        self.state.is_unreported = self.state.error is not None
         reject_stop_iteration(error)
 
     async def read(self) -> bytes:
@@ -302,7 +315,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.kept_bytes += arrived
         del arrived  # an observer may raise, and the traceback must not have bytes that may quote the token
         self._end_read(error)
-        self.state.is_unreported = self.state.error is not None
 
     def _end_read(self, broken: FriendliError | None = None) -> None:
         """Ends the stream as the reader has read it, or with the error that broke it off before.
@@ -321,11 +333,11 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self._end("truncated", StreamInterruptedError(str(error)))
         else:
             self._end("cancelled" if isinstance(error, StreamInterruptedError) else "failed", error)
+        self.state.raises = self.state.error is not None
 
     def _raise_error(self) -> None:
         """Raises the error that ended the stream, if it ended with one."""
         if self.state.error is not None:
-            self.state.is_unreported = False
             raise self.state.final_error()
 
     def stop(self, error: FriendliError | str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
@@ -351,6 +363,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.exchange.abort_with(error)
         else:
             self.exchange.abort()
+        if outcome == "failed":
+            self.state.raises = True
         self._end(outcome, None if outcome == "stopped" else error)
 
     def _read_arrived(self) -> bytes:
