@@ -757,7 +757,7 @@ async def test_checkpoint_is_locked_by_its_run(path: Path) -> None:
     async with run_all(ROWS, Caller(), checkpoint=path, concurrency=1) as outcomes:
         await anext(outcomes)
         for _ in range(2):
-            with pytest.raises(CheckpointInUseError, match=r"another run; .* `await run.aclose\(\)`"):
+            with pytest.raises(CheckpointInUseError, match=r"another run\nA run .* `await run.aclose\(\)`"):
                 await run(ROWS, Caller(), path)
         script = """if True:
             import sys; from pathlib import Path; from friendli_async.bulk.journal import Journal

@@ -500,7 +500,7 @@ async def test_second_run_on_the_same_file_is_rejected(files: Files) -> None:
     try:
         await files.server.wait_for_requests(4)
         code, stderr = await to_thread.run_sync(files.run_in_subprocess)
-        assert (code, "in use by another run" in stderr) == (3, True)
+        assert (code, "in use by another run\n" in stderr) == (3, True)
         assert len(files.server.requests) == 4
     finally:
         first.kill()

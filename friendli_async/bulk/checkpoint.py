@@ -20,7 +20,7 @@ import msgspec
 from friendli_async._core.body.json_values import json_hook, normalize
 from friendli_async._hints import shortened
 from friendli_async._json import encode_json
-from friendli_async.bulk.errors import DuplicateKeyError, RowsError, is_final
+from friendli_async.bulk.errors import CheckpointInUseError, DuplicateKeyError, RowsError, is_final
 from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.reply_codec import ReplyCodec
@@ -144,7 +144,11 @@ class Checkpoint(Generic[Row, R]):
 
     def open(self) -> None:
         """Reads which rows are finished; see ``Journal.open`` for errors."""
-        self._journal.open(self._load_line)
+        try:
+            self._journal.open(self._load_line)
+        except CheckpointInUseError as error:
+            error.add_note("A run of this program that was left is closed by `await run.aclose()`")
+            raise
 
     def _load_line(self, offset: int, line: bytes) -> bool:
         head = self._lines.head(line)

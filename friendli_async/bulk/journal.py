@@ -98,9 +98,7 @@ class Journal:
             _try_lock(self._file)
         except OSError as error:
             if error.errno in _LOCKED:
-                raise CheckpointInUseError(
-                    f"{self.path} is in use by another run; one that was left is closed by `await run.aclose()`"
-                ) from error
+                raise CheckpointInUseError(f"{self.path} is in use by another run") from error
             if error.errno not in _LOCKING_UNSUPPORTED:
                 raise
             _logger.warning(
