@@ -753,6 +753,21 @@ async def test_path_that_cannot_be_a_file_is_rejected(tmp_path: Path) -> None:
             await run(ROWS, Caller(), bad)
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_checkpoint_of_a_run_that_was_left_in_a_closed_loop_is_released(path: Path, loop_errors: list[str]) -> None:
+    async def leave() -> None:
+        async for _ in run_all(ROWS, Caller(), checkpoint=path, concurrency=1):
+            break
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    loop.close()  # not as asyncio.run does, which closes the run first
+    gc.collect()
+    assert len(asyncio.run(run(ROWS, Caller(), path))) == len(ROWS)
+    assert {message.partition("\n")[0] for message in loop_errors} == {"Task was destroyed but it is pending!"}
+    loop_errors.clear()
+
+
 async def test_checkpoint_is_locked_by_its_run(path: Path) -> None:
     async with run_all(ROWS, Caller(), checkpoint=path, concurrency=1) as outcomes:
         await anext(outcomes)

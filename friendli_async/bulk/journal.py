@@ -17,6 +17,7 @@ import os
 import stat
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
@@ -47,16 +48,21 @@ class Journal:
     """
 
     def __init__(self, path: Path, start: bytes) -> None:
+        self._file = -1
+        self._reader: BinaryIO | None = None
+        self._closing = threading.Event()
         self.path: Path = path.absolute()  # the working directory may change during the run
         self._start = start
-        self._file = -1
         self._size = 0
-        self._reader: BinaryIO | None = None
         self._failure: str | None = None
         self._unsynced = False
-        self._closing = threading.Event()
         self._lifecycle_lock = threading.Lock()  # `close` waits for an `open` in another thread
-        self._syncer = threading.Thread(target=self._sync_periodically, name="friendli_async-checkpoint", daemon=True)
+        self._syncer = threading.Thread(
+            target=self._sync_periodically,
+            args=(weakref.ref(self), self._closing),
+            name="friendli_async-checkpoint",
+            daemon=True,
+        )
 
     # --- opening ---
 
@@ -164,9 +170,13 @@ class Journal:
 
     # --- durability ---
 
-    def _sync_periodically(self) -> None:
-        while not self._closing.wait(_SYNC_SECONDS):
-            self._sync_now()
+    @staticmethod
+    def _sync_periodically(journal: weakref.ref[Journal], closing: threading.Event) -> None:
+        while not closing.wait(_SYNC_SECONDS):
+            still_open = journal()
+            if still_open is not None:
+                still_open._sync_now()
+            del still_open  # else it would be kept while this waits
 
     def _sync_now(self) -> None:
         if not self._unsynced:
@@ -197,6 +207,10 @@ class Journal:
             self._release()
         if self._failure is not None:
             raise CheckpointError(self._failure)
+
+    def __del__(self) -> None:
+        self._closing.set()  # unless its run was left in a loop that has been closed, it is closed already
+        self._release()
 
     def _release(self) -> None:
         if self._reader is not None:
