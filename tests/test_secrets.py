@@ -688,7 +688,7 @@ async def test_token_quoted_in_a_plain_reply_is_masked(server: FriendliServer, r
 
 
 @pytest.mark.parametrize("token", [SECRET, "abcdefgh" * 3, "a" * 20], ids=["", "of equal parts", "of one letter"])
-@pytest.mark.parametrize("end", ["", "..."])
+@pytest.mark.parametrize("end", ["", "...", "'", '"', "...'"])
 def test_token_that_the_end_of_an_excerpt_cuts_off_is_masked(token: str, end: str) -> None:
     for length in range(8, len(token) + 1):
         error = FriendliError(f"{token}, {token[:9]}x {token[:length]}{end}")

@@ -101,7 +101,7 @@ def without_token_bytes(data: bytes, token: str) -> bytes:
 def _masked(text: str, token: str) -> str:
     """Masks a token in a text, also if it is cut off at the end of an excerpt."""
     text = text.replace(token, _MASK)
-    end = text.removesuffix("...")
+    end = text.rstrip(".'\"")  # an ellipsis, the quotes around the excerpt
     if token[:MIN_TOKEN] in end[-len(token) :]:
         for length in range(len(token) - 1, MIN_TOKEN - 1, -1):
             if end.endswith(token[:length]):
