@@ -289,7 +289,7 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 
     def _remove_duplicates(self, chunk: TextCompletionChunk) -> None:
         for choice in chunk.choices:
-            parts = self.choices.get(0 if choice.index == self._first else choice.index)
+            parts = self.choices.get(self._number(choice.index))
             if parts is not None:
                 msgspec.structs.force_setattr(choice, "text", missing_suffix(choice.text, parts.text))
                 if parts.tokens:

@@ -153,8 +153,12 @@ class ChoicesCollector(Generic[C, P]):
     def _renumber(self, chunk: C) -> None:
         """Makes an only choice choice 0, whatever index the server gives it."""
         for choice in chunk.choices:
-            if choice.index == self._first:
-                msgspec.structs.force_setattr(choice, "index", 0)
+            msgspec.structs.force_setattr(choice, "index", self._number(choice.index))
+
+    def _number(self, index: int) -> int:
+        """Returns our index of a choice; one that was not requested, with the index 0, gets that of the first."""
+        first = self._first or 0
+        return first - index if index in (0, first) else index
 
     def _build_reply(self, reply: Callable[..., R], object: str) -> R:
         """Builds a reply of the given class; ``object`` is the value of its ``object`` field."""
