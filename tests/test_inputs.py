@@ -714,7 +714,7 @@ NOT_JSON: Final[list[tuple[dict[str, Any], str]]] = [
         {"messages": [{"role": "system", "content": [{"type": "text", "text": "x"}]}]},
         r"messages\[0\].content: ",
     ),
-    ({"messages": [{"role": "user", "content": REPLY}]}, r"messages\[0\].content: .*ChatCompletion`$"),
+    ({"messages": [{"role": "user", "content": REPLY}]}, r"messages\[0\].content: .*ChatCompletion`; pass its message$"),
     ({"messages": REPLY}, r"messages: Expected `array`, got `ChatCompletion`$"),
     ({"messages": MESSAGES, "stop": REPLY}, r"stop: .*, got `ChatCompletion`$"),
     ({"messages": (message for message in MESSAGES)}, r"messages: .*generator`$"),

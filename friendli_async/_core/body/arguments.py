@@ -306,6 +306,8 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
         reason, of_key, path = split_message(str(error))
         where = (prefix + path).lstrip(".") or "arguments"
         advice = callable_hint(where) if reason.startswith("Expected ") else ""
+        if reason == "Expected `object`, got `ChatCompletion`":  # likely in a conversation that goes on
+            advice = "; pass its message"
         advice += choices_hint(expected, str(error))
         raise ArgumentError(f"{'invalid key: ' if of_key else ''}{reason}{advice}", where) from None
     except RecursionError:
