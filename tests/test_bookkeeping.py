@@ -132,7 +132,7 @@ def test_invalid_utf8_in_event_costs_only_its_character(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["chat", "tool-assisted", "completions"])
 @pytest.mark.parametrize("wrong", [None, "abc", "", [], {}, [1], {"x": 1}, True, float("nan")])
-def test_invalid_index_falls_back_to_position(kind: str, wrong: Any) -> None:
+def test_invalid_index_of_the_only_choice_costs_nothing(kind: str, wrong: Any) -> None:
     stream = STREAMS[kind]
     expected = read_streamed(stream, {})
     for position, (_, value, paid) in enumerate(stream.events):

@@ -109,7 +109,6 @@ def response_text(kind: str, **fields: str) -> bytes:
 
 
 LONG = "é" * (MEGABYTE // 10)
-TOOL_STATUS = sse({"name": "web:url", "status": "STARTED"})
 SPACED = '{"a": "' + "a" * MEGABYTE + '"} x '
 
 

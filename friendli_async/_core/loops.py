@@ -81,10 +81,8 @@ def wake(waiter: asyncio.Future[None] | None) -> None:
         waiter.set_result(None)
 
 
-async def wait_done(
-    futures: Collection[asyncio.Future[Any]], *, timeout: float | None = None, any_of_them: bool = False
-) -> None:
-    """Waits until all futures (or any of them) are done, or the timeout expires: ``asyncio.wait``, but without a cycle.
+async def wait_done(futures: Collection[asyncio.Future[Any]], *, any_of_them: bool = False) -> None:
+    """Waits until all futures (or any of them) are done: ``asyncio.wait``, but without a cycle.
 
     Since Python 3.14, the traceback of the CancelledError that ``asyncio.wait`` raises has the waiting task, and the
     task has the error.
@@ -93,7 +91,7 @@ async def wait_done(
 
     return_when = asyncio.FIRST_COMPLETED if any_of_them else asyncio.ALL_COMPLETED
     try:
-        await asyncio.wait(futures, timeout=timeout, return_when=return_when)
+        await asyncio.wait(futures, return_when=return_when)
     except asyncio.CancelledError as error:
         error.__traceback__ = None
         raise
