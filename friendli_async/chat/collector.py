@@ -359,11 +359,11 @@ class _ChoiceParts(ChoiceParts):
         key: int | str | None = (delta.id or None) if delta.index is None else delta.index
         call = None if key is None else self._calls_by_key.get(key)
         is_named = delta.function is not None and bool(delta.function.name)
-        # A call that begins has two of an index, an id and a name, or a new index. Only the index of the first call may
-        # come late.
-        has_two = (delta.index is not None) + bool(delta.id) + is_named >= 2
-        if call is None and calls and not (delta.index or has_two):
-            call = calls[-1]
+        if call is None and calls and not delta.index:
+            # A call that begins has two of an index, an id and a name, or a new index. Only the index of the first call
+            # may come late.
+            has_two = (delta.index is not None) + bool(delta.id) + is_named >= 2
+            call = None if has_two else calls[-1]
         if call is None or (is_named and call.starts_new_call(delta, position)):
             call = _CallParts(len(calls))
             calls.append(call)
