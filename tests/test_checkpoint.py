@@ -477,6 +477,28 @@ async def test_json_with_typed_parts_is_not_restored_as_plain_json(path: Path) -
     assert len(call.rows) == 1
 
 
+@pytest.mark.parametrize(
+    ("annotation", "reply", "name"),
+    [
+        (tuple, ("7", Invoice("7")), "tuple[str, Invoice]"),
+        (tuple[str, Any], ("7", Invoice("7")), "tuple[str, Invoice]"),
+        (dict[int, Any], {7: Invoice("7")}, "dict[int, Invoice]"),
+        (set, {dt.date(2026, 1, 2)}, "set[date]"),
+    ],
+    ids=str,
+)
+async def test_typed_items_are_not_restored_as_json_by_an_annotation_that_does_not_name_them(
+    path: Path, annotation: Any, reply: Any, name: str
+) -> None:
+    async def call(row: Any) -> Any:
+        return reply
+
+    call.__annotations__["return"] = annotation
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=re.escape(f"pass reply_type={name}, or")):
+            await run(ROWS, call, path)
+
+
 @pytest.mark.parametrize("annotation", [Any, list[Any], Caller], ids=str)
 async def test_unwritable_reply_ends_the_run_at_the_first_one(path: Path, annotation: Any) -> None:
     caller, seen = Caller(lambda row: object()), list[Outcome[Any, Any]]()

@@ -55,7 +55,8 @@ _COUNTS: Final = [float(2**power) for power in range(8)]
 _TOKENS: Final = [float(4**power) for power in range(14)]
 
 # Users of a service and servers may send any name, number and count. What cannot be encoded makes an exporter discard
-# all spans or metrics of the program, and metrics keep each combination of labels in memory.
+# all spans or metrics of the program, and metrics keep each combination of labels in memory: OpenTelemetry's SDK bounds
+# their number itself only from 1.45.2 on.
 _MAX_TEXT: Final = 1000
 _MAX_ITEMS: Final = 128
 _MAX_MODELS: Final = 1000
