@@ -57,7 +57,7 @@ class Job(Generic[Row, R]):
         self.ready: deque[Outcome[Row, R]] = deque()
         self.failure: Held[BaseException] | None = None
         self.was_read_cancelled: bool = False
-        self._raised = ""  # the message of the failure that was raised
+        self.raised: str | None = None  # the message of the failure, once it was raised
         self._gate = Gate(concurrency)
         self._rows: AsyncIterator[Row] = rows_of(rows)
         self._max_rejections = _check_max_rejections(max_rejections)
@@ -291,7 +291,7 @@ class Job(Generic[Row, R]):
     def take_failure(self) -> BaseException:
         """Returns the failure, to raise it."""
         assert self.failure is not None
-        self._raised = str(self.failure.error)
+        self.raised = str(self.failure.error)
         return self.failure.take()
 
     async def close(self) -> None:
@@ -305,7 +305,7 @@ class Job(Generic[Row, R]):
         try:
             shutdown.result()
         except CheckpointError as error:
-            if str(error) != self._raised:  # a ledger that cannot be written fails again when it is closed
+            if str(error) != self.raised:  # a ledger that cannot be written fails again when it is closed
                 raise
 
     def close_soon(self) -> None:

@@ -163,8 +163,9 @@ class Run(Generic[Row, R]):
         RowsError: During iteration: a row or its key is invalid; ``DuplicateKeyError`` if an earlier row has its key.
         BaseException: During iteration: what ``call``, ``key`` or the rows raised that is not an Exception, such as
             pytest's ``Failed``. Rows in flight have finished, and were delivered; the row itself has no outcome.
-        RuntimeError: Two tasks wait for an outcome at the same time, or a read was cancelled before, for instance by
-            ``asyncio.wait_for``, which closed the run.
+        RuntimeError: Two tasks wait for an outcome at the same time; a read was cancelled before, for instance by
+            ``asyncio.wait_for``, which closed the run; or an error was raised before: another loop must not look
+            complete.
     """
 
     def __init__(self, job: Job[Row, R]) -> None:
@@ -189,7 +190,8 @@ class Run(Generic[Row, R]):
 
     def __anext__(self) -> Awaitable[Outcome[Row, R]]:
         # A coroutine raises the error: CPython 3.11 crashes if this does, and anext() was called with a default.
-        return _raise_cancelled(self._job) if self._job.was_read_cancelled else self._outcomes.__anext__()
+        job = self._job
+        return _raise_ended(job) if job.was_read_cancelled or job.raised is not None else self._outcomes.__anext__()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.progress}>"
@@ -214,9 +216,10 @@ class Run(Generic[Row, R]):
         await self._job.close()
 
 
-async def _raise_cancelled(job: Job[Any, Any]) -> NoReturn:
+async def _raise_ended(job: Job[Any, Any]) -> NoReturn:
+    if job.raised is not None:
+        raise RuntimeError(f"the run has ended with an error: {job.raised}; a new run continues")
     if job.failure is not None:
-        job.was_read_cancelled = False  # the failure is raised once, and ends the iteration
         raise job.take_failure()
     raise RuntimeError("a read of the run was cancelled, which closed it before it was complete")
 
