@@ -206,14 +206,17 @@ class Branch(Generic[E]):
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._check_loop(running_loop())
-        _close_branch(self._fanout, self._buffer, self._stream._stop)
+        self._leave()
 
     async def aclose(self) -> None:
         """Closes the branch. A task waiting for its next event gets StreamInterruptedError."""
-        await self.__aexit__()
+        self._leave()
         if not self._stream._state.has_failed:
             self._error = None  # closed on purpose: later reads just end
+
+    def _leave(self) -> None:
+        self._check_loop(running_loop())
+        _close_branch(self._fanout, self._buffer, self._stream._stop)
 
     def __del__(self) -> None:  # in any thread, with or without a running loop
         buffer: _Buffer[E] | None = getattr(self, "_buffer", None)
