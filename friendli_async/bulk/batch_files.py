@@ -376,7 +376,7 @@ def _reply_body(reply: Reply) -> msgspec.Raw:
     """Returns the reply as the server sent it, if this is one line of JSON as msgspec reads it back."""
     data = kept_raw(reply)
     assert data is not None, "the calls of a batch are no streams"
-    with suppress(ValueError):  # another charset, a byte order mark, or NaN
+    with suppress(ValueError):  # not UTF-8, a byte order mark, or NaN
         msgspec.json.decode(data.decode(), type=msgspec.Raw)
         if b"\n" not in data and b"\r" not in data:  # which ends a line, too, in Python's text mode
             return msgspec.Raw(data)
