@@ -322,6 +322,26 @@ def test_names_in_the_tables_for_maintainers_exist(section: str) -> None:
     assert [name for name in names - paths if not any(words.issuperset(name.split(".")) for words in modules)] == []
 
 
+def test_where_to_look_names_at_most_two_places_a_row_and_the_files_that_define_them() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("\n## Where to look\n")[2]
+    rows = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    assert [row for row in rows if len(row) > 170] == []  # to be found at a glance
+    wrong: list[str] = []
+    for row in rows:
+        for names, path in re.findall(r"((?:`[\w.]+` and )?`[A-Za-z_.]+`) in `([\w/]+\.py)`", row):
+            tree = ast.parse((ROOT / "friendli_async" / path).read_text(encoding="utf-8"))
+            wrong += [f"{name} in {path}" for name in re.findall(r"`([\w.]+)`", names) if not is_defined(name, tree)]
+    assert wrong == []
+
+
+def is_defined(name: str, tree: ast.AST) -> bool:
+    """Whether a class or function, or a method such as `Call.run`, is defined in the body of a module or class."""
+    first, _, rest = name.partition(".")
+    defined = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node for node in ast.iter_child_nodes(tree) if isinstance(node, defined) and node.name == first]
+    return any(not rest or is_defined(rest, node) for node in found)
+
+
 def test_every_example_is_in_the_table() -> None:
     text = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([\w.]+)/?` \|", text, re.MULTILINE))

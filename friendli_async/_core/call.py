@@ -378,7 +378,12 @@ class Call(Generic[T]):
         return not stopped and not billed and is_sendable(self._arguments.body)
 
     def _wait_after(self, failed: Held[FriendliError]) -> float | None:
-        """Returns the seconds until the next attempt, or None if there is none."""
+        """Returns the seconds until the next attempt, or None if there is none.
+
+        It must be possible (``_can_go_on``), allowed for the error (``is_retryable``), within the attempts and the time
+        (``wait_after``), and within the budget (``Pace.take_retry``). A rejection by load may start a hold, and a bulk
+        run may change the wait.
+        """
         settings, pace = self._engine.settings, self._engine.runtime.pace
         wait, left = None, self.clock.time_left()
         if self._can_go_on() and is_retryable(failed.error, self._operation, settings.retry):

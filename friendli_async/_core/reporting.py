@@ -179,7 +179,10 @@ class CallReporter:
             self._observers.report(method, kind(**self._fields, attempt=self.attempt, **fields))
 
     def begin_call(self) -> None:
-        """Raises UsageLimitError if the limit does not allow the call, and otherwise counts it."""
+        """Raises UsageLimitError if the limit does not allow the call, and otherwise counts it.
+
+        ``check_usage`` asks again right before each attempt is sent, and ``end`` adds the usage.
+        """
         if self._limit is not None:
             self._limit.begin_call()
 

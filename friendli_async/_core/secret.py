@@ -1,4 +1,8 @@
-"""Strings whose ``repr`` is masked, for tokens and other secrets."""
+"""Strings whose ``repr`` is masked, for tokens and other secrets.
+
+A server may quote the token. It is masked in errors and their headers when a call fails (``Call._record_failure``) or a
+stream ends (``OpenStream._end``), and in the bytes that a relay sends (``EventStream._masked``).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Builds an ``APIStatusError`` from what a server sends, in whatever shape.
 
-Error responses, errors in a stream and errors in a plain reply with a good status are all parsed here, so that they
-cannot diverge.
+Error responses (``Call._error_response``), errors in a stream (``Dialect.decode``, ``EventReader._end``) and errors in
+a plain reply with a good status (``plain_reply``) are all parsed here, so that they cannot diverge.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The response itself: opens a stream, a run or a generator, and relays it, or a view of it, until its end."""
+"""The response itself: opens a stream, a run or a generator, and relays it, or a view of it, until its end.
+
+When the browser disconnects, ``run_until_disconnect`` cancels the relay. The cancelled read closes the stream; if none
+was waiting, ``SSEResponse.__call__`` does. A generator is closed in the task that ran it (``_relay``).
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,10 @@ class Progress(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ledger(Protocol[Row, R]):
-    """The record of finished rows. ``open`` and ``close`` are called in a thread, the others in the event loop."""
+    """The record of finished rows: ``Checkpoint``, ``BatchOutput`` of batch files, or that of Ray's workers.
+
+    ``open`` and ``close`` are called in a thread, the others in the event loop.
+    """
 
     def open(self) -> None:
         """Reads which rows are finished."""

@@ -89,11 +89,14 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
     It ends in one of four ways, each of which lets go of the connection first and then calls ``_end``, once:
 
-    - ``stop``: the user, or a function of the user, ends it. What was not delivered is discarded.
+    - ``stop``: the user ends it, also by cancelling a read or by an exception of a stop condition; or the content is
+      unusable (``OutputStream``). What was not delivered is discarded.
     - ``settle``: the reader has read the end, and what precedes that was delivered.
     - ``_break``: a read has failed, because the connection broke.
-    - ``_end_aborted``: from outside, at any time: a timeout, or the end of the client or loop. What has arrived is
-      delivered after that, so the error is raised later.
+    - ``_end_aborted``: from outside, even if nobody reads: a timeout, a drain that timed out, the end of the client or
+      loop (``Exchange.abort_with``). What has arrived is delivered after that, so the error is raised later.
+
+    While a stream is being opened, ``Call.run`` ends it, and ``StreamOpening`` records that.
 
     Attributes:
         kept_bytes: The bytes that have arrived, and that ``read`` has yet to return: before the first read, those up to

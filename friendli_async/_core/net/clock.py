@@ -1,4 +1,9 @@
-"""Timeouts: one lazily rescheduled timer per call or stream, with a few loop turns of grace before it expires."""
+"""Timeouts: one lazily rescheduled timer per call or stream, with a few loop turns of grace before it expires.
+
+A ``CallClock`` limits a call up to its first event or whole reply; then a ``ReadClock`` limits the open stream. Two
+limits are elsewhere: ``connect`` on a session that was passed in, which aiohttp enforces (``failures.translate``), and
+that of an error body (``exchange``).
+"""
 
 from __future__ import annotations
 
@@ -187,7 +192,7 @@ class CallClock(_TaskLimit):
         return None if self.total_at is None else self.total_at - self.now()
 
     def begin_phase(self, limit: TimeoutLimit, detail: str = "") -> None:
-        """Begins a phase. The error message contains ``detail`` if the limit expires."""
+        """Begins a phase. If the limit expires, the error has ``detail``: what the call waited for."""
         seconds: float | None = getattr(self.timeouts, limit)
         when = None if seconds is None else self.now() + seconds
         total_at = self.total_at

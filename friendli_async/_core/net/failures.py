@@ -1,6 +1,7 @@
 """Translates what aiohttp, a user's connector or TLS raises: what failed, where, and whether to try again.
 
-Errors do not quote the request: its headers hold the token, and its URL may hold secrets.
+``translate`` is for errors of sending; ``AiohttpExchange`` raises those of reading a body. Errors do not quote the
+request: its headers hold the token, and its URL may hold secrets.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ class AiohttpTransport:
             await self.send(Request(method="GET", url=url, headers=RequestHeaders()), dial)
 
     async def _acquire_slot(self, dial: DialContext) -> Pool:
-        """Returns the running loop's pool, with a connection slot taken."""
+        """Returns the running loop's pool, with a connection slot taken, which the exchange gives back at its end."""
         entry = self._pools.get(asyncio.get_running_loop())
         pool = self._new_pool() if entry is None else entry[0]
         if pool.finishing:
