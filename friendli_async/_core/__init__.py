@@ -1,177 +1,152 @@
 """The core: HTTP calls and server-sent events, independent of any endpoint.
 
-An API is built on it from values (``Operation``, ``Parameters``), a ``Dialect`` and a ``Collector``; see
-``docs/design.md`` for an example. Its section "Where to look" is a table of topics and the functions that implement
-them. This page describes how a request, a byte and a stream move through the core, who owns what, and which private
-parts of aiohttp it uses.
+An API is built on it from values (``Operation``, ``Parameters``), a ``Dialect`` and a ``Collector``: ``docs/design.md``
+has an example, and a table of where each thing happens ("Where to look"). This page describes how a request, a byte and
+a stream move through the core, who owns what, and which private parts of aiohttp it uses.
 
 
 The path of a request
 =====================
 
-1. A method of an API (``chat.resource.Chat.complete``) checks and encodes its arguments: ``body.arguments``
-   (``Parameters.encode``; for a form, ``checked_parts`` checks them) gives ``Arguments``, or ``ForeignArguments`` for a
-   URL outside of the API. Invalid arguments raise ``TypeError`` or ``ValueError`` here, before any I/O.
-2. ``engine.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
-   ``Engine.opening`` returns a ``StreamOpening``, whose call runs when the stream is first used.
-3. ``call.Call.run`` is the retry loop: build, attempt, evaluate, wait. Each attempt runs inside
-   ``net.clock.CallClock``. Before the first one, a usage limit counts or refuses the call, and the call waits for a
-   rate-limit hold of ``pacing.Pace``, or fails.
+1. A method of an API (``chat.resource.Chat.complete``) checks and encodes its arguments: ``body.arguments`` gives
+   ``Arguments``, or ``ForeignArguments`` for a URL outside of the API. Invalid arguments raise ``TypeError`` or
+   ``ValueError`` here, before any I/O.
+2. ``engine.Engine.call`` creates a ``call.Call``. For an ``EventStream``, ``Engine.opening`` returns a
+   ``StreamOpening``, whose call runs when the stream is first used.
+3. ``call.Call.run`` is the retry loop. Before the first attempt, a usage limit counts or refuses the call, and the call
+   waits for a rate-limit hold (``pacing.Pace``), or fails. Each attempt runs inside ``net.clock.CallClock``:
 
    a. Build: the call gets the token and a form's headers; ``protocol.RequestBuilder.build`` returns a ``Request``.
-   b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), calls aiohttp,
-      follows a 307 or 308 to the same origin, translates aiohttp's exceptions (``net.failures``), and returns a
-      ``net.exchange.AiohttpExchange``. A usage limit is asked again right before the request is sent
-      (``DialContext.before_sending``), because the call may have waited. ``send`` replaces a pooled connection that
-      dies under a request once per call, if the operation is ``repeatable`` and the body can be sent again. Requests
-      with a JSON body of up to 64 KiB are sent directly over the connector of aiohttp's session (``net.posting``),
-      unless there is a proxy, the session was passed in, or somebody observes it ("Private parts of aiohttp" below);
-      the rest goes through the session.
-   c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
-      ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` (``events.opening``) reads
-      the reply. A plain one is decoded there by ``events.plain_reply.decode_reply``, which also detects an error sent
-      with a success status, as does the ``failure_of`` of an ``Operation``. So a reply that cannot be decoded is a
-      failed attempt.
-   d. Evaluate: after a failed attempt, these are asked in this order.
+   b. Send: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots``), asks a usage limit again,
+      since the call may have waited, and returns a ``net.exchange.AiohttpExchange``. It follows a 307 or 308 to the
+      same origin, translates aiohttp's exceptions (``net.failures``), and replaces a pooled connection that dies under
+      the request: once per call, before any byte of the reply, and only if the operation is ``repeatable`` and the body
+      can be sent again. JSON of up to 64 KiB bypasses aiohttp's session (``net.posting``).
+   c. Read: a status outside 200 to 299 becomes an error (``status_errors.status_error``). Otherwise
+      ``Call.read_reply``, ``read_into`` or ``read_first_event`` (``events.opening``) reads the reply. They also detect
+      an error with a success status. So a reply that cannot be decoded is a failed attempt.
+   d. Evaluate a failure, in this order:
 
-      1. ``Call._try_recovery``, if the deployment has a recovery and another attempt is possible
-         (``Call._can_go_on``), for an ``APIStatusError``, until it has succeeded once: if it repairs the cause, the
-         next attempt follows at once, outside of ``max_attempts`` and the budget.
+      1. ``Call._try_recovery``, if the deployment has a recovery, for an ``APIStatusError``, until it has succeeded
+         once: if it repairs the cause, the next attempt follows at once, outside of ``max_attempts`` and the budget.
       2. ``Call._can_go_on`` and ``retry.is_retryable``: whether another attempt is possible and allowed.
       3. ``retry.wait_after``: whether attempts and time are left, and the seconds until the next one: the server's
          Retry-After with jitter, or else a backoff of tenacity's.
-      4. ``Pace.start_hold``, if the client obeys holds: a 429 or 503 that says how long to wait starts one. In a bulk
-         run, ``pacing.on_rejection`` may lengthen the wait after a 429 or 503, or rule the next attempt out.
-      5. ``Pace.take_retry``: takes the retry out of the budget, or refuses it if that is exhausted.
+      4. For a 429 or 503: ``Pace.start_hold``, if it says how long to wait, and if the client obeys holds. A bulk run
+         may lengthen the wait, or rule the next attempt out (``pacing.on_rejection``).
+      5. ``Pace.take_retry``: takes the retry out of the budget, or refuses it.
 
    e. Wait: sleep inside the clock.
 
 4. ``Call._finish_succeeded`` attaches ``meta`` to a plain reply. A stream becomes an ``events.stream.OpenStream``.
 
-``runtime.Runtime`` is what a client and its ``with_options`` copies share: the transport, the calls in flight, and what
-they learn from each other (``pacing.Pace``). ``work.Work`` is several calls that belong together, such as the turns of
-a run: a client that is drained lets it finish. ``timing.Stopwatch`` accompanies each call. With observers or a usage
-limit, so does ``reporting.CallReporter``; with observers, ``reporting.RunReporter`` accompanies each run
-(``chat.run``).
+A client and its ``with_options`` copies share a ``runtime.Runtime``: the transport, the calls in flight, and what they
+learn from each other (``pacing.Pace``). ``work.Work`` is several calls that belong together, such as the turns of a
+run: a drain lets it finish. ``timing.Stopwatch`` accompanies each call, ``reporting.CallReporter`` one with observers
+or a usage limit, and ``reporting.RunReporter`` a run with observers.
 
 
 From a byte to an event
 =======================
 
-1. aiohttp parses HTTP and puts the body's bytes into its ``StreamReader``. ``net.dialing.PooledProtocol.data_received``
-   then calls ``AiohttpExchange.notify_readable``, which wakes the reader. A read of whole chunks that a reader waits
-   for bypasses the parser (``AiohttpExchange.take_chunks``, ``net.framing``), if the parser is between chunks and the
-   last chunk is not among them: it would pass on the same bytes and be in the same state afterwards.
-2. ``Exchange.take`` returns them without awaiting: the read that bypassed the parser, whole, or at most 32 KiB of what
-   the ``StreamReader`` has. (Compressed replies, and connections of a session that was passed in, are read by awaiting
-   ``StreamReader.readany`` instead; compressed ones are decompressed by ``net.compression``.)
-3. ``events.reader.EventReader.feed`` passes the bytes to ``events.sse.SSEDecoder``. The fast paths are ``single``, for
-   a read of up to 4 KiB that is one event of one ``data: ...`` line, and ``plain``, for a read of such events only, the
-   first and last of which may be incomplete. Before the data may be a name that is decoded as none
-   (``Dialect.redundant_names``). Everything else goes through ``feed``, which implements the standard. With stop
+1. aiohttp parses HTTP and fills its ``StreamReader``. ``net.dialing.PooledProtocol.data_received`` wakes the reader. A
+   read of whole chunks that a reader waits for bypasses the parser (``AiohttpExchange.take_chunks``, ``net.framing``),
+   if the parser is between chunks and the last chunk is not among them: it would pass on the same bytes and be in the
+   same state afterwards.
+2. ``Exchange.take`` returns them without awaiting: the read that bypassed the parser, or at most 32 KiB of what the
+   ``StreamReader`` has. Compressed replies (``net.compression``), and connections of a session that was passed in, are
+   read by awaiting ``StreamReader.readany``.
+3. ``events.reader.EventReader.feed`` passes the bytes to ``events.sse.SSEDecoder``. Its fast paths are ``single``, for
+   a read that is one event of one ``data: ...`` line, and ``plain``, for a read of only such events, whose first and
+   last may be incomplete. Everything else goes through its ``feed``, which implements the standard. With stop
    conditions, a read is fed one event at a time.
-4. ``events.decoding.Dialect`` classifies each event: a payload, an event of an unknown kind, a heartbeat, the end, an
-   error. (After other events in the same read, and if the blank line is missing, the reader recognizes ``[DONE]``
-   itself.) In the common case the events of a read are decoded in one pass, with one call of msgspec per event; if one
-   of them is not an ordinary payload, ``decode`` handles each separately. A payload that msgspec rejects, or that is
-   not ordinary, ``lenient`` converts.
+4. ``events.decoding.Dialect`` classifies each event: payload, unknown kind, heartbeat, end, or error. In the common
+   case the events of a read are decoded in one pass, with one call of msgspec each; if one of them is not an ordinary
+   payload, ``decode`` handles each separately. ``lenient`` converts what msgspec rejects.
 5. The API's ``Collector`` accumulates the payloads, and knows whether the stream may end (``may_end``) or has ended
-   (``is_last``). Chats take deltas of only text or reasoning, which most of their events are, in one pass
-   (``add_texts``).
-6. ``EventStream.__anext__`` (in ``streams``, like everything that users hold of a stream) takes events from
-   ``EventReader.ready``, and calls ``OpenStream.fill`` if there are none. ``raw()`` calls ``OpenStream.read``, which
-   does the same read by read, and discards the events.
+   (``is_last``). Deltas of only text or reasoning, most events of a chat, take a fast path (``add_texts``).
+6. ``EventStream.__anext__`` (in ``streams``) takes events from ``EventReader.ready``, and calls ``OpenStream.fill`` if
+   there are none. ``raw()`` calls ``OpenStream.read``, which does the same read by read, and discards the events.
 
-So in plain iteration, a read that has to wait passes through two coroutines: ``__anext__`` and ``OpenStream.fill``. One
-that finds an event in ``ready`` passes through one. Only the first read, and those of compressed replies and of a
-session that was passed in, pass through more.
+So in plain iteration, a read that waits passes through two coroutines, ``__anext__`` and ``OpenStream.fill``, and one
+that finds an event in ``ready`` through one.
 
 
 The states of a stream
 ======================
 
-``EventStream.outcome`` leaves ``open`` once, for one of the others, and never changes again. It is held, with the
-error, by one ``events.stream.StreamState``: a ``StreamOpening`` sets it until the stream is open, and from then on its
-``OpenStream`` does; ``EventStream`` reads it. "Raises again" means a copy of the first error. Every
-``FriendliError`` of an open stream has ``partial`` and ``meta``. A connection that is "closed" was already returned to
-the pool if the body had ended.
+``EventStream.outcome`` leaves ``open`` once, and never changes again. One ``events.stream.StreamState`` holds it, with
+the error: the ``StreamOpening`` sets it until the stream is open, then its ``OpenStream``. A read that "raises again"
+raises a copy of the first error. Every ``FriendliError`` of an open stream has ``partial`` and ``meta``.
 
-=============  ======================================  ===============================  ================================
-``outcome``    how it is reached                       what the reader gets             what happens to the connection
-=============  ======================================  ===============================  ================================
-``open``       created, being opened, or being read    events                           none before the first use; then
-                                                                                        it holds a connection slot until
-                                                                                        the end has been read, even if
-                                                                                        events are still queued
-``done``       the sentinel, the API's last event, or  the end of the iteration;        returns to the pool when the
-               an end where ``may_end`` holds (of the  ``result()`` returns the reply   body has ended; closed if that
-               body, by a broken connection, by a                                       takes longer than 0.5 s, if it
-               timeout, by closing the client); set                                     broke, and after a timeout or
-               by the read after the last event                                         closing
-``stopped``    ``stop()``; or the read after the       iteration has ended, also for a  closed before the call returns,
-               event that satisfies the function of    pending reader; ``result()``     or as soon as that event has
-               ``stop_when()``, unless it is the       returns what had arrived; it     arrived
-               API's last event (``done``)             raises
-                                                       StreamInterruptedError if the
-                                                       stream was never open
-``truncated``  the connection broke or the body ended  StreamInterruptedError, at each  closed
-               before that; the sentinel before any    read, also after it was closed,
-               part of an answer. (``failed`` if an    and from ``result()``
-               error message, as an event of an
-               unknown kind or outside of events,
-               came before)
-``failed``     a timeout, a size limit, an error in    APITimeoutError,                 closed
-               the stream, an event that cannot be     APIStatusError,
-               decoded, an answer that is not JSON     ResponseDecodeError, as for
-               (parsing); opening failed               ``truncated``. What else opening
-                                                       raises is raised once, and later
-                                                       StreamInterruptedError
-``failed``     an exception from a function of         that exception; later            closed
-               ``stop_when()``                         StreamInterruptedError
-``cancelled``  ``async with`` exited, ``aclose()``,    iteration has ended;             closed before the call that
-               the last reference dropped              ``result()`` raises              closed it returns; in the loop's
-                                                       StreamInterruptedError, which    next turn if the last reference
-                                                       a pending reader gets at once    was dropped outside of the loop
-``cancelled``  a read was cancelled (not of a branch)  CancelledError; later            closed
-                                                       StreamInterruptedError
-``cancelled``  the client was closed, its drain timed  the events that had arrived;     closed
-               out, or the loop shut down, before the  then as above, or at once for a
-               body had ended; ``done`` instead if     pending reader
-               ``may_end`` holds
-=============  ======================================  ===============================  ================================
+=============  ==============================================  ==================================================
+``outcome``    how it is reached                               what reads and ``result()`` give then
+=============  ==============================================  ==================================================
+``open``       created, being opened, or being read            events
+``done``       the read after the last event: the sentinel,    the end of the iteration; ``result()`` returns the
+               the API's last event, or an end where           reply
+               ``may_end`` holds (of the body, by a broken
+               connection or a timeout, by closing the
+               client)
+``stopped``    ``stop()``; or the read after the event that    the end of the iteration, also for a pending
+               satisfies ``stop_when()``, unless it is the     reader; ``result()`` returns what had arrived. A
+               API's last event (``done``)                     stream that was never open raises
+                                                               StreamInterruptedError
+``truncated``  the connection broke or the body ended before   StreamInterruptedError, raised again by each read,
+               that; the sentinel came before any part of an   also after it was closed
+               answer
+``failed``     a timeout, a size limit, an error in the        APITimeoutError, APIStatusError or
+               stream, an event that cannot be decoded, an     ResponseDecodeError, raised again. Another
+               answer that is not JSON (parsing); an end as    exception of the opening is raised once, later
+               for ``truncated`` after an error message;       StreamInterruptedError
+               opening failed
+``failed``     an exception from a function of                 that exception; later StreamInterruptedError
+               ``stop_when()``
+``cancelled``  ``async with`` exited, ``aclose()``, the last   the end of the iteration; ``result()`` and a
+               reference dropped                               pending reader get StreamInterruptedError
+``cancelled``  a read was cancelled (not of a branch)          CancelledError; later StreamInterruptedError
+``cancelled``  the client was closed, its drain timed out, or  the events that had arrived; then
+               the loop shut down, before the body had ended,  StreamInterruptedError, raised again
+               and ``may_end`` does not hold
+=============  ==============================================  ==================================================
 
-A timeout, or closing the client, while ``may_end`` holds ends the stream normally: nothing of the answer is missing,
-only the sentinel or the usage, and an error would make the caller pay for the answer again.
+The connection: a stream holds a slot from its first use until its end has been read, even if events are still queued.
+After ``done`` it returns to the pool once the body has ended, and is closed if that takes longer than 0.5 s, if it
+broke, and after a timeout or closing. In all other cases it is closed at once, before the call that ends the stream
+returns (if the last reference is dropped outside of the loop: in the loop's next turn).
+
+If nothing of the answer is missing but the sentinel or the usage (``may_end``), a timeout or closing the client is no
+error: it would make the caller pay for the answer again.
 
 Events that precede the end or an error in the same read are delivered first: the outcome changes in the read after the
-last of them. So it does not depend on how the bytes were split into reads. Leaving right after the last event gives
-``cancelled``. The outcome changes at once, and undelivered events are discarded, if the user ends the stream or a read
-is cancelled. It also changes at once, but they are delivered, if the total timeout or closing the client ends the
-stream, even if nobody reads it. If the body has ended by then, neither changes anything.
+last of them, so it does not depend on how the bytes were split into reads, and leaving right after the last event gives
+``cancelled``. It changes at once, and undelivered events are discarded, if the user ends the stream or a read is
+cancelled; at once, but they are delivered, if the total timeout or closing the client ends it. If the body has ended by
+then, neither changes anything.
 
-A stream that is stopped or closed before its first use is ``stopped`` or ``cancelled``, without a call. Errors of an
-opening are raised there, after the retries.
+A stream that is stopped or closed before its first use is ``stopped`` or ``cancelled``, without a call. While it is
+being opened, errors are raised there, after the retries:
 
-===========================================  ==============================  =============  ===========================
-while a stream is being opened               raised by the opening           ``outcome``    ``call_ended`` reports
-===========================================  ==============================  =============  ===========================
-``stop()``                                   StreamInterruptedError;         ``stopped``    the same, without an error
+===========================================  ==============================  =============
+while a stream is being opened               raised by the opening           ``outcome``
+===========================================  ==============================  =============
+``stop()``                                   StreamInterruptedError;         ``stopped``
                                              iteration and ``raw()`` just
                                              end
-``aclose()``, or the client closed or        StreamInterruptedError          ``cancelled``  the same
+``aclose()``, or the client closed or        StreamInterruptedError          ``cancelled``
 drained
-the task cancelled, ``asyncio.timeout``      CancelledError                  ``cancelled``  the same
-the connection broke after the status; the   StreamInterruptedError          ``truncated``  the same
+the task cancelled, ``asyncio.timeout``      CancelledError                  ``cancelled``
+the connection broke after the status; the   StreamInterruptedError          ``truncated``
 body of an event stream ended, or
 ``[DONE]`` came, before any event or error
-any other exception (a client that was       what a plain call raises        ``failed``     the same
+any other exception (a client that was       what a plain call raises        ``failed``
 closed or drained before:
 ConfigurationError; JSON in place of
 events: ResponseDecodeError)
-===========================================  ==============================  =============  ===========================
+===========================================  ==============================  =============
 
-A plain call whose client is closed during the call raises APIConnectionError at each of these points; ``sent`` is
-whether the server may have accepted the request.
+``call_ended`` reports the same, for ``stop()`` without the error. A plain call whose client is closed meanwhile raises
+APIConnectionError; ``sent`` is whether the server may have accepted the request.
 
 
 Ownership
