@@ -16,15 +16,15 @@ _OVERLOAD_STATUSES: Final = frozenset({429, 503})
 """Statuses of a server that has too much to do."""
 _RETRY_COST: Final = 10  # a success gives 1 back
 _LONG_HOLD: Final = 5.0
-"""Seconds of a hold that people who wait for an answer notice."""
+"""Seconds from which on a hold is logged as a warning: people who wait for an answer notice it."""
 _SWEEP_SECONDS: Final = 1.0
 """Between two removals of the holds that are over."""
 
 on_rejection: Final[ContextVar[Callable[[APIStatusError, float | None], float | None] | None]] = ContextVar(
     "friendli_async_on_rejection", default=None
 )
-"""Called at each rejection by load of a call in this context, with the seconds until the next attempt, or None: a bulk
-run learns of it before the retries are over. It returns the same, or more seconds, or None: no further attempt."""
+"""Called at each rejection by load of a call in this context, with the seconds until the next attempt, or None if there
+is none; returns the same, or more seconds, or None. So a bulk run learns of rejections before the retries are over."""
 
 
 def is_rejected_by_load(error: BaseException | None) -> TypeGuard[APIStatusError]:

@@ -110,7 +110,7 @@ def logged_name(error: FriendliError) -> str:
 
 
 def logged_reason(error: FriendliError) -> str:
-    """Returns why an attempt failed, for the log: the status, which an event has its own of, or the error."""
+    """Returns why an attempt failed, for the log: the status, or the error."""
     return str(error.status_code) if isinstance(error, APIStatusError) else logged_name(error)
 
 

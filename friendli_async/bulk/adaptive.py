@@ -13,7 +13,7 @@ __all__ = ["Adaptive"]
 
 _FIRST_PAUSE: Final = 0.25
 _MIN_PAUSE: Final = 0.1
-"""Seconds without new calls after a rejection that has no ``Retry-After``; shorter ones, if calls are."""
+"""Bounds of the seconds without new calls after a rejection without ``Retry-After``: a quarter of a round trip."""
 _MAX_PAUSE: Final = 15.0
 """The pause doubles with each further rejection, up to this."""
 _TOLERANCE: Final = 1e-6
@@ -24,28 +24,27 @@ _MIN_TOKENS: Final = 16
 """The guard ignores shorter replies: most of their time is spent on the prompt."""
 _MIN_WINDOW: Final = 10
 _MAX_WINDOW: Final = 50
-"""Bounds of the guard's window: it takes the median of half the limit of replies, within these bounds."""
+"""Bounds of the guard's window: the number of replies whose median it takes, half the limit."""
 _NEAR_CEILING: Final = 0.88
 """The fraction of the ceiling (the number in flight that was rejected) from which on growth slows down."""
 _FAST_STEP: Final = 1.5
 _SLOW_STEP: Final = 0.25
-"""What a round of successes adds: below that fraction at least, where it halves the distance; above, to the ceiling."""
+"""What a round of successes adds: below that fraction half of the distance, at least the first; above it the second."""
 _FIRST_PROBE_STEP: Final = 0.5
 """What the first round above the ceiling adds; each further round adds twice as much as the one before."""
 _CREDIT_PER_SUCCESS: Final = 1 / 125
 _MAX_CREDIT: Final = 3.0
 _MIN_CREDIT: Final = -2.0
-"""A success earns credit and a rejection costs 1; what was rejected is tried again for 1, so that under 1 % of the
-calls are rejected by a limit that has been found. The minimum bounds the successes that this takes after many
-rejections."""
+"""A success earns credit, and a rejection costs 1. What was rejected is tried again once the credit is 1, so a limit
+that has been found rejects under 1 % of the calls. The minimum bounds how long this takes after many rejections."""
 _BLOCK: Final = 1.0
 """Rejections are a block once the pause is so long, in seconds: nothing was accepted meanwhile."""
 _BLOCK_INTERVAL: Final = 90.0
-"""A limit per minute blocks calls again within so many seconds after the last block, or after the run began, and a
-round trip. A block that comes later was an outage."""
+"""Seconds after the last block, or after the run began (and a round trip), within which a limit per minute blocks calls
+again. A block that comes later was an outage."""
 _MIN_ACCEPTED: Final = 5
 _FREQUENT: Final = 4
-"""Rejections are frequent if at most so many calls are accepted per rejection, and ``_MIN_ACCEPTED`` or more in all."""
+"""Rejections are frequent if at most so many calls are accepted for each, and at least ``_MIN_ACCEPTED`` in all."""
 _BEST_DECAY: Final = 1.002
 """The best seconds per token grow by this factor per window: a model may have become slower for good."""
 
@@ -57,8 +56,8 @@ class Adaptive:
     calls: for longer each time, until a call is accepted again. Then the limit decides what was the cause:
 
     - The number of calls, if more were in flight than the server had accepted before. This number is the ceiling. The
-      limit approaches it again, by less and less. It exceeds it only for credit, which 125 successes earn. Above the
-      ceiling, each round of successes (as many as the limit) adds more than the one before, since capacity was freed.
+      limit approaches it in smaller and smaller steps, and exceeds it only for credit, which 125 successes earn. Above
+      it, capacity was freed: each round of successes (as many as the limit) adds more than the one before.
     - A limit of requests per minute, if fewer were in flight. The limit returns to what it was. From then on, calls are
       started at the rate that was accepted in the last minute, and this rate grows in the same way.
     - An outage, if nothing was accepted for seconds, and that had not happened before. Then all goes on as before.

@@ -224,11 +224,9 @@ class Job(Generic[Row, R]):
         self._after_task(taker, self.state.stopped)
 
     def _after_task(self, task: asyncio.Task[None], was_ended: bool) -> None:
-        # A task that was cancelled or raised has no outcome, so the run must not go on. It was cancelled by the rows,
-        # by the call or by code that cancels all tasks. What it raised is a BaseException, such as pytest's Failed, of
-        # the rows, their keys or the call. Once the run is closed, nobody would get that: it is not asked for here, and
-        # so asyncio logs it. A cancelled task is always asked for its error: it would keep the error until then, whose
-        # traceback refers back to the run: a cycle.
+        # A task that was cancelled, or raised a BaseException such as pytest's Failed, has no outcome, so the run must
+        # not go on. Once the run is closed, nobody gets what it raised: it is not retrieved here, so that asyncio logs
+        # it. The error of a cancelled task is always retrieved, or the task would keep it: a cycle, by its traceback.
         if task.cancelled() or not self.state.closed:
             try:
                 error = task.exception()  # not result(), which would add this frame, with the task, to its traceback

@@ -74,7 +74,7 @@ class RowSender(Generic[Row, R]):
         self._call = call
         self._gate = gate
         self._state = state
-        # A connection that a call opens keeps the call's context, and would keep the user's function with it.
+        # A connection that a call opens keeps the call's context, which must not keep the user's function alive.
         self._report_weakly = weak_method(self._report_rejection)
         self._resending: set[asyncio.Task[None]] = set()  # tasks without a permit, which wait to send a row again
         self._is_outage_known = False  # a row found no connection, which was logged, until no row waits

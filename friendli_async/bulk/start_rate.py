@@ -22,7 +22,7 @@ a rejection that the rate caused."""
 _CATCH_UP: Final = 0.005
 """The growth per success up to the measured rate: it takes about 32."""
 _BELOW_REJECTED: Final = 0.97
-"""The fraction of the rejected rate that is not rejected, supposedly."""
+"""The fraction of the rejected rate that is assumed to be accepted."""
 _GROWTH: Final = 0.1
 """The growth above the measured rate in the first minute; it doubles every minute. Rejections come up to a minute late:
 a limit per minute counts what was sent before."""

@@ -59,7 +59,7 @@ class ChoiceParts:
 
 
 _MAX_TEXTS: Final = 10_000
-"""Texts of a partial result: a service may pass on any ``n`` that its user sends, which takes no more than a digit."""
+"""Maximum number of texts of a partial result: a service may pass on any ``n`` that its user sends."""
 
 C = TypeVar("C", bound=Any)
 """A chunk type with ``usage`` and ``choices``, each of which has an ``index``."""
@@ -360,7 +360,7 @@ class _ChoiceParts(ChoiceParts):
         call = None if key is None else self._calls_by_key.get(key)
         is_named = delta.function is not None and bool(delta.function.name)
         if call is None and calls and not delta.index:
-            # A call that begins has two of an index, an id and a name, or a new index. Only the index of the first call
+            # The delta that begins a call has two of index, id and name, or a new index. Only the first call's index
             # may come late.
             has_two = (delta.index is not None) + bool(delta.id) + is_named >= 2
             call = None if has_two else calls[-1]

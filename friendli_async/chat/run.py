@@ -156,8 +156,8 @@ class Run:
         """Begins to read the answer of a turn; None: the calls of an earlier run come first."""
         self._stream = stream
         self._complete_calls = CompleteToolCalls()
-        # Collects the tool calls of the chunks that the run has read. The stream's own collector is ahead: it has all
-        # that has arrived, and has numbered their choices: one for a single choice would number them again.
+        # The tool calls of the chunks that the run has read; the stream's own collector has all that has arrived. That
+        # one has numbered the choices already; a collector of one choice would do so again, so this is one of two.
         self._delivered = ChatCollector(2)
 
     @property
@@ -475,8 +475,8 @@ class ParsedRun(Run, Generic[T]):
     """A run that ends with a value of a type: as ``Run``, but its result has a ``value``.
 
     The model gives the value by calling a tool, ``final_answer``, of which the run has the usual events. If its
-    arguments do not match the type, the model is told, and can try again, as with any tool. So it is if it answers with
-    text, unless the text is the value. Each attempt is a turn.
+    arguments do not match the type, or it answers with a text that is not the value, the model is told, and can try
+    again, as with any tool. Each attempt is a turn.
 
     Raises:
         OutputCutOffError: The answer was truncated.

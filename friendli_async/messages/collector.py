@@ -253,7 +253,7 @@ class MessagesCollector:
 
     def _start_block(self, index: int, block: ContentBlock) -> _BlockParts:
         # Blocks are kept in the order in which they start, because servers may reuse an index. An empty text whose
-        # index is reused never was: the start of the message may have announced it, or thinking follows its start.
+        # index is reused does not count: some servers announce it with the message, or start it before thinking.
         existing = self._by_index.get(index)
         if existing is not None and not existing.has_content:
             self._blocks.remove(existing)

@@ -101,7 +101,7 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
 
     @cached_property
     def redundant_names(self) -> frozenset[bytes]:
-        """The event names that an event may have and is decoded as without: see ``SSEDecoder``."""
+        """The event names that say no more than the data: see ``SSEDecoder``."""
         return frozenset({_DEFAULT_NAME.encode()})
 
     @cached_property
@@ -267,7 +267,7 @@ class ChunkDialect(Dialect[E], kw_only=True):
         return isinstance(event, self.events) and not chunk.choices and chunk.message is not None
 
     def _is_nonfatal_error(self, name: str | None, fields: Fields, known: Sequence[str]) -> bool:
-        """Whether an error is that of what a further event reports, e.g. a tool, while the reply continues.
+        """Whether an error is only that of what a further event reports, such as a tool: the reply continues.
 
         The event must be identified by its name, an object in ``error``, or more of its fields than ``shape``.
         """
@@ -303,7 +303,7 @@ class TaggedDialect(Dialect[E], kw_only=True):
     reporting: frozenset[type]
     """The structs of the events that may report the usage, or a failure."""
     holds_unknown: Callable[[str, Fields], bool] | None = None
-    """Whether the object that an event of a known kind is about is of an unknown kind, or absent."""
+    """Whether the object in an event of a known kind is absent, or of an unknown kind."""
 
     @cached_property
     def _kinds(self) -> frozenset[str]:

@@ -104,8 +104,7 @@ def _check_reply(reply: object, fields: Fields, data: bytes, own: Collection[str
 def _answers_of(kind: Any) -> dict[str, str]:
     """The fields in which a reply type, or a member of a union, has the answer, with their names on the wire.
 
-    They are the fields that it requires, as a reply without an answer is none; or if it requires none, as a page that
-    may be empty, those of lists and mappings.
+    They are its required fields, or, if it has none (a page may be empty), its lists and mappings.
     """
     fields = [field for struct in structs_of(kind) for field in msgspec.structs.fields(struct)]
     answers = [field for field in fields if field.required] or [

@@ -415,7 +415,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             usage,
             collector.finish_reasons,
             error,
-            # Before the finish reason, it is that so far: a message begins with that of its prompt.
+            # Before the finish reason, the usage is incomplete: a message begins with that of its prompt.
             is_complete=was_read or (usage is not None and bool(collector.finish_reasons)),
             envelope=collector.envelope,
             reply=reply,

@@ -32,7 +32,7 @@ tasks that pass the bytes on. They cost microseconds."""
 
 _BLOCKED_SECONDS: Final = 0.5
 _BLOCKED: Final = "the event loop was blocked meanwhile"
-"""What an error says if its timer fired so late: the program had no chance to connect, or to read what had arrived."""
+"""Added to the error of a timer that fired so late: the program had no chance to read what had arrived."""
 
 
 def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str) -> APITimeoutError:
@@ -143,7 +143,7 @@ class _TaskLimit(Deadline):
 
 
 class TimeLimit(_TaskLimit):
-    """A time limit that gives what has finished, or arrived, while the loop was blocked its grace turns.
+    """A time limit for a block, with the grace turns: what finished while the loop was blocked counts.
 
     Args:
         seconds: The limit; None is none.
@@ -244,7 +244,7 @@ class ReadClock(Deadline):
     """
 
     running_loop = staticmethod(asyncio.get_running_loop)
-    """For a check at each event in modules that a bare import loads, and which therefore do not import asyncio."""
+    """For ``streams``, which does not import asyncio: a bare import of the library loads it."""
 
     def __init__(
         self,

@@ -200,8 +200,8 @@ class PooledProtocol(ResponseHandler):
     def resume_reading(self, *args: Any, **kwargs: Any) -> None:
         """Skips aiohttp's work after each read unless it is needed: from 3.14 on, it runs the parser on empty input.
 
-        It is needed from the first pause on, and at every read: a parser that was paused at the end of a chunk may keep
-        bytes not only of the next read, but of the one after that, until it is run again.
+        It is needed at every read from the first pause on: a paused parser may keep bytes of later reads until it is
+        run again.
         """
         if self.was_paused:
             super().resume_reading(*args, **kwargs)
@@ -215,8 +215,8 @@ class PooledProtocol(ResponseHandler):
         self.is_lost = True
         drained, content = self._drain_waiter, self._payload
         if self.was_paused and content is not None:
-            # What has arrived while the parser was paused, which aiohttp drops from 3.14 on. TLS reads on in a pause,
-            # and so the connection may end before the reader goes on.
+            # What arrived while the parser was paused, which aiohttp drops from 3.14 on: TLS reads on in a pause, so
+            # the connection may end before the reader goes on.
             self.force_close()
             ResponseHandler.data_received(self, b"")
         self.closing = None

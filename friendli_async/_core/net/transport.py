@@ -106,10 +106,8 @@ class AiohttpTransport:
         self._ssl = True if ssl is None else ssl
         self._session = session
         self._pools: _Pools = {}
-        # Not ``__del__``: the finalizer holds the pools, so they are not part of a cycle that the client is in.
-        # Otherwise the garbage collector would finalize aiohttp's session with the client, in any order, and the
-        # session would warn that it is unclosed. Not at exit: no loop runs then to close them, so ``runtime`` discards
-        # them.
+        # Not ``__del__``: the finalizer holds the pools, so that they are in no cycle with the client, or aiohttp's
+        # session, finalized with it, would warn that it is unclosed. At exit no loop runs: ``runtime`` discards them.
         weakref.finalize(self, _close_all, self._pools).atexit = False
         self._lock = threading.Lock()
         self._proxy_for = proxy_finder(proxy, environment_proxies() if session is None else {})
