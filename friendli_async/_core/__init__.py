@@ -162,24 +162,26 @@ Thread
     ``AiohttpTransport._pools`` is modified under a lock (except in a forked child, which has one thread). A pool is
     modified only in its loop's thread, except when the loop no longer runs (``Pool.discard``) or after a fork
     (``Pool.abandon``). Other threads get there by ``call_soon_threadsafe``: ``OpenStream.drop``, ``Runtime.drain`` and
-    ``close``, ``Transport.abort`` and ``close``. ``gauges`` reads the pools from any thread. What iterates over a set
-    or dict that other threads modify makes a list of it first: on a free-threaded Python, ``list`` copies it in one
-    step, and ``tuple`` does not.
-    What may use a type of msgspec first does so under ``_json.type_lock``.
+    ``close``, ``Transport.abort`` and ``close``. ``gauges`` reads the pools from any thread. Whoever iterates over a
+    set or dict that other threads modify makes a ``list`` of it first, which copies in one step on a free-threaded
+    Python, too (``tuple`` does not). The first use of a type by msgspec is made under ``_json.type_lock``.
 Fork
     The child lets go of the parent's sockets at once (``os.register_at_fork``, in ``runtime``), without closing them on
     the wire (``Pool.abandon``), keeps the parent's objects so that nothing finalizes them, and creates its own pools.
     It inherits no lock that a thread of the parent held: see ``_locks``.
 Garbage collector
     Nothing depends on it. When the last reference is dropped, a stream is closed by ``EventStream.__del__``, and the
-    pools of a client by a ``weakref.finalize`` of its ``AiohttpTransport``. A finalizer may run between any two lines
-    of the program, also while an observer, or a library that it uses, holds a lock. So it closes the stream at once,
-    but observers and limits are told in the loop's next turn, or once the loop is closed (``CallOnce``). The finalizer
-    of a client holds the pools: they must not be part of a cycle that the client is in, or aiohttp's session, finalized
-    with it, warns "Unclosed client session". So whatever is in flight must not reference its user: ``OpenStream`` does
-    not reference the ``EventStream``, ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and
-    the transport does not reference the runtime. Functions of the user may reference anything, so the client and its
-    connections hold what calls them by ``held.weak_method``.
+    pools of a client by a ``weakref.finalize`` of its ``AiohttpTransport``.
+
+    A finalizer may run between any two lines of the program, also while an observer holds a lock. So it closes the
+    stream at once, but observers and limits are told in the loop's next turn, or once the loop is closed
+    (``CallOnce``).
+
+    What is in flight must not reference its user: ``OpenStream`` does not reference the ``EventStream``, ``ReadClock``
+    references the exchange's ``abort_with`` and not the stream, and the transport does not reference the runtime.
+    (Pools in a cycle with their client would be finalized with it, and aiohttp's session would warn "Unclosed client
+    session".) Functions of the user may reference anything, so the client and its connections hold what calls them by
+    ``held.weak_method``.
 
 
 Reference cycles
@@ -202,8 +204,8 @@ Private parts of aiohttp
 ========================
 
 They were tested with aiohttp 3.13.4, the newest 3.13, and 3.14.5; ``docs/compatibility.md`` lists the Pythons. Read
-this list before raising the upper bound in ``pyproject.toml``. Only what this list says is checked on import
-(``posting.can_post``, ``framing.can_bypass``); for the rest, tests show whether a version of aiohttp works.
+this list before raising the upper bound in ``pyproject.toml``. ``posting.can_post`` and ``framing.can_bypass`` check
+on import what this list says; for the rest, tests show whether a version of aiohttp works.
 
 ``TCPConnector._get`` (overridden in ``net.dialing.Connector``)
     Shows whether the pool had a connection, and when connecting begins; bypasses the pool for a request that replaces a
@@ -222,15 +224,12 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     Creates the protocols. The connector takes a socket factory, but no protocol factory. It is called once a TCP
     connection is open, so it also shows when a handshake begins, for the message of a timeout.
 ``ClientRequest`` and ``ClientResponse`` (created in ``net.posting``; their constructors are not documented)
-    ``net.posting`` also calls ``ClientResponse.start``, ``TCPConnector.connect`` and
-    ``ResponseHandler.set_response_params``. A session checks for redirects, which ``AiohttpTransport.send`` follows
-    itself, and for cookies, credentials, traces and middlewares that our requests never have, and its request rebuilds
-    the headers and, below Python 3.12, starts a task that writes the body: half the cost of a plain call. So JSON of up
-    to 64 KiB is written directly. On import, ``posting.can_post`` checks the parameters of both constructors and of
-    ``set_response_params``, and that ``ClientSession._request`` (read) is aiohttp's own: if they differ, everything
-    goes through the session. ``start`` and ``connect`` are not checked. Everything also goes through the session while
-    it is observed there: by a ``TraceConfig``, or by a function that has replaced ``ClientSession._request`` since. The
-    session's public parameters that disable features save almost nothing of that cost.
+    ``net.posting`` writes JSON of up to 64 KiB directly, with ``ClientResponse.start``, ``TCPConnector.connect`` and
+    ``ResponseHandler.set_response_params``: what a session does besides is half the cost of a plain call, and its
+    public parameters that disable features save almost nothing of that. On import, ``posting.can_post`` checks the
+    parameters of both constructors and of ``set_response_params``, and that ``ClientSession._request`` (read) is
+    aiohttp's own: if not, everything goes through the session. So it does while the session is observed, by a
+    ``TraceConfig`` or a function that has replaced ``_request`` since. ``start`` and ``connect`` are not checked.
 ``ClientSession._retry_connection`` (set, if it exists)
     aiohttp sends GET, PUT and DELETE again, once per attempt, if the connection breaks before the reply, even if it was
     new: ``meta.attempts`` would not show it, and ``retry=None`` not prevent it. ``AiohttpTransport.send`` replaces only
@@ -241,21 +240,23 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``)
     With ``data_received``, ``eof_received``, ``connection_lost``, ``close``, ``pause_reading``, ``resume_reading``,
     ``exception``, ``should_close``, ``connected``, ``transport``, ``_buffer``, ``_payload`` and ``_drain_waiter``.
-    ``data_received`` wakes the reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's
-    between the socket and the stream. It also closes a connection that receives data while idle in the pool, which
-    aiohttp would treat as the reply to the next request. And it passes the head of a reply to aiohttp by itself: the
-    parser drops a head if it fails later in the same call, for instance at data after the reply, and the call would be
-    retried. ``_buffer`` is the queue of the heads that were read.
-    ``connection_lost`` makes a reset an error of the body, ``_payload``. aiohttp takes a body that has neither a length
-    nor chunks for complete however its connection was lost; whether a connection that just ended was cut off cannot be
-    told, also over TLS, where asyncio does not report a missing close_notify. It also parses what arrived in a pause,
-    with ``force_close`` before it: TLS may report the end of a connection then, and aiohttp would drop that (3.14).
-    ``pause_reading`` does nothing from then on: the parser would stop at each chunk, and copy the rest each time.
-    ``close`` forgets the transport, which first sends what it has buffered, however long that takes; closing the pool
-    aborts it. An upload that is cancelled then may leave an exception in ``_drain_waiter`` (3.13), and asyncio would
-    log that it was never retrieved.
-    aiohttp calls ``resume_reading`` after each read; from 3.14 on that runs the parser on empty input, so it is skipped
-    until reading has been paused.
+
+    - ``data_received`` wakes the reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's
+      between the socket and the stream. It also closes a connection that receives data while idle in the pool, which
+      aiohttp would treat as the reply to the next request. And it passes the head of a reply to aiohttp by itself: the
+      parser drops a head if it fails later in the same call, for instance at data after the reply, and the call would
+      be retried. ``_buffer`` is the queue of the heads that were read.
+    - ``connection_lost`` makes a reset an error of the body, ``_payload``. aiohttp takes a body that has neither a
+      length nor chunks for complete however its connection was lost. (Whether a connection that just ended was cut off
+      cannot be told, also over TLS, where asyncio does not report a missing close_notify.) It also parses what arrived
+      in a pause, with ``force_close`` before it: aiohttp 3.14 drops that if TLS reports the end of the connection then.
+    - ``pause_reading`` does nothing from then on: the parser would stop at each chunk, and copy the rest each time.
+    - ``close`` forgets the transport, which first sends what it has buffered, however long that takes; closing the pool
+      aborts it. An upload that is cancelled then may leave an exception in ``_drain_waiter`` (3.13), and asyncio would
+      log that it was never retrieved.
+    - ``resume_reading`` is called after each read, and from 3.14 on runs the parser on empty input, so it is skipped
+      until reading has been paused.
+
 ``StreamReader._http_chunk_splits`` and ``total_bytes``, ``http_parser.HttpResponseParserC`` (read in ``net.framing``)
     The parser's position: between two chunks it can be bypassed, at a quarter of its cost. On import,
     ``framing.can_bypass`` checks that the parser in use is the one in C, and that ``StreamReader`` has the slot
