@@ -36,7 +36,7 @@ _PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
 _TYPES: Final = {429: "rate_limit_error", 503: "service_unavailable"}
 """The types of errors whose server names none, if not ``invalid_request_error``."""
 _NOT_REPEATED: Final = (ConfigurationError, OutputError, ToolError, TurnLimitError, UsageLimitError)
-"""Errors that another request would only meet again, or after it has paid again for the same work."""
+"""Errors for which a repetition is of no use: it would fail again, or pay again for the same work."""
 
 
 def error_status(error: FriendliError) -> int:
@@ -111,7 +111,7 @@ def retry_headers(error: FriendliError) -> dict[str, str]:
     status, wait = error_status(error), getattr(error, "retry_after", None)
     if status in {429, 503}:
         return {} if wait is None else {"Retry-After": str(ceil(wait))}
-    # Upstream's rejections of this service, such as a 402, which `_answer_to` has made a status that is repeated.
+    # Upstream's rejections of this service, such as a 402: `_answer_to` makes them a 502, which clients repeat.
     is_rejected = status == 502 and isinstance(error, APIStatusError) and 400 <= error.status_code < 500
     return {"x-should-retry": "false"} if is_rejected or isinstance(error, _NOT_REPEATED) else {}
 
@@ -125,7 +125,7 @@ def log_error(level: int, scope: Mapping[str, Any], answer: str, error: Exceptio
     """Logs an error with its call, and how the request was answered.
 
     The message is logged as text, since log handlers keep their arguments, and the error's traceback holds the stream.
-    A server may have chosen it, and a browser the model: it is in one line, so that it forges none.
+    A server may have chosen it, and a browser the model: it is put in one line, so that it cannot forge others.
     """
     text, meta = str(error), error.meta if isinstance(error, FriendliError) else None
     if meta is not None and meta.operation:

@@ -168,7 +168,7 @@ class EventSender(Deadline):
             self.answered = True
             self._start_ping(self._early_head)
             self._watch()
-        elif self.now() < due:  # not by a difference of times, which may leave a rest that no clock shows
+        elif self.now() < due:  # not a difference of times: rounding may leave a rest that never passes
             self._watch(due)
         elif is_sending:
             self._is_stuck = True

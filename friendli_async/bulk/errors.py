@@ -58,7 +58,7 @@ def is_overload(error: BaseException | None) -> TypeGuard[APIStatusError]:
 def is_rejection(error: BaseException | None) -> bool:
     """Whether a call failed for a reason unrelated to its row that lasts until somebody removes it.
 
-    An overload is none, although ``max_rejections`` counts both: it passes by itself, and then the row is sent again.
+    An overload is not such a reason, although ``max_rejections`` counts both: it passes by itself.
     """
     if isinstance(error, APIStatusError):
         return error.status_code in REJECTION_STATUSES

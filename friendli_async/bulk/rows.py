@@ -24,8 +24,7 @@ def rows_of(rows: Iterable[Row] | AsyncIterable[Row] | Path) -> AsyncIterator[An
     """Returns a lazy iterator over the rows.
 
     Raises:
-        TypeError: ``rows`` is of another type; a str and a DataFrame are rejected, since its characters or columns are
-            hardly meant as rows.
+        TypeError: ``rows`` is of another type, or a str or DataFrame, of which one would get the characters or columns.
     """
     if isinstance(rows, Path):
         return _read_rows(rows)

@@ -34,8 +34,8 @@ _Reported = set[tuple[int, float]]
 _logger: Final = logging.getLogger("friendli_async")
 _MAX_RESENDS: Final = 5
 _MAX_RESEND_WAIT: Final = 3600.0
-"""How often a row is sent again, and how many seconds it waits for that in all. The run does not pause for longer,
-either: then the server is asked again, or the run ends if no row is left."""
+"""How often a row is sent again, and how many seconds it waits for that in all. A pause of the run does not last
+longer, either: then the server is asked again, or the run ends if no row is left."""
 _FIRST_BACKOFF: Final = 0.5
 _BACKOFF_FACTOR: Final = 3.0
 """The waits of a row without a ``Retry-After``: just over a minute in all, since many limits are per minute."""

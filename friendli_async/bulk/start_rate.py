@@ -17,8 +17,8 @@ _MIN_STARTS: Final = 5
 _CAUTION: Final = 0.85
 """The fraction of the measured rate to go on with, since what was sent too early still counts."""
 _CAUSE: Final = 0.5
-"""The fraction of the rate in force, and of the highest rate over a minute, that calls must have been started at before
-a rejection that the rate caused."""
+"""A rejection is not blamed on the rate if calls were started at less than this fraction of the rate in force, or of
+the highest rate over a minute."""
 _CATCH_UP: Final = 0.005
 """The growth per success up to the measured rate: it takes about 32."""
 _BELOW_REJECTED: Final = 0.97

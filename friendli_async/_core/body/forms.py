@@ -157,8 +157,8 @@ class FormUpload:
             if isinstance(error, asyncio.CancelledError):  # of the task that sends
                 raise
             self.error = error
-            # Not the error itself: if it is no Exception, such as pytest's Failed, the task that sends may end, and the
-            # request not learn of it.
+            # Not the error itself: if it is no Exception, such as pytest's Failed, the task that sends may end without
+            # the request learning of it.
             raise RuntimeError("the source of the body failed") from None
         if self._on_piece is not None:
             self._on_piece()
