@@ -504,7 +504,7 @@ async def test_error_of_opening_after_the_answer_is_an_error_event(
     server: FriendliServer, client: AsyncFriendli, clock: Clock, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     resume = asyncio.Event()
-    server.enqueue(script(gate(resume), error_data({"message": "slow down", "code": 429})))
+    server.enqueue(script(gate(resume), error_data({"message": "too long", "code": 400})))
     browser = Server()
     source: Any = open_run(client) if kind == "run" else open_stream(client)
     response = SSEResponse(source, answer_after=5, encode=shown if kind == "run" else None)
@@ -516,7 +516,7 @@ async def test_error_of_opening_after_the_answer_is_an_error_event(
     await asyncio.wait_for(task, 30)
     before, data = last_event(browser.body)
     assert before == b": ping\n\n"
-    assert data["error"]["message"] == "slow down"
+    assert data["error"]["message"] == "too long"
     assert browser.ended
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["/"]
 
@@ -596,8 +596,9 @@ async def test_broken_stream_ends_with_an_error_event(
 
 async def test_upstream_error_event_is_relayed_as_last_event(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("Once"), error_data({"message": "overloaded", "code": 503})))
-    _, data = last_event((await relay(client)).body)
-    assert data["error"]["message"] == "overloaded"
+    before, data = last_event((await relay(client)).body)
+    assert b'"overloaded"' in before
+    assert data["error"]["type"] == "service_unavailable"
 
 
 async def test_token_that_an_upstream_error_quotes_is_not_relayed(server: FriendliServer) -> None:
@@ -1838,6 +1839,31 @@ def test_message_for_a_browser_names_what_failed(error: FriendliError, message: 
 def test_body_has_a_type_where_upstream_has_none(status_code: int, kind: str) -> None:
     assert error_body(APIStatusError("t", status_code=status_code))["error"]["type"] == kind
     assert error_body(APIStatusError("t", status_code=status_code, type="theirs"))["error"]["type"] == "theirs"
+
+
+@pytest.mark.parametrize("status_code", [400, 413, 422])
+def test_browser_sees_the_message_of_an_error_in_its_request(status_code: int) -> None:
+    assert error_body(APIStatusError("too many words", status_code=status_code))["error"]["message"] == "too many words"
+
+
+@pytest.mark.parametrize("status_code", [404, 409, 429, 503])
+def test_browser_does_not_see_what_upstream_says_of_the_service(status_code: int) -> None:
+    error = APIStatusError("endpoint dep-1 of team acme", status_code=status_code, code="c")
+    body = error_body(error)["error"]
+    assert (error_status(error), body["code"]) == (status_code, "c")
+    assert body["message"]
+    assert "acme" not in str(body)
+
+
+async def test_browser_does_not_see_the_error_of_another_call(server: FriendliServer) -> None:
+    server.enqueue(status(429, retry_after=3600, message="alice has used up her requests"))
+    async with client_of(server.url) as client:
+        with pytest.raises(APIStatusError):
+            await complete(client)
+        with pytest.raises(APIStatusError, match="alice") as caught:  # for the log
+            await complete(client)
+    assert len(server.requests) == 1
+    assert "alice" not in str(error_body(caught.value))
 
 
 QUOTING: Final = f"<html><title>Not {TOKEN}</title></html>"

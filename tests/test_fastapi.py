@@ -731,7 +731,7 @@ def test_value_errors_of_the_app_are_not_handled(app: FastAPI, browser: TestClie
 
 @pytest.mark.parametrize(
     ("extra", "reason"),
-    [({}, "slow down"), ({"\ud800": object()}, "\N{REPLACEMENT CHARACTER}: object is not JSON serializable")],
+    [({}, "too long"), ({"\ud800": object()}, "\N{REPLACEMENT CHARACTER}: object is not JSON serializable")],
 )
 def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServer, extra: Any, reason: str) -> None:
     @app.websocket("/socket")
@@ -739,7 +739,7 @@ def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServe
         await websocket.accept()
         await client.serverless.chat.complete(model="m", messages=MESSAGES, extra_body=extra)
 
-    remote.enqueue(status(429, message="slow down"))
+    remote.enqueue(status(400, message="too long"))
     with (
         TestClient(app) as browser,
         browser.websocket_connect("/socket") as opened,

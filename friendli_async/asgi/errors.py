@@ -1,4 +1,8 @@
-"""Which status and which body a browser gets for an error. Nothing of the service's own setup is exposed."""
+"""Which status and which body a browser gets for an error.
+
+Upstream's message is passed on only where the status says that it is about the request. Others may name the service's
+account, endpoint or limits, or answer the call of another browser: see ``pacing.Hold``.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +35,15 @@ __all__ = ["error_body", "error_status"]
 
 _logger: Final = logging.getLogger("friendli_async")
 _MAX_MODEL: Final = 100
-_PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
-"""Statuses that mean the same to the browser as to this service."""
-_TYPES: Final = {429: "rate_limit_error", 503: "service_unavailable"}
-"""The types of errors whose server names none, if not ``invalid_request_error``."""
+_ABOUT_THE_REQUEST: Final = frozenset({400, 413, 422})
+"""Statuses that mean the same to the browser as to this service, whose message is passed on."""
+_FIXED: Final = {
+    404: ("the model was not found", "invalid_request_error"),
+    409: ("the model is in a state that does not allow this request", "invalid_request_error"),
+    429: ("the rate limit of the model is reached; try again later", "rate_limit_error"),
+    503: ("the model is overloaded or unavailable; try again later", "service_unavailable"),
+}
+"""The messages and types for the other such statuses."""
 _NOT_REPEATED: Final = (ConfigurationError, OutputError, ToolError, TurnLimitError, UsageLimitError)
 """Errors for which a repetition is of no use: it would fail again, or pay again for the same work."""
 
@@ -58,8 +67,8 @@ def error_status(error: FriendliError) -> int:
 def error_body(error: FriendliError) -> dict[str, Any]:
     """Returns the JSON body to send to a browser for an error, in the format of OpenAI's API.
 
-    Upstream's message is passed through whenever its status is. Messages about the service's token or configuration,
-    and addresses that could not be reached, are never exposed.
+    Upstream's message is passed on with a 400, 413 or 422, which are about the request. Other messages may name the
+    service's account, endpoint or limits, so the browser gets a fixed text.
 
     Args:
         error: The error that the call raised.
@@ -76,8 +85,11 @@ def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
     match error:
         case ConfigurationError(draining=True) | APIConnectionError(draining=True):
             return 503, "the service is shutting down; try again", "service_unavailable", "shutting_down"
-        case APIStatusError(status_code=status) if status in _PASSED_THROUGH:
-            return status, error.message, error.type or _TYPES.get(status, "invalid_request_error"), error.code
+        case APIStatusError(status_code=status) if status in _ABOUT_THE_REQUEST:
+            return status, error.message, error.type or "invalid_request_error", error.code
+        case APIStatusError(status_code=status) if status in _FIXED:
+            message, kind = _FIXED[status]
+            return status, message, error.type or kind, error.code
         case APIStatusError(status_code=401 | 403):
             return 502, "this service is not authorized to use the model", "upstream_error", None
         case APIStatusError(status_code=status):
