@@ -38,7 +38,8 @@ from friendli_async._core.settings import Settings
 from friendli_async.bulk import Adaptive, Outcome, RejectedError, Run, run_all, sending
 from friendli_async.bulk.gate import Gate
 from friendli_async.replies import Headers, Timing
-from friendli_async.testing import FriendliServer, error_data, script, status, text
+from friendli_async.testing import FriendliServer, error_data, script, status, text, tool_calls
+from friendli_async.tools import tool
 
 NOT_SENT = Meta(status=None, headers=Headers(), attempts=(), elapsed=0.0, timing=Timing())
 IN_STREAM = Meta(status=200, attempts=(Attempt(number=1, status=200, elapsed=1.0),), elapsed=1.0)
@@ -173,6 +174,51 @@ async def test_row_is_sent_again_five_times() -> None:
     outcomes = await collect(run_all([0], call))
     assert isinstance(outcomes[0].error, RateLimitError)
     assert (outcomes[0].attempts, len(call.started_at[0])) == (6, 6)
+
+
+@in_virtual_time
+async def test_rows_that_were_rejected_together_are_not_sent_again_together() -> None:
+    call = Calls(**{f"_{row}": [limited(None)] for row in range(8)})
+    await collect(run_all(range(8), call, concurrency=8))
+    assert len({starts[1] for starts in call.started_at.values()}) == 8
+
+
+@pytest.mark.parametrize("error", [limited(1.0), no_connection()], ids=["rejected", "no connection"])
+@in_virtual_time
+async def test_row_whose_run_has_made_progress_is_not_sent_again(error: Any) -> None:
+    error.partial = Partial()
+    call = Calls(_0=[error])
+    outcomes = await collect(run_all([0], call))
+    assert (outcomes[0].error, len(call.started_at[0])) == (error, 1)
+
+
+@pytest.mark.parametrize("decided", [False, True])
+async def test_tools_of_a_run_in_a_row_are_called_once(server: FriendliServer, decided: bool) -> None:
+    called: list[str] = []
+
+    @tool
+    def send_mail(to: str) -> str:
+        called.append(to)
+        return "sent"
+
+    async def ask(row: str) -> ChatCompletion:
+        messages: list[Any] = [{"role": "user", "content": row}]
+        if decided:
+            asked = {"id": "1", "type": "function", "function": {"name": "send_mail", "arguments": '{"to": "a"}'}}
+            messages.append({"role": "assistant", "tool_calls": [asked]})
+        options: dict[str, Any] = {"decisions": {"1": True}} if decided else {}
+        run = client.serverless.chat.run(model="m", messages=messages, tools=[send_mail], **options)
+        return (await run.result()).reply
+
+    if not decided:
+        server.enqueue(tool_calls(("send_mail", {"to": "a"})))
+    server.always(status(429))
+    async with client_of(server.url, retry=None) as client, run_all(["x"], ask) as run:
+        [outcome] = [outcome async for outcome in run]
+    assert called == ["a"]
+    assert isinstance(outcome.error, RateLimitError)
+    assert outcome.error.partial is not None
+    assert (outcome.error.partial.usage is None) == decided
 
 
 @pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])

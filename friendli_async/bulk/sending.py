@@ -240,11 +240,12 @@ async def _check_reply(reply: Any) -> None:
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
     """Returns the seconds until a row is sent again; None if it is not.
 
-    It is if the server rejected it because of its load, before any content, or if it cannot have reached the server.
+    It is if the server rejected it because of its load, before any content, or if it cannot have reached the server;
+    but not if an earlier turn of a run has succeeded: its tools would be called again.
     """
     if is_overload(error):
         retry_after = error.retry_after
-    elif is_unsent(error) and not error.permanent:
+    elif is_unsent(error) and error.partial is None and not error.permanent:
         retry_after = None
     else:
         return None

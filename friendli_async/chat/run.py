@@ -31,7 +31,7 @@ from friendli_async.errors import (
     StreamInterruptedError,
     ToolError,
 )
-from friendli_async.replies import HasValue, ToolCall, Usage, add_usage
+from friendli_async.replies import HasValue, Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat import answer_tool
@@ -100,7 +100,7 @@ class Run:
     awaited, and its result is discarded. Dropping the last reference also cancels the tools, but does not wait.
 
     Raises:
-        FriendliError: An error of the stream, with ``partial``.
+        FriendliError: An error of the stream, with ``partial``: if a later turn was never answered, the usage so far.
         StreamInterruptedError: The client was drained or closed, while tools ran.
         TurnLimitError: The model still called tools in the last turn that ``max_turns`` allows.
         ToolError: A call failed, and ``on_tool_error`` is "raise".
@@ -225,6 +225,8 @@ class Run:
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error."""
+        if isinstance(error, FriendliError) and error.partial is None and self._transcript.has_grown:
+            error.partial = Partial(usage=self.usage)  # so that a bulk run does not begin again: tools have effects
         self._state.raises = self._state.raises or self._state.outcome == "open"
         await self._close(error, _outcome_of(error))
 

@@ -46,6 +46,7 @@ class Transcript:
         pending: The calls at the end of the given conversation that have to be run, or refused, before the first turn.
         usage: The usage of all turns.
         turns: Number of finished turns.
+        has_grown: Whether anything has been added to the given conversation: what was done for it must not be repeated.
         between_turns: The option of the run.
 
     Raises:
@@ -64,6 +65,7 @@ class Transcript:
         self.pending: tuple[ToolCall, ...] = ()
         self.usage: Usage | None = None
         self.turns: int = 0
+        self.has_grown: bool = False
         self._open = open_turn
         self._options = options
         self._limit = settings.max_turns
@@ -125,6 +127,7 @@ class Transcript:
     def end_turn(self, reply: ChatCompletion, runner: ToolRunner) -> None:
         """Adds a finished turn."""
         self.turns += 1
+        self.has_grown = True
         self.usage = add_usage(self.usage, reply.usage)
         self.messages = self.with_results(runner, reply)
 
@@ -135,6 +138,7 @@ class Transcript:
     def end_pending(self, runner: ToolRunner) -> None:
         """Adds the results of the pending calls."""
         self.messages = self.with_results(runner)
+        self.has_grown = True
         self.pending = ()
 
     def with_results(self, runner: ToolRunner, answer: ChatCompletion | None = None) -> Conversation:
