@@ -72,7 +72,7 @@ class Loop:
     ) -> None:
         self.transport = FakeTransport(*answers)
         self.runtime = Runtime(self.transport, 10)
-        self.settings = Settings.from_options({"token": "t", "retry": retry, **settings})
+        self.settings = Settings.from_options({"token": "t", "retry": retry, "wake": recover is not None, **settings})
         self.engine = Engine(self.runtime, self.settings, Deployment("/serverless"), recover)
         self.operation: Operation[Any] = Operation(
             name="x.y", method="POST", path="/x", reply=Any, repeatable=repeatable, billed=billed

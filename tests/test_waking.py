@@ -1,6 +1,7 @@
 """Calls to a sleeping endpoint: the error names its state, or `wake=True` wakes it, waits and retries."""
 
 import asyncio
+from itertools import groupby
 from typing import Any, Final
 
 import pytest
@@ -105,13 +106,23 @@ async def test_total_timeout_limits_the_wait_and_the_error_reports_it() -> None:
     assert not raised.value.sent  # the server rejected the only attempt
 
 
-async def test_state_of_the_endpoint_is_asked_for_once_per_attempt(
+async def test_state_that_only_explains_an_error_is_asked_for_after_the_last_attempt(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(*[status(503, message="overloaded")] * 3, state("SLEEPING"))
+    with pytest.raises(InternalServerError, match=r"^503 endpoint ep_1 is SLEEPING .*: overloaded"):
+        await client.with_options(retry=FAST_RETRY).dedicated.chat.complete(**REQUEST)
+    assert paths(server) == [CHAT_PATH] * 3 + [STATUS_PATH]
+
+
+async def test_endpoint_to_be_woken_is_asked_for_its_state_after_each_attempt(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.always(status(503, message="overloaded"))
     with pytest.raises(InternalServerError, match=r"^503 overloaded"):
-        await client.with_options(retry=FAST_RETRY).dedicated.chat.complete(**REQUEST)
-    assert paths(server) == [CHAT_PATH, STATUS_PATH] * 3
+        await client.with_options(retry=FAST_RETRY, wake=True).dedicated.chat.complete(**REQUEST)
+    # It is a call as any other, with retries of its own.
+    assert [len(list(group)) for path, group in groupby(paths(server)) if path == CHAT_PATH] == [1, 1, 1]
 
 
 @in_virtual_time

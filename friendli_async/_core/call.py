@@ -177,6 +177,7 @@ class Call(Generic[T]):
                 wait = self._wait_after(failed)
                 self._report_attempt_ended(wait, failed.error)
                 if wait is None:
+                    await self._try_recovery(failed, is_last=True)
                     raise failed.take()
                 self._report_retry(failed, wait)
                 await self._between_attempts(partial(asyncio.sleep, wait))
@@ -436,9 +437,14 @@ class Call(Generic[T]):
         builder = self._engine.request_builder
         return LimitScope(builder.base, self._arguments.model, builder.account)
 
-    async def _try_recovery(self, failed: Held[FriendliError]) -> bool:
-        """Lets the recovery fix the cause of an error response, until it has succeeded once; returns whether it did."""
+    async def _try_recovery(self, failed: Held[FriendliError], *, is_last: bool = False) -> bool:
+        """Lets the recovery fix the cause of an error response, until it has succeeded once; returns whether it did.
+
+        Without ``wake``, it can only explain an error: it is not asked before that of the last attempt (``is_last``).
+        """
         recover = self._engine.recover
+        if self._engine.settings.wake is is_last:
+            return False
         if recover is None or self._recovered or not self._can_go_on() or not isinstance(failed.error, APIStatusError):
             return False
         self._recovered = await self._between_attempts(partial(self._run_recovery, recover, failed.error))

@@ -43,8 +43,7 @@ class Waker:
         if error.status_code not in _MAYBE_ASLEEP:
             return False
         endpoint_id = (arguments.model or "").partition(":")[0]  # ENDPOINT_ID:ADAPTER_ROUTE names an adapter
-        # A state that only adds to a message is asked for once, and briefly: a server that is down must not get more
-        # requests, and the caller's error must not wait for it.
+        # A state that only adds to a message is asked for once, and briefly: the caller's error must not wait for it.
         endpoints = Endpoints(self._engine if self._wake else self._engine.with_options(_LOOK))
         try:
             state = (await endpoints.get_status(endpoint_id)).status
