@@ -40,7 +40,7 @@ class UsageLimit:
 
     Attributes:
         calls: Number of calls so far, including those in flight and those that failed, but not those that were refused
-            when they started.
+            before their first attempt: by a limit, or by a rate limit that they could not wait for.
         usage: The usage so far, as far as the server has reported it.
         unreported: Number of answers whose usage is missing in ``usage``, all or part of it: of streams that were left
             early or broke, and of servers that report none. The first of a complete answer is logged as a WARNING. A

@@ -207,6 +207,18 @@ async def test_calls_side_by_side_are_counted_when_they_start(client: AsyncFrien
     assert len(server.requests) == 3
 
 
+async def test_call_that_a_rate_limit_of_another_one_refuses_does_not_count(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    limit = UsageLimit(max_calls=2)
+    limited = client.with_options(usage_limit=limit)
+    server.enqueue(status(429, retry_after=3600))
+    for _ in range(3):
+        with pytest.raises(RateLimitError):
+            await complete(limited)
+    assert (limit.calls, len(server.requests)) == (1, 1)
+
+
 async def test_each_maximum_limits_its_own_measure(client: AsyncFriendli, server: FriendliServer) -> None:
     limit = UsageLimit(max_completion_tokens=10, max_total_tokens=1000)
     limited = client.with_options(usage_limit=limit)
