@@ -178,7 +178,8 @@ async def test_row_is_sent_again_five_times() -> None:
 
 @in_virtual_time
 async def test_rows_that_were_rejected_together_are_not_sent_again_together() -> None:
-    call = Calls(**{f"_{row}": [limited(None)] for row in range(8)})
+    rejected: dict[str, list[Exception]] = {f"_{row}": [limited(None)] for row in range(8)}
+    call = Calls(**rejected)
     await collect(run_all(range(8), call, concurrency=8))
     assert len({starts[1] for starts in call.started_at.values()}) == 8
 

@@ -162,6 +162,17 @@ async def test_server_that_stalls_after_the_sentinel_is_disconnected(
     await assert_no_leaks(client, server)
 
 
+async def test_next_call_waits_only_briefly_for_a_body_to_end(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_FINISH_SECONDS", 3600.0)
+    server.enqueue(script(chunk("a"), finish(), done(), stall()), text("next"))
+    async with client_of(server.url) as client:
+        assert await read(open_stream(client)) == "a"
+        assert (await with_timeout(complete(client))).text == "next"
+        assert server.connections == 2
+
+
 @pytest.mark.parametrize("is_own", [True, False], ids=["compressed", "session"])
 async def test_connection_lost_after_the_sentinel_gives_its_slot_back_at_once(
     is_own: bool, monkeypatch: pytest.MonkeyPatch

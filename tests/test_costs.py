@@ -153,7 +153,7 @@ def test_short_event_is_cheap_after_much_content(
     def feed(data: bytes) -> None:
         reader.feed(data)
         reader.ready.clear()
-        assert collected.has_text or not collected.has_text  # as a stream asks at each read
+        bool(collected.has_text)  # as a stream asks at each read
         assert not reader.has_ended
 
     for each in before:
