@@ -310,6 +310,59 @@ async def test_second_loop_over_a_branch_whose_stop_condition_failed_is_no_empty
         await loop(first)
 
 
+@pytest.mark.parametrize("is_read", [False, True], ids=["not read", "read"])
+@pytest.mark.parametrize("ends", [["aclose"], ["block"], ["block", "aclose"]], ids="-".join)
+@pytest.mark.parametrize(
+    ("end", "buffer", "error"),
+    [(done(), 2, BranchOverrunError), (cut(), 50, StreamInterruptedError)],
+    ids=["overrun", "cut"],
+)
+async def test_closed_branch_that_had_failed_raises_that_in_another_loop(
+    server: FriendliServer,
+    client: AsyncFriendli,
+    end: Any,
+    buffer: int,
+    error: type[FriendliError],
+    ends: list[str],
+    is_read: bool,
+) -> None:
+    server.enqueue(script(*map(chunk, "abcdef"), end))
+    fast, lagging = open_stream(client).tee(2, buffer=buffer, slow="fail")
+    with contextlib.suppress(StreamInterruptedError):
+        await events_of(fast)
+    if is_read:
+        with pytest.raises(error):
+            await events_of(lagging)
+    for each in ends:
+        if each == "block":
+            async with lagging:
+                pass
+        else:
+            await lagging.aclose()
+        with pytest.raises(error):
+            await events_of(lagging)
+        with pytest.raises(error):
+            async with lagging:
+                await events_of(lagging.text())
+
+
+@pytest.mark.parametrize("close", [True, False], ids=["aclose", "block"])
+async def test_branch_that_was_closed_before_its_stream_failed_just_ends(
+    server: FriendliServer, client: AsyncFriendli, close: bool
+) -> None:
+    server.enqueue(script(*map(chunk, "abc"), cut()))
+    first, second = open_stream(client).tee(2)
+    assert (await anext(second)).text == "a"
+    if close:
+        await second.aclose()
+    else:
+        async with second:
+            pass
+    with pytest.raises(StreamInterruptedError):
+        await events_of(first)
+    assert await events_of(second) == []
+
+
 async def test_branch_that_lagged_too_far_behind_an_open_stream_raises_that(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
@@ -716,15 +769,6 @@ async def test_branch_that_is_closed_after_a_cancelled_read_just_ends(
         await waiting
     await branch.aclose()
     assert await events_of(branch) == []
-
-
-async def test_branch_that_lagged_too_far_behind_can_be_closed_before_it_notices(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    _, reading, _, lagging = await start_tee(server, client, 12, "fail")
-    await with_timeout(reading)
-    await lagging.aclose()
-    assert await events_of(lagging) == []
 
 
 # One iteration is the turn that a slow branch gets; with "wait", the other one waits for it without end.

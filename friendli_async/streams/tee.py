@@ -157,9 +157,9 @@ class Branch(Generic[E]):
 
     It yields the stream's events from the first one on, independently of the other branches. Leaving ``async with``,
     ``aclose()``, cancelling a read, or dropping the last reference closes this branch only; closing the last branch
-    closes the stream. Iteration then ends; after a cancelled read it raises StreamInterruptedError until the branch is
-    closed. If the stream itself is closed, its branches raise that error, too; if it is stopped (``stream.stop()``),
-    they just end, and undelivered events are discarded.
+    closes the stream. Iteration then ends, but what had failed before raises its error again; after a cancelled read it
+    raises StreamInterruptedError until the branch is closed. If the stream itself is closed, its branches raise that
+    error, too; if it is stopped (``stream.stop()``), they just end, and undelivered events are discarded.
 
     Raises:
         FriendliError: What the stream raises, after the last event; a copy for each branch.
@@ -211,12 +211,21 @@ class Branch(Generic[E]):
     async def aclose(self) -> None:
         """Closes the branch. A task waiting for its next event gets StreamInterruptedError."""
         self._leave()
-        if not self._stream._state.has_failed:
+        if not self._stream._state.has_failed and not self._buffer.overrun:
             self._error = None  # closed on purpose: later reads just end
 
     def _leave(self) -> None:
         self._check_loop(running_loop())
+        if not self._buffer.closed:  # what has failed stays failed, even if no read has raised it yet
+            if self._buffer.overrun:
+                self._error = self._overrun_error()
+            elif self._stream._state.raises:
+                self._error = self._stream._state.final_error()
         _close_branch(self._fanout, self._buffer, self._stream._stop)
+
+    def _overrun_error(self) -> FriendliError:
+        message = f"the branch was more than {self._fanout.limit} events behind"
+        return self._stream._with_received(BranchOverrunError(message))
 
     def __del__(self) -> None:  # in any thread, with or without a running loop
         buffer: _Buffer[E] | None = getattr(self, "_buffer", None)
@@ -286,9 +295,7 @@ class Branch(Generic[E]):
             failure, fanout.failure = Held(fanout.failure), None
             raise failure.take()
         if self._buffer.overrun:
-            raise self._stream._with_received(
-                BranchOverrunError(f"the branch was more than {fanout.limit} events behind")
-            )
+            raise self._overrun_error()
         if stream.outcome != "open" and fanout.opening is None and not stream._undelivered_events():
             stream._check_complete()
             raise StopAsyncIteration
