@@ -390,3 +390,96 @@ def test_empty_object_of_an_event_is_decoded(kind: str, name: str, sequence_numb
     _, events = read([{"type": f"response.{kind}", name: {}, "sequence_number": sequence_number}, BARE])
     assert not isinstance(events[0], UnknownEvent)
     assert events[0].sequence_number == 5
+
+
+def message(*texts: str, id: str | None = None) -> Fields:
+    content = [{"type": "output_text", "text": text} for text in texts]
+    return {"type": "message", "content": content} | ({} if id is None else {"id": id})
+
+
+def reasoning(*texts: str, **fields: object) -> Fields:
+    return {"type": "reasoning", "content": [{"type": "reasoning_text", "text": text} for text in texts], **fields}
+
+
+def search(id: str) -> Fields:
+    return {"type": "web_search_call", "id": id, "status": "completed"}
+
+
+def function_call(id: str, arguments: str) -> Fields:
+    return {"type": "function_call", "id": id, "call_id": id, "name": "f", "arguments": arguments}
+
+
+def streamed(*items: Fields) -> list[Fields]:
+    """Returns the deltas of items, and the last event of those that have no words."""
+    events: list[Fields] = []
+    for index, item in enumerate(items):
+        where = {"output_index": index} | ({"item_id": item["id"]} if "id" in item else {})
+        added = {"type": "response.output_item.added", "output_index": index, "item": {**item, "content": []}}
+        events.append(added)
+        for at, part in enumerate(item.get("content", ())):
+            kind = f"response.{part['type']}.delta"
+            events.append({"type": kind, **where, "content_index": at, "delta": part["text"]})
+    return events
+
+
+def ended(*output: Fields) -> Fields:
+    return {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": list(output)}}
+
+
+@pytest.mark.parametrize(
+    ("items", "output", "expected"),
+    [
+        ([message("a"), message("b")], [message("b")], ["a", "b"]),
+        ([message("a"), message("b")], [message("a")], ["a", "b"]),
+        ([message("a", id="x"), message("b", id="y")], [message("b", id="y")], ["a", "b"]),
+        ([message("a", id="x"), message("b", id="y")], [message("b", id="z")], ["a", "b"]),
+        ([message(each) for each in "abcd"], [message("b"), message("d")], ["a", "b", "c", "d"]),
+        ([message(each) for each in "abcd"], [message("d"), message("b")], ["a", "d", "b", "c"]),
+        ([message("banana"), message("a")], [message("banana")], ["banana", "a"]),
+        ([message("a"), message("a")], [message("a")], ["a", "a"]),
+        ([message("a", "b")], [message("a")], ["ab"]),
+        ([message("a", "b", id="x")], [message("b", id="x")], ["ba"]),
+        ([message("a", "b"), message("c")], [message("a"), message("c")], ["ab", "c"]),
+        ([message("a")], [message("", id="x")], ["a"]),
+        ([message("a", "b")], [message("ab")], ["ab"]),
+        ([message("a"), message("b")], [message("ab")], ["ab"]),
+        ([message("ab")], [message("a"), message("b")], ["a", "b"]),
+        ([message(" a\n"), message("b ")], [message("a"), message("b")], ["a", "b"]),
+        ([message("a")], [message("A")], ["A"]),
+        ([message("a"), message("b")], [message("A"), message("b")], ["A", "b"]),
+        ([message("a"), message("b")], [message("b"), message("A")], ["b", "A"]),
+        ([message("a"), message("b")], [message("A b")], ["a", "A b"]),
+        ([message("a")], [message("a"), message("b")], ["a", "b"]),
+        ([reasoning("a"), message("b")], [message("b")], ["a", "b"]),
+        ([reasoning("a"), message("b")], [reasoning(encrypted_content="e"), message("b")], ["a", "b"]),
+        ([reasoning("a"), reasoning("b"), message("c")], [reasoning("b"), message("c")], ["a", "b", "c"]),
+        ([message("a"), function_call("x", "{}"), message("b")], [message("a"), message("b")], ["a", "f{}", "b"]),
+        ([function_call("x", "{}"), function_call("y", "{}")], [function_call("y", "{}")], ["f{}", "f{}"]),
+        ([function_call("x", "{}")], [function_call("x", "{ }")], ["f{ }"]),
+        ([search("x"), message("a"), search("y")], [message("a")], ["x", "a", "y"]),
+        ([search("x"), message("a")], [search("z"), message("a")], ["z", "a"]),
+        ([message(), message("a")], [message("a")], ["a"]),
+    ],
+)
+def test_last_event_that_lacks_what_was_streamed_loses_none_of_it(
+    items: list[Fields], output: list[Fields], expected: list[str]
+) -> None:
+    collector, events = read([*streamed(*items), ended(*output)])
+    found = [
+        item.text or item.reasoning or (f"{item.name}{item.arguments}" if item.name else item.id)
+        for item in collector.result().output
+    ]
+    assert found == expected
+    given = [each["delta"] for each in streamed(*items) if each["type"] == DELTA["type"]]
+    assert "".join(map(Wording("output_text").of, events)).startswith("".join(given))
+
+
+@pytest.mark.parametrize("is_final", [True, False])
+def test_complete_item_that_lacks_a_streamed_part_has_it_beside_its_own(is_final: bool) -> None:
+    whole = {**message("a", id="x"), "status": "completed", "phase": "final_answer"}
+    whole["content"][0]["annotations"] = [{"url": "u"}]
+    ends = [ended(whole)] if is_final else [{"type": "response.output_item.done", "output_index": 0, "item": whole}]
+    collector, _ = read([*streamed(message("a", "b", id="x")), *ends])
+    [item] = collector.result().output
+    assert [(part.text, part.annotations) for part in item.content or ()] == [("a", ({"url": "u"},)), ("b", None)]
+    assert (item.status, item.phase) == ("completed", "final_answer")

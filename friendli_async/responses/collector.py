@@ -30,7 +30,7 @@ from friendli_async.responses.events import (
     ResponseIncomplete,
     Stages,
 )
-from friendli_async.responses.items import Items
+from friendli_async.responses.items import Items, completed_items, has_content
 from friendli_async.responses.replies import OutputItem, Response, ResponseUsage, failure_of
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
@@ -87,12 +87,6 @@ def _failure_of(event: ResponseEvent, head: ReplyHead) -> APIStatusError | None:
             return None
 
 
-def _has_content(item: OutputItem) -> bool:
-    """Whether an item is more than the start of a message or of reasoning."""
-    parts = (*(item.content or ()), *(item.summary or ()))
-    return item.type not in {"message", "reasoning"} or any(part.text or part.refusal for part in parts)
-
-
 def _has_text(event: ResponseEvent) -> bool:
     match event:
         case OutputTextDelta(delta=text) | OutputTextDone(text=text):
@@ -128,7 +122,7 @@ class ResponseCollector:
     @property
     def begun(self) -> bool:
         """Whether content or the end of the response has arrived; the start of a response or an item does not count."""
-        return self.is_last or any(_has_content(parts.result()) for parts in self._items.all)
+        return self.is_last or any(has_content(parts.result()) for parts in self._items.all)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
@@ -160,16 +154,11 @@ class ResponseCollector:
         return partial_of(self.result())
 
     def result(self) -> Response:
-        """Returns the response of the final event, or if that lacks content, one assembled from the other events."""
+        """Returns the response of the final event, with what was streamed and it lacks; see ``completed_items``."""
         output = tuple(parts.result() for parts in self._items.all)
-        assembled = msgspec.structs.replace(self.envelope, output=output)
-        return assembled if not self.is_last or _has_more(assembled, self.envelope) else self.envelope
-
-
-def _has_more(assembled: Response, final: Response) -> bool:
-    """Whether the assembled response has a kind of content that the final one lacks entirely."""
-    names = ("output", "text", "reasoning", "tool_calls")
-    return any(getattr(assembled, name) and not getattr(final, name) for name in names)
+        if self.is_last:
+            output = completed_items(self.envelope.output, output)
+        return msgspec.structs.replace(self.envelope, output=output, usage=self.usage)
 
 
 class Wording:

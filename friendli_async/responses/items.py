@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any, Final
 
 import msgspec
 
@@ -27,7 +29,7 @@ from friendli_async.responses.events import (
 )
 from friendli_async.responses.replies import ContentPart, OutputItem
 
-__all__ = ["ItemParts", "Items"]
+__all__ = ["ItemParts", "Items", "completed_items", "has_content"]
 
 
 _ITEM_TYPES: Final = {
@@ -63,6 +65,7 @@ class ItemParts:
         self.name: str | None = None
         self._streamed: dict[tuple[int, str], list[str]] = {}  # by index and type of part
 
+        self.annotations: dict[int, list[dict[str, Any]]] = {}  # of texts, by the index of the part
     def pieces(self, index: int | None, kind: str) -> list[str]:
         """Returns the collected text pieces of a part. Engines that omit its index send one part of a type."""
         key = (index or 0, kind)
@@ -84,16 +87,111 @@ class ItemParts:
         )
 
     def _parts(self, field: str, own: tuple[ContentPart, ...] | None) -> tuple[ContentPart, ...] | None:
-        """Returns the parts of a field: those of the complete item, or the streamed ones if it has no text there."""
-        if self.is_complete and any(part.text or part.refusal for part in own or ()):
-            return own
-        texts = [(kind, join_text(pieces)) for (_, kind), pieces in sorted(self._streamed.items())]
-        streamed = [
-            ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
-            for kind, text in texts
-            if text and _FIELDS.get(kind, "content") == field
-        ]
-        return tuple(streamed) or own
+        """Returns the parts of a field: those of the complete item, and the streamed ones that it lacks."""
+        streamed: list[ContentPart] = []
+        for (index, kind), pieces in sorted(self._streamed.items()):
+            text = join_text(pieces)
+            if not text or _FIELDS.get(kind, "content") != field:
+                continue
+            if kind == "refusal":
+                streamed.append(ContentPart(kind, refusal=text))
+            else:
+                sources = self.annotations.get(index) if kind == "output_text" else None
+                streamed.append(ContentPart(kind, text, annotations=sources and tuple(sources)))
+        return _with_lacking(own if self.is_complete else None, streamed) or own
+
+
+def _words_of_parts(parts: Sequence[ContentPart] | None) -> str:
+    return join_text(part.text or part.refusal or "" for part in parts or ())
+
+
+def _with_lacking(
+    own: tuple[ContentPart, ...] | None, streamed: Sequence[ContentPart] | None
+) -> tuple[ContentPart, ...] | None:
+    """Returns the parts of an item, and after them streamed ones that they lack; as many with other words correct them.
+
+    Parts without words are replaced by those that were streamed.
+    """
+    words, parts = _words_of_parts(own), tuple(streamed or ())
+    if not own or not words:
+        return parts or own
+    if len(parts) <= len(own):
+        return own
+    return *own, *(part for part in parts if _words_of_parts((part,)).strip() not in words)
+
+
+def _words_of(item: OutputItem) -> str:
+    """Returns all that the model wrote in an item; "" for an item of an unknown type."""
+    call = f"{item.name or ''}{item.arguments or item.input or ''}"
+    return _words_of_parts(item.content) + _words_of_parts(item.summary) + call
+
+
+def has_content(item: OutputItem) -> bool:
+    """Whether an item is more than the start of a message or of reasoning."""
+    return item.type not in {"message", "reasoning"} or bool(_words_of(item))
+
+
+def completed_items(final: Sequence[OutputItem], streamed: Sequence[OutputItem]) -> tuple[OutputItem, ...]:
+    """Returns the output of a response's last event, with the streamed words and items that it lacks.
+
+    Items correspond by their words, since some engines send another id with each event. Other words in place of the
+    streamed ones are a correction.
+    """
+    if not final:
+        return tuple(streamed)
+    output, place = list(final), 0
+    rests = [_words_of(item) for item in final]
+    streamed = [item for item in streamed if has_content(item)]
+    found = [_find(item, final, rests) for item in streamed]
+    taken = {index for index in found if index is not None}
+    lacking: list[tuple[int, OutputItem]] = []
+    for item, index in zip(streamed, found, strict=True):
+        if index is None and (index := _counterpart(item, final, taken)) is not None:
+            taken.add(index)
+            output[index] = _filled(final[index], item)
+        if index is None:
+            lacking.append((place, item))
+        else:
+            place = index + 1
+    for moved, (place, item) in enumerate(sorted(lacking, key=itemgetter(0))):
+        output.insert(place + moved, item)
+    return tuple(output)
+
+
+def _find(item: OutputItem, final: Sequence[OutputItem], rests: list[str]) -> int | None:
+    """Returns the position of the item that has the words of a streamed one, which are taken out of ``rests``."""
+    words = _words_of(item).strip()
+    same = [index for index, each in enumerate(final) if each.type == item.type]
+    for index in same if words else ():
+        if words in rests[index]:
+            rests[index] = rests[index].replace(words, "\n", 1)
+            return index
+    if words and words in join_text(rests[index] for index in same):  # in several items
+        for index in same:
+            rests[index] = ""
+        return same[0]
+    return None
+
+
+def _counterpart(item: OutputItem, final: Sequence[OutputItem], taken: set[int]) -> int | None:
+    """Returns the position of the item in whose place a streamed one may be: with its id, or else the next one."""
+    free = [index for index, each in enumerate(final) if each.type == item.type and index not in taken]
+    named = [index for index in free if item.id is not None and final[index].id == item.id]
+    return next(iter(named or free), None)
+
+
+def _filled(item: OutputItem, streamed: OutputItem) -> OutputItem:
+    """Returns an item with what was streamed of it, unless it has other words."""
+    if _words_of(item).strip() not in _words_of(streamed):
+        return item
+    return msgspec.structs.replace(
+        item,
+        content=_with_lacking(item.content, streamed.content),
+        summary=_with_lacking(item.summary, streamed.summary),
+        name=item.name or streamed.name,
+        arguments=streamed.arguments or item.arguments,
+        input=streamed.input or item.input,
+    )
 
 
 class Items:
