@@ -477,6 +477,8 @@ class Partial(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """Text of each choice, if several were requested; of 10,000 at most."""
     usage: Usage | None = None
     """The usage, if received: servers send it with the last events."""
+    annotations: tuple[dict[str, Any], ...] = ()
+    """The sources of the text of choice 0, as far as the server has sent them; of a message, its citations."""
 
 
 def partial_of(reply: Any) -> Partial:

@@ -310,6 +310,12 @@ def test_pieces_of_reasoning_details_are_merged(pieces: list[JSON], expected: li
     assert list(collector.result().message.reasoning_details or ()) == expected
 
 
+def test_sources_of_an_answer_that_is_cut_off_are_in_its_partial() -> None:
+    collector, _ = read(delta(content="a"), delta(annotations=[{"url": "p"}]), delta(annotations=[{"url": "q"}]))
+    assert collector.partial().annotations == ({"url": "p"}, {"url": "q"})
+    assert read(delta(content="a"))[0].partial().annotations == ()
+
+
 # --- the state of a stream -------------------------------------------------------------------------------------------
 
 

@@ -196,6 +196,13 @@ def test_interrupted_call_has_only_arguments_that_arrived() -> None:
     assert [call.function.arguments for call in collector.partial().tool_calls] == [""]
 
 
+def test_interrupted_message_has_its_citations() -> None:
+    collector = MessagesCollector()
+    cited = [block_delta({"type": "citations_delta", "citation": {"url": url}}) for url in "pq"]
+    feed([block_start(SAID), *cited, block_start({**SAID, "citations": [{"url": "r"}]}, 1)], collector)
+    assert collector.partial().annotations == ({"url": "p"}, {"url": "q"}, {"url": "r"})
+
+
 def without_none(block: object) -> JSON:
     fields: JSON = msgspec.to_builtins(block)
     return {name: value for name, value in fields.items() if value is not None}

@@ -483,3 +483,15 @@ def test_complete_item_that_lacks_a_streamed_part_has_it_beside_its_own(is_final
     [item] = collector.result().output
     assert [(part.text, part.annotations) for part in item.content or ()] == [("a", ({"url": "u"},)), ("b", None)]
     assert (item.status, item.phase) == ("completed", "final_answer")
+
+
+def test_sources_of_a_response_that_is_cut_off_are_in_its_result_and_partial() -> None:
+    added = {"type": "response.output_text.annotation.added", "item_id": "x", "output_index": 0}
+    sources = [
+        {**added, "content_index": index, "annotation_index": 0, "annotation": {"url": url}}
+        for index, url in [(0, "p"), (0, "q"), (1, "r")]
+    ]
+    collector, _ = read([*streamed(message("a", "b", "c", id="x")), *sources, {**added, "annotation": "none"}])
+    [item] = collector.result().output
+    assert [part.annotations for part in item.content or ()] == [({"url": "p"}, {"url": "q"}), ({"url": "r"},), None]
+    assert collector.partial().annotations == ({"url": "p"}, {"url": "q"}, {"url": "r"})

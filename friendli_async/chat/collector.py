@@ -484,6 +484,12 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 return call.arguments
         return []
 
+    def partial(self) -> Partial:
+        """Returns what has arrived of choice 0, and the texts of all if there are several."""
+        partial = super().partial()
+        sources = self.choices[0].annotations if 0 in self.choices else ()
+        return msgspec.structs.replace(partial, annotations=tuple(sources)) if sources else partial
+
     def result(self) -> ChatCompletion:
         """Returns the assembled completion."""
         return self._build_reply(ChatCompletion, "chat.completion")

@@ -276,7 +276,10 @@ class MessagesCollector:
     def partial(self) -> Partial:
         """Returns the message so far."""
         calls = tuple(call for parts in self._blocks if (call := parts.tool_call()) is not None)
-        return msgspec.structs.replace(partial_of(self.result()), tool_calls=calls)
+        result = self.result()
+        texts = [block for block in result.content if isinstance(block, TextBlock)]
+        sources = tuple(each for block in texts for each in block.citations or ())
+        return msgspec.structs.replace(partial_of(result), tool_calls=calls, annotations=sources)
 
     def result(self) -> Message:
         """Returns the complete message."""

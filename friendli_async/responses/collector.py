@@ -151,7 +151,10 @@ class ResponseCollector:
 
     def partial(self) -> Partial:
         """Returns the response so far."""
-        return partial_of(self.result())
+        result = self.result()
+        parts = [part for item in result.output for part in item.content or ()]
+        sources = tuple(each for part in parts for each in part.annotations or ())
+        return msgspec.structs.replace(partial_of(result), annotations=sources)
 
     def result(self) -> Response:
         """Returns the response of the final event, with what was streamed and it lacks; see ``completed_items``."""

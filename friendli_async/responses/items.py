@@ -10,7 +10,7 @@ import msgspec
 
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text, missing_suffix
-from friendli_async._json import Fields
+from friendli_async._json import Fields, is_object
 from friendli_async.replies import UnknownEvent
 from friendli_async.responses.events import (
     ContentPartAdded,
@@ -46,6 +46,8 @@ _UNTYPED_EVENTS: Final = {
     "response.custom_tool_call_input": "input",
 }
 """The types of part whose events are UnknownEvents, by the names of these without ``.delta`` and ``.done``."""
+_ANNOTATION: Final = "response.output_text.annotation"
+"""The name, without ``.added``, of the events of the sources of a text."""
 _FIELDS: Final = {"summary_text": "summary", "input": "input"}
 """The field of the item that holds each type of part, if it is not ``content``."""
 
@@ -63,9 +65,9 @@ class ItemParts:
         self.is_complete: bool = False
         self.arguments: list[str] = []
         self.name: str | None = None
+        self.annotations: dict[int, list[dict[str, Any]]] = {}  # of texts, by the index of the part
         self._streamed: dict[tuple[int, str], list[str]] = {}  # by index and type of part
 
-        self.annotations: dict[int, list[dict[str, Any]]] = {}  # of texts, by the index of the part
     def pieces(self, index: int | None, kind: str) -> list[str]:
         """Returns the collected text pieces of a part. Engines that omit its index send one part of a type."""
         key = (index or 0, kind)
@@ -96,8 +98,8 @@ class ItemParts:
             if kind == "refusal":
                 streamed.append(ContentPart(kind, refusal=text))
             else:
-                sources = self.annotations.get(index) if kind == "output_text" else None
-                streamed.append(ContentPart(kind, text, annotations=sources and tuple(sources)))
+                sources = tuple(self.annotations.get(index, ())) if kind == "output_text" else ()
+                streamed.append(ContentPart(kind, text, annotations=sources or None))
         return _with_lacking(own if self.is_complete else None, streamed) or own
 
 
@@ -240,6 +242,9 @@ class Items:
     def _add_untyped(self, event: UnknownEvent) -> None:
         data = event.data
         name, _, stage = event.type.rpartition(".")
+        if name == _ANNOTATION and is_object(annotation := data.get("annotation")):
+            part = _part_of(data, "content_index")
+            self._of(part, "message").annotations.setdefault(part.content_index or 0, []).append(annotation)
         kind = _UNTYPED_EVENTS.get(name)
         if kind is None:
             return
