@@ -17,6 +17,7 @@ from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.json_values import encode_body
 from friendli_async._core.body.sources import BytesSource, Content, Source, source_of
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
+from friendli_async._core.lenient import latest_usage
 from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
@@ -204,7 +205,8 @@ class TranscriptCollector:
                 self._is_done = True
                 if event.text or self._complete is None:  # one that repeats nothing takes nothing back
                     self._complete = event.text
-                self.usage = event.usage or self.usage
+                if event.usage is not None:
+                    self.usage = latest_usage(event.usage, self.usage)
                 self._logprobs = list(event.logprobs or self._logprobs)
         return len(events)
 

@@ -9,7 +9,10 @@ import pytest
 from support.sockets import MESSAGES
 
 from friendli_async import AsyncFriendli
+from friendli_async._core.lenient import latest_usage
+from friendli_async.messages.replies import MessageUsage
 from friendli_async.replies import Usage
+from friendli_async.responses.replies import InputTokensDetails, ResponseUsage
 from friendli_async.testing import FriendliServer, done, event, json_body, script
 
 TRANSCRIPT: Final = {"model": "m", "file": b"RIFF"}
@@ -227,3 +230,44 @@ async def test_usage_inside_a_choice_is_that_of_the_chunk_and_of_the_plain_reply
     assert (reply.text, reply.choices[0].finish_reason) == ("a", "stop")
     complete = await group.complete(model="m", **request)
     assert (complete.usage, complete.choices[0].finish_reason) == (Usage(7, 3, 10), "stop")
+
+
+def holder_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the object of an event that has its usage."""
+    holder: dict[str, Any] = fields.get("response", fields.get("message", fields))
+    return holder
+
+
+@pytest.mark.parametrize("is_zero", [True, False])
+@pytest.mark.parametrize("api", STREAMING)
+async def test_event_without_usage_takes_none_back_that_came_before(
+    server: FriendliServer, client: AsyncFriendli, api: str, is_zero: bool
+) -> None:
+    prompt, completion = COUNTS[api]
+    events = streamed(api, {prompt: 3, completion: 4, "total_tokens": 7})
+    if api == "audio":  # has one event
+        events *= 2
+    # Also a message that starts once more, as of a gateway that has tried another model.
+    again = [{"type": "message_start", "message": {"id": "n", "content": [], "usage": {}}}] if api == "messages" else []
+    events = [events[0], *again, *events[1:]]
+    late = {prompt: 0, completion: 0, "total_tokens": 0} if is_zero else None
+    for position, fields in enumerate(events[1:], 1):
+        if "usage" in (holder := holder_of(fields)):
+            name = next((name for name in ("response", "message") if name in fields), None)
+            changed = {**holder, "usage": late}
+            events[position] = changed if name is None else {**fields, name: changed}
+    server.enqueue(script(*(event(fields) for fields in events), done()))
+    stream = opened(client, api)
+    result = await stream.result()
+    assert result.usage == stream.usage
+    assert (getattr(result.usage, prompt), getattr(result.usage, completion)) == (3, 4)
+
+
+def test_count_that_only_an_earlier_usage_has_is_part_of_the_total() -> None:
+    later = latest_usage(ResponseUsage(output_tokens=9), ResponseUsage(3, 4))
+    assert later == ResponseUsage(3, 9, 12)
+    details = InputTokensDetails(cached_tokens=2)
+    usage = ResponseUsage(3, 9, 12)
+    assert latest_usage(usage, ResponseUsage(3, 4, 7, details)) == ResponseUsage(3, 9, 12, details)
+    assert latest_usage(usage, ResponseUsage(3, 4, 99)) is usage
+    assert latest_usage(MessageUsage(0, 9), MessageUsage(3, 4, 5)) == MessageUsage(3, 9, 5)

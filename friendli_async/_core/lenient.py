@@ -29,8 +29,9 @@ from friendli_async._json import (
     prepared,
 )
 from friendli_async.errors import ResponseDecodeError
-from friendli_async.replies import Usage
+from friendli_async.replies import TokenUsage, Usage
 
+S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
 
 _SCALARS: Final = frozenset({"bool", "int", "float", "NoneType", "UnsetType"})
@@ -175,26 +176,35 @@ def lacks_counts(usage: object) -> bool:
     return True
 
 
-def latest_usage(usage: Usage, earlier: Usage) -> Usage:
+_COUNTS: Final = frozenset({"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"})
+"""The counts of which a total is the sum."""
+
+
+def latest_usage(usage: S, earlier: S | None) -> S:
     """Returns a usage with what an earlier one of the same stream has and it lacks: the counts are totals.
 
     Some servers send the prompt's tokens first and the others last, or zeros once more.
     """
-    has_counts = usage.prompt_tokens and usage.completion_tokens
-    has_details = earlier.prompt_tokens_details or earlier.completion_tokens_details
-    if has_counts and not has_details and earlier.cost is earlier.reasoning_tokens is None:
-        return usage  # as mostly of a server that sends one with every chunk
+    if earlier is None or _has_all(usage, earlier):
+        return usage
     missing: dict[str, Any] = {}
-    for name in ("prompt_tokens_details", "completion_tokens_details", "reasoning_tokens", "cost"):
+    for name in usage.__struct_fields__:
         latest, known = getattr(usage, name), getattr(earlier, name)
-        if known is not None and (latest is None or lacks_counts(latest)):
+        if known is not None and (not latest or lacks_counts(latest)):
             missing[name] = known
-    if not has_counts:
-        prompt = usage.prompt_tokens or earlier.prompt_tokens
-        completion = usage.completion_tokens or earlier.completion_tokens
-        total = max(usage.total_tokens, earlier.total_tokens, prompt + completion)
-        missing |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
+    if isinstance(usage, TokenUsage) and not _COUNTS.isdisjoint(missing):
+        whole = msgspec.structs.replace(usage, **{**missing, "total_tokens": 0})  # which becomes their sum
+        missing["total_tokens"] = max([getattr(each, "total_tokens", 0) for each in (usage, earlier, whole)])
     return msgspec.structs.replace(usage, **missing) if missing else usage
+
+
+def _has_all(usage: object, earlier: object) -> bool:
+    """Whether a usage in a chunk has what an earlier one has, as mostly of a server that sends one with every chunk."""
+    if not isinstance(usage, Usage) or not isinstance(earlier, Usage):
+        return False
+    has_details = earlier.prompt_tokens_details or earlier.completion_tokens_details
+    has_counts = usage.prompt_tokens and usage.completion_tokens
+    return bool(has_counts) and not has_details and earlier.cost is earlier.reasoning_tokens is None
 
 
 def _has_number(count: object) -> bool:

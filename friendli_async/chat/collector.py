@@ -133,7 +133,7 @@ class ChoicesCollector(Generic[C, P]):
                 if parts.text:
                     self.has_text = True
             if chunk.usage is not None:
-                self.usage = chunk.usage if self.usage is None else latest_usage(chunk.usage, self.usage)
+                self.usage = latest_usage(chunk.usage, self.usage)
                 self.closing = chunk
         return len(events)
 
@@ -464,7 +464,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             else:
                 return texts
             if usage is not None:  # some servers send usage with every chunk
-                self.usage = usage if self.usage is None else latest_usage(usage, self.usage)
+                self.usage = latest_usage(usage, self.usage)
             parts.may_end = False
             texts += 1
         return texts

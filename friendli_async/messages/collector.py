@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
-from friendli_async._core.lenient import lacks_counts
+from friendli_async._core.lenient import latest_usage
 from friendli_async._core.text import join_text
 from friendli_async._json import is_object, json_or_none
 from friendli_async.messages.replies import (
@@ -225,7 +225,8 @@ class MessagesCollector:
         match event:
             case MessageStart(message=envelope):
                 self.envelope = envelope
-                self.usage = envelope.usage or self.usage
+                if envelope.usage is not None:
+                    self.usage = latest_usage(envelope.usage, self.usage)
                 for position, block in enumerate(envelope.content):
                     self._start_block(position, block)
             case ContentBlockStart(index=index, content_block=block):
@@ -262,16 +263,9 @@ class MessagesCollector:
         return parts
 
     def _update_usage(self, counts: MessageUsageDelta | None) -> None:
-        given = {} if counts is None else msgspec.structs.asdict(counts)
-        usage = self.usage or MessageUsage()
-        # The counts are totals: a zero after a count says that a server does not repeat it.
-        updates = {
-            name: count
-            for name, count in given.items()
-            if count is not None and (not getattr(usage, name) or (count and not lacks_counts(count)))
-        }
-        if updates:
-            self.usage = msgspec.structs.replace(usage, **updates)
+        fields = {} if counts is None else msgspec.structs.asdict(counts)
+        if given := {name: count for name, count in fields.items() if count is not None}:
+            self.usage = latest_usage(MessageUsage(**given), self.usage)
 
     def partial(self) -> Partial:
         """Returns the message so far."""

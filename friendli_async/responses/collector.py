@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, cast, get_args
 import msgspec
 
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
-from friendli_async._core.lenient import text_of
+from friendli_async._core.lenient import latest_usage, text_of
 from friendli_async._core.text import missing_suffix
 from friendli_async._json import as_object, is_object
 from friendli_async.errors import APIStatusError
@@ -115,6 +115,7 @@ class ResponseCollector:
     def __init__(self) -> None:
         self.is_last: bool = False
         self.has_text: bool = False
+        self.usage: ResponseUsage | None = None
         self.envelope: Response = Response(id="", output=())
         """The response object with the reply's ``id`` and ``model``, of the latest event that has one."""
         self._items = Items()
@@ -129,16 +130,13 @@ class ResponseCollector:
         """The status of the response, once it has ended."""
         return () if not self.is_last or self.envelope.status is None else (self.envelope.status,)
 
-    @property
-    def usage(self) -> ResponseUsage | None:
-        """The usage, once the server has sent it."""
-        return self.envelope.usage
-
     def extend(self, events: Sequence[ResponseEvent]) -> int:
         """Adds events in order, up to the final one; returns how many it added."""
         for position, event in enumerate(events, 1):
             if isinstance(event, OfResponse):
                 self.envelope = event.response
+                if event.response.usage is not None:
+                    self.usage = latest_usage(event.response.usage, self.usage)
                 self.is_last = event.type in _ENDING
                 if self.is_last:
                     events = events[:position]
