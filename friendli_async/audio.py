@@ -170,6 +170,7 @@ class TranscriptCollector:
     )
     is_last: bool = False  # only the sentinel marks the end
     add_texts: None = None
+    mixes_choices: bool = False
     finish_reasons: tuple[str, ...] = ()
     envelope: None = None  # a transcript has neither id nor model
 

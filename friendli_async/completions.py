@@ -217,8 +217,7 @@ class _ChoiceParts(ChoiceParts):
         if choice.logprobs is not None:
             self.logprobs.append(choice.logprobs)
         if is_finish_reason(choice.finish_reason):
-            self.finish_reason = choice.finish_reason
-            self.may_end = True
+            self.end(choice.finish_reason)
 
     def result(self) -> TextCompletionChoice:
         return TextCompletionChoice(

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from friendli_async import ResponseDecodeError
 from friendli_async._core.events.reader import EventReader
 from friendli_async.chat import ChatChunk, ChatMessage
 from friendli_async.chat.collector import ChatCollector
@@ -414,6 +415,40 @@ def test_choices_by_a_number_of_thousands_of_digits_are_read() -> None:
     huge = {"9" * 5000: {"index": 1, "delta": {"content": "b"}}, "10": {"index": 0, "delta": {"content": "a"}}}
     _, events = read({"choices": huge}, n=2)
     assert [(choice.index, choice.delta.content) for choice in events[0].choices] == [(0, "a"), (1, "b")]
+
+
+A, B = delta(content="a"), delta(1, content="b")
+UNNUMBERED: Final = chunk({"index": None, "delta": {"content": "a"}}, {"index": "second", "delta": {"content": "b"}})
+UNNUMBERED_END: Final = chunk(*[{"delta": {}, "finish_reason": "stop"}] * 2)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "n", "is_mixed"),
+    [
+        ([A, A, finish(), finish()], 2, True),
+        ([A, A, finish(), A, finish()], 2, True),
+        ([A, B, A, finish(), finish()], 2, True),
+        ([A, B, finish(), finish(1), finish(1)], 3, True),
+        ([UNNUMBERED, UNNUMBERED, UNNUMBERED_END], 2, True),
+        ([A, A, finish()], 2, False),
+        ([A, B, finish(), A, finish(1), finish()], 2, False),
+        ([A, B, finish(), finish(1)], 3, False),
+        ([A, B], 2, False),
+        ([A, B, finish(2)], 1, True),
+        ([B, delta(2, content="c"), finish(3)], 1, True),
+        ([A, B, finish(), finish(1)], 1, False),
+        ([A, B, finish()], 1, False),
+        ([A, finish(), finish()], 1, False),
+        ([A, B], 1, False),
+    ],
+)
+def test_choices_whose_indexes_cannot_be_right_are_an_error(chunks: list[JSON], n: int, is_mixed: bool) -> None:
+    reader = EventReader[ChatChunk](ChatCollector(n), 1 << 20, ReplyHead(200))
+    for each in chunks:
+        reader.feed(b"data: %b\n\n" % json.dumps(each).encode())
+    assert reader.failure is None
+    reader.feed(b"data: [DONE]\n\n")
+    assert isinstance(reader.failure, ResponseDecodeError) is is_mixed
 
 
 def test_indexes_are_kept_if_several_choices_were_requested() -> None:

@@ -44,6 +44,7 @@ class ChoiceParts:
 
     Attributes:
         may_end: Whether the finish reason has arrived.
+        ends: How many finish reasons have arrived.
     """
 
     def __init__(self, index: int) -> None:
@@ -51,6 +52,13 @@ class ChoiceParts:
         self.text: list[str] = []
         self.finish_reason: str | None = None
         self.may_end: bool = False
+        self.ends: int = 0
+
+    def end(self, finish_reason: str) -> None:
+        """Ends the choice, which may continue nevertheless."""
+        self.finish_reason = finish_reason
+        self.may_end = True
+        self.ends += 1
 
     @property
     def begun(self) -> bool:
@@ -100,6 +108,14 @@ class ChoicesCollector(Generic[C, P]):
             if not parts.may_end:
                 return False
         return bool(self.choices) and len(self.choices) >= self._n
+
+    @property
+    def mixes_choices(self) -> bool:
+        """Whether the server's indexes cannot be right: an answer is in several choices, or several are in one."""
+        ends = [parts.ends for parts in self.choices.values()]
+        if self._n == 1:  # some servers have counted the chunks of the answer there
+            return 0 in self.choices and not self.choices[0].ends and any(ends)
+        return self._n > len(ends) - ends.count(0) and max(ends, default=0) > 1
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
@@ -312,8 +328,7 @@ class _ChoiceParts(ChoiceParts):
             self.logprobs.extend(choice.logprobs.content or ())
             self.refusal_logprobs.extend(choice.logprobs.refusal or ())
         if is_finish_reason(choice.finish_reason):
-            self.finish_reason = choice.finish_reason
-            self.may_end = True
+            self.end(choice.finish_reason)
         elif self.may_end and (delta.content or delta.tool_calls or reasoning_of(delta)):
             self.may_end = False  # the choice continues, e.g. with the answer after a tool ran on the server
 

@@ -178,6 +178,7 @@ class MessagesCollector:
         rewrite=_normalize_event,
     )
     add_texts: None = None
+    mixes_choices: bool = False
     may_end: bool = False  # the last event ends the stream at once, so nothing can end it later
 
     def __init__(self) -> None:

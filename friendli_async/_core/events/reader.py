@@ -12,7 +12,7 @@ from friendli_async._core.events.sse import DONE, ServerSentEvent, SSEDecoder
 from friendli_async._core.held import clear_tracebacks
 from friendli_async._core.status_errors import error_of_payload, parse_unframed
 from friendli_async._json import is_object, json_or_none
-from friendli_async.errors import FriendliError, StreamInterruptedError
+from friendli_async.errors import FriendliError, ResponseDecodeError, StreamInterruptedError
 from friendli_async.replies import Partial, ReplyHead
 
 E = TypeVar("E")
@@ -53,6 +53,11 @@ class Collector(Protocol[E, R_co, U_co]):
     @property
     def may_end(self) -> bool:
         """Whether the body may end now: a terminal event has arrived. Implies ``begun``."""
+        ...
+
+    @property
+    def mixes_choices(self) -> bool:
+        """Whether the parts of the choices cannot be told apart."""
         ...
 
     @property
@@ -312,6 +317,8 @@ class EventReader(Generic[E]):
             self._fail(error)
             return
         if collector.begun and explicit:
+            if collector.mixes_choices:
+                self._fail(ResponseDecodeError("the server numbers its choices wrongly, which mixes up their texts"))
             return  # the sentinel vouches for an answer without a finish reason
         reason = f"the stream ended before {'it was complete' if collector.begun else 'any content came'}"
         self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason, excerpt=message))
