@@ -98,6 +98,34 @@ CALLS: Final[dict[str, tuple[list[JSON], list[tuple[str, str]]]]] = {
     ),
     "name that grows": ([calls(call("get", index=0)), calls(call("get_x", "{}", index=0))], [("get_x", "{}")]),
     "name in pieces": ([calls(call("get", index=0)), calls(call("_x", "{}", index=0))], [("get_x", "{}")]),
+    "name in pieces with empty arguments": (
+        [calls(call("get", "", index=0, id="a")), calls(call("_x", "", index=0)), calls(call(None, "{}", index=0))],
+        [("get_x", "{}")],
+    ),
+    "name in pieces with empty arguments, without indexes": (
+        [calls(call("get", "", id="a")), calls(call("_x", "")), calls(call(None, "{}"))],
+        [("get_x", "{}")],
+    ),
+    "name in pieces with empty arguments, and the id in each": (
+        [calls(call("get", "", index=0, id="a")), calls(call("_x", "{}", index=0, id="a"))],
+        [("get_x", "{}")],
+    ),
+    "name that grows, with empty arguments": (
+        [
+            calls(call("get", "", index=0, id="a")),
+            calls(call("get_x", "", index=0)),
+            calls(call("get_x", "{}", index=0)),
+        ],
+        [("get_x", "{}")],
+    ),
+    "name twice, with empty arguments": (
+        [calls(call("f", "", index=0, id="a")), calls(call("f", "", index=0)), calls(call("f", "{}", index=0))],
+        [("f", "{}")],
+    ),
+    "one index, two ids, no arguments": (
+        [calls(call("f", "", index=0, id="a")), calls(call("g", "", index=0, id="b"))],
+        [("f", ""), ("g", "")],
+    ),
     "name twice": ([calls(call("f", index=0)), calls(call("f", "{}", index=0))], [("f", "{}")]),
     "other name in the middle": ([calls(call("f", "{", index=0)), calls(call("fo", "}", index=0))], [("f", "{}")]),
     "index only from the second delta on": ([calls(call("f", "{")), calls(call(None, "}", index=0))], [("f", "{}")]),

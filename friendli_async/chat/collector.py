@@ -223,8 +223,8 @@ class _CallParts:
             return delta.id != self.id
         if position > 0 and delta.index is None:
             return True
-        if not self.arguments:
-            return self.has_arguments and function.name != self.name
+        if not self.arguments:  # a piece of the name, if only the other pieces have the id
+            return self.has_arguments and function.name != self.name and not self.id
         # Only space, and the same name, may follow a complete object.
         is_other = function.name != self.name or bool(function.arguments and function.arguments.strip())
         return is_other and self.arguments[-1].endswith(_ENDS_OF_OBJECTS) and self.is_whole()
@@ -264,9 +264,9 @@ class _CallParts:
         if function is None:
             return
         if function.name is not None:
-            # Most servers send it once, and some repeat it; Gemini may cut it, before there are arguments.
+            # Most servers send it once, and some repeat it; Gemini may cut it, before there is text of the arguments.
             begun, self.name = self.name or "", None
-            piece = "" if begun and self.has_arguments else function.name.removeprefix(begun)
+            piece = "" if begun and self.arguments else function.name.removeprefix(begun)
             begun += piece  # a local variable with the only reference, to which CPython appends in place
             self.name = begun or None
             if function.name != (piece or None):
