@@ -256,6 +256,8 @@ MESSAGE: Final[JSON] = {
     "reasoning": "c",
     "reasoning_details": [DETAIL],
     "refusal": "d",
+    "images": [{"type": "image_url", "image_url": {"url": "data:,"}}],
+    "audio": {"id": "e", "data": "AAAA", "transcript": "f"},
 }
 
 
@@ -337,6 +339,41 @@ def test_content_is_none_only_beside_a_call_or_a_refusal(fields: JSON, content: 
 def test_pieces_of_reasoning_details_are_merged(pieces: list[JSON], expected: list[JSON]) -> None:
     collector, _ = read(*(delta(reasoning_details=[piece]) for piece in pieces))
     assert list(collector.result().message.reasoning_details or ()) == expected
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("text", [None, "", "a"])
+def test_images_beside_any_text_are_in_the_result(text: str | None, at_once: bool) -> None:
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in ("data:,a", "data:,b")]
+    chunks = [delta(content="x"), *(delta(content=text, images=[each]) for each in images), finish()]
+    collector, _ = read(*chunks, at_once=at_once)
+    assert list(collector.result().message.images or ()) == images
+    assert collector.result().text == "x" + 2 * (text or "")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "data"),
+    [(["YQ==", "Yg==", "Y2Q="], "YWJjZA=="), (["YWJj", "ZA=="], "YWJjZA=="), (["YWJ", "jZA=", "="], "YWJjZA==")],
+    ids=["each padded", "cut between groups", "cut anywhere"],
+)
+def test_pieces_of_speech_are_merged(pieces: list[str], data: str) -> None:
+    deltas: list[JSON] = [{"id": "i"}, *({"data": piece, "transcript": "t"} for piece in pieces), {"expires_at": 5}]
+    collector, events = read(*(delta(audio=each) for each in deltas), finish())
+    expected = {"id": "i", "data": data, "transcript": "t" * len(pieces), "expires_at": 5}
+    assert collector.result().message.audio == expected
+    assert [event.choices[0].delta.audio for event in events[:-1]] == deltas
+
+
+@pytest.mark.parametrize("fields", [{"images": [{"type": "image_url"}]}, {"audio": {"transcript": "a"}}])
+def test_answer_of_an_image_or_of_speech_has_begun(fields: JSON) -> None:
+    assert read(delta(**fields))[0].begun
+
+
+@pytest.mark.parametrize("reason", [7, "END"])
+def test_choice_has_what_stopped_it(reason: object) -> None:
+    last = chunk({"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": reason})
+    [choice] = read(delta(content="a"), last)[0].result().choices
+    assert (choice.finish_reason, choice.stop_reason) == ("stop", reason)
 
 
 def test_sources_of_an_answer_that_is_cut_off_are_in_its_partial() -> None:

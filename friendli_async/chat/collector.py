@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 import msgspec
@@ -291,6 +293,9 @@ class _ChoiceParts(ChoiceParts):
         self.thinking_blocks: list[dict[str, Any]] = []
         self.refusal: list[str] = []
         self.annotations: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+        self.audio: list[dict[str, Any]] = []
+        self.stop_reason: int | str | None = None
         self.logprobs: list[TokenLogprob] = []
         self.refusal_logprobs: list[TokenLogprob] = []
         self.calls: list[_CallParts] = []
@@ -300,7 +305,7 @@ class _ChoiceParts(ChoiceParts):
     @property
     def begun(self) -> bool:
         thought = self.reasoning_content or self.reasoning or self.reasoning_details or self.thinking_blocks
-        return super().begun or bool(self.calls or self.refusal or thought)
+        return super().begun or bool(self.calls or self.refusal or thought or self.images or self.audio)
 
     def add(self, choice: ChunkChoice) -> None:
         if choice.message is not None or choice.text is not None:
@@ -312,14 +317,11 @@ class _ChoiceParts(ChoiceParts):
             self.reasoning_content.append(delta.reasoning_content)
         if delta.reasoning:
             self.reasoning.append(delta.reasoning)
-        if delta.reasoning_details:
-            self.reasoning_details.extend(delta.reasoning_details)
-        if delta.thinking_blocks:
-            self.thinking_blocks.extend(delta.thinking_blocks)
-        if delta.refusal:
-            self.refusal.append(delta.refusal)
-        if delta.annotations:
-            self.annotations.extend(delta.annotations)
+        if delta.reasoning_details or delta.thinking_blocks:
+            self.reasoning_details.extend(delta.reasoning_details or ())
+            self.thinking_blocks.extend(delta.thinking_blocks or ())
+        if delta.refusal or delta.annotations or delta.images or delta.audio:
+            self._add_rare(delta)
         if delta.role and self.role is None:
             self.role = delta.role
         for position, call in enumerate(delta.tool_calls or ()):
@@ -328,9 +330,18 @@ class _ChoiceParts(ChoiceParts):
             self.logprobs.extend(choice.logprobs.content or ())
             self.refusal_logprobs.extend(choice.logprobs.refusal or ())
         if is_finish_reason(choice.finish_reason):
+            self.stop_reason = choice.stop_reason
             self.end(choice.finish_reason)
         elif self.may_end and (delta.content or delta.tool_calls or reasoning_of(delta)):
             self.may_end = False  # the choice continues, e.g. with the answer after a tool ran on the server
+
+    def _add_rare(self, delta: ChunkDelta) -> None:
+        if delta.refusal:
+            self.refusal.append(delta.refusal)
+        if delta.audio:
+            self.audio.append(delta.audio)
+        self.annotations.extend(delta.annotations or ())
+        self.images.extend(delta.images or ())
 
     def _move_into_delta(self, choice: ChunkChoice) -> None:
         """Moves a complete message or text into the delta, without the part that has already been streamed."""
@@ -349,6 +360,8 @@ class _ChoiceParts(ChoiceParts):
             "thinking_blocks": () if self.thinking_blocks else message.thinking_blocks,
             "refusal": self._rest("refusal", delta, message, self.refusal),
             "annotations": () if self.annotations else message.annotations,
+            "images": () if self.images else message.images,
+            "audio": {} if self.audio else message.audio,
         }
         new = {name: value for name, value in fields.items() if value and not getattr(delta, name)}
         msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
@@ -397,10 +410,12 @@ class _ChoiceParts(ChoiceParts):
             thinking_blocks=_merge_details(self.thinking_blocks) or None,
             refusal=join_text(self.refusal) or None,
             annotations=tuple(self.annotations) or None,
+            images=tuple(self.images) or None,
+            audio=_merge_audio(self.audio) or None,
         )
         given = tuple(self.logprobs) or None, tuple(self.refusal_logprobs) or None
         logprobs = Logprobs(*given) if any(given) else None
-        return ChatChoice(index=self.index, message=message, finish_reason=self.finish_reason, logprobs=logprobs)
+        return ChatChoice(self.index, message, self.finish_reason, logprobs, stop_reason=self.stop_reason)
 
 
 _DETAIL_TEXTS: Final = frozenset({"text", "summary", "data", "thinking"})
@@ -433,6 +448,18 @@ def _merge_details(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ..
     return tuple(merged)
 
 
+def _merge_audio(pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Merges the pieces of a speech: its data in base64, of which each piece may be complete, and its transcript."""
+    merged = {key: value for piece in pieces for key, value in piece.items() if value is not None}
+    for key in {"data", "transcript"} & merged.keys():
+        texts = [piece[key] for piece in pieces if isinstance(piece.get(key), str)]
+        merged[key] = "".join(texts) if key == "data" else join_text(texts)
+        if key == "data":
+            with suppress(ValueError):  # else a text that was cut anywhere
+                merged[key] = b64encode(b"".join([b64decode(text, validate=True) for text in texts])).decode()
+    return merged
+
+
 class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
     """Assembles the chunks of a chat stream, with ``n`` requested choices, into a ChatCompletion."""
 
@@ -462,7 +489,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 or delta.tool_calls is not None
                 or (delta.reasoning_details is not None or delta.refusal is not None)
                 or (delta.thinking_blocks is not None or delta.annotations is not None)
-                or choice.text is not None
+                or (choice.text is not None or delta.images is not None or delta.audio is not None)
                 or chunk.message is not None
                 or chunk.error is not None
                 or (usage is not None and not usage.prompt_tokens)  # then an earlier one may have them

@@ -70,6 +70,10 @@ class ChatMessage(Explained, Value, AnyMessage, frozen=True):
     """Reasoning with signatures, if the server sends it, which some models require back with the message."""
     annotations: tuple[dict[str, Any], ...] | None = None
     """The sources of the text, if the server sends them."""
+    images: tuple[dict[str, Any], ...] | None = None
+    """Images that the model made, as gateways send them. A request has no field for them."""
+    audio: dict[str, Any] | None = None
+    """Speech of the model, if the server sends it: ``data`` in base64, and its ``transcript``."""
 
     def as_input(self) -> dict[str, object]:
         """Returns the message in its request form, with fields that a reply may omit but a request must have."""
@@ -92,6 +96,8 @@ class ChatChoice(Value, frozen=True):
     logprobs: Logprobs | None = None
     usage: None = None  # any other value fails to decode, so that the lenient fallback moves it
     """Always None: usage that a server sends in a choice is in the reply's ``usage``."""
+    stop_reason: int | str | None = None
+    """The token or the text of ``stop`` at which the model stopped, if the server names it."""
 
 
 class ChatCompletion(Reply, frozen=True, kw_only=True):
@@ -178,6 +184,9 @@ class ChunkDelta(Value, frozen=True):
     # Last, as they are rare: a decoder looks for the next field of a chunk in this order.
     thinking_blocks: tuple[dict[str, Any], ...] | None = None
     annotations: tuple[dict[str, Any], ...] | None = None
+    images: tuple[dict[str, Any], ...] | None = None
+    audio: dict[str, Any] | None = None
+    """The next piece of the speech, and of its transcript."""
 
 
 def reasoning_of(message: ChatMessage | ChunkDelta) -> str:
@@ -207,6 +216,7 @@ class ChunkChoice(Value, frozen=True):
     """Always None: an error in a choice is raised."""
     usage: None = None  # any other value fails to decode, so that the lenient fallback moves it
     """Always None: usage that a server sends in a choice is in the chunk's ``usage``."""
+    stop_reason: int | str | None = None
 
 
 class ChatChunk(Value, frozen=True):
