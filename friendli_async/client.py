@@ -271,7 +271,7 @@ class AsyncFriendli(Hinted):
             await self._runtime.close()
 
     def gauges(self) -> Gauges:
-        """Returns current counts of connections, waiting calls, open streams and calls, per event loop and in total."""
+        """Returns current counts of connections, calls, open streams and runs, per event loop and in total."""
         return self._runtime.gauges()
 
     async def drain(self, timeout: float | None = None) -> int:

@@ -505,6 +505,8 @@ class LoopGauges(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """Streams whose connection is in use."""
     calls_in_flight: int = 0
     """Calls in flight, including those that wait for their next attempt, but without open streams."""
+    runs_between_calls: int = 0
+    """Open runs that have no call in flight, as while their tools run. A drain waits for them, too."""
 
 
 @document_fields

@@ -1671,6 +1671,31 @@ async def test_drain_lets_a_run_finish_whose_tool_is_running(client: AsyncFriend
 
 
 @pytest.mark.parametrize("end", ["complete", "close", "drop"])
+async def test_run_whose_tools_run_is_in_the_gauges_until_its_next_call(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, end: str
+) -> None:
+    server.enqueue(turn(call_delta(0, "wait")), script(chunk("a"), stall()) if end != "complete" else text("a"))
+    run = start_run(client, waiter.wait)
+    before = client.gauges()
+    await read_until(run, ToolStarted)
+    await wait_until(lambda: client.gauges().in_use == 0)
+    during = client.gauges()
+    assert (before.runs_between_calls, during.runs_between_calls, during.calls_in_flight) == (0, 1, 0)
+    assert [each.runs_between_calls for each in during.loops] == [1]
+    waiter.may_finish.set()
+    while not isinstance(event := await with_timeout(anext(run)), ChatChunk) or event.text != "a":
+        pass
+    assert client.gauges().runs_between_calls == 0
+    if end == "complete":
+        await run.result()
+    elif end == "close":
+        await run.aclose()
+    del run
+    await wait_until(lambda: client.gauges().in_use == 0)
+    assert client.gauges().runs_between_calls == 0
+
+
+@pytest.mark.parametrize("end", ["complete", "close", "drop"])
 async def test_drain_does_not_wait_for_a_run_that_has_ended(
     client: AsyncFriendli, server: FriendliServer, end: str
 ) -> None:

@@ -130,8 +130,11 @@ class Runtime:
         """Returns the current state of the calls and the pool."""
         calls = [call for call in list(self.calls) if not call.loop.is_closed()]
         counts, pools = Counter(call.loop for call in calls), self.transport.gauges()
+        waiting = [work for work in self._own_works() if work.is_between_calls and not work.loop.is_closed()]
+        runs = Counter(work.loop for work in waiting)
         loops = tuple(
-            structs.replace(pools.get(loop, LoopGauges()), calls_in_flight=counts[loop]) for loop in {**pools, **counts}
+            structs.replace(pools.get(loop, LoopGauges()), calls_in_flight=counts[loop], runs_between_calls=runs[loop])
+            for loop in {**pools, **counts, **runs}
         )
         sums = {name: sum(getattr(loop, name) for loop in loops) for name in LoopGauges.__struct_fields__}
         return Gauges(
@@ -151,8 +154,8 @@ class Runtime:
         with suppress(TimeoutError), TimeLimit(timeout):
             while self._work_in_flight():  # noqa: ASYNC110  # not every end is notified
                 await asyncio.sleep(_POLL_SECONDS)
-        waiting = sum(work.is_between_calls and not work.loop.is_closed() for work in self._own_works())
-        aborted = self._calls_in_flight() + self.gauges().open_streams + waiting
+        open_now = self.gauges()
+        aborted = open_now.calls_in_flight + open_now.open_streams + open_now.runs_between_calls
         reason = "the client was drained, and the drain timed out"
         is_inside = not self.works.isdisjoint(current_lineage())  # a tool that drains is itself interrupted
         self._interrupt(reason)
