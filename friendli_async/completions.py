@@ -119,6 +119,8 @@ class TextCompletionChoice(Value, frozen=True):
     logprobs: TextCompletionLogprobs | None = None
     usage: None = None  # as in ``ChatChoice``
     """Always None: usage that a server sends in a choice is in the reply's ``usage``."""
+    stop_reason: int | str | None = None
+    """The token or the text of ``stop`` at which the model stopped, if the server names it."""
 
 
 class TextCompletion(Reply, frozen=True, kw_only=True):
@@ -165,6 +167,7 @@ class TextCompletionChunkChoice(Value, frozen=True):
     """Always None: the content of a chat-style delta becomes ``text``."""
     message: None = None
     """Always None: the content of a chat-style message becomes ``text``."""
+    stop_reason: int | str | None = None
 
 
 class TextCompletionChunk(Value, frozen=True):
@@ -217,7 +220,7 @@ class _ChoiceParts(ChoiceParts):
         if choice.logprobs is not None:
             self.logprobs.append(choice.logprobs)
         if is_finish_reason(choice.finish_reason):
-            self.end(choice.finish_reason)
+            self.end(choice.finish_reason, choice.stop_reason)
 
     def result(self) -> TextCompletionChoice:
         return TextCompletionChoice(
@@ -226,6 +229,7 @@ class _ChoiceParts(ChoiceParts):
             finish_reason=self.finish_reason,
             tokens=tuple(self.tokens) or None,
             logprobs=self._merge_logprobs() if self.logprobs else None,
+            stop_reason=self.stop_reason,
         )
 
     def _merge_logprobs(self) -> TextCompletionLogprobs:

@@ -124,3 +124,9 @@ def test_text_of_a_chunk_is_that_of_choice_0(indexes: list[int], text: str) -> N
 
 def test_text_of_a_completion_without_choices_is_empty() -> None:
     assert TextCompletion(choices=()).text == ""
+
+
+def test_choice_has_what_stopped_it() -> None:
+    collector, _, _ = read(chunk(text="a"), chunk(text="", finish_reason="stop", stop_reason=7))
+    [choice] = collector.result().choices
+    assert (choice.finish_reason, choice.stop_reason) == ("stop", 7)

@@ -54,11 +54,12 @@ class ChoiceParts:
         self.text: list[str] = []
         self.finish_reason: str | None = None
         self.may_end: bool = False
+        self.stop_reason: int | str | None = None
         self.ends: int = 0
 
-    def end(self, finish_reason: str) -> None:
+    def end(self, finish_reason: str, stop_reason: int | str | None) -> None:
         """Ends the choice, which may continue nevertheless."""
-        self.finish_reason = finish_reason
+        self.finish_reason, self.stop_reason = finish_reason, stop_reason
         self.may_end = True
         self.ends += 1
 
@@ -295,7 +296,6 @@ class _ChoiceParts(ChoiceParts):
         self.annotations: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.audio: list[dict[str, Any]] = []
-        self.stop_reason: int | str | None = None
         self.logprobs: list[TokenLogprob] = []
         self.refusal_logprobs: list[TokenLogprob] = []
         self.calls: list[_CallParts] = []
@@ -330,8 +330,7 @@ class _ChoiceParts(ChoiceParts):
             self.logprobs.extend(choice.logprobs.content or ())
             self.refusal_logprobs.extend(choice.logprobs.refusal or ())
         if is_finish_reason(choice.finish_reason):
-            self.stop_reason = choice.stop_reason
-            self.end(choice.finish_reason)
+            self.end(choice.finish_reason, choice.stop_reason)
         elif self.may_end and (delta.content or delta.tool_calls or reasoning_of(delta)):
             self.may_end = False  # the choice continues, e.g. with the answer after a tool ran on the server
 
