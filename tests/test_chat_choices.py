@@ -291,6 +291,30 @@ def test_message_adds_what_has_not_been_streamed(chunks: list[JSON], text: str) 
     assert {(choice.message, choice.text) for event in events for choice in event.choices} == {(None, None)}
 
 
+F, G = call("f", '{"a": 1}', id="x"), call("g", "{}", id="y")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        ([message(tool_calls=[F]), message(tool_calls=[G])], ["f", "g"]),
+        ([message(tool_calls=[F]), message(tool_calls=[F, G])], ["f", "g"]),
+        ([calls({**F, "index": 0}), message(tool_calls=[F, G])], ["f", "g"]),
+        ([calls({**F, "index": 0}), message(tool_calls=[G, F])], ["f", "g"]),
+        ([calls({**F, "index": 1}), message(tool_calls=[F])], ["f"]),
+        ([calls({**F, "index": 0}), message(tool_calls=[{**F, "id": "z"}])], ["f"]),
+        ([calls({**F, "index": 0}), message(tool_calls=[call("f", '{"a":1}')])], ["f"]),
+        ([calls({**F, "index": 0}), message(tool_calls=[F, {**F, "id": "z"}])], ["f", "f"]),
+        ([calls({**F, "index": 0}), message(tool_calls=[call("f", '{"a": 2}', id="z")])], ["f", "f"]),
+    ],
+)
+def test_calls_of_a_message_that_were_not_streamed_are_in_the_result(chunks: list[JSON], expected: list[str]) -> None:
+    collector, events = read(*chunks)
+    assert [each.function.name for each in collector.result().tool_calls] == expected
+    deltas = [each for event in events for each in event.choices[0].delta.tool_calls or ()]
+    assert [each.index for each in deltas] == list(range(len(expected)))
+
+
 def test_message_is_in_the_event_as_a_delta() -> None:
     collector, [event] = read(message(**{**MESSAGE, "role": "model"}))
     event_delta = event.choices[0].delta

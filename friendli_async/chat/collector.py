@@ -22,6 +22,7 @@ from friendli_async.chat.replies import (
     ChatMessage,
     ChunkChoice,
     ChunkDelta,
+    FunctionCallDelta,
     Logprobs,
     TokenLogprob,
     ToolCallDelta,
@@ -53,8 +54,8 @@ class ChoiceParts:
         self.index: int = index
         self.text: list[str] = []
         self.finish_reason: str | None = None
-        self.may_end: bool = False
         self.stop_reason: int | str | None = None
+        self.may_end: bool = False
         self.ends: int = 0
 
     def end(self, finish_reason: str, stop_reason: int | str | None) -> None:
@@ -247,6 +248,14 @@ class _CallParts:
             return False
         return self._reader.complete and isinstance(self._reader.value, dict)
 
+    def may_be(self, call: ToolCallDelta) -> bool:
+        """Whether a complete call may be this one: it has its id, or its name and, with another id, its arguments."""
+        if call.id and call.id == self.id:
+            return True
+        function = call.function or FunctionCallDelta()
+        is_same = (function.arguments or "").strip() == join_text(self.arguments).strip()
+        return function.name == self.name and (is_same or not call.id or not self.id)
+
     def add(self, delta: ToolCallDelta) -> None:
         """Adds a delta. The first id and type win if they are repeated; arguments are concatenated.
 
@@ -345,14 +354,10 @@ class _ChoiceParts(ChoiceParts):
     def _move_into_delta(self, choice: ChunkChoice) -> None:
         """Moves a complete message or text into the delta, without the part that has already been streamed."""
         delta, message = choice.delta, choice.message or ChunkDelta()
-        calls = tuple(
-            msgspec.structs.replace(call, index=position if call.index is None else call.index)
-            for position, call in enumerate(message.tool_calls or ())
-        )
         fields = {
             "content": self._rest("content", delta, message, self.text) or choice.text,
             "role": message.role,
-            "tool_calls": () if self.calls else calls,
+            "tool_calls": self._new_calls(message.tool_calls or ()),
             "reasoning_content": self._rest("reasoning_content", delta, message, self.reasoning_content),
             "reasoning": self._rest("reasoning", delta, message, self.reasoning),
             "reasoning_details": () if self.reasoning_details else message.reasoning_details,
@@ -366,6 +371,17 @@ class _ChoiceParts(ChoiceParts):
         msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
         msgspec.structs.force_setattr(choice, "message", None)
         msgspec.structs.force_setattr(choice, "text", None)
+
+    def _new_calls(self, calls: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+        """Returns those of a message's calls that have not been streamed."""
+        new: list[ToolCallDelta] = []
+        streamed = list(self.calls)
+        for position, call in enumerate(calls):
+            if (known := next((parts for parts in streamed if parts.may_be(call)), None)) is not None:
+                streamed.remove(known)
+            else:
+                new.append(msgspec.structs.replace(call, index=position if call.index is None else call.index))
+        return tuple(new)
 
     def _rest(self, name: str, delta: ChunkDelta, message: ChunkDelta, pieces: list[str]) -> str:
         """Returns what a text of a message adds to the text so far.
