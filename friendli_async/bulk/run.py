@@ -96,9 +96,10 @@ def run_all(
             JSON Lines file. Its exceptions end the run, once the rows in flight have finished and been delivered. An
             iterator of yours is not closed, so you can read on from it; but an async generator ends if the run is
             stopped or closed while it waits for a row, since this wait is cancelled.
-        call: Usually a coroutine function that uses a client. Its exceptions become the outcome of the row: a
-            CancelledError, if it was not cancelled, as the cause of a FriendliError; a ConfigurationError if it is a
-            plain function, or returns a coroutine or a stream that was not read.
+        call: Usually a coroutine function that uses a client. What it returns is the row's ``reply``: None, too, as of
+            a function whose ``return`` was forgotten. Its exceptions become the outcome of the row: a CancelledError,
+            if it was not cancelled, as the cause of a FriendliError; a ConfigurationError if it is a plain function, or
+            returns a coroutine or a stream that was not read.
             After a 429 or 503, or without a connection (an APIConnectionError with ``sent`` False), it is called again
             with the same row: up to five times, and unless the row's waits exceed an hour. The run pauses for the
             ``Retry-After``, up to an hour. Without one, the row waits, longer each time, about a minute in all, and an
