@@ -27,7 +27,7 @@ from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["Content", "InputTokenDetails", "TranscriptDelta", "Transcription", "TranscriptionUsage", "UnknownEvent"]
 __all__ += ["Audio", "TranscriptDone", "TranscriptEvent", "TranscriptionOptions", "TranscriptionStream"]
-__all__ += ["ContainerAudio", "TranscriptCollector"]
+__all__ += ["ContainerAudio"]
 
 # --- replies ---------------------------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ def _json_part(name: str, value: object, content_type: str | None = "application
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-class TranscriptCollector:
+class _TranscriptCollector:
     """Accumulates the events of a transcription stream."""
 
     dialect: Dialect[TranscriptEvent] = TaggedDialect(
@@ -290,7 +290,7 @@ class Audio(Resource):
         self, required: Mapping[str, object], file: object, options: Mapping[str, object]
     ) -> TranscriptionStream:
         arguments = _arguments("stream", required, file, options)
-        return TranscriptionStream(self._engine.opening(_TRANSCRIBE, arguments, TranscriptCollector))
+        return TranscriptionStream(self._engine.opening(_TRANSCRIBE, arguments, _TranscriptCollector))
 
 
 class ContainerAudio(Audio):

@@ -33,7 +33,7 @@ from friendli_async.replies import Reply, Usage, Value, always_encoded
 from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["CompletionsOptions", "TextCompletion", "TextCompletionChoice", "TextCompletionLogprobs"]
-__all__ += ["TextCompletionChunk", "TextCompletionChunkChoice", "TextCompletionCollector", "TextCompletionStream"]
+__all__ += ["TextCompletionChunk", "TextCompletionChunkChoice", "TextCompletionStream"]
 __all__ += ["Completions", "ContainerCompletions"]
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class _FrameDialect(ChoicesDialect[TextCompletionChunk]):
         return super().are_ordinary(events, payloads) and b'"event"' not in b" ".join(payloads)
 
 
-class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts]):
+class _TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts]):
     """Assembles the chunks of a completion stream, with ``n`` requested choices, into a TextCompletion."""
 
     dialect: Dialect[TextCompletionChunk] = _FrameDialect(TextCompletionChunk, rewrite=_normalize_frame)
@@ -376,7 +376,7 @@ class Completions(Resource):
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> TextCompletionStream:
         arguments = arguments_of("stream", required, options, stream_fields(options))
         n = requested_choices(options) * _requested_prompts(required, options)
-        return TextCompletionStream(self._engine.opening(_COMPLETE, arguments, lambda: TextCompletionCollector(n)))
+        return TextCompletionStream(self._engine.opening(_COMPLETE, arguments, lambda: _TextCompletionCollector(n)))
 
 
 def _requested_prompts(required: Mapping[str, object], options: Mapping[str, object]) -> int:

@@ -15,7 +15,7 @@ from support.events import decoded
 
 from friendli_async import APIStatusError, ChatChunk, ChatCompletion, Partial, ResponseDecodeError
 from friendli_async._core.events.reader import EventReader
-from friendli_async.chat import ChatCollector
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.replies import ReplyHead
 
 

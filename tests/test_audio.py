@@ -19,12 +19,12 @@ from friendli_async import (
     Usage,
 )
 from friendli_async.audio import (
-    TranscriptCollector,
     TranscriptDelta,
     TranscriptDone,
     Transcription,
     TranscriptionUsage,
     UnknownEvent,
+    _TranscriptCollector,
 )
 from friendli_async.testing import (
     FriendliServer,
@@ -264,7 +264,7 @@ async def test_usage_by_duration_has_its_seconds(server: FriendliServer, client:
 
 @given(st.lists(st.text(max_size=5), max_size=6))
 def test_deltas_are_concatenated(deltas: list[str]) -> None:
-    collector = TranscriptCollector()
+    collector = _TranscriptCollector()
     payloads = [json.dumps({"type": "transcript.text.delta", "delta": delta}).encode() for delta in deltas]
     for payload in payloads:
         collector.extend([collector.dialect.decode_payload(payload)])
@@ -274,14 +274,14 @@ def test_deltas_are_concatenated(deltas: list[str]) -> None:
 
 
 def test_last_event_without_any_text_completes_nothing() -> None:
-    collector = TranscriptCollector()
+    collector = _TranscriptCollector()
     collector.extend([TranscriptDone()])
     assert not collector.may_end
 
 
 @pytest.mark.parametrize("kind", [TranscriptDelta, TranscriptDone])
 def test_text_of_any_event_is_the_first_text(kind: Any) -> None:
-    collector = TranscriptCollector()
+    collector = _TranscriptCollector()
     for text in ("", "a"):
         collector.extend([kind(text)])
         assert collector.has_text == bool(text)

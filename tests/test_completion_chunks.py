@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from friendli_async._core.events.reader import EventReader
-from friendli_async.completions import TextCompletion, TextCompletionChunk, TextCompletionCollector
+from friendli_async.completions import TextCompletion, TextCompletionChunk, _TextCompletionCollector
 from friendli_async.replies import ReplyHead, Usage
 
 JSON = dict[str, Any]
@@ -18,9 +18,9 @@ USAGE: JSON = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 
 def read(
     *chunks: JSON, n: int = 1, at_once: bool = True
-) -> tuple[TextCompletionCollector, list[TextCompletionChunk], bool]:
+) -> tuple[_TextCompletionCollector, list[TextCompletionChunk], bool]:
     """Returns a collector that has read these chunks, the events, and whether the stream has ended."""
-    collector = TextCompletionCollector(n)
+    collector = _TextCompletionCollector(n)
     reader = EventReader[TextCompletionChunk](collector, 1 << 20, ReplyHead(200))
     data = [b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks]
     for each in [b"".join(data)] if at_once else data:

@@ -39,11 +39,11 @@ from friendli_async._core.events.reader import EventReader
 from friendli_async._core.lenient import convert
 from friendli_async._core.pacing import LimitScope, Pace
 from friendli_async._core.secret import without_token
-from friendli_async.chat import ChatCollector
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.embeddings import EmbeddingList
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, ReplyHead
-from friendli_async.responses import ResponseCollector
+from friendli_async.responses.collector import ResponseCollector
 
 MEGABYTE = 1_000_000
 

@@ -15,10 +15,10 @@ from support.whole_replies import STREAMS
 
 from friendli_async import APIStatusError, AsyncFriendli, ResponseDecodeError, StreamInterruptedError
 from friendli_async._core.events.decoding import HEARTBEATS, Dialect, shows_error_without_content
-from friendli_async.audio import TranscriptCollector
-from friendli_async.chat import ChatCollector
-from friendli_async.chat.tool_assisted import ToolAssistedCollector, ToolStatus
-from friendli_async.completions import TextCompletionCollector
+from friendli_async.audio import _TranscriptCollector
+from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.tool_assisted import ToolStatus, _ToolAssistedCollector
+from friendli_async.completions import _TextCompletionCollector
 from friendli_async.messages import MessageStream
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.responses import ResponseStream
@@ -27,11 +27,11 @@ from friendli_async.testing import FriendliServer, raw, script
 
 DIALECTS: Final[dict[str, Dialect[Any]]] = {
     "chat": ChatCollector.dialect,
-    "completions": TextCompletionCollector.dialect,
-    "tool-assisted": ToolAssistedCollector.dialect,
+    "completions": _TextCompletionCollector.dialect,
+    "tool-assisted": _ToolAssistedCollector.dialect,
     "messages": MessagesCollector.dialect,
     "responses": ResponseCollector.dialect,
-    "audio": TranscriptCollector.dialect,
+    "audio": _TranscriptCollector.dialect,
 }
 
 # Fields that only identify the response; the first event of a stream may have no others.

@@ -23,7 +23,8 @@ from friendli_async import (
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async.billing import CostPage, UsagePage
-from friendli_async.chat import ChatCollector, ChatCompletion
+from friendli_async.chat import ChatCompletion
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.endpoints import EndpointPage, EndpointVersionPage
 from friendli_async.replies import Headers, Reply, ReplyHead
 from friendli_async.testing import FriendliServer

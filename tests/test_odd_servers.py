@@ -23,7 +23,7 @@ from support.sockets import (
 from friendli_async import APIStatusError, AsyncFriendli, ChatChunk, ResponseDecodeError, StreamInterruptedError
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.observers import CallEnded, Observer
-from friendli_async.chat import ChatCollector
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.replies import ChunkChoice, ChunkDelta, FunctionCallDelta, ToolCallDelta
 from friendli_async.chat.tool_calls import CompleteToolCalls
 from friendli_async.replies import ReplyHead, UnknownEvent

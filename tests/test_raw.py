@@ -44,7 +44,7 @@ from friendli_async._core.events.stream import OpenStream, StreamState
 from friendli_async._core.net.clock import ReadClock
 from friendli_async._core.secret import Secret
 from friendli_async._core.timing import Stopwatch
-from friendli_async.chat import ChatCollector
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.replies import Meta, ReplyHead
 from friendli_async.streams import RawView
 from friendli_async.testing import FriendliServer, cut, endless, gate, raw, reset, script, stall, status

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 from support.responses import BARE, read
 
-from friendli_async.responses.collector import Wording
+from friendli_async.responses.collector import _Wording
 
 # The events, each with its kind, id, index and text, and the id and the text of each item that they encode.
 ITEMS_OF: Final[dict[str, tuple[list[tuple[str, str | None, int | None, str]], list[tuple[str | None, str]]]]] = {
@@ -106,5 +106,5 @@ def test_one_id_for_the_reasoning_and_the_text_of_a_reply_names_two_items() -> N
         ]
     )
     assert [item.type for item in collector.result().output] == ["reasoning", "message"]
-    assert collector.result().reasoning == "".join(map(Wording("reasoning_text").of, events)) == "ac"
-    assert collector.result().text == "".join(map(Wording("output_text").of, events)) == "bd"
+    assert collector.result().reasoning == "".join(map(_Wording("reasoning_text").of, events)) == "ac"
+    assert collector.result().text == "".join(map(_Wording("output_text").of, events)) == "bd"

@@ -11,7 +11,7 @@ from strategies import deterministic
 from support.responses import BARE, DATA, read
 
 from friendli_async.replies import UnknownEvent
-from friendli_async.responses.collector import Wording
+from friendli_async.responses.collector import _Wording
 
 OBJECTS: Final = {"item", "part", "response"}
 """The fields of an object that an event must have."""
@@ -121,7 +121,7 @@ def test_each_text_arrives_once_in_the_views_and_the_result(data: st.DataObject)
         ["".join(texts) for kind, texts in items if kind == wanted]
         for wanted in ("message", "reasoning", "function_call")
     )
-    text_of, reasoning_of = Wording("output_text").of, Wording("reasoning_text").of
+    text_of, reasoning_of = _Wording("output_text").of, _Wording("reasoning_text").of
     result = collector.result()
     assert "".join(map(text_of, events)) == result.text == collector.partial().text == "".join(text)
     assert "".join(map(reasoning_of, events)) == result.reasoning == "".join(reasoning)
@@ -141,7 +141,7 @@ def test_items_with_the_same_index_are_kept_apart_also_without_ids_in_deltas(has
         payloads.append({"type": DELTA["type"], "output_index": 0, "delta": name, **item_id})
         payloads.append({"type": "response.output_item.done", "output_index": 0, "item": item})
     collector, events = read([*payloads, BARE])
-    assert collector.result().text == "".join(map(Wording("output_text").of, events)) == "ab"
+    assert collector.result().text == "".join(map(_Wording("output_text").of, events)) == "ab"
 
 
 def test_calls_that_come_whole_before_they_are_announced_are_kept_apart() -> None:
@@ -180,7 +180,7 @@ def test_refusal_beside_a_text_is_in_the_result_once(order: tuple[str, str], ind
     collector, events = read([*payloads, done, BARE])
     [result] = collector.result().output
     assert [(part.type, part.text or part.refusal) for part in result.content or ()] == [(kind, kind) for kind in order]
-    assert "".join(map(Wording("output_text").of, events)) == "output_text"
+    assert "".join(map(_Wording("output_text").of, events)) == "output_text"
 
 
 Pieces = list[tuple[str, int | None, str]]
@@ -276,7 +276,7 @@ def test_text_that_comes_only_in_one_event_is_in_the_result_of_its_item(event: F
 def test_events_without_text_of_a_known_type_add_nothing(event: Fields) -> None:
     collector, events = read([event, BARE])
     assert collector.result().output == ()
-    assert [Wording("output_text").of(each) for each in events] == ["", ""]
+    assert [_Wording("output_text").of(each) for each in events] == ["", ""]
 
 
 @pytest.mark.parametrize(

@@ -15,26 +15,26 @@ from strategies import cut, cuttings, fewer
 
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.text import join_text
-from friendli_async.audio import TranscriptCollector
-from friendli_async.chat import ChatCollector
-from friendli_async.chat.tool_assisted import ToolAssistedCollector
-from friendli_async.completions import TextCompletionCollector
+from friendli_async.audio import _TranscriptCollector
+from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.tool_assisted import _ToolAssistedCollector
+from friendli_async.completions import _TextCompletionCollector
 from friendli_async.errors import ResponseDecodeError
 from friendli_async.messages.collector import MessagesCollector, words_of
 from friendli_async.replies import ReplyHead
 from friendli_async.responses.collector import ResponseCollector
-from friendli_async.responses.collector import Wording as ResponseWording
+from friendli_async.responses.collector import _Wording as ResponseWording
 
 Event = tuple[str | None, object]
 """The name of an event, and its data: a text, or a value that is sent as JSON."""
 
 COLLECTORS: Final[dict[str, Callable[[], Collector[Any, Any, Any]]]] = {
     "chat": ChatCollector,
-    "completions": TextCompletionCollector,
-    "tool-assisted": ToolAssistedCollector,
+    "completions": _TextCompletionCollector,
+    "tool-assisted": _ToolAssistedCollector,
     "messages": MessagesCollector,
     "responses": ResponseCollector,
-    "audio": TranscriptCollector,
+    "audio": _TranscriptCollector,
 }
 USAGES: Final[list[Any]] = [None, {}, {"prompt_tokens": 1}, {"input_tokens": "1"}, {"output_tokens": 0}, [], "x"]
 

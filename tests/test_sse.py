@@ -20,7 +20,7 @@ from friendli_async import ChatChunk, ResponseDecodeError, StreamInterruptedErro
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.events.sse import SSEDecoder
 from friendli_async._json import encode_json
-from friendli_async.chat import ChatCollector
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.messages import MessageEvent
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import ReplyHead

@@ -33,7 +33,7 @@ from friendli_async import (
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.net.exchange import AiohttpExchange
 from friendli_async._core.observers import CallEnded, Observer
-from friendli_async.chat import ChatCollector
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.replies import ReplyHead
 from friendli_async.testing import FriendliServer, chunk, comment, done, finish, gate, raw, script, stall, usage
 

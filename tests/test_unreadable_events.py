@@ -9,7 +9,7 @@ from support import messages, responses
 
 from friendli_async import APIStatusError, ResponseDecodeError
 from friendli_async._core.events.reader import Collector, EventReader
-from friendli_async.audio import TranscriptCollector
+from friendli_async.audio import _TranscriptCollector
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import ReplyHead, UnknownEvent
@@ -166,7 +166,7 @@ def test_block_that_begins_with_no_text_keeps_that_of_its_deltas(kind: str, fiel
 
 
 def test_unreadable_end_of_a_transcript_ends_its_stream() -> None:
-    collector = TranscriptCollector()
+    collector = _TranscriptCollector()
     events: list[JSON] = [
         {"type": "transcript.text.delta", "delta": "Hi "},
         {"type": "transcript.text.done", "text": True},

@@ -15,14 +15,15 @@ from support.messages import HI, STOP, block_delta, block_start, block_stop, sta
 
 from friendli_async import AsyncFriendli, ChatCompletion
 from friendli_async._core.events.reader import EventReader
-from friendli_async.audio import TranscriptCollector, Transcription
+from friendli_async.audio import Transcription, _TranscriptCollector
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.replies import Logprobs
-from friendli_async.completions import TextCompletion, TextCompletionCollector
+from friendli_async.completions import TextCompletion, _TextCompletionCollector
 from friendli_async.messages import Message
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import CompletionTokensDetails, ReplyHead, Usage, usage_of
-from friendli_async.responses import OutputItemDone, Response, ResponseCollector
+from friendli_async.responses import OutputItemDone, Response
+from friendli_async.responses.collector import ResponseCollector
 from friendli_async.testing import FriendliServer, done, event, json_body, script
 from friendli_async.tools import tool
 
@@ -235,8 +236,8 @@ DONE: Final[JSON] = {"type": "transcript.text.done", "text": "Oslo", "usage": TR
 SPOKEN: Final = [{"type": "transcript.text.delta", "delta": each["token"], "logprobs": [each]} for each in LOGPROBS]
 
 CASES: Final = {
-    "audio": Case(Transcription, TranscriptCollector, TRANSCRIPT, [*SPOKEN, DONE]),
-    "audio, whole": Case(Transcription, TranscriptCollector, TRANSCRIPT, [{**DONE, "logprobs": LOGPROBS}]),
+    "audio": Case(Transcription, _TranscriptCollector, TRANSCRIPT, [*SPOKEN, DONE]),
+    "audio, whole": Case(Transcription, _TranscriptCollector, TRANSCRIPT, [{**DONE, "logprobs": LOGPROBS}]),
     "chat": Case(ChatCompletion, ChatCollector, COMPLETION, CHUNKS),
     "chat, whole": Case(
         ChatCompletion,
@@ -250,7 +251,7 @@ CASES: Final = {
         COMPLETION,
         [*CHUNKS[:-2], {**ENVELOPE, "choices": [{**COMPLETION["choices"][0], "logprobs": None}]}, CHUNKS[-1]],
     ),
-    "completions": Case(TextCompletion, TextCompletionCollector, TEXT_COMPLETION, [TEXT_COMPLETION]),
+    "completions": Case(TextCompletion, _TextCompletionCollector, TEXT_COMPLETION, [TEXT_COMPLETION]),
     "messages": Case(Message, MessagesCollector, MESSAGE, MESSAGE_EVENTS),
     "responses": Case(Response, ResponseCollector, RESPONSE, [*WHOLE_ITEMS, COMPLETED]),
     "responses, with an end without items": Case(Response, ResponseCollector, RESPONSE, [*WHOLE_ITEMS, ENDED]),

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 else:
     tool_calls_module = LazyModule("friendli_async.chat.tool_calls")
 
-__all__: list[str] = ["ChatCollector", "ChoiceParts", "ChoicesCollector"]
-__all__ += ["ChatStream", "CompletionStream"]
+__all__ = ["ChatStream", "CompletionStream"]
 
 
 class ChoiceParts:

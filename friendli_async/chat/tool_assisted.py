@@ -46,7 +46,7 @@ else:
 
 __all__: list[str] = ["BuiltInToolName", "ToolStatus", "ToolStatusError", "ToolStatusFile", "ToolStatusParameter"]
 __all__ += ["ToolAssistedChat", "ToolAssistedChatOptions", "ToolAssistedEvent", "ToolAssistedStream"]
-__all__ += ["ToolAssistedCall", "ToolAssistedCollector"]
+__all__ += ["ToolAssistedCall"]
 
 BuiltInToolName = Literal[
     "math:calculator",
@@ -165,7 +165,7 @@ def _to_json(value: object) -> str:
     return encode_json(value).decode()
 
 
-class ToolAssistedCollector(ChatCollector):
+class _ToolAssistedCollector(ChatCollector):
     """Assembles the chunks into a ChatCompletion; tool status events are not part of it."""
 
     dialect: Dialect[Any] = ChoicesDialect(
@@ -239,7 +239,7 @@ class ToolAssistedChat(Resource):
 
 
 def _create_stream(engine: engine_module.Engine, arguments: Arguments, n: int) -> ToolAssistedStream:
-    return ToolAssistedStream(engine.opening(_COMPLETE, arguments, lambda: ToolAssistedCollector(n)))
+    return ToolAssistedStream(engine.opening(_COMPLETE, arguments, lambda: _ToolAssistedCollector(n)))
 
 
 _BODY: Final = "tool_assisted_completion_request_body"

@@ -41,8 +41,6 @@ from friendli_async.messages.replies import (
 )
 from friendli_async.replies import FunctionCall, Partial, ToolCall, partial_of
 
-__all__ = ["MessagesCollector", "words_of"]
-
 # The tagged fields of events: their known types, keyed by the fields that identify them.
 _KINDS: Final = {
     "content_block": KNOWN_BLOCKS,

@@ -35,7 +35,7 @@ from friendli_async.responses.replies import OutputItem, Response, ResponseUsage
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
-__all__ = ["ResponseCollector", "ResponseStream", "Wording"]
+__all__ = ["ResponseStream"]
 
 
 _TEXTS: Final[dict[str, str]] = {
@@ -163,7 +163,7 @@ class ResponseCollector:
         return msgspec.structs.replace(self.envelope, output=output, usage=self.usage)
 
 
-class Wording:
+class _Wording:
     """Extracts the text of each event, of the answer or of the reasoning.
 
     A complete item adds its text only if there are no deltas, and the end what has not come before.
@@ -206,8 +206,8 @@ class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
     __slots__ = ()
 
     def _text_extractor(self) -> Callable[[ResponseEvent], str]:
-        return Wording("output_text").of
+        return _Wording("output_text").of
 
     def reasoning(self) -> TextView:
         """Returns a view of the reasoning: its chunks as they arrive, never ""."""
-        return TextView(self, Wording("reasoning_text").of)
+        return TextView(self, _Wording("reasoning_text").of)

@@ -3,7 +3,8 @@
 from typing import Any
 
 from friendli_async._core.events.decoding import Dialect
-from friendli_async.chat import ChatChunk, ChatCollector
+from friendli_async.chat import ChatChunk
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.replies import ReplyHead
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from friendli_async._core.events.reader import Collector
-from friendli_async.audio import TranscriptCollector, Transcription
-from friendli_async.chat import ChatCollector, ChatCompletion
-from friendli_async.chat.tool_assisted import ToolAssistedCollector
+from friendli_async.audio import Transcription, _TranscriptCollector
+from friendli_async.chat import ChatCompletion
+from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.tool_assisted import _ToolAssistedCollector
 from friendli_async.classification import ClassificationList
-from friendli_async.completions import TextCompletion, TextCompletionCollector
+from friendli_async.completions import TextCompletion, _TextCompletionCollector
 from friendli_async.embeddings import EmbeddingList
 from friendli_async.endpoints.replies import EndpointPage, EndpointSpec, EndpointStatus
 from friendli_async.files import DownloadURL, FileInfo
@@ -366,9 +367,9 @@ def _named(event: JSON, *paid: Path) -> tuple[str, JSON, tuple[Path, ...]]:
 
 STREAMS: Final[dict[str, Streamed]] = {
     "chat": Streamed(ChatCollector, _CHAT, _of_chat),
-    "tool-assisted": Streamed(ToolAssistedCollector, (("tool_status", _TOOL, ()), *_CHAT), _of_chat),
+    "tool-assisted": Streamed(_ToolAssistedCollector, (("tool_status", _TOOL, ()), *_CHAT), _of_chat),
     "completions": Streamed(
-        TextCompletionCollector,
+        _TextCompletionCollector,
         (
             (
                 None,
@@ -416,7 +417,7 @@ STREAMS: Final[dict[str, Streamed]] = {
         lambda reply: reply.text,
     ),
     "audio": Streamed(
-        TranscriptCollector,
+        _TranscriptCollector,
         (
             (None, {"type": "transcript.text.delta", "delta": "paid"}, (("delta",), ("type",))),
             (None, {"type": "transcript.text.done", "text": "paid", "usage": HEARD}, (("text",), ("type",))),
