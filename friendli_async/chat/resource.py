@@ -35,130 +35,12 @@ else:  # not needed by plain calls
     run_module, structured = LazyModule("friendli_async.chat.run"), LazyModule("friendli_async.chat.structured")
     run_arguments = LazyModule("friendli_async.chat.run_arguments")
 
-__all__ = ["Chat", "ContainerChat", "ContainerParsing", "Parsing"]
+__all__ = ["Chat", "ContainerChat"]
 
 T = TypeVar("T")
 
 
-# --- structured output -----------------------------------------------------------------------------------------------
-
-
-class Parsing(Resource):
-    """Chat with structured output: a struct, a dataclass, a pydantic model, a list of them...
-
-    Raises:
-        TypeError: The type has no JSON form, or an unknown keyword. Nothing was sent.
-        ValueError: An invalid value, with its path; or more than one choice requested.
-        OutputCutOffError: The answer was truncated.
-        OutputInvalidError: The answer does not match the type, or the model called a tool instead.
-        FriendliError: The call failed; see ``friendli_async.errors``.
-    """
-
-    @overload
-    async def parse(
-        self, type: TypeForm[T], /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedCompletion[T]: ...
-
-    @overload
-    async def parse(
-        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedCompletion[Any]: ...
-
-    async def parse(
-        self, type: Any = ..., /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedCompletion[Any]:
-        """Generates an answer, parses it as a value of a type, and returns the completion.
-
-        The type's schema is sent to the server, and the answer is validated against the type here, whether or not the
-        server enforced the schema. Only whitespace may surround the JSON: no text, no Markdown.
-
-        Args:
-            type: Type of the value; ``Any`` accepts any JSON. See ``json_schema``.
-            model: As for ``complete``.
-            messages: The conversation so far.
-            options: See ``ParseOptions``, including ``reask`` and ``strict``.
-
-        Returns:
-            The completion with its ``value``. ``asked`` is the number of answers, and ``usage`` covers all of them.
-        """
-        return await structured.OUTPUT.parse(self._engine, type, {"model": model, "messages": messages}, options)
-
-    @overload
-    def parse_stream(
-        self, type: TypeForm[T], /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedChatStream[T]: ...
-
-    @overload
-    def parse_stream(
-        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedChatStream[Any]: ...
-
-    def parse_stream(
-        self, type: Any = ..., /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedChatStream[Any]:
-        """Generates an answer that is a value of a type, and streams it. The request is sent on first use.
-
-        Args:
-            type: As for ``parse``.
-            model: As for ``complete``.
-            messages: The conversation so far.
-            options: See ``ParseStreamOptions``. There is no ``reask``: streamed output cannot be taken back.
-
-        Returns:
-            The stream, with ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
-        """
-        opening = structured.OUTPUT.opening(self._engine, type, {"model": model, "messages": messages}, options)
-        return structured.ParsedChatStream(*opening)
-
-
-class ContainerParsing(Parsing):
-    """Chat with structured output on a self-hosted engine, which serves one model."""
-
-    @overload
-    async def parse(
-        self, type: TypeForm[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedCompletion[T]: ...
-
-    @overload
-    async def parse(
-        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedCompletion[Any]: ...
-
-    async def parse(
-        self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedCompletion[Any]:
-        """Generates and parses an answer; see ``Parsing.parse``. ``model`` selects an adapter route."""
-        required = {**without_none(model=model), "messages": messages}
-        return await structured.OUTPUT.parse(self._engine, type, required, options)
-
-    @overload
-    def parse_stream(
-        self,
-        type: TypeForm[T],
-        /,
-        *,
-        model: str | None = None,
-        messages: Messages,
-        **options: Unpack[ParseStreamOptions],
-    ) -> structured.ParsedChatStream[T]: ...
-
-    @overload
-    def parse_stream(
-        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedChatStream[Any]: ...
-
-    def parse_stream(
-        self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedChatStream[Any]:
-        """Streams a structured answer; see ``Parsing.parse_stream``. ``model`` selects an adapter route."""
-        required = {**without_none(model=model), "messages": messages}
-        return structured.ParsedChatStream(*structured.OUTPUT.opening(self._engine, type, required, options))
-
-
-# --- the resource ----------------------------------------------------------------------------------------------------
-
-
-class Chat(Parsing):
+class Chat(Resource):
     """Chat with a model: ``client.serverless.chat``, ``client.dedicated.chat``.
 
     Raises:
@@ -193,6 +75,71 @@ class Chat(Parsing):
             The stream. Use it with ``async with`` or ``async for``, or await its ``result()``.
         """
         return self._stream({"model": model, "messages": messages}, options)
+
+    @overload
+    async def parse(
+        self, type: TypeForm[T], /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedCompletion[T]: ...
+
+    @overload
+    async def parse(
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedCompletion[Any]: ...
+
+    async def parse(
+        self, type: Any = ..., /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedCompletion[Any]:
+        """Generates an answer, parses it as a value of a type, and returns the completion.
+
+        The type's schema is sent to the server, and the answer is validated against the type here, whether or not the
+        server enforced the schema. Only whitespace may surround the JSON: no text, no Markdown.
+
+        Args:
+            type: Type of the value; ``Any`` accepts any JSON. See ``json_schema``.
+            model: As for ``complete``.
+            messages: The conversation so far.
+            options: See ``ParseOptions``, including ``reask`` and ``strict``.
+
+        Returns:
+            The completion with its ``value``. ``asked`` is the number of answers, and ``usage`` covers all of them.
+
+        Raises:
+            TypeError: The type has no JSON form. Nothing was sent.
+            ValueError: As for all methods, or more than one choice was requested. Nothing was sent.
+            OutputCutOffError: The answer was truncated.
+            OutputInvalidError: The answer does not match the type, or the model called a tool instead.
+        """
+        return await structured.OUTPUT.parse(self._engine, type, {"model": model, "messages": messages}, options)
+
+    @overload
+    def parse_stream(
+        self, type: TypeForm[T], /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedChatStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedChatStream[Any]: ...
+
+    def parse_stream(
+        self, type: Any = ..., /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedChatStream[Any]:
+        """Generates an answer that is a value of a type, and streams it. The request is sent on first use.
+
+        Args:
+            type: As for ``parse``.
+            model: As for ``complete``.
+            messages: The conversation so far.
+            options: See ``ParseStreamOptions``. There is no ``reask``: streamed output cannot be taken back.
+
+        Returns:
+            The stream, with ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
+
+        Raises:
+            TypeError, ValueError: As for ``parse``.
+        """
+        opening = structured.OUTPUT.opening(self._engine, type, {"model": model, "messages": messages}, options)
+        return structured.ParsedChatStream(*opening)
 
     def run(
         self, *, model: str, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]
@@ -278,7 +225,7 @@ class Chat(Parsing):
         return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n)))
 
 
-class ContainerChat(ContainerParsing, Chat):
+class ContainerChat(Chat):
     """Chat with a self-hosted engine, which serves one model: ``client.container.chat``."""
 
     async def complete(
@@ -291,6 +238,46 @@ class ContainerChat(ContainerParsing, Chat):
     def stream(self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
         """Streams an answer; see ``Chat.stream``. ``model`` selects an adapter route."""
         return self._stream({**without_none(model=model), "messages": messages}, options)
+
+    @overload
+    async def parse(
+        self, type: TypeForm[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedCompletion[T]: ...
+
+    @overload
+    async def parse(
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedCompletion[Any]: ...
+
+    async def parse(
+        self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedCompletion[Any]:
+        """Generates and parses an answer; see ``Chat.parse``. ``model`` selects an adapter route."""
+        required = {**without_none(model=model), "messages": messages}
+        return await structured.OUTPUT.parse(self._engine, type, required, options)
+
+    @overload
+    def parse_stream(
+        self,
+        type: TypeForm[T],
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        **options: Unpack[ParseStreamOptions],
+    ) -> structured.ParsedChatStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedChatStream[Any]: ...
+
+    def parse_stream(
+        self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedChatStream[Any]:
+        """Streams a structured answer; see ``Chat.parse_stream``. ``model`` selects an adapter route."""
+        required = {**without_none(model=model), "messages": messages}
+        return structured.ParsedChatStream(*structured.OUTPUT.opening(self._engine, type, required, options))
 
     def run(
         self, *, model: str | None = None, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]

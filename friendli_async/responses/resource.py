@@ -26,133 +26,15 @@ from friendli_async.responses.replies import Response
 
 if TYPE_CHECKING:
     from friendli_async.responses import structured
-else:
+else:  # not needed by plain calls
     structured = LazyModule("friendli_async.responses.structured")
 
-__all__ = ["ContainerResponseParsing", "ContainerResponses", "ResponseParsing", "Responses"]
+__all__ = ["ContainerResponses", "Responses"]
 
 T = TypeVar("T")
 
 
-# --- structured output -----------------------------------------------------------------------------------------------
-
-
-class ResponseParsing(Resource):
-    """Responses parsed into a type: a struct, a dataclass, a pydantic model, a list of them...
-
-    Raises:
-        TypeError: The type has no JSON form, or a keyword is unknown. Nothing was sent.
-        ValueError: An invalid value, with its path.
-        OutputCutOffError: The answer was truncated.
-        OutputInvalidError: The answer does not match the type, or is a tool call or a refusal.
-        FriendliError: The call failed; see ``friendli_async.errors``.
-    """
-
-    @overload
-    async def parse(
-        self, type: TypeForm[T], /, *, model: str, input: Input, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedResponse[T]: ...
-
-    @overload
-    async def parse(
-        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedResponse[Any]: ...
-
-    async def parse(
-        self, type: Any = ..., /, *, model: str, input: Input, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedResponse[Any]:
-        """Generates a response and parses its text into a value of a type.
-
-        The request contains the type's schema. The client validates the answer against the type, even if the server
-        ignored the schema. Only whitespace may surround the JSON: no prose, no Markdown.
-
-        Args:
-            type: The type of the value; ``Any`` accepts any JSON. See ``json_schema``.
-            model: As for ``create``.
-            input: Text, or the conversation so far.
-            options: See ``ParseOptions``; ``reask`` and ``strict`` are among them.
-
-        Returns:
-            The response with its ``value``. ``asked`` is the number of answers, and ``usage`` is their total.
-        """
-        from friendli_async.responses.structured import OUTPUT  # not needed by plain calls
-
-        return await OUTPUT.parse(self._engine, type, {"model": model, "input": input}, options)
-
-    @overload
-    def parse_stream(
-        self, type: TypeForm[T], /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedResponseStream[T]: ...
-
-    @overload
-    def parse_stream(
-        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedResponseStream[Any]: ...
-
-    def parse_stream(
-        self, type: Any = ..., /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedResponseStream[Any]:
-        """Streams a response whose text is a value of a type. The request is sent on first use.
-
-        Args:
-            type: As for ``parse``.
-            model: As for ``create``.
-            input: Text, or the conversation so far.
-            options: See ``ParseStreamOptions``. There is no ``reask``: chunks cannot be taken back once delivered.
-
-        Returns:
-            The stream, with ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
-        """
-        from friendli_async.responses.structured import OUTPUT, ParsedResponseStream
-
-        return ParsedResponseStream(*OUTPUT.opening(self._engine, type, {"model": model, "input": input}, options))
-
-
-class ContainerResponseParsing(ResponseParsing):
-    """The same for a self-hosted engine, which serves one model."""
-
-    @overload
-    async def parse(
-        self, type: TypeForm[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedResponse[T]: ...
-
-    @overload
-    async def parse(
-        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedResponse[Any]: ...
-
-    async def parse(
-        self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
-    ) -> structured.ParsedResponse[Any]:
-        """Generates a value; see ``ResponseParsing.parse``. ``model`` selects an adapter route."""
-        from friendli_async.responses.structured import OUTPUT
-
-        return await OUTPUT.parse(self._engine, type, {**without_none(model=model), "input": input}, options)
-
-    @overload
-    def parse_stream(
-        self, type: TypeForm[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedResponseStream[T]: ...
-
-    @overload
-    def parse_stream(
-        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedResponseStream[Any]: ...
-
-    def parse_stream(
-        self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
-    ) -> structured.ParsedResponseStream[Any]:
-        """Streams a value; see ``ResponseParsing.parse_stream``. ``model`` selects an adapter route."""
-        from friendli_async.responses.structured import OUTPUT, ParsedResponseStream
-
-        required = {**without_none(model=model), "input": input}
-        return ParsedResponseStream(*OUTPUT.opening(self._engine, type, required, options))
-
-
-# --- the resource ----------------------------------------------------------------------------------------------------
-
-
-class Responses(ResponseParsing):
+class Responses(Resource):
     """The Responses API: ``client.serverless.responses``, ``client.dedicated.responses``.
 
     Raises:
@@ -191,12 +73,79 @@ class Responses(ResponseParsing):
         """
         return self._stream({"model": model, "input": input}, options)
 
+    @overload
+    async def parse(
+        self, type: TypeForm[T], /, *, model: str, input: Input, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedResponse[T]: ...
+
+    @overload
+    async def parse(
+        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedResponse[Any]: ...
+
+    async def parse(
+        self, type: Any = ..., /, *, model: str, input: Input, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedResponse[Any]:
+        """Generates a response and parses its text into a value of a type.
+
+        The request contains the type's schema. The client validates the answer against the type, even if the server
+        ignored the schema. Only whitespace may surround the JSON: no prose, no Markdown.
+
+        Args:
+            type: The type of the value; ``Any`` accepts any JSON. See ``json_schema``.
+            model: As for ``create``.
+            input: Text, or the conversation so far.
+            options: See ``ParseOptions``; ``reask`` and ``strict`` are among them.
+
+        Returns:
+            The response with its ``value``. ``asked`` is the number of answers, and ``usage`` is their total.
+
+        Raises:
+            TypeError: The type has no JSON form. Nothing was sent.
+            OutputCutOffError: The answer was truncated.
+            OutputInvalidError: The answer does not match the type, or is a tool call or a refusal.
+        """
+        from friendli_async.responses.structured import OUTPUT  # not needed by plain calls
+
+        return await OUTPUT.parse(self._engine, type, {"model": model, "input": input}, options)
+
+    @overload
+    def parse_stream(
+        self, type: TypeForm[T], /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedResponseStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedResponseStream[Any]: ...
+
+    def parse_stream(
+        self, type: Any = ..., /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedResponseStream[Any]:
+        """Streams a response whose text is a value of a type. The request is sent on first use.
+
+        Args:
+            type: As for ``parse``.
+            model: As for ``create``.
+            input: Text, or the conversation so far.
+            options: See ``ParseStreamOptions``. There is no ``reask``: chunks cannot be taken back once delivered.
+
+        Returns:
+            The stream, with ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
+
+        Raises:
+            TypeError: As for ``parse``.
+        """
+        from friendli_async.responses.structured import OUTPUT, ParsedResponseStream
+
+        return ParsedResponseStream(*OUTPUT.opening(self._engine, type, {"model": model, "input": input}, options))
+
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> ResponseStream:
         arguments = PARAMETERS.encode("stream", required, options, {"stream": True})
         return ResponseStream(self._engine.opening(CREATE, arguments, ResponseCollector))
 
 
-class ContainerResponses(ContainerResponseParsing, Responses):
+class ContainerResponses(Responses):
     """The Responses API of a self-hosted engine, which serves one model: ``client.container.responses``."""
 
     async def create(self, *, model: str | None = None, input: Input, **options: Unpack[ResponsesOptions]) -> Response:
@@ -207,3 +156,40 @@ class ContainerResponses(ContainerResponseParsing, Responses):
     def stream(self, *, model: str | None = None, input: Input, **options: Unpack[ResponsesOptions]) -> ResponseStream:
         """Generates and streams a response; see ``Responses.stream``. ``model`` selects an adapter route."""
         return self._stream({**without_none(model=model), "input": input}, options)
+
+    @overload
+    async def parse(
+        self, type: TypeForm[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedResponse[T]: ...
+
+    @overload
+    async def parse(
+        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedResponse[Any]: ...
+
+    async def parse(
+        self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
+    ) -> structured.ParsedResponse[Any]:
+        """Generates a value; see ``Responses.parse``. ``model`` selects an adapter route."""
+        from friendli_async.responses.structured import OUTPUT
+
+        return await OUTPUT.parse(self._engine, type, {**without_none(model=model), "input": input}, options)
+
+    @overload
+    def parse_stream(
+        self, type: TypeForm[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedResponseStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedResponseStream[Any]: ...
+
+    def parse_stream(
+        self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> structured.ParsedResponseStream[Any]:
+        """Streams a value; see ``Responses.parse_stream``. ``model`` selects an adapter route."""
+        from friendli_async.responses.structured import OUTPUT, ParsedResponseStream
+
+        required = {**without_none(model=model), "input": input}
+        return ParsedResponseStream(*OUTPUT.opening(self._engine, type, required, options))
