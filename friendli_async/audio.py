@@ -25,7 +25,7 @@ from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import Partial, Reply, TokenUsage, UnknownEvent, Value, always_encoded, partial_of
 from friendli_async.streams.stream import AssembledStream
 
-__all__ = ["Content", "InputTokenDetails", "TranscriptDelta", "Transcription", "TranscriptionUsage", "UnknownEvent"]
+__all__ = ["Content", "InputTokenDetails", "TranscriptDelta", "Transcription", "TranscriptionUsage"]
 __all__ += ["Audio", "TranscriptDone", "TranscriptEvent", "TranscriptionOptions", "TranscriptionStream"]
 __all__ += ["ContainerAudio"]
 

@@ -23,9 +23,9 @@ from friendli_async.audio import (
     TranscriptDone,
     Transcription,
     TranscriptionUsage,
-    UnknownEvent,
     _TranscriptCollector,
 )
+from friendli_async.replies import UnknownEvent
 from friendli_async.testing import (
     FriendliServer,
     Step,

@@ -24,17 +24,9 @@ from friendli_async import (
 )
 from friendli_async.asgi import SSEResponse
 from friendli_async.chat import ToolMessage
+from friendli_async.errors import ToolError
 from friendli_async.testing import FriendliServer, done, event, finish, script, status, text, tool_calls
-from friendli_async.tools import (
-    Run,
-    RunResult,
-    ToolError,
-    ToolFinished,
-    ToolStarted,
-    TurnEnded,
-    deferred_calls,
-    tool,
-)
+from friendli_async.tools import Run, RunResult, ToolFinished, ToolStarted, TurnEnded, deferred_calls, tool
 
 UNFINISHED: Final = "Error: the run was stopped before the tool finished; it may have taken effect"
 BOTH: Final = tool_calls(("pay", {"amount": 5}), ("balance", {}), ("pay", {"amount": 7}))

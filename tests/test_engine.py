@@ -30,8 +30,9 @@ from friendli_async import (
 from friendli_async.chat import ContainerChat
 from friendli_async.demo.engine import EngineUnavailable, LocalEngine
 from friendli_async.demo.weights import GEMMA_STOP, gemma_weights
+from friendli_async.errors import TurnLimitError
 from friendli_async.testing import FriendliServer
-from friendli_async.tools import TurnLimitError, tool
+from friendli_async.tools import tool
 
 pytestmark = pytest.mark.engine
 

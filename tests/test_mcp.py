@@ -11,9 +11,10 @@ import pytest
 from support.sockets import start_run, with_timeout
 
 from friendli_async import AsyncFriendli
+from friendli_async.errors import ToolError
 from friendli_async.integrations.mcp import MCPTool, mcp_tools
 from friendli_async.testing import FriendliServer, tool_calls
-from friendli_async.tools import ToolError, ToolFinished, ToolStarted
+from friendli_async.tools import ToolFinished, ToolStarted
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 

@@ -50,10 +50,9 @@ from friendli_async.messages import (
     ThinkingBlock,
     ThinkingDelta,
     ToolUseBlock,
-    UnknownEvent,
 )
 from friendli_async.messages.collector import MessagesCollector
-from friendli_async.replies import FunctionCall, ReplyHead, ToolCall
+from friendli_async.replies import FunctionCall, ReplyHead, ToolCall, UnknownEvent
 from friendli_async.testing import (
     FriendliServer,
     Payload,

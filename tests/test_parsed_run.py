@@ -25,17 +25,9 @@ from friendli_async import (
 )
 from friendli_async.bulk import CheckpointError, run_all
 from friendli_async.chat import Conversation
+from friendli_async.errors import ToolError, TurnLimitError
 from friendli_async.testing import FriendliServer, chunk, done, event, finish, script, text, tool_calls, usage
-from friendli_async.tools import (
-    ParsedRun,
-    ParsedRunResult,
-    ToolError,
-    ToolFinished,
-    ToolStarted,
-    TurnEnded,
-    TurnLimitError,
-    tool,
-)
+from friendli_async.tools import ParsedRun, ParsedRunResult, ToolFinished, ToolStarted, TurnEnded, tool
 
 RAIN: Final = {"city": "Oslo", "take_umbrella": True}
 INVALID: Final = {"city": "Oslo", "take_umbrella": "perhaps"}

@@ -13,7 +13,7 @@ from friendli_async import (
     ResponseDecodeError,
 )
 from friendli_async.demo.engine import LocalEngine
-from friendli_async.replies import FunctionCall, ToolCall
+from friendli_async.replies import FunctionCall, ToolCall, UnknownEvent
 from friendli_async.responses import (
     ContentPart,
     Conversation,
@@ -29,7 +29,6 @@ from friendli_async.responses import (
     ResponseCompleted,
     ResponseCreated,
     ResponseUsage,
-    UnknownEvent,
 )
 from friendli_async.testing import (
     FriendliServer,

@@ -19,7 +19,14 @@ from friendli_async import (
     StreamInterruptedError,
 )
 from friendli_async._core.text import join_text
-from friendli_async.replies import CompletionTokensDetails, FunctionCall, PromptTokensDetails, ToolCall, Usage
+from friendli_async.replies import (
+    CompletionTokensDetails,
+    FunctionCall,
+    PromptTokensDetails,
+    ToolCall,
+    UnknownEvent,
+    Usage,
+)
 from friendli_async.responses import (
     ContentPart,
     ContentPartAdded,
@@ -42,7 +49,6 @@ from friendli_async.responses import (
     ResponseInProgress,
     ResponseStream,
     ResponseUsage,
-    UnknownEvent,
     items,
 )
 from friendli_async.responses.collector import ResponseCollector

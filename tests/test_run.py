@@ -37,6 +37,7 @@ from friendli_async import (
 from friendli_async._core.reporting import RunReporter
 from friendli_async.chat import Conversation, SystemMessage, TextContent, UserMessage
 from friendli_async.chat.tool_loop import RunSettings, ToolRunner
+from friendli_async.errors import ToolError, TurnLimitError
 from friendli_async.replies import FunctionCall
 from friendli_async.testing import (
     FriendliServer,
@@ -56,18 +57,7 @@ from friendli_async.testing import (
     tool_calls,
     usage,
 )
-from friendli_async.tools import (
-    LocalTool,
-    Run,
-    RunResult,
-    ToolError,
-    ToolFinished,
-    ToolStarted,
-    TurnEnded,
-    TurnLimitError,
-    current_call,
-    tool,
-)
+from friendli_async.tools import LocalTool, Run, RunResult, ToolFinished, ToolStarted, TurnEnded, current_call, tool
 
 
 @tool

@@ -31,6 +31,7 @@ from friendli_async import (
     ToolCallStarted,
     TurnLimitError,
 )
+from friendli_async.errors import ToolError
 from friendli_async.testing import (
     FriendliServer,
     ReceivedRequest,
@@ -47,7 +48,7 @@ from friendli_async.testing import (
     tool_calls,
     usage,
 )
-from friendli_async.tools import Run, ToolError, ToolStarted, TurnEnded, tool
+from friendli_async.tools import Run, ToolStarted, TurnEnded, tool
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 

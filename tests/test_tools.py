@@ -27,8 +27,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from friendli_async import ToolCall, Usage
+from friendli_async.errors import ToolError, TurnLimitError
 from friendli_async.replies import FunctionCall
-from friendli_async.tools import FunctionTool, ToolDefinitionError, ToolError, TurnLimitError, tool
+from friendli_async.tools import FunctionTool, ToolDefinitionError, tool
 from friendli_async.tools.docstring import parse_docstring
 
 pytestmark = pytest.mark.compatibility

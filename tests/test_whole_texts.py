@@ -11,7 +11,8 @@ from strategies import deterministic
 
 from friendli_async import AsyncFriendli
 from friendli_async._core.text import missing_suffix
-from friendli_async.chat import ChatMessage, FunctionCall, ToolCall
+from friendli_async.chat import ChatMessage
+from friendli_async.replies import FunctionCall, ToolCall
 from friendli_async.testing import FriendliServer, Step, done, event, script
 
 WHOLE = "such as it is"

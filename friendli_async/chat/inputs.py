@@ -18,8 +18,7 @@ from friendli_async.options import is_number
 from friendli_async.replies import ToolCall
 
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
-__all__ += ["AnyContent", "BeforeTool", "BetweenTurns", "Decision"]
-__all__ += ["AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
+__all__ += ["AnyContent", "AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
 __all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "ParseRunOptions"]
 __all__ += ["ParseStreamOptions", "RunOptions", "TurnOptions"]
 __all__ += ["SamplingOptions", "ToolMessage"]

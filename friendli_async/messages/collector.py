@@ -35,11 +35,10 @@ from friendli_async.messages.replies import (
     ThinkingBlock,
     ThinkingDelta,
     ToolUseBlock,
-    UnknownEvent,
     is_unknown,
     with_type,
 )
-from friendli_async.replies import FunctionCall, Partial, ToolCall, partial_of
+from friendli_async.replies import FunctionCall, Partial, ToolCall, UnknownEvent, partial_of
 
 # The tagged fields of events: their known types, keyed by the fields that identify them.
 _KINDS: Final = {

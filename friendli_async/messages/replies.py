@@ -15,7 +15,7 @@ from friendli_async._json import as_object, prepared
 from friendli_async._pydantic import PydanticField
 from friendli_async.replies import AnyUsage, FunctionCall, Reply, ToolCall, UnknownEvent, Value, always_encoded
 
-__all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
+__all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock"]
 __all__ += ["AnyBlock", "AnyMessage", "CacheCreation", "CitationsDelta", "OutputTokensDetails", "ServerToolUsage"]
 __all__ += ["Message", "MessageEnvelope", "MessageUsage", "SignatureDelta", "TextDelta", "ThinkingDelta"]
 __all__ += ["BlockDelta", "InputJSONDelta", "MessageDeltaPayload", "MessageStart", "MessageUsageDelta"]

@@ -12,7 +12,7 @@ from friendli_async.replies import UnknownEvent, Value
 from friendli_async.responses.replies import ContentPart, OutputItem, Response, WholeItem, as_item
 
 __all__: list[str] = ["ResponseCompleted", "ResponseCreated", "ResponseInProgress", "ResponseIncomplete"]
-__all__ += ["ContentPartAdded", "ContentPartDone", "OutputItemAdded", "OutputItemDone", "UnknownEvent"]
+__all__ += ["ContentPartAdded", "ContentPartDone", "OutputItemAdded", "OutputItemDone"]
 __all__ += ["OutputTextDelta", "OutputTextDone", "ReasoningTextDelta", "ReasoningTextDone", "ResponseFailed"]
 __all__ += ["FunctionCallArgumentsDelta", "FunctionCallArgumentsDone", "ResponseEvent"]
 

@@ -14,11 +14,9 @@ from friendli_async.chat.inputs import BeforeTool, BetweenTurns, Decision
 from friendli_async.chat.run import ParsedRun, ParsedRunResult, Run, RunResult
 from friendli_async.chat.tool_loop import RunEvent, ToolFinished, ToolStarted, TurnEnded, current_call
 from friendli_async.chat.transcript import deferred_calls
-from friendli_async.errors import ToolError, ToolProblem, TurnLimitError
 from friendli_async.tools.function import FunctionTool, LocalTool, ToolDefinitionError, tool
 
 # One list: pyright does not follow the `__all__` of modules of other packages.
 __all__ = ["BeforeTool", "BetweenTurns", "Decision", "FunctionTool", "LocalTool", "ParsedRun", "ParsedRunResult"]
-__all__ += ["Run", "RunEvent", "RunResult", "ToolDefinitionError"]
-__all__ += ["ToolError", "ToolFinished", "ToolProblem", "ToolStarted", "TurnEnded", "TurnLimitError"]
+__all__ += ["Run", "RunEvent", "RunResult", "ToolDefinitionError", "ToolFinished", "ToolStarted", "TurnEnded"]
 __all__ += ["current_call", "deferred_calls", "tool"]

@@ -33,6 +33,7 @@ from friendli_async.chat import (
 )
 from friendli_async.files import FileInfo, Files, FileUpload, UploadedFile
 from friendli_async.images import ContainerImage, ContainerImages, GeneratedImage, GeneratedImages, Images
+from friendli_async.replies import UnknownEvent
 from friendli_async.responses import (
     ContainerResponses,
     FunctionToolCallOutput,
@@ -47,7 +48,6 @@ from friendli_async.responses import (
     ResponsesOptions,
     ResponseStream,
     ResponseUsage,
-    UnknownEvent,
 )
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ async def messages_calls(client: AsyncFriendli, dicts: list[dict[str, object]]) 
                     assert_type(text, str)
                 case messages_api.MessageDelta():
                     assert_type(event.delta.stop_reason, messages_api.StopReason | None)
-                case messages_api.UnknownEvent():
+                case UnknownEvent():
                     assert_type(event.data, dict[str, Any])
                 case _:
                     pass

@@ -12,6 +12,7 @@ import msgspec
 from friendli_async import AsyncFriendli, ChatChunk, ChatCompletion, ToolCall, Usage
 from friendli_async.chat import Conversation
 from friendli_async.chat.tool_calls import ToolCallView
+from friendli_async.errors import ToolProblem, TurnLimitError
 from friendli_async.integrations.mcp import MCPSession, MCPTool, mcp_tools
 from friendli_async.tools import (
     FunctionTool,
@@ -21,10 +22,8 @@ from friendli_async.tools import (
     Run,
     RunResult,
     ToolFinished,
-    ToolProblem,
     ToolStarted,
     TurnEnded,
-    TurnLimitError,
     tool,
 )
 
