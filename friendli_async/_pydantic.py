@@ -32,7 +32,7 @@ class PydanticField:
         __struct_config__: ClassVar[Any]
         __struct_fields__: ClassVar[tuple[str, ...]]
 
-    json_types: ClassVar[Mapping[str, Any]] = {}
+    _json_types: ClassVar[Mapping[str, Any]] = {}
     """The types of fields that are ``Any`` to msgspec because the struct converts them itself, for the schema."""
 
     @classmethod
@@ -93,8 +93,8 @@ class PydanticField:
             return inlined
 
         kind: Any = core.get("metadata", {}).get("kind", cls)
-        owners = [part for part in parts_of(kind, MSGSPEC_MARKS, set()) if getattr(part, "json_types", None)]
-        fields = [(owner, name, each) for owner in owners for name, each in owner.json_types.items()]
+        owners = [part for part in parts_of(kind, MSGSPEC_MARKS, set()) if getattr(part, "_json_types", None)]
+        fields = [(owner, name, each) for owner in owners for name, each in owner._json_types.items()]
         kinds = [kind, *(owner for owner, _, _ in fields), *(each for _, _, each in fields)]
         schemas, components = msgspec.json.schema_components(kinds, schema_hook=schema_of, ref_template="{name}")
         references, types = schemas[1 : 1 + len(fields)], schemas[1 + len(fields) :]

@@ -126,7 +126,7 @@ class TextCompletionChoice(Value, frozen=True):
 class TextCompletion(Reply, frozen=True, kw_only=True):
     """A full completion, from ``complete`` or assembled from a stream."""
 
-    answered_by: ClassVar[tuple[str, ...]] = ("choices",)
+    _answered_by: ClassVar[tuple[str, ...]] = ("choices",)
 
     choices: tuple[TextCompletionChoice, ...]
     id: str | None = None

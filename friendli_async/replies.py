@@ -189,10 +189,6 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         """The rate limits by the response headers; None if these have none."""
         return rate_limit_of(self.headers)
 
-    def with_timing(self, timing: Timing) -> Meta:
-        """Returns a copy with another timing."""
-        return msgspec.structs.replace(self, timing=timing)
-
 
 class HasValue:
     """Base of the replies and results of runs that have a value of the user's type."""
@@ -219,7 +215,7 @@ class Reply(
     pickling.
     """
 
-    answered_by: ClassVar[tuple[str, ...]] = ()
+    _answered_by: ClassVar[tuple[str, ...]] = ()
     """Fields of which at least one must be set, or the reply contains no answer."""
 
     @property

@@ -36,9 +36,9 @@ from friendli_async.messages import (
     ContentBlockDelta,
     ContentBlockStart,
     InputJSONDelta,
+    Message,
     MessageDelta,
     MessageDeltaPayload,
-    MessageEnvelope,
     MessageEvent,
     MessageStart,
     MessageStop,
@@ -282,7 +282,7 @@ async def test_arguments_are_parsed_or_kept_as_raw_text(
     [block] = (await open_stream(client).result()).content
     assert isinstance(block, ToolUseBlock)
     assert block == ToolUseBlock(id="tu_1", name="weather", input=expected)
-    assert block.as_call().function.arguments == (expected if isinstance(expected, str) else json.dumps(expected))
+    assert block.tool_call.function.arguments == (expected if isinstance(expected, str) else json.dumps(expected))
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ async def test_arguments_are_parsed_or_kept_as_raw_text(
 )
 def test_start_without_content_is_that_of_an_empty_message(name: str | None, data: bytes) -> None:
     decoded = MessagesCollector.dialect.decode(name, data, ReplyHead(200))
-    assert decoded.payload == MessageStart(message=MessageEnvelope(id="m", content=()))
+    assert decoded.payload == MessageStart(message=Message(id="m", content=()))
 
 
 def calls_to_collect(blocks: int) -> int:
@@ -332,7 +332,7 @@ def test_an_event_costs_the_same_after_any_number_of_tool_calls() -> None:
         (ContentBlockDelta(delta=ThinkingDelta("Hm")), False),
         (ContentBlockStart(content_block=TextBlock("Hi")), True),
         (ContentBlockStart(content_block=TextBlock()), False),
-        (MessageStart(message=MessageEnvelope(content=(TextBlock("Hi"),))), True),
+        (MessageStart(message=Message(content=(TextBlock("Hi"),))), True),
     ],
     ids=repr,
 )

@@ -773,7 +773,7 @@ async def test_snapshot_differs_from_the_one_before(
 async def test_items_are_yielded_once_complete(client: AsyncFriendli, server: FriendliServer, size: int) -> None:
     server.enqueue(scripted(INVOICE, size))
     async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
-        seen = [(line, len(stream.text_so_far)) async for line in stream.items("lines", of=Line)]
+        seen = [(line, len(stream.partial.text)) async for line in stream.items("lines", of=Line)]
     assert [line for line, _ in seen] == VALUE.lines
     assert (await stream.result()).value == VALUE
 
@@ -1005,7 +1005,7 @@ async def test_stream_that_ends_before_any_content_raises_cut_off_error(
     server.enqueue(script(done()))
     chat = client.with_options(retry=None).serverless.chat
     stream = chat.parse_stream(Invoice, model="m", messages=ASK)
-    assert stream.text_so_far == ""
+    assert stream.partial.text == ""
     ways: dict[str, Callable[[], Any]] = {
         "snapshots": lambda: anext(stream.snapshots()),
         "items": lambda: anext(stream.items("lines")),

@@ -100,13 +100,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 
     def _invalid(self, message: str, path: str = "") -> FriendliError:
         """Returns the error for an answer that is invalid, whatever follows."""
-        text, feedback = self.text_so_far, self._output.feedback(message)
+        text, feedback = self.partial.text, self._output.feedback(message)
         return self._with_received(OutputInvalidError(message, path=path, text=text, feedback=feedback))
-
-    @property
-    def text_so_far(self) -> str:
-        """The text received so far."""
-        return self.partial.text
 
     def _current_value(self) -> Any:
         """Returns the value so far, None before it has begun, or UNSET if only its wrapper has."""

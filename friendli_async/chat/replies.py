@@ -103,7 +103,7 @@ class ChatChoice(Value, frozen=True):
 class ChatCompletion(Reply, frozen=True, kw_only=True):
     """A full completion, from ``complete`` or assembled from a stream."""
 
-    answered_by: ClassVar[tuple[str, ...]] = ("choices",)
+    _answered_by: ClassVar[tuple[str, ...]] = ("choices",)
 
     choices: tuple[ChatChoice, ...]
     id: str | None = None

@@ -517,7 +517,7 @@ def _check_arguments(tool: LocalTool, call: ToolCall) -> None:
 
     if isinstance(tool, FunctionTool):
         try:
-            tool.check(call.function.arguments)
+            tool._decode_arguments(call.function.arguments)  # pyright: ignore[reportPrivateUsage]  # not of LocalTool
         except ToolError:
             raise
         except Exception:  # raised by a type of the user's: the call will fail with it

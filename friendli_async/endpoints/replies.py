@@ -54,7 +54,7 @@ EndpointErrorCode = (
 class EndpointStatus(Reply, frozen=True, kw_only=True, rename="camel"):
     """The current status of an endpoint."""
 
-    answered_by: ClassVar[tuple[str, ...]] = ("status",)
+    _answered_by: ClassVar[tuple[str, ...]] = ("status",)
 
     status: EndpointState
     created_at: datetime | None = None

@@ -145,7 +145,7 @@ class _BlockParts:
             return None
         arguments = join_text(self.pieces)
         if not arguments and self.start.input:
-            return self.start.as_call()
+            return self.start.tool_call
         return ToolCall(self.start.id, "function", FunctionCall(self.start.name, arguments))
 
 

@@ -17,7 +17,7 @@ from friendli_async.replies import AnyUsage, FunctionCall, Reply, ToolCall, Unkn
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock"]
 __all__ += ["AnyBlock", "AnyMessage", "CacheCreation", "CitationsDelta", "OutputTokensDetails", "ServerToolUsage"]
-__all__ += ["Message", "MessageEnvelope", "MessageUsage", "SignatureDelta", "TextDelta", "ThinkingDelta"]
+__all__ += ["Message", "MessageUsage", "SignatureDelta", "TextDelta", "ThinkingDelta"]
 __all__ += ["BlockDelta", "InputJSONDelta", "MessageDeltaPayload", "MessageStart", "MessageUsageDelta"]
 __all__ += ["ContentBlockDelta", "ContentBlockStart", "ContentBlockStop", "MessageDelta", "MessageStop"]
 __all__ += ["MessageEvent"]
@@ -63,8 +63,9 @@ class ToolUseBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="tool_use
     toolset_name: str | None = None
     """The set of tools that the tool belongs to, if it does."""
 
-    def as_call(self) -> ToolCall:
-        """Returns the call in the form of the other APIs."""
+    @property
+    def tool_call(self) -> ToolCall:
+        """The call in the form of the other APIs."""
         arguments = self.input if isinstance(self.input, str) else json.dumps(self.input)
         return ToolCall(self.id, "function", FunctionCall(self.name, arguments))
 
@@ -175,7 +176,7 @@ class AnyMessage(PydanticField, msgspec.Struct, frozen=True):
 class Message(Reply, AnyMessage, frozen=True, kw_only=True):
     """A complete message, from ``create`` or a stream. It can be passed in the next call's ``messages``."""
 
-    answered_by: ClassVar[tuple[str, ...]] = ("content", "stop_reason")
+    _answered_by: ClassVar[tuple[str, ...]] = ("content", "stop_reason")
 
     content: _Blocks
     id: str | None = None
@@ -208,15 +209,11 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The tool calls that the model requests, with their input as JSON text."""
-        return tuple(block.as_call() for block in self.content if isinstance(block, ToolUseBlock))
+        return tuple(block.tool_call for block in self.content if isinstance(block, ToolUseBlock))
 
     def as_input(self) -> dict[str, object]:
         """Returns the message in its request form: a dict of JSON values with its role and content."""
         return {"role": self.role, "content": [reply_block_as_input(block) for block in self.content]}
-
-
-MessageEnvelope = Message
-"""Another name of ``Message``: the start of a streamed one has its metadata, and usually no content yet."""
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class ResponseFailed(OfResponse, frozen=True, kw_only=True, tag="response.failed
 
 
 class _OfWholeItem(_Event, frozen=True, kw_only=True):
-    json_types: ClassVar[Mapping[str, Any]] = {"item": OutputItem}
+    _json_types: ClassVar[Mapping[str, Any]] = {"item": OutputItem}
 
     item: WholeItem
     output_index: int | None = None

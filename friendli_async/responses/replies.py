@@ -217,8 +217,8 @@ class ResponseError(Value, frozen=True):
 class Response(Reply, frozen=True, kw_only=True):
     """A complete response, from ``create`` or assembled from a stream."""
 
-    answered_by: ClassVar[tuple[str, ...]] = ("output", "status", "error")
-    json_types: ClassVar[Mapping[str, Any]] = {"output": tuple[OutputItem, ...]}
+    _answered_by: ClassVar[tuple[str, ...]] = ("output", "status", "error")
+    _json_types: ClassVar[Mapping[str, Any]] = {"output": tuple[OutputItem, ...]}
 
     id: str = always_encoded("")
     output: _Output

@@ -170,17 +170,6 @@ class FunctionTool(Generic[F_co]):
         """
         return self._parameters.schema
 
-    def check(self, arguments: str) -> None:
-        """Checks the arguments that a model wrote, without calling the function; ``run`` does it, too.
-
-        Args:
-            arguments: As for ``run``.
-
-        Raises:
-            ToolError: They are invalid (``kind`` is "arguments").
-        """
-        self._decode_arguments(arguments)
-
     async def run(self, arguments: str) -> str:
         """Calls the function with the arguments that a model wrote; runs a plain function in a worker thread.
 

@@ -96,7 +96,7 @@ def _check_reply(reply: object, fields: Fields, data: bytes, own: Collection[str
     if own and fields and not fields.keys() & own:
         raise ResponseDecodeError("the server's reply has none of the fields of this API", excerpt=excerpt(data))
     if not _is_answered(reply):
-        wanted = " and no ".join(getattr(reply, "answered_by", ()))
+        wanted = " and no ".join(getattr(reply, "_answered_by", ()))
         raise ResponseDecodeError(f"the server's reply contains no answer: it has no {wanted}", excerpt=excerpt(data))
 
 
@@ -130,8 +130,8 @@ def _shows_error_without_answer(fields: Fields, kind: Any) -> bool:
 
 
 def _is_answered(reply: object) -> bool:
-    """Whether any field of ``answered_by`` is filled; true if the reply type names none."""
-    wanted: tuple[str, ...] = getattr(reply, "answered_by", ())
+    """Whether any field of ``_answered_by`` is filled; true if the reply type names none."""
+    wanted: tuple[str, ...] = getattr(reply, "_answered_by", ())
     return not wanted or any(getattr(reply, name) not in (None, (), "") for name in wanted)
 
 

@@ -429,7 +429,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         """
         if self.state.outcome != "open" and not self._meta_is_final:
             self._meta_is_final = True
-            self._meta = self._meta.with_timing(self.timing())
+            self._meta = msgspec.structs.replace(self._meta, timing=self.timing())
         return self._meta
 
     def timing(self) -> Timing:
