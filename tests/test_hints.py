@@ -210,7 +210,7 @@ async def test_type_as_an_unknown_parameter_suggests_parse(name: str) -> None:
         await responses.create(model="m", input="x", **{name: dict})
 
 
-@pytest.mark.parametrize("name", ["output_type", "response_model", "json_schema"])
+@pytest.mark.parametrize("name", ["output_type", "response_model", "json_schema", "response_format"])
 def test_type_as_an_unknown_parameter_of_a_run_suggests_parse_run(name: str) -> None:
     chat: Any = CLIENT.serverless.chat
     hint = r"a run answers with text: use chat\.parse_run\(T, \.\.\.\)$"

@@ -20,8 +20,7 @@ from friendli_async.replies import ToolCall
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
 __all__ += ["AnyContent", "AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
 __all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "ParseRunOptions"]
-__all__ += ["ParseStreamOptions", "RunOptions", "TurnOptions"]
-__all__ += ["SamplingOptions", "ToolMessage"]
+__all__ += ["ParseStreamOptions", "RunOptions", "SamplingOptions", "ToolMessage"]
 
 
 class Media(PydanticField, msgspec.Struct, frozen=True):
@@ -323,8 +322,8 @@ class ParseOptions(ParseStreamOptions, total=False):
 
 
 @document_fields
-class TurnOptions(GenerationOptions, total=False):
-    """Optional parameters of ``run`` and ``parse_run``: those of a chat, applied to each turn, and the run's own."""
+class RunOptions(GenerationOptions, total=False):
+    """Optional parameters of a run with tools: those of a chat, applied to each turn, and the run's own."""
 
     max_turns: int
     """Maximum number of turns, 8 by default; beyond it the run raises ``TurnLimitError``."""
@@ -357,15 +356,7 @@ class TurnOptions(GenerationOptions, total=False):
 
 
 @document_fields
-class RunOptions(TurnOptions, total=False):
-    """Optional parameters of a run with tools: those of a chat, applied to each turn, and the run's own."""
-
-    response_format: Mapping[str, object] | None
-    """As for ``complete``; applied to each turn. Friendli's API rejects it beside tools, but other servers may not."""
-
-
-@document_fields
-class ParseRunOptions(TurnOptions, total=False):
+class ParseRunOptions(RunOptions, total=False):
     """Optional parameters of a run that ends with a value: those of a run, and ``strict``."""
 
     strict: bool
