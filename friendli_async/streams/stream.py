@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, 
 from friendli_async._callables import check_plain
 from friendli_async._core.events.stream import SUCCESSFUL_OUTCOMES, OpenStream, Outcome
 from friendli_async._core.secret import without_token_bytes
+from friendli_async._core.text import split_surrogate
 from friendli_async._lazy import LazyModule
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Partial, Timing, attach_meta
-from friendli_async.streams.stop_conditions import predicate_on_text
 from friendli_async.streams.tee import Branch, Fanout, Slow
 from friendli_async.streams.views import RawView, TextView
 
@@ -420,7 +420,7 @@ class EventStream(Generic[E]):
         check_plain(predicate, "predicate of stop_when()", "the text so far")
         check_plain(event, "event of stop_when()", "an event")
         if predicate is not None and event is None:
-            event = predicate_on_text(predicate, self._text_extractor())
+            event = _predicate_on_text(predicate, self._text_extractor())
         elif predicate is not None or event is None:
             raise TypeError(
                 "stop_when() takes one function: either predicate (of the text so far) or event= (of an event)"
@@ -504,3 +504,22 @@ class AssembledStream(EventStream[E], Generic[E, R, U]):
             self._result = opened.collector.result()
             attach_meta(self._result, opened.meta)
         return self._result
+
+
+def _predicate_on_text(predicate: Callable[[str], object], text_of: Callable[[Any], str]) -> Callable[[Any], object]:
+    """Turns a predicate on the text so far into a predicate on events, which accumulates the text."""
+
+    def evaluate() -> Generator[object, Any, None]:
+        text = high_surrogate = ""  # a local variable: CPython appends in place only to those
+        verdict: object = False
+        while True:
+            piece = text_of((yield verdict))
+            verdict = False
+            if piece:
+                piece, high_surrogate = split_surrogate(high_surrogate, piece)
+                text += piece
+                verdict = predicate(text)
+
+    evaluator = evaluate()
+    next(evaluator)
+    return evaluator.send
