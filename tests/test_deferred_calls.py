@@ -173,7 +173,7 @@ async def test_call_whose_arguments_messages_cannot_keep_fails_instead_of_being_
     server.enqueue(script(event({"choices": [{"index": 0, "delta": delta}]}), finish("tool_calls"), done()), text("?"))
     run = client.serverless.chat.run(model="m", messages=MESSAGES, tools=[AnyPayment()], before_tool=defer_pay)
     [finished] = [event async for event in run if isinstance(event, ToolFinished)]
-    assert (finished.error, finished.content) == ("arguments", "Error: the arguments are not a JSON object")
+    assert (finished.problem, finished.content) == ("arguments", "Error: the arguments are not a JSON object")
     assert deferred_calls(run.messages) == (await run.result()).deferred == ()
 
 
@@ -213,7 +213,7 @@ async def test_decided_calls_run_before_anything_is_sent_and_the_model_gets_all_
     assert (await reading, len(server.requests)) == (ToolStarted(call=earlier.deferred[0]), 1)
     bank.may_pay.set()
     events = [event async for event in run]
-    assert [event.error for event in events[:2] if isinstance(event, ToolFinished)] == ["refused", None]
+    assert [event.problem for event in events[:2] if isinstance(event, ToolFinished)] == ["refused", None]
     result = await run.result()
     assert (result.reply.text, result.turns, result.deferred, bank.paid) == ("Done.", 1, (), [5])
     assert [content for _, content in results(sent(server))] == ["paid 5", "120", "Error: Only once."]

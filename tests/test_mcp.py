@@ -141,7 +141,7 @@ async def test_tool_error_is_sent_to_the_model(client: AsyncFriendli, server: Fr
     server.enqueue(tool_calls(("read", {"a": 1})))
     run = start_run(client, tool)
     [finished] = [event async for event in run if isinstance(event, ToolFinished)]
-    assert (finished.content, finished.error) == ("Error: no such file", "failed")
+    assert (finished.content, finished.problem) == ("Error: no such file", "failed")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [("[1]", "not a JSON object"), ('{"a":', "not valid JSON")])

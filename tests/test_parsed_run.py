@@ -209,7 +209,7 @@ async def test_first_of_two_answers_counts(client: AsyncFriendli, server: Friend
     server.enqueue(tool_calls(("final_answer", RAIN), ("final_answer", {**RAIN, "city": "Rome"})))
     run = start_run(client, on_tool_error="raise")
     finished = [event for event in [each async for each in run] if isinstance(event, ToolFinished)]
-    assert [event.error for event in finished] == [None, "refused"]
+    assert [event.problem for event in finished] == [None, "refused"]
     assert (await result_of(run)).value.city == "Oslo"
 
 

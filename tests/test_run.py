@@ -159,9 +159,9 @@ def summarize(events: Sequence[Any]) -> list[str]:
         match found:
             case ToolStarted(call=call):
                 short.append(f"{call.function.name} started")
-            case ToolFinished(call=call, error=None):
+            case ToolFinished(call=call, problem=None):
                 short.append(f"{call.function.name} finished")
-            case ToolFinished(call=call, error=error):
+            case ToolFinished(call=call, problem=error):
                 short.append(f"{call.function.name}: {error}")
             case TurnEnded(number=number):
                 short.append(f"turn {number}")
@@ -677,8 +677,8 @@ async def test_tool_error_is_fed_to_the_model_and_the_run_continues(
     server.enqueue(tool_calls((name, arguments), ("weather", {"city": "Rome"})), text("Sorry"))
     run = start_run(client, *ALL_TOOLS, tool_timeout=0.05 if kind == "timeout" else 30)
     events = await events_of(run)
-    [finished] = [found for found in events if isinstance(found, ToolFinished) and found.error is not None]
-    assert finished.error == kind
+    [finished] = [found for found in events if isinstance(found, ToolFinished) and found.problem is not None]
+    assert finished.problem == kind
     assert finished.content.startswith(message)
     assert [content for _, content in tool_results(server)] == [finished.content, "sunny in Rome"]
     assert "Traceback" not in finished.content
@@ -859,7 +859,7 @@ async def test_failed_run_in_a_tool_is_a_failure_of_the_tool_whatever_had_failed
     server.enqueue(tool_calls(("ask", {})), tool_calls((name, arguments)), text("Sorry"))
     events = await events_of(start_run(client, ask))
     [finished] = [event for event in events if isinstance(event, ToolFinished)]
-    assert finished.error == "failed"
+    assert finished.problem == "failed"
     assert finished.content.startswith(f"Error: ToolError: the tool '{name}' failed: ")
     assert isinstance(finished.exception, ToolError)
     assert finished.exception.call is not None
@@ -904,7 +904,7 @@ async def test_exception_of_a_tool_makes_no_reference_cycle(
     try:
         run = start_run(client, used, tool_timeout=0.01 if way == "never_ends" else 30)
         finished = await read_until(run, ToolFinished)
-        assert finished.error is not None
+        assert finished.problem is not None
         calls = weakref.ref(run._runner)
         if is_closed:
             await run.aclose()
@@ -937,7 +937,7 @@ async def test_exit_raised_by_a_tool_is_a_failure_of_the_tool(
     server.enqueue(tool_calls(("leave", {})), text("Sorry"))
     run = start_run(client, tool(leave) if in_thread else tool(leave_async, name="leave"))
     [finished] = [event for event in await events_of(run) if isinstance(event, ToolFinished)]
-    assert finished.error == "failed"
+    assert finished.problem == "failed"
     assert type(finished.exception) is type(error)
     assert finished.content in ("Error: SystemExit: 4", "Error: GeneratorExit")
     assert (await run.result()).reply.text == "Sorry"
@@ -1040,7 +1040,7 @@ async def test_tool_that_returns_something_else_than_text_has_failed(
     server.enqueue(tool_calls(*((name, {}) for name in results)), text("x"))
     run = start_run(client, *(OtherTool(name, result) for name, result in results.items()))
     finished = [event for event in await events_of(run) if isinstance(event, ToolFinished)]
-    assert {event.call.function.name: event.error for event in finished} == {
+    assert {event.call.function.name: event.problem for event in finished} == {
         "bytes": "result",
         "nothing": "result",
         "object": "result",
@@ -1080,7 +1080,7 @@ async def test_result_of_a_tool_longer_than_the_limit_is_a_failure(
     finished = {found.call.id: found for found in events if isinstance(found, ToolFinished)}
     results = tool_results(server)
     most = None if limit is None else 2000
-    assert [(finished[call_id].error, finished[call_id].content) for call_id, _ in results] == [
+    assert [(finished[call_id].problem, finished[call_id].content) for call_id, _ in results] == [
         (None, "x" * 10),
         (None, "x" * 11)
         if limit is None
@@ -1278,7 +1278,7 @@ async def test_call_with_invalid_arguments_fails_without_being_decided_on(
     run = start_run(client, weather, before_tool=decide)
     events = await events_of(run)
     assert requested == []
-    assert [event.error for event in events if isinstance(event, ToolFinished)] == ["arguments", "arguments"]
+    assert [event.problem for event in events if isinstance(event, ToolFinished)] == ["arguments", "arguments"]
     assert not any(isinstance(event, ToolStarted) for event in events)
     result = await run.result()
     assert (result.reply.text, result.deferred) == ("Sorry.", ())
@@ -1310,7 +1310,7 @@ async def test_call_whose_arguments_cannot_be_checked_is_decided_on_and_fails(
         return True
 
     run = start_run(client, visit, before_tool=approve)
-    errors = [event.error for event in await events_of(run) if isinstance(event, ToolFinished)]
+    errors = [event.problem for event in await events_of(run) if isinstance(event, ToolFinished)]
     assert (len(requested), errors) == (1, ["failed"])
 
 
@@ -2595,7 +2595,7 @@ async def test_read_outside_of_an_event_loop_leaves_the_run_usable(
 
 def test_events_can_be_pickled_and_encoded() -> None:
     call = ToolCall("a")
-    for found in (ToolStarted(call=call), ToolFinished(call=call, content="x", error="timeout", elapsed=1.5)):
+    for found in (ToolStarted(call=call), ToolFinished(call=call, content="x", problem="timeout", elapsed=1.5)):
         assert pickle.loads(pickle.dumps(found)) == found
         assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
 

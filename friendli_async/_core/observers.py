@@ -208,7 +208,7 @@ class ToolCallEnded(ToolCallEvent, frozen=True, kw_only=True):
     seconds: float = 0.0
     """Seconds since it started."""
     problem: ToolProblem | None = None
-    """Why it failed, as in ``ToolFinished.error``; None on success, or if it was cancelled."""
+    """Why it failed, as in ``ToolFinished``; None on success, or if it was cancelled."""
     error: str | None = None
     """Class name of the exception that ended it; None on success."""
 

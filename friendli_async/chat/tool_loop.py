@@ -68,8 +68,8 @@ class ToolFinished(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The model's tool call."""
     content: str
     """The content of the tool message that the model gets."""
-    error: ToolProblem | None = None
-    """The kind of failure; None on success."""
+    problem: ToolProblem | None = None
+    """Why it failed; None on success."""
     elapsed: float = 0.0
     """Seconds since the arguments were complete, including the wait for approval and for a free slot."""
 
@@ -354,7 +354,7 @@ class ToolRunner:
     def _finish(self, requested: _RequestedCall, content: str, error: ToolError | None = None) -> None:
         requested.content = content  # not the exception, too: it would be kept until the end of the turn
         kind = None if error is None else error.kind
-        finished = ToolFinished(call=requested.call, content=content, error=kind, elapsed=requested.elapsed)
+        finished = ToolFinished(call=requested.call, content=content, problem=kind, elapsed=requested.elapsed)
         if error is not None and requested.is_started:  # else no tool was called
             msgspec.structs.force_setattr(finished, "_exception", _exception_of_tool(error))
         self._emit(finished)

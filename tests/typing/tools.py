@@ -92,7 +92,7 @@ async def runs(client: AsyncFriendli, desk: Desk, session: MCPSession) -> None:
                     assert_type(event.call, ToolCall)
                 case ToolFinished():
                     assert_type(event.content, str)
-                    assert_type(event.error, ToolProblem | None)
+                    assert_type(event.problem, ToolProblem | None)
                 case TurnEnded():
                     assert_type(event.reply, ChatCompletion)
     result = await run.result()
