@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -299,6 +300,14 @@ def test_all_has_existing_names_without_duplicates() -> None:
         names = declared(module)
         assert len(set(names)) == len(names), module
         assert [name for name in names if not hasattr(import_module(module), name)] == [], module
+
+
+def test_public_names_have_one_module_to_import_them_from_beside_the_root() -> None:
+    modules = [name for name in SOURCES if name.count(".") == 1 and "._" not in name]
+    homes = Counter((name, id(getattr(import_module(module), name))) for module in modules for name in declared(module))
+    assert len(homes) > 300
+    several = {name for (name, _), count in homes.items() if count > 1}
+    assert several <= {"Content"}  # what is uploaded, in each module that uploads something
 
 
 def test_types_that_tests_count_exist() -> None:

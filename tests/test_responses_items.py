@@ -471,7 +471,7 @@ def test_last_event_that_lacks_what_was_streamed_loses_none_of_it(
     ]
     assert found == expected
     given = [each["delta"] for each in streamed(*items) if each["type"] == DELTA["type"]]
-    assert "".join(map(Wording("output_text").of, events)).startswith("".join(given))
+    assert "".join(map(_Wording("output_text").of, events)).startswith("".join(given))
 
 
 @pytest.mark.parametrize("is_final", [True, False])
