@@ -14,7 +14,7 @@ import msgspec
 from friendli_async._core.body.arguments import Arguments, Parameters, without_none
 from friendli_async._core.events.decoding import Dialect, is_finish_reason
 from friendli_async._core.resource import Resource, inference
-from friendli_async._core.text import join_text, missing_suffix
+from friendli_async._core.text import join_text
 from friendli_async._help import document_fields
 from friendli_async._json import as_list, as_object, is_object
 from friendli_async.chat.collector import ChoiceParts, ChoicesCollector
@@ -240,63 +240,23 @@ class _ChoiceParts(ChoiceParts):
         return TextCompletionLogprobs(**{name: merged(name) for name in TextCompletionLogprobs.__struct_fields__})
 
 
-_FINAL_FRAME: Final = "complete"
-"""The ``object`` of a chunk made from the last frame of the 2024 format, by which the collector recognizes it."""
-
-
-def _normalize_frame(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
-    """Converts a frame of the 2024 format or with chat-style choices to a chunk; returns any other frame unchanged.
-
-    The 2024 format names the kind in the ``event`` key or the event name. It has one frame per token and a last frame
-    that repeats the full text, from which ``extend`` removes what has already arrived.
-    """
-    event = frame.get("event") or name
-    choices: Any = frame.get("choices")
-    if event == "token_sampled" and not choices:
-        return {"choices": [{key: frame[key] for key in ("index", "text", "token") if key in frame}]}
-    if event == "complete" and (choices is None or isinstance(choices, list)):
-        ends: list[Any] = [choice for choice in cast("list[object]", choices or [{}]) if isinstance(choice, dict)]
-        return {"choices": ends, "usage": frame.get("usage"), "object": _FINAL_FRAME}
-    for choice in map(as_object, as_list(choices)):
+def _normalize(name: str | None, chunk: dict[str, Any]) -> dict[str, Any]:
+    """Makes the content of chat-style choices the text of a chunk; returns any other chunk unchanged."""
+    for choice in map(as_object, as_list(chunk.get("choices"))):
         message = choice.get("message") or choice.get("delta")
         text = message.get("content") or message.get("text") if is_object(message) else message
         if not choice.get("text") and isinstance(text, str):
             choice.update(text=text, delta=None, message=None)
-    return frame
-
-
-class _FrameDialect(ChoicesDialect[TextCompletionChunk]):
-    """Chunks of completions, and the frames in which a server may wrap their choices: see ``_normalize_frame``."""
-
-    def are_ordinary(self, events: Sequence[Any], payloads: Sequence[bytes]) -> bool:
-        return super().are_ordinary(events, payloads) and b'"event"' not in b" ".join(payloads)
+    return chunk
 
 
 class _TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts]):
     """Assembles the chunks of a completion stream, with ``n`` requested choices, into a TextCompletion."""
 
-    dialect: Dialect[TextCompletionChunk] = _FrameDialect(TextCompletionChunk, rewrite=_normalize_frame)
+    dialect: Dialect[TextCompletionChunk] = ChoicesDialect(TextCompletionChunk, rewrite=_normalize)
     add_texts: None = None
 
     _parts = _ChoiceParts
-
-    def extend(self, events: Sequence[TextCompletionChunk]) -> int:
-        """Adds chunks up to the final one; returns how many it added."""
-        for position, chunk in enumerate(events):
-            if chunk.object == _FINAL_FRAME:
-                super().extend(events[:position])
-                self._remove_duplicates(chunk)
-                self.is_last = True
-                return position + super().extend((chunk,))
-        return super().extend(events)
-
-    def _remove_duplicates(self, chunk: TextCompletionChunk) -> None:
-        for choice in chunk.choices:
-            parts = self.choices.get(self._number(choice.index))
-            if parts is not None:
-                msgspec.structs.force_setattr(choice, "text", missing_suffix(choice.text, parts.text))
-                if parts.tokens:
-                    msgspec.structs.force_setattr(choice, "tokens", None)
 
     def result(self) -> TextCompletion:
         """Returns the assembled completion."""

@@ -1,4 +1,4 @@
-"""How the chunks of a completion stream, and the frames of the format of 2024, become its choices."""
+"""How the chunks of a completion stream become its choices."""
 
 from __future__ import annotations
 
@@ -34,10 +34,6 @@ def chunk(index: int = 0, **fields: object) -> JSON:
     return {"choices": [{"index": index, **fields}]}
 
 
-def sampled(index: int, text: str, token: int) -> JSON:
-    return {"event": "token_sampled", "index": index, "text": text, "token": token}
-
-
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(
     ("chunks", "begun", "may_end", "has_text"),
@@ -57,42 +53,7 @@ def test_completion_has_begun_with_its_first_text_token_or_finish_reason(
     assert (collector.begun, collector.may_end, collector.has_text) == (begun, may_end, has_text)
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize("end", [{}, {"choices": None}, {"choices": []}, {"choices": [7]}])
-def test_frame_of_the_end_without_choices_ends_the_stream(end: JSON, at_once: bool) -> None:
-    frames = [sampled(0, "a", 1), {"event": "complete", "usage": USAGE, **end}]
-    collector, _, is_last = read(*frames, at_once=at_once)
-    assert is_last
-    assert (collector.result().text, collector.result().choices[0].tokens) == ("a", (1,))
-    assert collector.result().usage == Usage(1, 2, 3)
-
-
-def test_frame_may_be_only_a_text() -> None:
-    result = read({"event": "token_sampled", "text": "a"}, at_once=True)[0].result()
-    assert (result.text, result.choices[0].tokens) == ("a", None)
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-def test_frame_of_the_end_repeats_each_choice(at_once: bool) -> None:
-    ends = [{"index": index, "text": text, "tokens": [index]} for index, text in enumerate(["ab", "cd", "e"])]
-    frames = [sampled(1, "c", 1), sampled(0, "ab", 0), {"event": "complete", "choices": ends}, chunk(text="x")]
-    collector, events, is_last = read(*frames, n=3, at_once=at_once)
-    assert is_last
-    assert [(choice.text, choice.tokens) for choice in collector.result().choices] == [
-        ("ab", (0,)),
-        ("cd", (1,)),
-        ("e", (2,)),
-    ]
-    assert [choice.text for choice in events[-1].choices] == ["", "d", "e"]
-
-
-def test_tokens_that_were_not_sampled_are_those_of_the_end() -> None:
-    end = {"event": "complete", "choices": [{"index": 0, "text": "ab", "tokens": [1, 2]}]}
-    collector, _, _ = read(chunk(text="a"), end)
-    assert (collector.result().text, collector.result().choices[0].tokens) == ("ab", (1, 2))
-
-
-def test_frame_of_another_event_keeps_its_usage() -> None:
+def test_chunk_with_an_event_key_keeps_its_usage() -> None:
     collector, _, is_last = read(chunk(text="a"), {"event": "usage", "choices": [], "usage": USAGE})
     assert not is_last
     assert collector.usage == Usage(1, 2, 3)

@@ -32,7 +32,6 @@ from friendli_async.testing import (
     raw,
     reset,
     script,
-    stall,
     status,
 )
 
@@ -338,55 +337,35 @@ async def test_interrupted_stream_raises_with_partial(client: AsyncFriendli, ser
     assert raised.value.partial.text == ""
 
 
-# --- legacy frames of 2024 -------------------------------------------------------------------------------------------
-
-SAMPLED: Final = [{"index": 0, "text": " such", "token": 1778}, {"index": 0, "text": " as", "token": 439}]
-WHOLE: Final = {"choices": [{"index": 0, "seed": 7, "text": " such as", "tokens": [1778, 439]}], "usage": COUNTS}
+# --- events in other formats ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sentinel", [True, False])
-@pytest.mark.parametrize("where", ["data", "event line", "both"])
-async def test_legacy_frames_fold_into_the_same_completion(
-    client: AsyncFriendli, server: FriendliServer, where: str, sentinel: bool
+@pytest.mark.parametrize("named", [True, False])
+async def test_stream_in_the_format_of_2024_is_never_taken_for_a_complete_one(
+    client: AsyncFriendli, server: FriendliServer, named: bool, sentinel: bool
 ) -> None:
-    def frame(kind: str, data: dict[str, Any]) -> Any:
-        return event(data if where == "event line" else {"event": kind, **data}, name=None if where == "data" else kind)
-
-    steps = [*(frame("token_sampled", data) for data in SAMPLED), frame("complete", WHOLE)]
+    """Servers sent it before text completions had chunks; its texts are only in the fields of unknown events."""
+    frames = [{"index": 0, "text": text, "token": token} for text, token in ((" such", 1778), (" as", 439))]
+    steps = [
+        event(frame, name="token_sampled") if named else event({"event": "token_sampled", **frame}) for frame in frames
+    ]
     server.enqueue(script(*steps, *([done()] if sentinel else [])))
-    async with client.dedicated.completions.stream(model="m", prompt="Hi") as stream:
-        chunks = [chunk async for chunk in stream]
-    assert [chunk.text for chunk in chunks] == [" such", " as", ""]
-    assert stream.outcome == "done"
-    result = await stream.result()
-    assert result.choices == (TextCompletionChoice(0, " such as", tokens=(1778, 439)),)
-    assert result.usage == Usage(1, 2, 3)
-
-
-async def test_legacy_complete_frame_ends_the_stream_at_once(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(script(event(SAMPLED[0], name="token_sampled"), event(WHOLE, name="complete"), stall()))
-    result = await client.dedicated.completions.stream(model="m", prompt="Hi").result()
-    assert (result.text, result.usage) == (" such as", Usage(1, 2, 3))
-
-
-async def test_legacy_stream_without_complete_frame_is_truncated(client: AsyncFriendli, server: FriendliServer) -> None:
-    frames = [event({"event": "token_sampled", **data}) for data in SAMPLED]
-    server.enqueue(script(*frames))
+    stream = client.dedicated.completions.stream(model="m", prompt="Hi")
     with pytest.raises(StreamInterruptedError) as raised:
-        await client.dedicated.completions.stream(model="m", prompt="Hi").result()
+        await stream.result()
+    assert stream.outcome == "truncated"
     assert raised.value.partial is not None
-    assert raised.value.partial.text == " such as"
+    assert raised.value.partial.text == ""
 
 
-async def test_event_key_of_legacy_frames_is_ignored_in_current_chunks(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_event_key_of_a_chunk_is_ignored(client: AsyncFriendli, server: FriendliServer) -> None:
     choice = {"index": 0, "text": '"event"', "logprobs": {"tokens": ["event"]}}
     with_event_key = event({**HEAD, "event": "token_sampled", "choices": [{"index": 0, "text": "b"}]})
     server.enqueue(script(event({**HEAD, "choices": [choice]}), with_event_key, chunk("c"), FINISH, done()))
     result = await client.dedicated.completions.stream(model="m", prompt="Hi").result()
     assert result.text == '"event"bc'
-    server.enqueue(script(chunk("a"), event({"event": "complete", "choices": 5})))
+    server.enqueue(script(chunk("a"), event({"choices": 5})))
     with pytest.raises(ResponseDecodeError):
         await client.dedicated.completions.stream(model="m", prompt="Hi").result()
 

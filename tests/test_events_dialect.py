@@ -57,7 +57,6 @@ TYPES: Final = [
     "transcript.text.delta",
     "transcript.text.done",
     "text_delta",
-    "token_sampled",
     "message",
 ]
 SCALARS = st.sampled_from([None, True, False, 0, 1, -5, 429, 1.5, "", "0", "quota exceeded", *TYPES])

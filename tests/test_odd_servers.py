@@ -194,17 +194,6 @@ async def test_uninformative_index_of_the_only_choice_loses_no_text(
     assert reply.choices[0].finish_reason == "stop"
 
 
-@pytest.mark.parametrize("choice", [None, 1, "x", []])
-async def test_legacy_final_frame_with_invalid_choices_is_tolerated(
-    server: FriendliServer, client: AsyncFriendli, choice: Any
-) -> None:
-    old = event({"event": "token_sampled", "index": 0, "text": "a"})
-    server.enqueue(script(old, event({"event": "complete", "choices": [choice]}), done()))
-    async with client.serverless.completions.stream(model="m", prompt="Hi") as stream:
-        assert "".join([chunk.text async for chunk in stream]) == "a"
-    assert stream.outcome == "done"
-
-
 CONTENT_TYPES = [
     *("application/json", "text/html", "text/html; charset=utf-8", "text/event-stream, application/json", "*/*"),
     *("application/x-ndjson", "", "TEXT/EVENT-STREAM", "text/event-stream;charset=UTF-8, text/event-stream"),

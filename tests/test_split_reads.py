@@ -81,8 +81,7 @@ SAMPLES: Final[dict[str, list[Event]]] = {
         *[choices({"index": 0, "text": text}) for text in ("a", "b", None, {})],
         *[choices({"index": 0, "text": "a"}, usage=usage) for usage in USAGES],
         *[choices({"index": 0, "text": "", "finish_reason": "stop"}), choices({"index": 0, "delta": {"content": "a"}})],
-        *[("token_sampled", {"index": 0, "text": "a"}), (None, {"event": "token_sampled", "text": "a"})],
-        (None, {"event": "complete", "choices": [{"index": 0, "text": "ab"}], "usage": {}}),
+        (None, {"event": "x", "choices": [{"index": 0, "text": "ab"}], "usage": {}}),
     ],
     "tool-assisted": [
         *CHAT,

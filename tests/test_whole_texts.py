@@ -119,18 +119,6 @@ async def test_chat_chunk_in_completion_format_keeps_its_text(server: FriendliSe
     assert seen == text == WHOLE
 
 
-@pytest.mark.parametrize("pieces", CUTS)
-async def test_legacy_complete_event_is_not_duplicated(
-    server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...]
-) -> None:
-    steps = [event({"event": "token_sampled", "index": 0, "text": piece, "token": n}) for n, piece in enumerate(pieces)]
-    whole = {"index": 0, "text": WHOLE, "tokens": [0, 1, 2]}
-    server.enqueue(script(*steps, event({"event": "complete", "choices": [whole]}), done()))
-    seen, text, result = await read_both_ways(client.serverless.completions.stream(model="m", prompt="Hi"))
-    assert seen == text == WHOLE
-    assert result.choices[0].tokens == (tuple(range(len(pieces))) or (0, 1, 2))
-
-
 @pytest.mark.parametrize("where", ["message_start", "content_block_start"])
 async def test_content_in_message_or_block_start_is_text(
     server: FriendliServer, client: AsyncFriendli, where: str
