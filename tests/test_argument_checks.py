@@ -11,7 +11,6 @@ from friendli_async import AsyncFriendli, media
 from friendli_async.asgi import SSEResponse, drain_on_shutdown
 from friendli_async.integrations.mcp import mcp_tools
 from friendli_async.integrations.ray import CompleteStage
-from friendli_async.testing import rate_limit_headers
 
 
 def integration(module: str, name: str, extra: str) -> Any:
@@ -54,7 +53,6 @@ WRONG: Final[list[tuple[str, Callable[[Any], Any], list[Any]]]] = [
     ("deployment", lambda value: stage(deployment=value), ["server", "gauges", None, []]),
     ("deployment", lambda value: friendli_model(deployment=value), ["server", "gauges", None, []]),
     ("slow", lambda value: stream().tee(2, slow=value), ["wat", None, []]),
-    ("kind", lambda value: rate_limit_headers(kind=value), ["request", None, []]),
     # Other types: each was accepted, and failed in the first call, in each row, at the shutdown, or never.
     ("prefix", lambda value: mcp_tools(stream(), prefix=value), [None, 5, b"a"]),
     ("model", lambda value: friendli_model(model=value), [None, 5]),

@@ -39,7 +39,7 @@ from friendli_async._core.pacing import Hold, LimitScope, Pace
 from friendli_async._core.protocol import Deployment, Operation
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async.testing import FriendliServer, rate_limit_headers, status, text
+from friendli_async.testing import FriendliServer, json_body, status, text
 
 GOOD: Final = b'{"good": true}'
 NO_BACKOFF: Final = RetryPolicy(initial=0.0, max_wait=0.0)
@@ -786,7 +786,11 @@ def test_event_loops_of_other_threads_share_holds() -> None:
 
 
 async def test_replies_and_errors_have_rate_limit() -> None:
-    async with FriendliServer(rate_limit=1) as server, AsyncFriendli(server.token, server_url=server.url) as client:
+    headers = {"x-ratelimit-limit-requests": "1", "x-ratelimit-remaining-requests": "0"}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    async with FriendliServer() as server, AsyncFriendli(server.token, server_url=server.url) as client:
+        server.enqueue(json_body({"choices": [choice]}, headers=headers))
+        server.enqueue(status(429, retry_after=60, headers=headers))
         call = client.with_options(retry=None).serverless.chat.complete
         reply = await call(model="m", messages=[{"role": "user", "content": "hi"}])
         limit = reply.meta.rate_limit
@@ -797,8 +801,9 @@ async def test_replies_and_errors_have_rate_limit() -> None:
         assert raised.value.meta is not None
         assert raised.value.meta.rate_limit is not None
         assert raised.value.meta.rate_limit.remaining_requests == 0
-        assert raised.value.retry_after is not None
-        server.enqueue(status(429, headers=rate_limit_headers(remaining=0, reset=90.0)))
+        assert raised.value.retry_after == 60.0
+        reset = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "90s"}
+        server.enqueue(status(429, headers=reset))
         with pytest.raises(RateLimitError) as raised:
             await call(model="n", messages=[{"role": "user", "content": "hi"}])
         assert raised.value.retry_after == 90.0

@@ -162,7 +162,7 @@ WRONG_TYPES: list[Callable[..., object]] = [
     lambda: untyped.event(b"data"),
     lambda: untyped.event(untyped.chunk("a")),
     lambda: untyped.raw("text"),
-    lambda: untyped.FriendliServer(faults="status=503"),
+    lambda: untyped.FriendliServer(faults=["status=503"]),
 ]
 
 

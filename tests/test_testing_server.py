@@ -131,12 +131,15 @@ async def test_waiter_of_closed_loop_does_not_affect_others(server: FriendliServ
 
 
 def test_command_prints_settings_and_stops_on_signal() -> None:
-    assert asyncio.run(_run_command()) == (b"data: [DONE]\n\n", 0, b"")
+    end, returned, log = asyncio.run(_run_command())
+    assert (end, returned) == (b"data: [DONE]\n\n", 0)
+    assert log.startswith(b"POST /serverless/v1/chat/completions 200 completed ")
+    assert log.count(b"\n") == 1
 
 
 async def _run_command() -> tuple[bytes, int | None, bytes]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "friendli_async.testing", "--token", "t", "--pace", "0.001"),
+        *(sys.executable, "-m", "friendli_async.cli", "serve", "--token", "t", "--pace", "0.001"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -158,18 +161,11 @@ async def _run_command() -> tuple[bytes, int | None, bytes]:
     return body[-14:], process.returncode, errors
 
 
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [
-        (("friendli_async.testing",), "python -m friendli_async.testing"),
-        (("friendli_async.cli", "serve"), "friendli-async serve"),
-    ],
-)
-def test_command_reports_port_in_use_in_one_line(command: tuple[str, ...], name: str) -> None:
+def test_command_reports_port_in_use_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [sys.executable, "-m", *command, "--port", str(port)],
+            [sys.executable, "-m", "friendli_async.cli", "serve", "--port", str(port)],
             capture_output=True,
             text=True,
             timeout=60,
@@ -177,7 +173,7 @@ def test_command_reports_port_in_use_in_one_line(command: tuple[str, ...], name:
         )
     reason = os.strerror(errno.EADDRINUSE)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"{name}: cannot listen on 127.0.0.1:{port}: {reason}\n"
+    assert done.stderr == f"friendli-async serve: cannot listen on 127.0.0.1:{port}: {reason}\n"
 
 
 # --- request validation ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@
 Without a script it answers every operation of the API. `example("ServerlessMessagesSuccess")` builds a reply, or an
 event, for a script.
 
-`python -m friendli_async.testing` runs it standalone. `pytest_plugins = ["friendli_async.testing.fixtures"]` provides
+`friendli-async serve` runs it standalone. `pytest_plugins = ["friendli_async.testing.fixtures"]` provides
 the fixtures `friendli_server` and `friendli_client`.
 """
 
@@ -18,12 +18,11 @@ from friendli_async.testing import steps
 from friendli_async.testing.chat import text, tool_calls
 from friendli_async.testing.examples import example
 from friendli_async.testing.forms import FormPart
-from friendli_async.testing.limiter import rate_limit_headers
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Answer, Script, body, json_body, pace, script, status
 from friendli_async.testing.server import FriendliServer
 from friendli_async.testing.steps import *
 
 __all__ = ["Answer", "FormPart", "FriendliServer", "ReceivedRequest", "Script"]
-__all__ += ["body", "example", "json_body", "pace", "rate_limit_headers", "script", "status", "text", "tool_calls"]
+__all__ += ["body", "example", "json_body", "pace", "script", "status", "text", "tool_calls"]
 __all__ += steps.__all__

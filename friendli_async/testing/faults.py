@@ -1,4 +1,4 @@
-"""Faults as text, for `python -m friendli_async.testing --fault`.
+"""Faults as text, for `FriendliServer(faults=...)` and `friendli-async serve --fault`.
 
     status=429;retry_after=1,then=ok        the first request gets a 429, all others are answered
     ok;times=9,cut=3,then=repeat            every tenth stream is cut after three events
@@ -20,8 +20,6 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import EVENT_STREAM, Script, status
 from friendli_async.testing.steps import Payload, Step, cut, delay, drop, reset, stall
 
-__all__ = ["HELP", "Fault", "FaultError", "Faults", "integer", "parse", "parse_pace"]
-
 HELP: Final = """\
 faults, as in --fault 'status=429;retry_after=1,then=ok':
   Items are separated by commas; each applies to one request, in order. An item consists of settings, separated by
@@ -41,12 +39,12 @@ faults, as in --fault 'status=429;retry_after=1,then=ok':
 """
 
 
-class FaultError(ValueError, ArgumentTypeError):
+class _FaultError(ValueError, ArgumentTypeError):
     """Text of faults, or of another option, that cannot be parsed. argparse shows the message."""
 
 
 @dataclass(frozen=True)
-class Fault:
+class _Fault:
     """A fault of one request, or of several in a row. Created by `parse`."""
 
     status: int | None = None
@@ -100,16 +98,16 @@ class _FirstHalf(Payload):
 
 @dataclass
 class Faults:
-    """Faults for the requests of a server, in order: `FriendliServer(faults=parse("status=503"))`.
+    """Faults for the requests of a server, in order. Created by `parse`.
 
     Args:
         items: The faults.
         repeat: Whether they start over after the last one.
     """
 
-    items: Sequence[Fault]
+    items: Sequence[_Fault]
     repeat: bool = False
-    _remaining: list[Fault] = field(init=False, repr=False)
+    _remaining: list[_Fault] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._remaining = self._expand()
@@ -124,7 +122,7 @@ class Faults:
                 return fault.befall(answer)
         return answer()
 
-    def _expand(self) -> list[Fault]:
+    def _expand(self) -> list[_Fault]:
         return [fault for fault in self.items for _ in range(fault.times)]
 
 
@@ -142,7 +140,7 @@ def parse(text: str) -> Faults:
         text: The faults, in the format that `HELP` describes.
 
     Raises:
-        FaultError: The text cannot be parsed; the message says where and why.
+        ValueError: The text cannot be parsed; the message says where and why.
     """
     items = text.split(",")
     then = "ok"
@@ -151,25 +149,25 @@ def parse(text: str) -> Faults:
         then = value
         del items[-1]
     if then not in _THEN:
-        raise FaultError(f"then= must be ok or repeat, not {then!r}")
+        raise _FaultError(f"then= must be ok or repeat, not {then!r}")
     if not items:
-        raise FaultError("no fault before then=")
+        raise _FaultError("no fault before then=")
     return Faults([_parse_item(item.strip()) for item in items], then == "repeat")
 
 
-def _parse_item(item: str) -> Fault:
+def _parse_item(item: str) -> _Fault:
     try:
         given: dict[str, Any] = dict(_parse_setting(setting.strip()) for setting in item.split(";"))
         if "status" not in given and given.keys() & {"retry_after", "message"}:
             raise ValueError("retry_after and message need a status")
     except ValueError as error:
-        raise FaultError(f"{shortened(item)}: {error}") from None
+        raise _FaultError(f"{shortened(item)}: {error}") from None
     given.pop("ok", None)
     for name, step in _BREAKS.items():
         if name in given:
             given["after"] = given.pop(name)
             given["breaks"] = drop if name == "cut" and not given["after"] else step
-    return Fault(**given)
+    return _Fault(**given)
 
 
 def _parse_setting(setting: str) -> tuple[str, object]:
@@ -187,11 +185,11 @@ def _parse_setting(setting: str) -> tuple[str, object]:
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers. Its FaultError says what is accepted."""
+    """Return a parser of whole numbers. Its error says what is accepted."""
 
     def read(text: str) -> int:
         if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most or len(text) > 9:
-            raise FaultError(f"must be a whole number from {least} to {most}")
+            raise _FaultError(f"must be a whole number from {least} to {most}")
         return int(text)
 
     return read
@@ -234,7 +232,7 @@ def parse_pace(text: str) -> float:
         Seconds.
 
     Raises:
-        FaultError: The text has another format.
+        ValueError: The text has another format.
     """
     stripped = text.strip()
     try:
@@ -244,4 +242,4 @@ def parse_pace(text: str) -> float:
             return _seconds(stripped[:-2]) / 1000
         return _seconds(stripped.removesuffix("s"))
     except (ValueError, ZeroDivisionError):
-        raise FaultError(f"expected a pace such as 0.02 (seconds), 20ms or 50/s, not {text!r}") from None
+        raise _FaultError(f"expected a pace such as 0.02 (seconds), 20ms or 50/s, not {text!r}") from None

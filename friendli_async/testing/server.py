@@ -20,8 +20,7 @@ from friendli_async._core.loops import running_loop
 from friendli_async._core.net.failures import bracketed
 from friendli_async._hints import shortened
 from friendli_async.testing.arguments import check_type
-from friendli_async.testing.faults import Faults
-from friendli_async.testing.limiter import Limiter
+from friendli_async.testing.faults import Faults, parse
 from friendli_async.testing.received import Outcome, ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
 from friendli_async.testing.routes import Router
@@ -55,13 +54,13 @@ class FriendliServer:
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
         pace: Pause before each event of an unscripted stream, in seconds, like the latency of a model.
-        faults: Faults to inject into unscripted replies; see `faults.parse`.
-        rate_limit: Unscripted requests answered per minute; the others get a 429. All their replies have
-            `x-ratelimit-*` headers.
+        faults: Faults to inject into unscripted replies: `status=429;retry_after=1,then=ok` rejects the first request.
+            `friendli-async serve --help` explains the format.
         access_log: Called with each request and its duration in seconds, when its reply is complete or broken.
 
     Raises:
-        TypeError: The faults are not those of `faults.parse`, or the access log is a coroutine function.
+        TypeError: The faults are not a text, or the access log is a coroutine function.
+        ValueError: The faults have another format; the message says where.
     """
 
     def __init__(
@@ -71,12 +70,11 @@ class FriendliServer:
         host: str = "127.0.0.1",
         port: int = 0,
         pace: float = 0.0,
-        faults: Faults | None = None,
-        rate_limit: int | None = None,
+        faults: str | None = None,
         access_log: Callable[[ReceivedRequest, float], object] | None = None,
     ) -> None:
         if faults is not None:
-            check_type(faults, Faults, "faults", "made by friendli_async.testing.faults.parse(...)")
+            check_type(faults, str, "faults", "a text such as 'status=503;times=2,then=ok'")
         check_plain(access_log, "access_log", "a request and its duration")
         self.token = token
         self.requests: list[ReceivedRequest] = []
@@ -87,8 +85,7 @@ class FriendliServer:
         self._host = host
         self._port = port
         self._pace = pace
-        self._faults = faults
-        self._limiter = None if rate_limit is None else Limiter(rate_limit)
+        self._faults: Faults | None = None if faults is None else parse(faults)
         self._access_log = access_log
         self._runner: web.ServerRunner | None = None
         self._background = ExitStack()  # the thread in which it runs, if it has its own
@@ -342,9 +339,7 @@ class FriendliServer:
         for path in (request.path, None):
             if path in self._always:
                 return self._always[path]
-        if self._limiter is None:
-            return self._default_answer(request)
-        return self._limiter.answer(partial(self._default_answer, request), asyncio.get_running_loop().time())
+        return self._default_answer(request)
 
     def _default_answer(self, request: ReceivedRequest) -> Script:
         answer = partial(self._router.answer, request, self.token)
