@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import Clock, begin_tasks_eagerly, run_loop_iterations
 from support.sockets import TOKEN, Conversation, RawServer, client_of, complete, open_stream, reply, serve_bytes
+from support.steps import burst
 from support.virtual import in_virtual_time
 
 from friendli_async import (
@@ -59,11 +60,9 @@ from friendli_async.testing import (
     FriendliServer,
     Script,
     Step,
-    burst,
     chunk,
     cut,
     done,
-    error_data,
     finish,
     gate,
     head,
@@ -74,6 +73,9 @@ from friendli_async.testing import (
     text,
     tool_calls,
     usage,
+)
+from friendli_async.testing import (
+    event as sse_event,
 )
 from friendli_async.tools import Run, RunEvent, ToolStarted, tool
 
@@ -504,7 +506,7 @@ async def test_error_of_opening_after_the_answer_is_an_error_event(
     server: FriendliServer, client: AsyncFriendli, clock: Clock, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     resume = asyncio.Event()
-    server.enqueue(script(gate(resume), error_data({"message": "too long", "code": 400})))
+    server.enqueue(script(gate(resume), sse_event({"error": {"message": "too long", "code": 400}})))
     browser = Server()
     source: Any = open_run(client) if kind == "run" else open_stream(client)
     response = SSEResponse(source, answer_after=5, encode=shown if kind == "run" else None)
@@ -595,7 +597,7 @@ async def test_broken_stream_ends_with_an_error_event(
 
 
 async def test_upstream_error_event_is_relayed_as_last_event(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(chunk("Once"), error_data({"message": "overloaded", "code": 503})))
+    server.enqueue(script(chunk("Once"), sse_event({"error": {"message": "overloaded", "code": 503}})))
     before, data = last_event((await relay(client)).body)
     assert b'"overloaded"' in before
     assert data["error"]["type"] == "service_unavailable"
@@ -603,7 +605,7 @@ async def test_upstream_error_event_is_relayed_as_last_event(server: FriendliSer
 
 async def test_token_that_an_upstream_error_quotes_is_not_relayed(server: FriendliServer) -> None:
     token = "flp_0123456789abcdef"
-    server.enqueue(script(chunk("Once"), error_data({"message": f"{token} was revoked", "code": 400})))
+    server.enqueue(script(chunk("Once"), sse_event({"error": {"message": f"{token} was revoked", "code": 400}})))
     async with AsyncFriendli(token, server_url=server.url) as client:
         body = (await relay(client)).body
     assert b"Once" in body
@@ -615,7 +617,7 @@ async def test_lone_surrogates_of_an_upstream_error_are_replaced(
     server: FriendliServer, client: AsyncFriendli, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = {"message": "bad \ud83d", "type": "t\ud83d", "code": "c\ud83d", "status": 400}
-    server.enqueue(script(chunk("Once"), error_data(error)))
+    server.enqueue(script(chunk("Once"), sse_event({"error": error})))
     _, data = last_event((await relay(client)).body)
     assert data["error"] == {"message": "bad �", "type": "t�", "param": None, "code": "c�"}
     assert "bad �" in caplog.text

@@ -26,17 +26,7 @@ from friendli_async.audio import (
     _TranscriptCollector,
 )
 from friendli_async.replies import UnknownEvent
-from friendli_async.testing import (
-    FriendliServer,
-    Step,
-    cut,
-    done,
-    error_event,
-    event,
-    json_body,
-    script,
-    stall,
-)
+from friendli_async.testing import FriendliServer, Step, cut, done, event, json_body, script, stall
 
 USAGE: Final = {
     "input_tokens": 4,
@@ -238,7 +228,7 @@ async def test_interrupted_stream_raises_with_partial_text(server: FriendliServe
 
 async def test_error_after_done_event_carries_usage_in_partial(server: FriendliServer, client: AsyncFriendli) -> None:
     end = transcript_done("Hello", usage={"input_tokens": 7, "output_tokens": 2})
-    server.enqueue(script(delta("Hello"), end, error_event({"message": "slow down", "code": 429}), stall()))
+    server.enqueue(script(delta("Hello"), end, event({"message": "slow down", "code": 429}, name="error"), stall()))
     with pytest.raises(RateLimitError) as caught:
         await with_timeout(client.container.audio.stream(file=AUDIO).result())
     billed = Usage(prompt_tokens=7, completion_tokens=2, total_tokens=9)

@@ -155,7 +155,7 @@ async def test_other_values_are_not_taken_for_a_time(
 
 
 async def test_server_error_is_retried(server: FriendliServer) -> None:
-    server.enqueue(status(500, retry_after_ms=0), json_body(COSTS))
+    server.enqueue(status(500, headers={"retry-after-ms": "0"}), json_body(COSTS))
     async with AsyncFriendli("test-token", server_url=server.url) as client:
         page = await client.cost.get(start_time=START, end_time=END)
     assert [attempt.status for attempt in page.meta.attempts] == [500, 200]

@@ -38,7 +38,7 @@ from friendli_async._core.settings import Settings
 from friendli_async.bulk import Adaptive, Outcome, RejectedError, Run, run_all, sending
 from friendli_async.bulk.gate import Gate
 from friendli_async.replies import Headers, Timing
-from friendli_async.testing import FriendliServer, error_data, script, status, text, tool_calls
+from friendli_async.testing import FriendliServer, event, script, status, text, tool_calls
 from friendli_async.tools import tool
 
 NOT_SENT = Meta(status=None, headers=Headers(), attempts=(), elapsed=0.0, timing=Timing())
@@ -115,7 +115,7 @@ async def test_overload_reported_inside_a_stream_is_obeyed_like_one_with_a_statu
 
 async def test_overloads_inside_streams_shrink_the_limit_also_if_a_retry_resolves_them() -> None:
     adaptive = Adaptive(start=8)
-    overloaded = script(error_data({"message": "overloaded", "code": 429}), headers={"Retry-After": "0"})
+    overloaded = script(event({"error": {"message": "overloaded", "code": 429}}), headers={"Retry-After": "0"})
     async with FriendliServer() as server, client_of(server.url, retry=RetryPolicy(initial=0.0)) as client:
         server.enqueue(overloaded, text("good"))
 

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 from support.sockets import BAD_REQUEST, delta, serve_handshake
+from support.steps import endless
 from support.terminal import run_on_terminal
 from support.tls import Authority, TalkativeTLSServer
 
@@ -32,7 +33,6 @@ from friendli_async.testing import (
     chunk,
     cut,
     done,
-    endless,
     finish,
     json_body,
     script,

@@ -37,6 +37,7 @@ from support.sockets import (
     transport_of,
     with_timeout,
 )
+from support.steps import burst, close_after, endless
 
 from friendli_async import (
     APIConnectionError,
@@ -53,22 +54,7 @@ from friendli_async._core.net.dialing import PooledProtocol
 from friendli_async._core.net.slots import Slots
 from friendli_async.chat import resource as chat_module
 from friendli_async.chat.inputs import COMPLETE
-from friendli_async.testing import (
-    FriendliServer,
-    body,
-    burst,
-    chunk,
-    close_after,
-    done,
-    drop,
-    endless,
-    finish,
-    gate,
-    script,
-    stall,
-    status,
-    text,
-)
+from friendli_async.testing import FriendliServer, body, chunk, cut, done, finish, gate, script, stall, status, text
 
 pytestmark = pytest.mark.compatibility
 
@@ -454,7 +440,7 @@ async def test_dead_pooled_connection_is_replaced_transparently_without_retries(
     server: FriendliServer, client: AsyncFriendli, streamed: bool
 ) -> None:
     await _warm(client, server)
-    server.enqueue(drop(), text("ok"))
+    server.enqueue(cut(), text("ok"))
     result = await with_timeout(open_stream(client).result() if streamed else complete(client))
     assert result.text == "ok"
     assert len(result.meta.attempts) == 1
@@ -522,7 +508,7 @@ async def test_stream_without_length_says_that_it_was_reset() -> None:
 
 async def test_dead_pooled_connection_is_replaced_only_once(server: FriendliServer, client: AsyncFriendli) -> None:
     await _warm(client, server)
-    server.enqueue(drop(), drop(), text("never"))
+    server.enqueue(cut(), cut(), text("never"))
     with pytest.raises(APIConnectionError) as caught:
         await with_timeout(complete(client))
     assert caught.value.sent
@@ -536,14 +522,14 @@ async def test_new_connection_of_a_later_attempt_takes_the_place_of_an_idle_one(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     await _warm(client, server)
-    server.enqueue(drop(), status(503), text("ok"))
+    server.enqueue(cut(), status(503), text("ok"))
     assert (await with_timeout(complete(client.with_options(retry=FAST_RETRY)))).text == "ok"
     assert [request.connection for request in server.requests] == [1, 1, 2, 3]
     assert client.gauges().idle == 1
 
 
 async def test_dead_fresh_connection_is_not_replaced(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(drop(), text("never"))
+    server.enqueue(cut(), text("never"))
     with pytest.raises(APIConnectionError) as caught:
         await with_timeout(complete(client))
     assert caught.value.sent
@@ -557,7 +543,7 @@ async def test_replacement_is_a_fresh_connection_not_a_pooled_one(server: Friend
         assert server.connections == 10
         await server.idle()
         await run_loop_iterations(5)
-        server.enqueue(drop(), text("ok"))
+        server.enqueue(cut(), text("ok"))
         assert (await with_timeout(complete(client))).text == "ok"
         assert server.connections == 11
 
@@ -570,7 +556,7 @@ async def test_dead_pooled_connection_is_not_replaced_if_not_repeatable(
     await _warm(client, server)
     once = msgspec.structs.replace(COMPLETE, repeatable=False)
     monkeypatch.setattr(chat_module, "COMPLETE", once)
-    server.enqueue(drop(), text("never"))
+    server.enqueue(cut(), text("never"))
     with pytest.raises(APIConnectionError) as caught:
         await with_timeout(complete(client))
     assert caught.value.sent
@@ -588,7 +574,7 @@ async def test_connection_lost_during_the_reply_is_not_replaced(server: Friendli
 async def test_connection_of_user_session_is_not_replaced(server: FriendliServer) -> None:
     async with aiohttp.ClientSession() as session, client_of(server.url, session=session) as client:
         await _warm(client, server)
-        server.enqueue(drop(), text("never"))
+        server.enqueue(cut(), text("never"))
         with pytest.raises(APIConnectionError):
             await with_timeout(complete(client))
 

@@ -246,14 +246,14 @@ async def test_endpoint_id_is_escaped_as_one_path_segment(client: AsyncFriendli,
 
 @pytest.mark.parametrize("method", [*STATUS_METHODS, "get_spec", "update", "delete"])
 async def test_idempotent_operations_are_retried(server: FriendliServer, method: str) -> None:
-    server.enqueue(status(500, retry_after_ms=0), json_body({**STATUS, **SPEC}))
+    server.enqueue(status(500, headers={"retry-after-ms": "0"}), json_body({**STATUS, **SPEC}))
     async with AsyncFriendli("test-token", server_url=server.url) as client:
         await getattr(client.dedicated.endpoint, method)("ep_1")
     assert len(server.requests) == 2
 
 
 async def test_create_is_not_retried_after_server_error(server: FriendliServer) -> None:
-    server.always(status(500, retry_after_ms=0))
+    server.always(status(500, headers={"retry-after-ms": "0"}))
     async with AsyncFriendli("test-token", server_url=server.url) as client:
         with pytest.raises(InternalServerError):
             await client.dedicated.endpoint.create(**NEW)

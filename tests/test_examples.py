@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 from support.programs import WARNINGS_ARE_ERRORS
 
-from friendli_async.testing import FriendliServer, chunk, cut, error_data, script, stall, status, text, tool_calls
+from friendli_async.testing import FriendliServer, chunk, cut, event, script, stall, status, text, tool_calls
 
 ROOT: Final = Path(__file__).parent.parent
 EXAMPLES: Final = sorted((ROOT / "examples").glob("*.py"))
@@ -249,7 +249,7 @@ def test_retries_and_errors_prints_the_retry_and_the_reply(server: FriendliServe
         (status(401, message="no such token"), "status 401 (None): no such token, request req-000001", ""),
         (script(chunk("Once upon"), cut()), "interrupted after 'Once upon'", ""),
         (
-            script(chunk("Once"), error_data({"message": "overloaded", "code": 503})),
+            script(chunk("Once"), event({"error": {"message": "overloaded", "code": 503}})),
             "status 503 (503): overloaded",
             "",
         ),

@@ -28,6 +28,7 @@ from support.messages import (
     unnamed,
 )
 from support.sockets import with_timeout
+from support.steps import split
 
 from friendli_async import (
     AsyncFriendli,
@@ -53,18 +54,8 @@ from friendli_async.messages import (
 )
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import FunctionCall, ReplyHead, ToolCall, UnknownEvent
-from friendli_async.testing import (
-    FriendliServer,
-    Payload,
-    comment,
-    done,
-    event,
-    gate,
-    json_body,
-    raw,
-    script,
-    split,
-)
+from friendli_async.testing import FriendliServer, comment, done, event, gate, json_body, raw, script
+from friendli_async.testing.steps import Payload
 
 # --- non-streamed messages -------------------------------------------------------------------------------------------
 

@@ -66,7 +66,6 @@ from friendli_async.testing import (
     chunk,
     cut,
     done,
-    error_data,
     finish,
     head,
     json_body,
@@ -77,7 +76,9 @@ from friendli_async.testing import (
     text,
     usage,
 )
-from friendli_async.testing import drop as connection_drop
+from friendli_async.testing import (
+    event as sse_event,
+)
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
@@ -120,7 +121,7 @@ async def test_call_that_succeeds_after_retries(client: AsyncFriendli, server: F
 async def test_dead_pooled_connection_is_replaced_within_the_attempt(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
-    server.enqueue(text("one"), connection_drop(), text("two"))
+    server.enqueue(text("one"), cut(), text("two"))
     await complete(client.with_options(observers=[]))
     assert (await complete(client)).text == "two"
     assert seen.reported == ["call", "attempt 1", "connected", "connected", "200 ok", "done"]
@@ -247,7 +248,7 @@ async def test_call_whose_client_is_closed(client: AsyncFriendli, server: Friend
 
 
 async def test_wait_is_the_delay_before_the_next_attempt(server: FriendliServer, seen: Recorder) -> None:
-    server.enqueue(status(429, retry_after_ms=2), status(429, retry_after=3600))
+    server.enqueue(status(429, headers={"retry-after-ms": "2"}), status(429, retry_after=3600))
     async with client_of(server.url, observers=[seen], retry=RetryPolicy(initial=0)) as client:
         with pytest.raises(RateLimitError) as raised:
             await complete(client)
@@ -297,7 +298,7 @@ async def test_stream_read_to_its_end(client: AsyncFriendli, server: FriendliSer
 
 
 async def test_stream_with_several_attempts(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
-    server.enqueue(status(503), script(error_data(OVERLOADED)), script(chunk("a"), finish(), done()))
+    server.enqueue(status(503), script(sse_event({"error": OVERLOADED})), script(chunk("a"), finish(), done()))
     assert await read(open_stream(client)) == "a"
     assert seen.reported == [
         *("call", "attempt 1", "connected", "503 InternalServerError, wait 0"),
@@ -347,7 +348,7 @@ ENDS: Final[dict[str, tuple[Any, Callable[[ChatStream], Awaitable[object]], dict
     "read cancelled": (STALLED, cancel_read, {}, "cancelled StreamInterruptedError"),
     "truncated": (script(chunk("a"), cut()), read, {}, "truncated StreamInterruptedError"),
     "no terminal event": (script(chunk("a")), read, {}, "truncated StreamInterruptedError"),
-    "error event": (script(chunk("a"), error_data(OVERLOADED)), read, {}, "failed InternalServerError"),
+    "error event": (script(chunk("a"), sse_event({"error": OVERLOADED})), read, {}, "failed InternalServerError"),
     "malformed event": (script(chunk("a"), raw(b"data: {\n\n")), read, {}, "failed ResponseDecodeError"),
     "idle timeout": (STALLED, read, {"timeout": Timeouts(idle=0.05)}, "failed APITimeoutError"),
 }
@@ -621,7 +622,7 @@ async def test_events_contain_no_token_header_or_body(server: FriendliServer, se
     server.enqueue(
         status(429, message="hush-error", headers={"x-request-id": "hush-id"}),
         text("hush-reply"),
-        script(chunk("hush-reply"), error_data({"message": "hush-error", "code": 400})),
+        script(chunk("hush-reply"), sse_event({"error": {"message": "hush-error", "code": 400}})),
         status(422, message="hush-error"),
     )
     async with AsyncFriendli(
@@ -869,7 +870,7 @@ async def test_call_ended_has_response_id_model_and_status(
 async def test_call_ended_has_status_of_error_event(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
-    server.enqueue(script(chunk("a"), error_data(OVERLOADED)))
+    server.enqueue(script(chunk("a"), sse_event({"error": OVERLOADED})))
     with pytest.raises(InternalServerError):
         await read(open_stream(client))
     assert (seen.end.status, seen.end.error) == (503, "InternalServerError")

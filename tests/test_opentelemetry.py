@@ -31,7 +31,6 @@ from friendli_async.testing import (
     chunk,
     cut,
     done,
-    error_data,
     finish,
     gate,
     json_body,
@@ -43,7 +42,9 @@ from friendli_async.testing import (
     tool_calls,
     usage,
 )
-from friendli_async.testing import drop as connection_drop
+from friendli_async.testing import (
+    event as sse_event,
+)
 from friendli_async.tools import Run, ToolFinished, ToolStarted, tool
 
 pytest.importorskip("opentelemetry.sdk", reason="the OpenTelemetry SDK is not installed")
@@ -208,7 +209,7 @@ ENDS: Final[dict[str, tuple[Any, Callable[[ChatStream], Awaitable[object]], dict
     "done": (text("a", "b"), read, {}, ("done", "UNSET", None, ("stop",))),
     "truncated": (script(chunk("a"), cut()), read, {}, ("truncated", "ERROR", "StreamInterruptedError", ("error",))),
     "failed after the first event": (
-        script(chunk("a"), error_data({"message": "overloaded", "code": 503})),
+        script(chunk("a"), sse_event({"error": {"message": "overloaded", "code": 503}})),
         read,
         {},
         ("failed", "ERROR", "503", ("error",)),
@@ -275,7 +276,7 @@ async def test_retries_are_span_events(client: AsyncFriendli, server: FriendliSe
 async def test_event_of_a_retry_says_why_the_connection_failed(
     client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
 ) -> None:
-    server.enqueue(connection_drop(), status(503, message="private words"), text("a"))
+    server.enqueue(cut(), status(503, message="private words"), text("a"))
     await complete(client)
     reasons = [dict(event.attributes or {}).get("friendli.reason") for event in seen.span.events]
     assert reasons == ["no reply: the server closed the connection", None]
@@ -655,7 +656,7 @@ RUN_ENDS: Final[dict[str, tuple[Any, Callable[[Run], Awaitable[object]], tuple[s
     "cancelled": (script(CALLED, NEXT, stall()), cancel_run, ("cancelled", "UNSET", None)),
     "truncated": (script(CALLED, NEXT, cut()), exhaust, ("truncated", "ERROR", "StreamInterruptedError")),
     "failed": (
-        script(CALLED, NEXT, error_data({"message": "overloaded", "code": 503})),
+        script(CALLED, NEXT, sse_event({"error": {"message": "overloaded", "code": 503}})),
         exhaust,
         ("failed", "ERROR", "503"),
     ),

@@ -56,7 +56,6 @@ from friendli_async.testing import (
     FriendliServer,
     chunk,
     done,
-    error_data,
     event,
     finish,
     json_body,
@@ -620,7 +619,7 @@ async def test_error_status_is_mapped_to_the_matching_exception(
 
 
 async def test_error_event_is_mapped_to_the_same_exception(server: FriendliServer, model: FriendliModel) -> None:
-    server.always(script(chunk("Hi"), error_data({"message": "slow down", "code": "rate_limit_exceeded"})))
+    server.always(script(chunk("Hi"), event({"error": {"message": "slow down", "code": "rate_limit_exceeded"}})))
     with pytest.raises(exceptions.ModelRateLimitError) as caught:
         await run(Agent(model), "Hi", streamed=True)
     assert isinstance(caught.value, exceptions.ModelHTTPError)
@@ -629,7 +628,7 @@ async def test_error_event_is_mapped_to_the_same_exception(server: FriendliServe
 
 
 async def test_error_event_without_a_status_is_mapped_to_none(server: FriendliServer, model: FriendliModel) -> None:
-    server.always(script(chunk("Hi"), error_data({"message": "broken"})))
+    server.always(script(chunk("Hi"), event({"error": {"message": "broken"}})))
     with pytest.raises(exceptions.ModelAPIError, match=r"^broken") as caught:
         await run(Agent(model), "Hi", streamed=True)
     assert not isinstance(caught.value, exceptions.ModelHTTPError)

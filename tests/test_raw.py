@@ -25,6 +25,7 @@ from support.sockets import (
     serve_bytes,
     with_timeout,
 )
+from support.steps import endless
 from support.streams import KINDS, Kind
 from support.virtual import NEVER_ENDS, FakeExchange, Piece, in_virtual_time, now, run_in_virtual_time
 
@@ -47,7 +48,7 @@ from friendli_async._core.timing import Stopwatch
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.replies import Meta, ReplyHead
 from friendli_async.streams import RawView
-from friendli_async.testing import FriendliServer, cut, endless, gate, raw, reset, script, stall, status
+from friendli_async.testing import FriendliServer, cut, gate, raw, reset, script, stall, status
 
 pytestmark = pytest.mark.compatibility
 

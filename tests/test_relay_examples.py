@@ -23,7 +23,6 @@ from friendli_async.testing import (
     chunk,
     cut,
     done,
-    error_event,
     event,
     json_body,
     raw,
@@ -242,7 +241,7 @@ async def test_browser_page_reads_crlf_and_never_shows_an_incomplete_answer_as_d
         "incomplete": (raw(lines % b"null"), raw(b"data: [DONE]\r\n\r\n")),
         "interrupted before": (raw(lines % b"null"), cut()),
         # An event of the server's own, which is relayed unchanged: its form may be any.
-        "was interrupted": (raw(lines % b"null"), error_event({"message": "overloaded"})),
+        "was interrupted": (raw(lines % b"null"), event({"message": "overloaded"}, name="error")),
     }
     server.enqueue(*(script(*steps) for steps in replies.values()))
     async with serving("uvicorn", server.url, tmp_path / "log", "app:app", EXAMPLES / "browser_chat") as app:

@@ -13,12 +13,12 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 from support.asgi_servers import COMMANDS, AppProcess, Browser, serving
+from support.steps import burst
 
 from friendli_async.testing import (
     FriendliServer,
     ReceivedRequest,
     Step,
-    burst,
     chunk,
     finish,
     gate,

@@ -4,8 +4,9 @@ import asyncio
 from pathlib import Path
 
 from support.asgi_servers import Browser, serving
+from support.steps import burst
 
-from friendli_async.testing import FriendliServer, burst, chunk, gate, script, stall, tool_calls
+from friendli_async.testing import FriendliServer, chunk, gate, script, stall, tool_calls
 
 
 async def test_sigterm_ends_every_open_stream_with_an_error_event(server: FriendliServer, tmp_path: Path) -> None:

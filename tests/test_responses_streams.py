@@ -54,7 +54,6 @@ from friendli_async.responses import (
 from friendli_async.responses.collector import ResponseCollector
 from friendli_async.testing import (
     FriendliServer,
-    Payload,
     done,
     event,
     json_body,
@@ -62,6 +61,7 @@ from friendli_async.testing import (
     script,
 )
 from friendli_async.testing.schema import schemas
+from friendli_async.testing.steps import Payload
 
 CODES: Final[list[str]] = schemas()["ResponsesError"]["properties"]["code"]["enum"]
 

@@ -45,7 +45,6 @@ from friendli_async.testing import (
     chunk,
     cut,
     done,
-    error_data,
     event,
     finish,
     gate,
@@ -1839,7 +1838,7 @@ async def test_closing_the_client_that_a_tool_uses_does_not_interrupt_the_run(
 
 
 @pytest.mark.parametrize(
-    ("ending", "kind"), [(cut(), StreamInterruptedError), (error_data({"message": "no", "code": 500}), Exception)]
+    ("ending", "kind"), [(cut(), StreamInterruptedError), (event({"error": {"message": "no", "code": 500}}), Exception)]
 )
 async def test_stream_interrupted_mid_turn_cancels_the_tools(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter, ending: Step, kind: type[Exception]

@@ -38,7 +38,6 @@ from friendli_async.testing import (
     chunk,
     cut,
     done,
-    error_data,
     finish,
     raw,
     script,
@@ -47,6 +46,9 @@ from friendli_async.testing import (
     text,
     tool_calls,
     usage,
+)
+from friendli_async.testing import (
+    event as sse_event,
 )
 from friendli_async.tools import Run, ToolStarted, TurnEnded, tool
 
@@ -487,7 +489,7 @@ FAILURES: Final[dict[str, tuple[Any, str, int | None]]] = {
     "rejected": (status(401), "run failed AuthenticationError", 401),
     "truncated": (script(chunk("a"), cut()), "run truncated StreamInterruptedError", None),
     "error event": (
-        script(chunk("a"), error_data({"message": "overloaded", "code": 503})),
+        script(chunk("a"), sse_event({"error": {"message": "overloaded", "code": 503}})),
         "run failed InternalServerError",
         503,
     ),

@@ -21,6 +21,7 @@ from support.sockets import (
     slots_in_use,
     with_timeout,
 )
+from support.steps import endless, split
 
 from friendli_async import (
     APIConnectionError,
@@ -33,21 +34,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.net.compression import inflater
-from friendli_async.testing import (
-    FriendliServer,
-    Step,
-    body,
-    chunk,
-    comment,
-    done,
-    endless,
-    event,
-    finish,
-    raw,
-    script,
-    split,
-    stall,
-)
+from friendli_async.testing import FriendliServer, Step, body, chunk, comment, done, event, finish, raw, script, stall
 
 
 async def test_endless_event_is_aborted_at_the_limit(server: FriendliServer) -> None:

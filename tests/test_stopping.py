@@ -21,6 +21,7 @@ from support.sockets import (
     slots_in_use,
     with_timeout,
 )
+from support.steps import endless
 from support.streams import KINDS, Kind
 
 from friendli_async import (
@@ -29,15 +30,7 @@ from friendli_async import (
     Partial,
     StreamInterruptedError,
 )
-from friendli_async.testing import (
-    FriendliServer,
-    chunk,
-    endless,
-    raw,
-    script,
-    stall,
-    text,
-)
+from friendli_async.testing import FriendliServer, chunk, raw, script, stall, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 

@@ -27,6 +27,7 @@ from support.sockets import (
     sse,
     with_timeout,
 )
+from support.steps import garbage, split
 
 from friendli_async import (
     APIStatusError,
@@ -51,18 +52,13 @@ from friendli_async.testing import (
     comment,
     cut,
     done,
-    end,
-    error_data,
-    error_event,
     event,
     finish,
-    garbage,
     head,
     json_body,
     raw,
     reset,
     script,
-    split,
     stall,
     text,
     tool_status,
@@ -266,8 +262,8 @@ async def test_in_stream_error_raises_matching_class(
 @pytest.mark.parametrize(
     "first",
     [
-        error_data({"message": "m", "code": 503}),
-        error_event({"error": {"message": "m", "code": 429}}),
+        event({"error": {"message": "m", "code": 503}}),
+        event({"error": {"message": "m", "code": 429}}, name="error"),
         event({"error": {"type": "overloaded"}}),
     ],
 )
@@ -280,7 +276,7 @@ async def test_overload_error_as_first_event_is_retried_transparently(server: Fr
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("steps", [[cut()], [reset()], [garbage()], [end()]])
+@pytest.mark.parametrize("steps", [[cut()], [reset()], [garbage()], []])
 async def test_stream_interrupted_after_first_event_is_not_retried(server: FriendliServer, steps: list[Step]) -> None:
     server.enqueue(script(chunk("a"), *steps), text("never"))
     async with client_of(server.url, retry=FAST_RETRY) as client:
@@ -290,7 +286,7 @@ async def test_stream_interrupted_after_first_event_is_not_retried(server: Frien
 
 
 async def test_client_error_as_first_event_is_raised_on_open(server: FriendliServer) -> None:
-    server.enqueue(script(error_data({"message": "m", "code": 400})), text("never"))
+    server.enqueue(script(event({"error": {"message": "m", "code": 400}})), text("never"))
     async with client_of(server.url, retry=FAST_RETRY) as client:
         stream = open_stream(client)
         with pytest.raises(BadRequestError) as caught:
@@ -318,7 +314,7 @@ async def test_whole_reply_instead_of_stream_is_not_requested_again_and_is_parti
     server: FriendliServer, api: str, content_type: str
 ) -> None:
     reply = json.dumps(WHOLE_REPLIES[api]).encode()
-    server.always(script(raw(reply[:20]), raw(reply[20:]), end(), content_type=content_type))
+    server.always(script(raw(reply[:20]), raw(reply[20:]), content_type=content_type))
     limits = Limits(error=50)  # applies to what is no reply
     async with AsyncFriendli(token="t", server_url=server.url, retry=FAST_RETRY, limits=limits) as client:
         streams: dict[str, Callable[[], Any]] = {
@@ -342,7 +338,7 @@ async def test_json_error_body_with_status_200_raises_that_error(server: Friendl
         await open_stream(client)
 
 
-@pytest.mark.parametrize("steps", [[end()], [comment(), end()], [head(), cut()], [head(), reset()]])
+@pytest.mark.parametrize("steps", [[], [comment()], [head(), cut()], [head(), reset()]])
 async def test_stream_without_events_raises_on_open(
     server: FriendliServer, client: AsyncFriendli, steps: list[Step]
 ) -> None:
@@ -367,7 +363,7 @@ async def test_body_that_ends_within_what_may_begin_a_stream_raises_on_open(
 @pytest.mark.parametrize("separator", [b"\n", b""])
 async def test_stream_that_begins_within_a_read_is_recognized(server: FriendliServer, separator: bytes) -> None:
     pieces = [b"\xef", b"\xbb\xbf", separator, b"d", b"ata", b":", b" " + delta("a", "stop")[6:], DONE]
-    server.enqueue(script(*map(raw, filter(None, pieces)), end(), content_type="application/json"))
+    server.enqueue(script(*map(raw, filter(None, pieces)), content_type="application/json"))
     async with client_of(server.url) as client:
         assert await read(open_stream(client)) == "a"
 
@@ -422,7 +418,7 @@ async def test_generated_operation_is_closed_where_its_context_is_left(
 async def test_tool_start_after_finish_reason_makes_end_of_body_a_truncation(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    server.enqueue(script(chunk("let me see"), finish("tool_calls"), tool_status("STARTED"), end()))
+    server.enqueue(script(chunk("let me see"), finish("tool_calls"), tool_status("STARTED")))
     stream = client.serverless.tool_assisted_chat.stream(model="m", messages=MESSAGES)
     with pytest.raises(StreamInterruptedError) as caught:
         async for _ in stream:

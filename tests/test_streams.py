@@ -23,6 +23,7 @@ from support.sockets import (
     slots_in_use,
     with_timeout,
 )
+from support.steps import garbage
 
 from friendli_async import (
     APIStatusError,
@@ -43,12 +44,8 @@ from friendli_async.testing import (
     comment,
     cut,
     done,
-    end,
-    error_data,
-    error_event,
     event,
     finish,
-    garbage,
     gate,
     head,
     raw,
@@ -277,19 +274,19 @@ A = chunk("a")
 ENDINGS: dict[str, tuple[list[Step], str, type[Exception] | None]] = {
     "sentinel": ([A, finish(), done()], "done", None),
     "sentinel without a finish reason": ([A, done()], "done", None),
-    "finish reason, then end of body": ([A, finish(), end()], "done", None),
-    "finish reason, usage, then end of body": ([A, finish(), usage(1, 1), end()], "done", None),
+    "finish reason, then end of body": ([A, finish()], "done", None),
+    "finish reason, usage, then end of body": ([A, finish(), usage(1, 1)], "done", None),
     "finish reason, then a cut": ([A, finish(), cut()], "done", None),
     "finish reason, then a reset": ([A, finish(), reset()], "done", None),
-    "end of body without a terminal event": ([A, end()], "truncated", StreamInterruptedError),
-    "the string null as finish reason": ([A, finish("null"), end()], "truncated", StreamInterruptedError),
-    "one of two choices finished": ([A, chunk("b", index=1), finish(), end()], "truncated", StreamInterruptedError),
+    "end of body without a terminal event": ([A], "truncated", StreamInterruptedError),
+    "the string null as finish reason": ([A, finish("null")], "truncated", StreamInterruptedError),
+    "one of two choices finished": ([A, chunk("b", index=1), finish()], "truncated", StreamInterruptedError),
     "cut": ([A, cut()], "truncated", StreamInterruptedError),
     "cut inside an event": ([A, raw(b'data: {"choices"'), cut()], "truncated", StreamInterruptedError),
     "reset": ([A, reset()], "truncated", StreamInterruptedError),
     "malformed framing": ([A, garbage()], "truncated", StreamInterruptedError),
-    "error data": ([A, error_data("m")], "failed", APIStatusError),
-    "error event": ([A, error_event({"error": {"message": "m"}})], "failed", APIStatusError),
+    "error data": ([A, event({"error": "m"})], "failed", APIStatusError),
+    "error event": ([A, event({"error": {"message": "m"}}, name="error")], "failed", APIStatusError),
     "not JSON": ([A, event("{nope")], "failed", ResponseDecodeError),
     "not a chunk": ([A, event({"choices": 3})], "failed", ResponseDecodeError),
     "oversized event": ([A, chunk("x" * 9000)], "failed", ResponseDecodeError),
@@ -426,14 +423,14 @@ async def test_error_of_a_broken_stream_tells_a_close_from_a_reset(
 
 
 async def test_every_requested_choice_must_finish(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(chunk("a"), finish(), end()))
+    server.enqueue(script(chunk("a"), finish()))
     stream = open_stream(client, n=2)
     with pytest.raises(StreamInterruptedError):
         await read(stream)
     assert stream.outcome == "truncated"
 
 
-@pytest.mark.parametrize("bad", [event("{nope"), error_data("m"), raw(b'data: {"choices": 1}\n\n')])
+@pytest.mark.parametrize("bad", [event("{nope"), event({"error": "m"}), raw(b'data: {"choices": 1}\n\n')])
 async def test_events_before_a_bad_one_in_the_same_read_are_delivered(
     client: AsyncFriendli, server: FriendliServer, bad: Any
 ) -> None:
@@ -482,7 +479,7 @@ async def test_partial_has_text_reasoning_tool_calls_and_usage(server: FriendliS
     assert partial.usage.total_tokens == 7
 
 
-@pytest.mark.parametrize("steps", [[A, cut()], [A, error_data("m")], [A, end()]])
+@pytest.mark.parametrize("steps", [[A, cut()], [A, event({"error": "m"})], [A]])
 async def test_result_reraises_stream_error(server: FriendliServer, client: AsyncFriendli, steps: list[Step]) -> None:
     server.enqueue(script(*steps))
     stream = open_stream(client)

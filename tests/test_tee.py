@@ -38,18 +38,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async.streams import Branch, BranchOverrunError, Slow
-from friendli_async.testing import (
-    FriendliServer,
-    chunk,
-    cut,
-    done,
-    error_data,
-    gate,
-    raw,
-    script,
-    stall,
-    status,
-)
+from friendli_async.testing import FriendliServer, chunk, cut, done, event, gate, raw, script, stall, status
 
 pytestmark = pytest.mark.compatibility
 
@@ -434,7 +423,7 @@ async def test_timeout_is_raised_in_blocked_branches_after_all_that_was_read(
     ("bad", "error", "outcome"),
     [
         ([cut()], StreamInterruptedError, "truncated"),
-        ([error_data("m"), stall()], APIStatusError, "failed"),
+        ([event({"error": "m"}), stall()], APIStatusError, "failed"),
         ([raw(b"data: {nope\n\n"), stall()], FriendliError, "failed"),
     ],
     ids=["cut", "error", "not JSON"],

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
 from support.sockets import MESSAGES
+from support.steps import burst, close_after, garbage, split
 
 from friendli_async import AsyncFriendli, BadRequestError, InternalServerError, testing
 from friendli_async.testing import FriendliServer, ReceivedRequest, Script, script
@@ -30,9 +31,9 @@ async def test_scripts_are_used_in_order_before_the_default_reply(
     server: FriendliServer, session: aiohttp.ClientSession
 ) -> None:
     server.enqueue(testing.status(503), testing.status(429))
-    assert server.enqueued == 2
+    assert len(server.unused_replies) == 2
     assert [(await post(session))[0] for _ in range(3)] == [503, 429, 200]
-    assert server.enqueued == 0
+    assert server.unused_replies == []
 
 
 async def test_script_for_a_path_is_used_only_for_that_path(
@@ -134,7 +135,7 @@ def test_enqueueing_anything_but_a_reply_is_a_type_error(answer: Any, message: s
     server = FriendliServer()
     with pytest.raises(TypeError, match=message):
         server.enqueue(testing.text("a"), answer)
-    assert server.enqueued == 0
+    assert server.unused_replies == []
     if answer is not None:
         with pytest.raises(TypeError, match=message):
             server.always(answer)
@@ -177,19 +178,19 @@ async def test_unused_replies_are_shown_with_their_path(server: FriendliServer, 
         return testing.status(503)
 
     server.enqueue(testing.text("Hel", "lo"), path="/v1/a")
-    server.enqueue(testing.status(503), testing.drop(), answer)
+    server.enqueue(testing.status(503), testing.cut(), answer)
     await post(session)
-    for reply, shown in zip(server.unused_replies, ("'Hel', 'lo'", "drop", "<function "), strict=True):
+    for reply, shown in zip(server.unused_replies, ("'Hel', 'lo'", "cut", "<function "), strict=True):
         assert shown in reply
         assert reply.endswith(" for /v1/a") == (shown == "'Hel', 'lo'")
     server.clear_replies()
-    assert (server.unused_replies, server.enqueued) == ([], 0)
+    assert server.unused_replies == []
 
 
 async def test_step_after_end_is_logged_as_an_error(
     server: FriendliServer, raw_client: RawClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.enqueue(script(testing.end(), testing.chunk("late")))
+    server.enqueue(script(close_after(), testing.chunk("late")))
     raw_client.send()
     assert b"late" not in await raw_client.reader.read()
     assert "Cannot call write() after write_eof()" in caplog.text
@@ -203,7 +204,7 @@ async def test_status_has_json_error_body_and_given_headers(
         testing.status(
             429, retry_after=1, headers={"X-Request-ID": "mine", "content-type": "application/problem+json"}
         ),
-        testing.status(503, retry_after_ms=20, message="busy"),
+        testing.status(503, message="busy", headers={"retry-after-ms": "20"}),
         testing.status(599),
         testing.status(418),
     )
@@ -284,8 +285,8 @@ async def test_chunk_is_a_complete_chat_completion_chunk(
         (testing.event("a\nb"), b"data: a\ndata: b\n\n"),
         (testing.event("a\rb\r\nc\n"), b"data: a\ndata: b\ndata: c\ndata: \n\n"),
         (testing.event({"a": 1}, name="x"), b'event: x\ndata: {"a":1}\n\n'),
-        (testing.error_event({"code": 429}), b'event: error\ndata: {"code":429}\n\n'),
-        (testing.error_data({"code": 429}), b'data: {"error":{"code":429}}\n\n'),
+        (testing.event({"code": 429}, name="error"), b'event: error\ndata: {"code":429}\n\n'),
+        (testing.event({"error": {"code": 429}}), b'data: {"error":{"code":429}}\n\n'),
         (
             testing.tool_status("STARTED", parameters={"expression": "2+3"}, result="None"),
             (
@@ -312,14 +313,14 @@ async def test_tool_status_carries_files_and_errors(server: FriendliServer, sess
 
 async def test_each_write_arrives_as_a_separate_read(server: FriendliServer, session: aiohttp.ClientSession) -> None:
     steps = [testing.raw(b"%d" % number) for number in range(100)]
-    server.enqueue(script(*steps), script(testing.split(testing.raw(b"abcdefg"), 3)), testing.split(testing.done()))
+    server.enqueue(script(*steps), script(split(testing.raw(b"abcdefg"), 3)), split(testing.done()))
     assert await read_pieces(session) == [b"%d" % number for number in range(100)]
     assert await read_pieces(session) == [b"abc", b"def", b"g"]
     assert len(await read_pieces(session)) == 14
 
 
 async def test_burst_groups_chunks_into_writes(server: FriendliServer, session: aiohttp.ClientSession) -> None:
-    server.enqueue(testing.burst(25, text="x", events_per_write=10), script(testing.burst(20_000), testing.done()))
+    server.enqueue(burst(25, text="x", events_per_write=10), script(burst(20_000), testing.done()))
     assert [piece.count(b'"content":"x"') for piece in await read_pieces(session)] == [10, 10, 5]
     _, body = await post(session)
     assert body.count(b"\n\n") == 20_001
@@ -372,11 +373,8 @@ async def test_gate_of_server_in_thread_is_opened_here(
             assert await reply == (200, b"data: [DONE]\n\n")
 
 
-@pytest.mark.parametrize("step", [testing.delay(0.02), testing.slow_headers(0.02)])
-async def test_delays_last_for_the_given_time(
-    server: FriendliServer, session: aiohttp.ClientSession, step: Step
-) -> None:
-    server.enqueue(script(step, testing.done()))
+async def test_delay_lasts_for_the_given_time(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+    server.enqueue(script(testing.delay(0.02), testing.done()))
     started = time.monotonic()
     assert await post(session) == (200, b"data: [DONE]\n\n")
     assert time.monotonic() - started >= 0.02
@@ -410,7 +408,7 @@ async def test_headers_are_not_sent_before_head_step(server: FriendliServer, raw
 
 
 async def test_end_of_script_ends_body_and_keeps_connection(server: FriendliServer, raw_client: RawClient) -> None:
-    server.enqueue(script(testing.raw(b"a")), script(testing.raw(b"b"), testing.end()), script())
+    server.enqueue(script(testing.raw(b"a")), script(testing.raw(b"b")), script())
     for body in (b"1\r\na\r\n0\r\n\r\n", b"1\r\nb\r\n0\r\n\r\n", b"0\r\n\r\n"):
         raw_client.send()
         await raw_client.reader.readuntil(b"\r\n\r\n")
@@ -430,7 +428,7 @@ async def test_cut_closes_connection_without_ending_body(server: FriendliServer,
 
 
 async def test_drop_closes_connection_without_response(server: FriendliServer, raw_client: RawClient) -> None:
-    server.enqueue(testing.drop())
+    server.enqueue(testing.cut())
     raw_client.send()
     assert await raw_client.reader.read() == b""
     assert server.requests[0].outcome == "broken"
@@ -458,7 +456,7 @@ async def test_reset_resets_connection_after_written_data(
 async def test_close_after_ends_body_and_closes_keep_alive_connection(
     server: FriendliServer, raw_client: RawClient
 ) -> None:
-    server.enqueue(script(testing.done(), testing.close_after()))
+    server.enqueue(script(testing.done(), close_after()))
     raw_client.send()
     received = await raw_client.reader.read()
     assert b"connection: close" not in received.lower()
@@ -468,7 +466,7 @@ async def test_close_after_ends_body_and_closes_keep_alive_connection(
 
 
 async def test_garbage_replaces_the_chunk_size(server: FriendliServer, raw_client: RawClient) -> None:
-    server.enqueue(script(testing.raw(b"a"), testing.garbage(b"zz\r\n"), testing.cut()), script(testing.garbage()))
+    server.enqueue(script(testing.raw(b"a"), garbage(b"zz\r\n"), testing.cut()), script(garbage()))
     raw_client.send()
     assert (await raw_client.reader.read()).endswith(b"1\r\na\r\nzz\r\n")
     second = await RawClient.connect(server)
@@ -489,9 +487,7 @@ async def test_declared_content_length_is_kept_for_truncated_bodies(
     assert body == b"{"
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), [([], testing.garbage()), ([testing.head()], testing.garbage()), ([], testing.cut())]
-)
+@pytest.mark.parametrize(("before", "after"), [([], garbage()), ([testing.head()], garbage()), ([], testing.cut())])
 async def test_step_after_client_disconnect_logs_no_error(
     server: FriendliServer, raw_client: RawClient, caplog: pytest.LogCaptureFixture, before: list[Step], after: Step
 ) -> None:

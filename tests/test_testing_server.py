@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from support.clock import run_loop_iterations
 from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
+from support.steps import endless
 
 from friendli_async import testing
 from friendli_async.testing import FriendliServer, script
@@ -73,7 +74,7 @@ async def test_close_aborts_open_replies_and_idle_connections() -> None:
     async with asyncio.timeout(60):
         async with FriendliServer() as server:
             clients = [await RawClient.connect(server) for _ in range(4)]
-            server.enqueue(testing.stall(), script(testing.head(), testing.stall()), testing.endless())
+            server.enqueue(testing.stall(), script(testing.head(), testing.stall()), endless())
             for count, client in enumerate(clients[:3], start=1):
                 client.send()
                 await server.wait_for_requests(count)
@@ -297,7 +298,7 @@ async def test_client_disconnect_is_detected_only_once_it_happens(
 
 
 async def test_client_reset_during_write_is_detected(server: FriendliServer, raw_client: RawClient) -> None:
-    server.enqueue(testing.endless())
+    server.enqueue(endless())
     raw_client.send()
     await raw_client.reader.readexactly(1_000_000)
     raw_client.abort()

@@ -25,6 +25,7 @@ from support.sockets import (
     unresponsive_port,
     with_timeout,
 )
+from support.steps import endless
 from support.virtual import NEVER_ENDS, FakeTransport, now, response, run_in_virtual_time
 
 from friendli_async import (
@@ -37,20 +38,7 @@ from friendli_async import (
 from friendli_async._core.net import pool as pool_module
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async.testing import (
-    FriendliServer,
-    chunk,
-    done,
-    endless,
-    finish,
-    gate,
-    head,
-    raw,
-    reset,
-    script,
-    stall,
-    text,
-)
+from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, raw, reset, script, stall, text
 
 pytestmark = pytest.mark.compatibility
 

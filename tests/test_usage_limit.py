@@ -41,7 +41,6 @@ from friendli_async.testing import (
     chunk,
     cut,
     done,
-    drop,
     event,
     finish,
     json_body,
@@ -285,7 +284,7 @@ async def test_call_whose_connection_died_is_not_sent_again_once_the_tokens_are_
             limit.add(Usage(total_tokens=9))
 
     await complete(client)
-    server.enqueue(drop())
+    server.enqueue(cut())
     with pytest.raises(UsageLimitError) as caught:
         await complete(client.with_options(usage_limit=limit, observers=[UseUp()]))
     assert len(server.requests) == 2

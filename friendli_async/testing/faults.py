@@ -18,7 +18,7 @@ from typing import Any, Final
 from friendli_async._hints import shortened
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import EVENT_STREAM, Script, status
-from friendli_async.testing.steps import Payload, Step, cut, delay, drop, reset, stall
+from friendli_async.testing.steps import Payload, Step, cut, delay, reset, stall
 
 HELP: Final = """\
 faults, as in --fault 'status=429;retry_after=1,then=ok':
@@ -166,7 +166,7 @@ def _parse_item(item: str) -> _Fault:
     for name, step in _BREAKS.items():
         if name in given:
             given["after"] = given.pop(name)
-            given["breaks"] = drop if name == "cut" and not given["after"] else step
+            given["breaks"] = step
     return _Fault(**given)
 
 

@@ -59,12 +59,6 @@ class ReplyWriter:
             await self.response.write(data)
         await _let_client_read()
 
-    async def write_unframed(self, data: bytes) -> None:
-        """Write bytes directly to the socket, bypassing the framing of the body."""
-        await self.send_head()
-        self._transport().write(data)
-        await _let_client_read()
-
     async def end(self) -> None:
         """End the body properly. Does nothing if it has ended already."""
         if not self.ended:
@@ -94,11 +88,6 @@ class ReplyWriter:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         transport.abort()
         await self.silence()
-
-    async def end_and_close(self) -> None:
-        """End the body properly and close the connection, despite keep-alive headers."""
-        await self.end()
-        self._transport().close()
 
     def _transport(self) -> asyncio.Transport:
         transport = self._request.transport

@@ -101,7 +101,7 @@ def resolve(answer: Answer, request: ReceivedRequest) -> Script:
     return resolve(cast("Answer", returned), request)
 
 
-_ACCEPTED: Final = 'a reply such as text("Hello") or status(503), a step such as drop(), or a function of the request'
+_ACCEPTED: Final = 'a reply such as text("Hello") or status(503), a step such as cut(), or a function of the request'
 
 
 def check_answer(answer: object, name: str) -> None:
@@ -202,7 +202,6 @@ def status(
     code: int,
     *,
     retry_after: float | str | None = None,
-    retry_after_ms: float | None = None,
     message: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Script:
@@ -211,7 +210,6 @@ def status(
     Args:
         code: HTTP status.
         retry_after: The `Retry-After` header: seconds, or any text, e.g. a date.
-        retry_after_ms: The `retry-after-ms` header, in milliseconds.
         message: The message of the error body; by default one that names the status.
         headers: Additional headers, for example `Location`.
 
@@ -221,8 +219,6 @@ def status(
     extra = _headers(headers, {})
     if retry_after is not None:
         extra["Retry-After"] = str(retry_after)
-    if retry_after_ms is not None:
-        extra["retry-after-ms"] = str(retry_after_ms)
     if code < 400:
         return body(b"", status=code, headers=extra, content_type="text/plain")
     kind = "server_error" if code >= 500 else "api_error"

@@ -209,11 +209,6 @@ class FriendliServer:
             self._always[path] = answer
 
     @property
-    def enqueued(self) -> int:
-        """The number of enqueued scripts that have not been used."""
-        return len(self._queue)
-
-    @property
     def unused_replies(self) -> list[str]:
         """A representation of each enqueued script that has not been used, with the path that it is for."""
         return [shortened(answer) + (f" for {path}" if path else "") for answer, path in self._queue]

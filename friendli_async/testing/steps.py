@@ -17,34 +17,8 @@ from friendli_async.testing.arguments import check_type, describe
 from friendli_async.testing.frames import DONE, Identity, sse_event, token_counts
 from friendli_async.testing.reply import ReplyWriter
 
-__all__ = [
-    "Payload",
-    "Step",
-    "burst",
-    "chunk",
-    "close_after",
-    "comment",
-    "cut",
-    "delay",
-    "done",
-    "drop",
-    "end",
-    "endless",
-    "error_data",
-    "error_event",
-    "event",
-    "finish",
-    "garbage",
-    "gate",
-    "head",
-    "raw",
-    "reset",
-    "slow_headers",
-    "split",
-    "stall",
-    "tool_status",
-    "usage",
-]
+__all__ = ["Step", "chunk", "comment", "cut", "delay", "done", "event", "finish", "gate", "head", "raw", "reset"]
+__all__ += ["stall", "tool_status", "usage"]
 
 _POLL: Final = 0.005  # seconds between two checks of an event of another thread
 
@@ -189,30 +163,13 @@ def event(data: object, *, name: str | None = None) -> Payload:
     """Write one server-sent event.
 
     Args:
-        data: Text unchanged (each line becomes a `data:` line), anything else as JSON.
+        data: Text unchanged (each line becomes a `data:` line), anything else as JSON. An error in the stream is
+            `{"error": {"message": ..., "code": ...}}`.
         name: The `event:` field; omitted if `None`.
     """
     if isinstance(data, bytes | Step):
         raise TypeError(f"the data of an event must be text or a JSON value, not {describe(data)}; raw() writes bytes")
     return _Raw(sse_event(data.encode() if isinstance(data, str) else encode_json(data), name))
-
-
-def error_event(error: object) -> Payload:
-    """Write an error as `event: error`.
-
-    Args:
-        error: The data, JSON or text.
-    """
-    return event(error, name="error")
-
-
-def error_data(error: object) -> Payload:
-    """Write an error as an unnamed event whose data is `{"error": ...}`.
-
-    Args:
-        error: The value of `error`: an object with `message`, `type` and `code`, or text.
-    """
-    return event({"error": error})
 
 
 def tool_status(
@@ -253,54 +210,6 @@ def tool_status(
         "timestamp": timestamp,
     }
     return event(data, name="tool_status")
-
-
-def split(payload: Payload, size: int = 1) -> Step:
-    """Write the bytes of a step in small pieces, each in a separate write.
-
-    Args:
-        payload: A step that writes.
-        size: Bytes of each piece.
-    """
-
-    async def write(reply: ReplyWriter) -> None:
-        data = payload.encode(reply.identity)
-        for start in range(0, len(data), size):
-            await reply.write(data[start : start + size])
-
-    return _Call(f"split({payload!r}, {size})", write)
-
-
-def burst(count: int, *, text: str = "token ", events_per_write: int = 100) -> Step:
-    """Write many identical chunks, encoded once.
-
-    Args:
-        count: Number of chunks.
-        text: The text of each.
-        events_per_write: Chunks per write.
-    """
-
-    async def write(reply: ReplyWriter) -> None:
-        one = chunk(text).encode(reply.identity)
-        for left in range(count, 0, -events_per_write):
-            await reply.write(one * min(left, events_per_write))
-
-    return _Call(f"burst({count}, text={text!r}, events_per_write={events_per_write})", write)
-
-
-def endless(data: bytes = b"x" * 65536) -> Step:
-    """Write the same bytes repeatedly until the client disconnects.
-
-    Args:
-        data: The bytes of one write.
-    """
-
-    async def write(reply: ReplyWriter) -> None:
-        # Bounded by the connection: once the client has disconnected, a write fails or this task is cancelled.
-        while True:
-            await reply.write(data)
-
-    return _Call(f"endless({len(data)} bytes)", write)
 
 
 # --- steps that wait -------------------------------------------------------------------------------------------------
@@ -346,45 +255,12 @@ def head() -> Step:
     return _Call("head", ReplyWriter.send_head)
 
 
-def slow_headers(seconds: float) -> Step:
-    """Delay the status line and the headers.
-
-    Args:
-        seconds: How long.
-    """
-
-    async def send(reply: ReplyWriter) -> None:
-        await asyncio.sleep(seconds)
-        await reply.send_head()
-
-    return _Call(f"slow_headers({seconds})", send)
-
-
 # --- steps that end or break the reply -------------------------------------------------------------------------------
 
 
-def end() -> Step:
-    """End the body properly here; without a finish reason and sentinel before it, the reply is truncated."""
-    return _Call("end", ReplyWriter.end)
-
-
-def close_after() -> Step:
-    """End the body properly and close the connection immediately, despite keep-alive headers.
-
-    The client's pool then contains a connection that is about to close. To make its next request fail reliably, instead
-    of racing with the close, enqueue `drop()` for it.
-    """
-    return _Call("close_after", ReplyWriter.end_and_close)
-
-
 def cut() -> Step:
-    """Close the connection (FIN) without ending the body."""
+    """Close the connection (FIN) without ending the body; as the first step, without any reply."""
     return _Call("cut", ReplyWriter.cut)
-
-
-def drop() -> Step:
-    """Close the connection without a reply, as a server does with one that was idle too long."""
-    return _Call("drop", ReplyWriter.cut)
 
 
 def reset() -> Step:
@@ -393,12 +269,3 @@ def reset() -> Step:
     As with every reset, bytes that the client has not read by then may be lost, unless they fit its buffers.
     """
     return _Call("reset", ReplyWriter.reset)
-
-
-def garbage(data: bytes = b"zz\r\nno chunk\r\n") -> Step:
-    """Write bytes that bypass the framing of the body, so that they replace the size of a chunk.
-
-    Args:
-        data: The bytes.
-    """
-    return _Call(f"garbage({data!r})", lambda reply: reply.write_unframed(data))

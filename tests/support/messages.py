@@ -7,7 +7,8 @@ from support.sockets import with_timeout
 
 from friendli_async import AsyncFriendli
 from friendli_async.messages import MessageEvent, MessageStream
-from friendli_async.testing import Payload, event
+from friendli_async.testing import event
+from friendli_async.testing.steps import Payload
 
 JSON = dict[str, Any]
 HI: Final[list[dict[str, object]]] = [{"role": "user", "content": "Hi"}]

@@ -7,7 +7,8 @@ from friendli_async._core.events.reader import EventReader
 from friendli_async.replies import ReplyHead
 from friendli_async.responses.collector import ResponseCollector
 from friendli_async.responses.events import ResponseEvent
-from friendli_async.testing import Payload, event
+from friendli_async.testing import event
+from friendli_async.testing.steps import Payload
 
 REASONING_ITEM: Final = {
     "type": "reasoning",
