@@ -86,21 +86,21 @@ class UsageLimit:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a UsageLimit cannot be copied or pickled: the copy would not count the same calls")
 
-    def begin_call(self) -> None:
-        """Counts a call that starts now. The client does this itself.
+    def _begin_call(self) -> None:
+        """Counts a call that starts now.
 
         Raises:
             UsageLimitError: A maximum is reached.
         """
         with _lock:
-            self.check_usage()
+            self._check_usage()
             for limit in self._chain:
                 self._check(limit, "calls", limit.calls)
             for limit in self._chain:
                 limit.calls += 1
 
-    def check_usage(self) -> None:
-        """Checks the maxima of tokens. The client does this itself before it sends anything, as calls may wait.
+    def _check_usage(self) -> None:
+        """Checks the maxima of tokens: before anything is sent, as calls may wait.
 
         Raises:
             UsageLimitError: One of them is reached.
@@ -120,16 +120,19 @@ class UsageLimit:
                 message += f" (of its {'.'.join(['within'] * self._chain.index(limit))})"
             raise UsageLimitError(message, usage=limit.usage)
 
-    def add(self, usage: AnyUsage | None, *, is_complete: bool = True) -> None:
-        """Counts the usage of an answer. The client does this itself for its calls.
+    def add(self, usage: AnyUsage | None) -> None:
+        """Counts a usage that the client does not count itself, such as that of another process.
 
         Args:
             usage: The ``usage`` of a reply of any API; None if the server has not reported it.
-            is_complete: Whether the answer was read to its end. Before that, servers report none, or a part of it.
 
         Raises:
             ArgumentError: It is no usage.
         """
+        self._add_answer(usage)
+
+    def _add_answer(self, usage: AnyUsage | None, *, is_complete: bool = True) -> None:
+        """Counts the usage of an answer, read to its end or not: before that, servers report none, or a part of it."""
         if usage is not None and not isinstance(cast("object", usage), AnyUsage):
             raise ArgumentError(f"Expected a usage, got {shortened(usage)}", "usage")
         used = as_chat_usage(usage)

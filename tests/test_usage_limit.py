@@ -453,7 +453,7 @@ def test_usage_of_an_earlier_process_counts() -> None:
     limit = UsageLimit(max_total_tokens=100)
     limit.add(Usage(prompt_tokens=90, completion_tokens=10, total_tokens=100))
     with pytest.raises(UsageLimitError, match="100 total tokens of 100"):
-        limit.begin_call()
+        limit._begin_call()
 
 
 async def test_stream_that_the_garbage_collector_closes_while_a_limit_counts_is_counted_too(

@@ -184,12 +184,12 @@ class CallReporter:
         ``check_usage`` asks again right before each attempt is sent, and ``end`` adds the usage.
         """
         if self._limit is not None:
-            self._limit.begin_call()
+            self._limit._begin_call()  # pyright: ignore[reportPrivateUsage]  # not for users
 
     def check_usage(self) -> None:
         """Raises UsageLimitError if other calls have reached the limit while this one waited."""
         if self._limit is not None:
-            self._limit.check_usage()
+            self._limit._check_usage()  # pyright: ignore[reportPrivateUsage]  # not for users
 
     def end(
         self,
@@ -205,14 +205,14 @@ class CallReporter:
     ) -> None:
         """Reports the end of the call. Only the first call of this method does.
 
-        ``is_complete`` is for ``UsageLimit.add``; ``envelope`` is an object with the ``id`` and ``model`` of the reply;
+        ``is_complete`` is for the limit; ``envelope`` is an object with the ``id`` and ``model`` of the reply;
         ``reply`` is needed if an observer has ``call_content``.
         """
         if self._ended:
             return
         self._ended = True
         if self._limit is not None and (usage is not None or 200 <= (meta.status or 0) < 300):
-            self._limit.add(usage, is_complete=is_complete)
+            self._limit._add_answer(usage, is_complete=is_complete)  # pyright: ignore[reportPrivateUsage]  # not for users
         try:
             self.report("call_content", CallContent, request=self._request, reply=reply, finish_reasons=finish_reasons)
             self.report(
