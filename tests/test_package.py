@@ -90,6 +90,8 @@ CORE_LAYERS: Final = (
 ENTRY_POINTS: Final = ("__main__", ".engine_process")
 """Modules that are run, not imported; like `_core` they have no public names."""
 
+PYTEST_PLUGIN: Final = "friendli_async.testing.fixtures"
+
 ATTEMPT_LOOP: Final = (f"{NAME}._core.call", 60)
 """The module of the attempt loop and its maximum number of lines; every other function has at most 40."""
 
@@ -315,18 +317,37 @@ def test_types_that_tests_count_exist() -> None:
     assert OF_A_CALL - classes == set()
 
 
+def used_names() -> set[tuple[str, str]]:
+    """Returns the names of modules that other modules, or tests, import, or take from an imported module."""
+    tests = [node for path in Path(__file__).parent.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    by_name = {name.rpartition(".")[2]: name for name in SOURCES}
+    used: set[tuple[str, str]] = set()
+    for node in (*tests, *(node for name in SOURCES for node in nodes(name))):
+        match node:
+            case ast.ImportFrom(module=str(module), names=names) if module in SOURCES:
+                used.update((module, alias.name) for alias in names)
+            case ast.Attribute(value=ast.Name(id=module), attr=name) if module in by_name:
+                used.add((by_name[module], name))
+    return used
+
+
 def test_public_names_are_in_all_and_other_names_have_an_underscore() -> None:
-    """Names that only other modules of the package import may have neither."""
-    ours = {
-        (node.module, alias.name)
-        for name in SOURCES
-        for node in nodes(name)
-        if isinstance(node, ast.ImportFrom) and node.module in SOURCES
-        for alias in node.names
-    }
+    """Names that only other modules of the package, and tests of it, use may have neither."""
     checked = [name for name in SOURCES if component(name) != "_core" and not name.endswith(ENTRY_POINTS)]
     public = {(module, name) for module in checked for name in {*defined(module)} - {*declared(module)}}
-    assert public - ours == set()
+    commands = {(f"friendli_async.cli.{name}", entry) for name in COMMANDS for entry in ("add_arguments", "run")}
+    assert public - used_names() - commands == set()
+
+
+def test_all_of_a_module_in_a_package_is_exported_by_a_package() -> None:
+    """So `__all__` means what users may import, and the API reference, which reads it, shows nothing else."""
+    packages = {name for name in SOURCES if declared(name) and any(each.startswith(f"{name}.") for each in SOURCES)}
+    exported = {name for package in packages for name in declared(package)} | {"ToolCallView"}  # what a method returns
+    modules = [name for name in SOURCES if name.rpartition(".")[0] in packages - {NAME} and name != PYTEST_PLUGIN]
+    found = {module: {*declared(module)} - exported for module in modules}
+    assert {module: names for module, names in found.items() if names} == {}
+    internal = [name for name in SOURCES if component(name) == "cli" or "integrations._" in name]
+    assert [module for module in internal if declared(module)] == []
 
 
 def test_public_protocols_can_be_checked_at_run_time() -> None:

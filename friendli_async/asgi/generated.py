@@ -7,8 +7,6 @@ from typing import Any, Generic, Self, TypeVar
 
 from friendli_async._core.work import Work
 
-__all__ = ["Generated"]
-
 E = TypeVar("E")
 
 

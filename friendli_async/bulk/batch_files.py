@@ -44,8 +44,6 @@ from friendli_async.embeddings import EmbeddingsOptions
 from friendli_async.errors import APIStatusError, FriendliError
 from friendli_async.replies import Reply, kept_raw
 
-__all__ = ["BatchInput", "BatchOutput", "BatchRow", "FailedBeforeError"]
-
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
 _EMBEDDINGS: Final = "/v1/embeddings"

@@ -26,8 +26,6 @@ from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.errors import APIStatusError, status_class
 
-__all__: list[str] = []
-
 Row = TypeVar("Row")
 R = TypeVar("R")
 

@@ -9,8 +9,6 @@ from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import is_count
 
-__all__ = ["Gate"]
-
 
 class Gate:
     """Admits a limited number of callers at a time, first come, first served.

@@ -21,8 +21,6 @@ from friendli_async.bulk.rows import rows_of
 from friendli_async.bulk.sending import RowSender, RunState
 from friendli_async.options import is_count
 
-__all__ = ["Job"]
-
 Row = TypeVar("Row")
 R = TypeVar("R")
 

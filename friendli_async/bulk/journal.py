@@ -27,8 +27,6 @@ import msgspec
 from friendli_async._json import decode_json
 from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError
 
-__all__: list[str] = []
-
 T = TypeVar("T")
 
 _logger: Final = logging.getLogger("friendli_async")

@@ -26,8 +26,6 @@ from friendli_async.bulk.errors import CheckpointError
 from friendli_async.chat.output import output_of
 from friendli_async.replies import HasValue, Reply
 
-__all__: list[str] = []
-
 R = TypeVar("R")
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})

@@ -12,8 +12,6 @@ from friendli_async._core.body.sources import in_thread, open_in_thread
 from friendli_async._json import decode_json
 from friendli_async.bulk.errors import RowsError
 
-__all__: list[str] = []
-
 Row = TypeVar("Row")
 
 _READ_SIZE: Final = 1 << 18

@@ -23,8 +23,6 @@ from friendli_async.errors import APIStatusError, ConfigurationError, FriendliEr
 from friendli_async.replies import Meta, Reply, usage_of
 from friendli_async.streams.stream import EventStream
 
-__all__ = ["RowSender", "RunState"]
-
 Row = TypeVar("Row")
 R = TypeVar("R")
 

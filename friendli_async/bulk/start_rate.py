@@ -6,8 +6,6 @@ import math
 from bisect import bisect_right
 from typing import Final
 
-__all__: list[str] = []
-
 _MAX_STARTS: Final = 20_000
 """How many starts are remembered; half of them are forgotten at once."""
 _MINUTE: Final = 60.0

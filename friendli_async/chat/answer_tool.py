@@ -15,8 +15,6 @@ from friendli_async.chat.replies import ChatCompletion
 from friendli_async.chat.structured import OUTPUT
 from friendli_async.errors import ToolError
 
-__all__: list[str] = []
-
 T = TypeVar("T")
 
 _NAME: Final = "final_answer"

@@ -17,8 +17,6 @@ from friendli_async._core.events.decoding import (
 from friendli_async._core.lenient import correct_usage
 from friendli_async.chat.replies import reasoning_of
 
-__all__ = ["ChoicesDialect"]
-
 E = TypeVar("E")
 
 

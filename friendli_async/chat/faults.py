@@ -9,8 +9,6 @@ import msgspec
 
 from friendli_async._core.body.validation_errors import choices_hint, split_message
 
-__all__: list[str] = []
-
 _MAX_FAULTS: Final = 10
 _MAX_REASON: Final = 300  # characters
 

@@ -21,8 +21,6 @@ from typing import Any, Final, NoReturn, cast
 
 from friendli_async._core.text import split_surrogate
 
-__all__ = ["MAX_DEPTH", "JSONDepthError", "JSONError", "JSONIncompleteError", "JSONReader", "read_json"]
-
 MAX_DEPTH: Final = 256
 """Default limit on the nesting depth of containers."""
 

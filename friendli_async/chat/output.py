@@ -23,8 +23,6 @@ from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usag
 if TYPE_CHECKING:
     from friendli_async._core.engine import Engine, StreamOpening
 
-__all__: list[str] = []
-
 R = TypeVar("R", bound=Reply)
 T = TypeVar("T")
 E = TypeVar("E", bound=OutputError)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
     engine_module = LazyModule("friendli_async._core.engine")
 
-__all__ = ["ItemView", "OutputStream", "SnapshotView"]
+__all__ = ["ItemView", "SnapshotView"]
 
 E = TypeVar("E")
 R = TypeVar("R", bound=Reply)

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 else:
     engine_module = LazyModule("friendli_async._core.engine")
 
-__all__ = ["create_run"]
-
 _SET_EACH_TURN: Final = frozenset({"messages", "tools"})
 _NOT_SENT: Final = frozenset({*RunSettings.__struct_fields__, "strict"})
 

@@ -35,8 +35,6 @@ from friendli_async.client import AsyncFriendli
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import Reply
 
-__all__ = ["add_arguments", "run"]
-
 _BAD_OUTPUT: Final = 3
 _CONNECTIONS: Final = 1000
 _LARGE_FILE: Final = 1 << 25

@@ -30,8 +30,6 @@ from friendli_async.cli import INTERRUPTED, connection
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import ArgumentError, ConfigurationError, FriendliError, StreamInterruptedError
 
-__all__ = ["add_arguments", "run"]
-
 _DIM: Final = ("\x1b[2m", "\x1b[0m")
 
 

@@ -16,18 +16,6 @@ from friendli_async.cli import BAD_INPUT, FAILED, INTERRUPTED
 from friendli_async.client import DeploymentName
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 
-__all__ = [
-    "add_deployment",
-    "add_model",
-    "check_token",
-    "is_ignored",
-    "model_name",
-    "on_signals",
-    "printable",
-    "run",
-    "utf8",
-]
-
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

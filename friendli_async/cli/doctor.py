@@ -34,8 +34,6 @@ from friendli_async.client import AsyncFriendli
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 from friendli_async.options import Timeouts
 
-__all__ = ["add_arguments", "run"]
-
 _SECONDS: Final = 10.0
 """Timeout of each check; the first event of the stream may take three times as long."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}

@@ -15,8 +15,6 @@ from friendli_async._json import encode_json
 from friendli_async.cli import connection
 from friendli_async.client import AsyncFriendli
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""

@@ -17,8 +17,6 @@ from friendli_async.testing.faults import HELP, integer, parse, parse_pace
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.server import FriendliServer
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""

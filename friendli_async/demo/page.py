@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
-__all__ = ["Page"]
-
 _STYLES: Final = {
     "bold": "1",
     "dim": "2",

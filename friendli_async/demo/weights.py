@@ -9,8 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["GEMMA_CHAT_TEMPLATE", "GEMMA_NAME", "GEMMA_STOP", "GEMMA_TERMS", "EngineUnavailable", "gemma_weights"]
-
 GEMMA_NAME: Final = "gemma-3-270m"
 GEMMA_TERMS: Final = "https://ai.google.dev/gemma/terms"
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 else:
     engine_module = LazyModule("friendli_async._core.engine")
 
-__all__ = ["Waker"]
-
 # Statuses that may mean a sleeping endpoint. The API does not specify which one a sleeping endpoint returns.
 _MAYBE_ASLEEP: Final = frozenset({400, 404, 409, 503})
 # States that lead to RUNNING by themselves; the server rejects a wake request in them.

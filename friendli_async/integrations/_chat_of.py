@@ -10,8 +10,6 @@ from friendli_async import AsyncFriendli
 from friendli_async.chat import Chat
 from friendli_async.client import DeploymentName
 
-__all__ = ["chat_of"]
-
 
 def chat_of(
     client: AsyncFriendli,

@@ -14,8 +14,6 @@ import msgspec
 from friendli_async._json import as_object
 from friendli_async.replies import Partial
 
-__all__ = ["input_messages", "output_messages", "system_instructions"]
-
 _Json = dict[str, Any]
 
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text", "refusal"})

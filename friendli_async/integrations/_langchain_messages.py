@@ -27,8 +27,6 @@ from friendli_async.chat.replies import REASONING_EXTRAS, ChunkChoice, reasoning
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import CALL_EXTRAS, ToolCall, Usage, given_fields, token_details
 
-__all__ = ["PROVIDER", "answers_of", "last_chunk", "read_chunk", "usage_metadata", "wire_messages"]
-
 PROVIDER: Final = "friendli"
 
 _arguments_decoder: Final = msgspec.json.Decoder(dict[str, Any])
@@ -143,7 +141,7 @@ def _user_part(part: dict[str, Any], path: str) -> dict[str, Any]:
 
 def answers_of(reply: ChatCompletion, model: str) -> list[ChatGeneration]:
     """Converts the choices of a reply."""
-    usage = usage_metadata(reply.usage)
+    usage = _usage_metadata(reply.usage)
     return [
         ChatGeneration(message=_message(choice, usage), generation_info=_info(choice, reply, model) | _logprobs(choice))
         for choice in reply.choices
@@ -216,7 +214,7 @@ def _extras(message: ChatMessage) -> dict[str, Any]:
     return {**extras, _CALL_EXTRAS: calls} if any(map(any, calls.values())) else extras
 
 
-def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
+def _usage_metadata(usage: Usage | None) -> UsageMetadata | None:
     """Converts token usage to LangChain's names."""
     if usage is None:
         return None
@@ -264,6 +262,6 @@ def last_chunk(reply: ChatCompletion, model: str) -> ChatGenerationChunk:
         additional_kwargs=_extras(reply.message),
         chunk_position="last",
         response_metadata={"model_provider": PROVIDER},
-        usage_metadata=usage_metadata(reply.usage),
+        usage_metadata=_usage_metadata(reply.usage),
     )
     return ChatGenerationChunk(message=message, generation_info=_info(reply.choices[0], reply, model))

@@ -36,8 +36,6 @@ from friendli_async.chat import ChatChoice, ChatMessage, ToolCallDelta
 from friendli_async.chat.replies import REASONING_EXTRAS, reasoning_of
 from friendli_async.replies import CALL_EXTRAS, ToolCall, Usage, given_fields, token_details
 
-__all__ = ["FINISH_REASONS", "PROVIDER", "details_of", "ending_of", "parts_of", "request_usage", "wire_messages"]
-
 PROVIDER: Final = "friendli"
 
 FINISH_REASONS: Final[dict[str | None, FinishReason]] = {

@@ -29,9 +29,6 @@ from friendli_async.responses.events import (
 )
 from friendli_async.responses.replies import ContentPart, OutputItem
 
-__all__ = ["ItemParts", "Items", "completed_items", "has_content"]
-
-
 _ITEM_TYPES: Final = {
     "output_text": "message",
     "reasoning_text": "reasoning",
@@ -52,7 +49,7 @@ _FIELDS: Final = {"summary_text": "summary", "input": "input"}
 """The field of the item that holds each type of part, if it is not ``content``."""
 
 
-class ItemParts:
+class _ItemParts:
     """Accumulates the deltas of one output item.
 
     Attributes:
@@ -205,9 +202,9 @@ class Items:
     """
 
     def __init__(self) -> None:
-        self.all: list[ItemParts] = []
-        self._known: dict[tuple[str | int | None, str], ItemParts] = {}  # by id and type, and by index and type
-        self._latest: dict[str, ItemParts] = {}  # by type
+        self.all: list[_ItemParts] = []
+        self._known: dict[tuple[str | int | None, str], _ItemParts] = {}  # by id and type, and by index and type
+        self._latest: dict[str, _ItemParts] = {}  # by type
 
     def add(self, event: ItemEvent | UnknownEvent) -> None:
         """Adds an event of an item or of a part."""
@@ -266,7 +263,7 @@ class Items:
 
     # --- which item ------------------------------------------------------------------------------------------------
 
-    def _of(self, event: OfItem, type: str) -> ItemParts:
+    def _of(self, event: OfItem, type: str) -> _ItemParts:
         """Returns the item that an event belongs to; begins one if there is none."""
         name = event.item_id
         if name is not None and (named := self._known.get((name, type))) is not None:  # nearly always
@@ -274,7 +271,7 @@ class Items:
         index = event.output_index
         return self._find(name, index, type) or self._begin(OutputItem(type=type, id=name), index)
 
-    def _find(self, id: str | None, index: int | None, type: str) -> ItemParts | None:
+    def _find(self, id: str | None, index: int | None, type: str) -> _ItemParts | None:
         """Returns the item that an event belongs to, or None if that has not begun."""
         if id is not None and (named := self._known.get((id, type))) is not None:
             return named
@@ -295,8 +292,8 @@ class Items:
         elif not parts.is_complete:
             parts.item = item
 
-    def _begin(self, item: OutputItem, index: int | None) -> ItemParts:
-        parts = ItemParts(item)
+    def _begin(self, item: OutputItem, index: int | None) -> _ItemParts:
+        parts = _ItemParts(item)
         self.all.append(parts)
         self._latest[item.type] = parts
         for key in (item.id, index):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 else:
     asyncio, stream_module = LazyModule("asyncio"), LazyModule("friendli_async.streams.stream")
 
-__all__ = ["Branch", "BranchOverrunError", "Fanout", "Slow"]
+__all__ = ["Branch", "BranchOverrunError", "Slow"]
 
 E = TypeVar("E")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:  # which import this module
     stream_module, tee = LazyModule("friendli_async.streams.stream"), LazyModule("friendli_async.streams.tee")
 
-__all__ = ["RawView", "TextView", "ValueView", "View"]
+__all__ = ["RawView", "TextView"]
 
 T_co = TypeVar("T_co", covariant=True)
 

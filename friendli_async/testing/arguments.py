@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from friendli_async._hints import shortened
 
-__all__ = ["check_type", "describe"]
-
 
 def describe(value: object) -> str:
     """Return a short representation of a value with the name of its type, for an error message."""

@@ -9,8 +9,6 @@ from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import done, event
 from friendli_async.testing.turns import tokenize
 
-__all__ = ["transcribe"]
-
 _BYTES_PER_MS: Final = 32  # 16 kHz, 16 bit, one channel
 
 

@@ -11,8 +11,6 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import InvalidRequestError, page_of
 from friendli_async.testing.script import Script, json_body
 
-__all__ = ["cost", "usage"]
-
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 _LIMIT: Final = 7
 _MAX_LIMIT: Final = {"cost": 35, "usage": 288}

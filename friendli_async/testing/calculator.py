@@ -7,9 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-__all__ = ["CalculatorError", "Number", "calculate", "find_expression"]
-
-Number = int | float
+_Number = int | float
 
 _MAX_LENGTH: Final = 200
 _CANDIDATE: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|[-+*/()]|[ \t])+")
@@ -35,7 +33,7 @@ def find_expression(text: str) -> str | None:
     return max((piece for piece in found if _ARITHMETIC.search(piece)), key=len, default=None)
 
 
-def calculate(expression: str) -> Number:
+def calculate(expression: str) -> _Number:
     """Evaluate what `find_expression` returned: sums, differences, products and quotients.
 
     A float is rounded to 12 digits, and a whole one becomes an integer.
@@ -57,7 +55,7 @@ def calculate(expression: str) -> Number:
     return value
 
 
-def _value_of(node: ast.expr) -> Number:
+def _value_of(node: ast.expr) -> _Number:
     match node:
         case ast.Constant(value=int() | float() as value):
             return value
@@ -71,7 +69,7 @@ def _value_of(node: ast.expr) -> Number:
             raise SyntaxError
 
 
-_OPERATORS: Final[Mapping[type[ast.operator], Callable[[Number, Number], Number]]] = {
+_OPERATORS: Final[Mapping[type[ast.operator], Callable[[_Number, _Number], _Number]]] = {
     ast.Add: lambda left, right: left + right,
     ast.Sub: lambda left, right: left - right,
     ast.Mult: lambda left, right: left * right,

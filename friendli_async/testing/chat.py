@@ -15,7 +15,7 @@ from friendli_async.testing.script import Script, interleaved, json_body, script
 from friendli_async.testing.steps import Step, chunk, done, finish, usage
 from friendli_async.testing.turns import Body, FunctionCall, Prompt, Turn, json_schema_of, split_arguments, text_of
 
-__all__ = ["TextReply", "answer_chat", "prompt_of", "render", "speak", "text", "tool_calls"]
+__all__ = ["text", "tool_calls"]
 
 
 def answer_chat(request: ReceivedRequest) -> Script:
@@ -92,7 +92,7 @@ def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[Rece
 
 
 @dataclass(frozen=True)
-class TextReply:
+class _TextReply:
     """A complete chat reply with a given text, streamed or not, as requested. Created by `text`."""
 
     pieces: tuple[str, ...]
@@ -106,7 +106,9 @@ class TextReply:
         return _reply(request, [turn], self.prompt_tokens)
 
 
-def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop", prompt_tokens: int = 1) -> TextReply:
+def text(
+    *pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop", prompt_tokens: int = 1
+) -> Callable[[ReceivedRequest], Script]:
     """Reply to a chat request with a text, streamed or not, as requested.
 
     Args:
@@ -123,7 +125,7 @@ def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop
     """
     for piece in pieces:
         check_type(piece, str, "a piece of text()", "text")
-    return TextReply(pieces, tuple(reasoning), finish_reason, prompt_tokens)
+    return _TextReply(pieces, tuple(reasoning), finish_reason, prompt_tokens)
 
 
 # --- streamed and plain replies --------------------------------------------------------------------------------------

@@ -12,8 +12,6 @@ from friendli_async.testing.steps import Step, done, event
 from friendli_async.testing.text_operations import encode, texts_of
 from friendli_async.testing.turns import Body, Turn, count_tokens, tokenize
 
-__all__ = ["complete"]
-
 
 def complete(request: ReceivedRequest) -> Script:
     """Answer a validated completion request."""

@@ -17,8 +17,6 @@ from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.route import Route, page_of, stored
 from friendli_async.testing.script import Script, json_body
 
-__all__ = ["EndpointStore"]
-
 _Body = Mapping[str, Any]
 _Spec = dict[str, Any]
 

@@ -8,8 +8,6 @@ from typing import Any, Final, cast
 
 from friendli_async.testing.schema import Schema, resolve
 
-__all__ = ["example", "fill"]
-
 _MAX_DEPTH: Final = 12
 _DATE: Final = "2026-01-02T03:04:05Z"
 

@@ -10,8 +10,6 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import Route, stored
 from friendli_async.testing.script import Script, body, json_body, status
 
-__all__ = ["FileStore"]
-
 _PATH: Final = "/beta/file"
 
 _File = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 from friendli_async.testing.schema import from_text, resolve
 
-__all__ = ["FormPart", "form_values", "parse_form"]
+__all__ = ["FormPart"]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["DONE", "Identity", "sse_event", "timestamp", "token_counts"]
-
 DONE: Final = b"data: [DONE]\n\n"
 
 

@@ -8,8 +8,6 @@ from typing import Final
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Script, body, json_body
 
-__all__ = ["PATH", "paint", "paint_in_container", "show"]
-
 PATH: Final = "/images/pixel.png"
 """The path of the URL in a reply."""
 _PNG: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"

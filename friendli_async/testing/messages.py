@@ -13,8 +13,6 @@ from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import Step, event
 from friendli_async.testing.turns import Body, Prompt, Turn, split_arguments, text_of, tokenize
 
-__all__ = ["answer_messages", "refuse_messages"]
-
 _Block = dict[str, Any]
 
 _STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}

@@ -8,8 +8,6 @@ from friendli_async.testing.examples import fill
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Script, json_body
 
-__all__ = ["list_models"]
-
 _PRICES: Final = {"input": "0.0000001", "output": "0.0000004", "prompt": "0.0000001", "completion": "0.0000004"}
 
 

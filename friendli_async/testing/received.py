@@ -13,7 +13,7 @@ from friendli_async.testing.forms import FormPart, parse_form
 from friendli_async.testing.frames import Identity
 from friendli_async.testing.waiting import Signal
 
-__all__ = ["Outcome", "ReceivedRequest", "parse_json", "section"]
+__all__ = ["ReceivedRequest"]
 
 Outcome = Literal["open", "completed", "disconnected", "broken"]
 

@@ -14,8 +14,6 @@ from multidict import CIMultiDict
 
 from friendli_async.testing.frames import Identity
 
-__all__ = ["ReplyWriter"]
-
 # `struct linger` is two ints, two shorts on Windows: enabled with zero seconds, so that closing sends RST.
 _LINGER_ZERO: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 

@@ -14,8 +14,6 @@ from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import event
 from friendli_async.testing.turns import Body, Prompt, Turn, json_schema_of, split_arguments, text_of, tokenize
 
-__all__ = ["answer_responses"]
-
 _Item = dict[str, Any]
 
 

@@ -10,12 +10,10 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.schema import Error
 from friendli_async.testing.script import Script, json_body, status
 
-__all__ = ["InvalidRequestError", "Route", "page_of", "refuse", "stored"]
-
 T = TypeVar("T")
 
 
-def refuse(errors: Sequence[Error]) -> Script:
+def _refuse(errors: Sequence[Error]) -> Script:
     """Reply 422 with the errors that `validate` found, in the format of most operations."""
     return json_body({"detail": list(errors)}, status=422)
 
@@ -62,7 +60,7 @@ class Route:
     query: str = ""
     form: bool = False
     needs_token: bool = True
-    refuse: Callable[[Sequence[Error]], Script] = refuse
+    refuse: Callable[[Sequence[Error]], Script] = _refuse
 
 
 def stored(

@@ -26,8 +26,6 @@ from friendli_async.testing.script import Script, status
 from friendli_async.testing.text_operations import answer_detokenize, answer_tokenize, classify, embed
 from friendli_async.testing.tool_assisted_chat import answer_tool_assisted_chat
 
-__all__ = ["Router"]
-
 _PREFIXES: Final = {"Serverless": "/serverless", "Dedicated": "/dedicated", "Container": ""}
 
 

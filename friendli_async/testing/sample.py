@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any, Final, cast
 
-__all__ = ["sample"]
-
 _MAX_DEPTH: Final = 8
 _MAX_TEXT: Final = 200
 _FORMATS: Final = {

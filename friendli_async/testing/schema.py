@@ -14,10 +14,8 @@ import msgspec
 from friendli_async._hints import shortened
 from friendli_async.options import is_number
 
-__all__ = ["Error", "Location", "Schema", "from_text", "resolve", "schemas", "validate"]
-
 Schema = Mapping[str, Any]
-Location = tuple[str | int, ...]
+_Location = tuple[str | int, ...]
 Error = dict[str, object]
 
 
@@ -73,7 +71,7 @@ def schemas() -> Mapping[str, Schema]:
     )
 
 
-def _check(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
+def _check(schema: Schema, value: object, loc: _Location) -> Iterator[Error]:
     if value is None and schema.get("nullable"):
         return
     if "$ref" in schema:
@@ -86,7 +84,7 @@ def _check(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
         yield from _check_plain(schema, value, loc)
 
 
-def _check_plain(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
+def _check_plain(schema: Schema, value: object, loc: _Location) -> Iterator[Error]:
     is_valid, name, code = _TYPES[schema["type"]]
     if not is_valid(value):
         yield _error(loc, f"Input should be a valid {name}", f"{code}_type")
@@ -104,7 +102,7 @@ def _check_plain(schema: Schema, value: object, loc: Location) -> Iterator[Error
         yield from _check_properties(schema, cast("dict[str, object]", value), loc)
 
 
-def _check_properties(schema: Schema, value: Mapping[str, object], loc: Location) -> Iterator[Error]:
+def _check_properties(schema: Schema, value: Mapping[str, object], loc: _Location) -> Iterator[Error]:
     for name in schema.get("required", ()):
         if name not in value:
             yield _error((*loc, name), "Field required", "missing")
@@ -117,7 +115,7 @@ def _check_properties(schema: Schema, value: Mapping[str, object], loc: Location
             yield from _check(cast("Schema", others), value[name], (*loc, name))
 
 
-def _check_tagged(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
+def _check_tagged(schema: Schema, value: object, loc: _Location) -> Iterator[Error]:
     name: str = schema["discriminator"]["property"]
     mapping: Mapping[str, str] = schema["discriminator"]["mapping"]
     if not isinstance(value, dict):
@@ -134,14 +132,14 @@ def _check_tagged(schema: Schema, value: object, loc: Location) -> Iterator[Erro
         yield from _check({"$ref": mapping[tag]}, tagged, loc)
 
 
-def _check_alternatives(alternatives: list[Schema], value: object, loc: Location) -> Iterator[Error]:
+def _check_alternatives(alternatives: list[Schema], value: object, loc: _Location) -> Iterator[Error]:
     attempts = [list(_check(alternative, value, loc)) for alternative in alternatives]
     if all(attempts):
         # The errors of an alternative of the right JSON type are nested; of several, that with the fewest is closest.
         yield from max(attempts, key=lambda errors: (len(cast("list[object]", errors[0]["loc"])), -len(errors)))
 
 
-def _error(loc: Location, message: str, kind: str) -> Error:
+def _error(loc: _Location, message: str, kind: str) -> Error:
     return {"loc": list(loc), "msg": message, "type": kind}
 
 

@@ -24,24 +24,10 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
 from friendli_async.testing.steps import Step, delay, raw
 
-__all__ = [
-    "EVENT_STREAM",
-    "JSON",
-    "Answer",
-    "Script",
-    "body",
-    "check_answer",
-    "interleaved",
-    "json_body",
-    "pace",
-    "resolve",
-    "script",
-    "status",
-    "wants_usage",
-]
+__all__ = ["Answer", "Script", "body", "json_body", "pace", "script", "status"]
 
 EVENT_STREAM: Final = "text/event-stream"
-JSON: Final = "application/json"
+_JSON: Final = "application/json"
 
 
 @dataclass(frozen=True)
@@ -195,7 +181,7 @@ def json_body(value: object, *, status: int = 200, headers: Mapping[str, str] | 
     """
     if isinstance(value, Script | Step) or callable(value):
         raise TypeError(f"the value of json_body() must be a JSON value, not {describe(value)}")
-    return body(encode_json(value), status=status, headers=headers, content_type=JSON)
+    return body(encode_json(value), status=status, headers=headers, content_type=_JSON)
 
 
 def status(

@@ -18,8 +18,6 @@ from friendli_async.testing.route import InvalidRequestError
 from friendli_async.testing.script import Script, json_body
 from friendli_async.testing.turns import Body, count_tokens
 
-__all__ = ["answer_detokenize", "answer_tokenize", "classify", "embed", "encode", "texts_of"]
-
 _VECTOR_SIZE: Final = 16
 _LABELS: Final = ("NEGATIVE", "NEUTRAL", "POSITIVE")
 

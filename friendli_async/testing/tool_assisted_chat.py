@@ -20,8 +20,6 @@ from friendli_async.testing.script import Script
 from friendli_async.testing.steps import Step, tool_status
 from friendli_async.testing.turns import Turn, tokenize
 
-__all__ = ["answer_tool_assisted_chat"]
-
 _MAX_SHOWN: Final = 200
 
 

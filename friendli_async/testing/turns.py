@@ -15,9 +15,6 @@ from typing import Any, Final, cast
 from friendli_async.testing.sample import sample
 from friendli_async.testing.steps import Step
 
-__all__ = ["Body", "FunctionCall", "Prompt", "Turn", "count_tokens", "json_schema_of", "split_arguments"]
-__all__ += ["text_of", "tokenize"]
-
 Body = Mapping[str, Any]
 
 _MAX_TOKENS: Final = 4096

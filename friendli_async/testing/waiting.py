@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from friendli_async._core.loops import call_in_loop, wake
 
-__all__ = ["Signal"]
-
 
 class Signal:
     """Wakes all waiters on every change; each one then checks its condition.

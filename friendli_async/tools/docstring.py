@@ -6,8 +6,6 @@ import re
 from inspect import cleandoc
 from typing import Final
 
-__all__ = ["parse_docstring"]
-
 _PARAMETER_SECTIONS: Final = ("Args", "Arguments", "Parameters", "Params", "Keyword Args", "Keyword Arguments")
 _SECTION: Final = re.compile(
     rf"({'|'.join(_PARAMETER_SECTIONS)}|Other Parameters|Returns?|Yields?|Raises|Attributes|Examples?|Notes?"
