@@ -407,18 +407,16 @@ async def test_wait_on_closed_client_is_an_error(server: FriendliServer) -> None
     ],
     ids=str,
 )
-@pytest.mark.parametrize("method", ["wait", "wake"])
 async def test_invalid_timeout_or_interval_is_rejected(
-    client: AsyncFriendli, server: FriendliServer, method: str, bad: dict[str, Any]
+    client: AsyncFriendli, server: FriendliServer, bad: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(bad))}: must be a number of seconds"):
-        await getattr(client.dedicated.endpoint, method)("ep_1", **bad)
+        await client.dedicated.endpoint.wait("ep_1", **bad)
     assert server.requests == []
 
 
-async def test_wake_waits_only_if_asked(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(state("AWAKING"))
-    assert (await client.dedicated.endpoint.wake("ep_1")).status == "AWAKING"
+async def test_endpoint_that_wakes_up_can_be_waited_for(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("SLEEPING"), state("AWAKING"), state("RUNNING"))
-    assert (await client.dedicated.endpoint.wake("ep_1", wait=True, interval=0)).status == "RUNNING"
-    assert [request.method for request in server.requests] == ["PUT", "PUT", "GET", "GET"]
+    assert (await client.dedicated.endpoint.wake("ep_1")).status == "SLEEPING"
+    assert (await client.dedicated.endpoint.wait("ep_1", interval=0)).status == "RUNNING"
+    assert [request.method for request in server.requests] == ["PUT", "GET", "GET"]

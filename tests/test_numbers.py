@@ -91,7 +91,6 @@ async def test_subclasses_of_numbers_are_seconds_of_methods(server: FriendliServ
     async with client_of(server.url) as client:
         server.always(json_body({"status": "RUNNING"}))
         await client.dedicated.endpoint.wait("e", timeout=value, interval=value)
-        await client.dedicated.endpoint.wake("e", wait=True, timeout=value, interval=value)
         SSEResponse(open_stream(client), heartbeat=value, answer_after=value, send_timeout=value)
         server.clear_replies()
         server.enqueue(tool_calls(("now", {})), text("done"))

@@ -60,7 +60,8 @@ async def use_endpoints(client: AsyncFriendli) -> None:
     name = ids[0]
     assert (await endpoint.wait(name, interval=0.001)).status == "RUNNING"
     assert (await endpoint.sleep(name)).status == "SLEEPING"
-    assert (await endpoint.wake(name, wait=True, interval=0.001)).status == "RUNNING"
+    await endpoint.wake(name)
+    assert (await endpoint.wait(name, interval=0.001)).status == "RUNNING"
     assert (await endpoint.update(name, name="other")).name == "other"
     assert [version.name async for version in endpoint.get_version_history(name, limit=1)] == ["other", "e0"]
     assert (await endpoint.get_spec(name)).name == "other"

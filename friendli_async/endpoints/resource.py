@@ -197,33 +197,9 @@ class Endpoints(Resource):
         """Terminates an endpoint, and returns its status."""
         return await self._engine.call(_TERMINATE, path_arguments("terminate", options, endpoint_id=endpoint_id))
 
-    async def wake(
-        self,
-        endpoint_id: str,
-        *,
-        wait: bool = False,
-        timeout: float | None = WAIT_TIMEOUT,
-        interval: float = POLL_INTERVAL,
-        **options: Unpack[ExtraQuery],
-    ) -> EndpointStatus:
-        """Wakes a sleeping endpoint.
-
-        Args:
-            endpoint_id: Its id.
-            wait: Whether to wait until it runs, as ``wait(endpoint_id)`` does.
-            timeout: Maximum wait in seconds, as for ``wait``.
-            interval: Seconds between polls, as for ``wait``.
-            options: See ``ExtraQuery``.
-
-        Returns:
-            Its current status, or with ``wait`` its status once it runs.
-
-        Raises:
-            FriendliError: The call or the wait failed.
-        """
-        _check_seconds(timeout, interval)
-        status = await self._engine.call(_WAKE, path_arguments("wake", options, endpoint_id=endpoint_id))
-        return await self.wait(endpoint_id, timeout=timeout, interval=interval) if wait else status
+    async def wake(self, endpoint_id: str, **options: Unpack[ExtraQuery]) -> EndpointStatus:
+        """Wakes a sleeping endpoint, and returns its status; ``wait`` waits until it runs."""
+        return await self._engine.call(_WAKE, path_arguments("wake", options, endpoint_id=endpoint_id))
 
     async def wait(
         self,

@@ -444,7 +444,6 @@ async def manages_endpoints(client: AsyncFriendli) -> None:
     assert_type(await endpoint.get_status(endpoint_id="ep_1"), EndpointStatus)
     for change in (endpoint.restart, endpoint.sleep, endpoint.terminate, endpoint.wake):
         assert_type(await change("ep_1"), EndpointStatus)
-    assert_type(await endpoint.wake("ep_1", wait=True, timeout=60, interval=1), EndpointStatus)
     assert_type(await endpoint.wait("ep_1", until="SLEEPING", timeout=None), EndpointStatus)
     await endpoint.delete("ep_1")
     await endpoint.create(name="n")  # type: ignore[call-arg]  # rejected
