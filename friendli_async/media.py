@@ -18,13 +18,13 @@ from friendli_async._core.body.sources import Content, in_thread, read_whole, so
 from friendli_async.chat.inputs import AudioContent, ImageContent, Media, VideoContent
 from friendli_async.errors import ArgumentError
 
-__all__ = ["MAX_BYTES", "Content", "audio", "encoded", "image", "video"]
+__all__ = ["Content", "audio", "image", "video"]
 
-MAX_BYTES: Final = 32 * 1024 * 1024
+_MAX_BYTES: Final = 32 * 1024 * 1024
 """Default limit for the size of embedded media, in bytes."""
 
 
-async def image(source: str | Content, *, content_type: str | None = None, max_bytes: int = MAX_BYTES) -> ImageContent:
+async def image(source: str | Content, *, content_type: str | None = None, max_bytes: int = _MAX_BYTES) -> ImageContent:
     """Makes an image part of a message.
 
     Args:
@@ -42,29 +42,28 @@ async def image(source: str | Content, *, content_type: str | None = None, max_b
     return ImageContent(Media(await _to_url(source, "image", content_type, max_bytes)))
 
 
-async def audio(source: str | Content, *, content_type: str | None = None, max_bytes: int = MAX_BYTES) -> AudioContent:
+async def audio(source: str | Content, *, content_type: str | None = None, max_bytes: int = _MAX_BYTES) -> AudioContent:
     """Makes an audio part of a message, as ``image`` does of an image; ``content_type`` is such as ``audio/mpeg``."""
     return AudioContent(Media(await _to_url(source, "audio", content_type, max_bytes)))
 
 
-async def video(source: str | Content, *, content_type: str | None = None, max_bytes: int = MAX_BYTES) -> VideoContent:
+async def video(source: str | Content, *, content_type: str | None = None, max_bytes: int = _MAX_BYTES) -> VideoContent:
     """Makes a video part of a message, as ``image`` does of an image; ``content_type`` is such as ``video/mp4``."""
     return VideoContent(Media(await _to_url(source, "video", content_type, max_bytes)))
 
 
-async def encoded(content: Content, label: str, max_bytes: int = MAX_BYTES) -> str:
+async def encoded(content: Content, label: str) -> str:
     """Reads all of the content and encodes it as base64.
 
     Args:
         content: A path, bytes, an open binary file, or an async iterator of bytes.
         label: Its name in error messages.
-        max_bytes: Maximum number of bytes to read.
 
     Raises:
-        ValueError: It is larger than ``max_bytes``, or is not a supported source.
+        ValueError: It is larger than 32 MiB, or is not a supported source.
         OSError: It cannot be read.
     """
-    return await _encode_base64(await read_whole(source_of(content, label), max_bytes, label))
+    return await _encode_base64(await read_whole(source_of(content, label), _MAX_BYTES, label))
 
 
 async def _encode_base64(data: bytes) -> str:
