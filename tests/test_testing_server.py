@@ -484,7 +484,7 @@ def test_pytest_plugin_reports_unused_and_failed_replies(tmp_path: Path) -> None
     run = run_with_plugin(tmp_path, LEFTOVER_TEST, conftest=hide_plugin)
     assert "3 passed, 2 errors" in run.stdout, run.stdout + run.stderr
     assert "enqueued replies that were not used: 2 (requests received: 0):" in run.stdout
-    assert "  TextReply(pieces=('never used',)" in run.stdout
+    assert "  text('never used')" in run.stdout
     assert "scripted status 503" in run.stdout
     assert "  KeyError: 'missing' (raised by <function test_raises.<locals>.<lambda> at " in run.stdout
     assert "friendli_check_replies = false" in run.stdout

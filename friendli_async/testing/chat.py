@@ -100,6 +100,9 @@ class _TextReply:
     finish_reason: str = "stop"
     prompt_tokens: int = 1
 
+    def __repr__(self) -> str:
+        return f"text({', '.join(map(repr, self.pieces))})"  # as it was written: reports of unused replies show it
+
     def __call__(self, request: ReceivedRequest) -> Script:
         """Build the script for one request, whose `stream` and `stream_options` determine its form."""
         turn = Turn(self.pieces, self.reasoning, finish_reason=self.finish_reason)
