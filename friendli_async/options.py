@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Final, Literal, TypeGuard
+from typing import TYPE_CHECKING, Final, Literal, TypeGuard
 
 import msgspec
 
@@ -75,7 +75,19 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ArgumentError(f"Expected {', '.join(map(repr, choices))}, got {value!r}", name)
 
 
-class _Value(PydanticField, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Meta(msgspec.StructMeta):
+    if not TYPE_CHECKING:  # a call with any arguments would hide the fields from type checkers
+
+        def __call__(cls, *args, **kwargs):  # noqa: N805  # the instances of a metaclass are classes
+            try:
+                return super().__call__(*args, **kwargs)
+            except TypeError as error:  # "Unexpected keyword argument 'read'"
+                raise TypeError(
+                    f"{cls.__name__}: {error}; its keywords are {', '.join(cls.__struct_fields__)}"
+                ) from None
+
+
+class _Value(PydanticField, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_Meta):
     """Base of the option values that users create."""
 
 
@@ -171,7 +183,7 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
 
 
 @document_fields
-class Pacing(PydanticField, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Pacing(PydanticField, msgspec.Struct, frozen=True, forbid_unknown_fields=True, metaclass=_Meta):
     """Rate-limit holds and retry budget, shared by the calls of a client and its copies; ``Pacing(None)`` has neither.
 
     A call paused by a hold waits within its ``total``, and its ``timing.queued`` includes the wait. If the wait exceeds

@@ -7,12 +7,12 @@ import decimal
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from friendli_async import Attempt, ConfigurationError, Limits, RetryPolicy, Timeouts
+from friendli_async import Attempt, ConfigurationError, Limits, Pacing, RetryPolicy, Timeouts
 
 Options = Timeouts | Limits | RetryPolicy
 
@@ -224,3 +224,14 @@ def test_replace_validates_the_field() -> None:
 def test_configuration_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="not -1"):
         Limits(event=-1)
+
+
+@pytest.mark.parametrize(("kind", "known"), [(Timeouts, "connect"), (Limits, "event"), (Pacing, "obey")])
+def test_unknown_keyword_of_a_setting_lists_the_valid_ones(kind: Any, known: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}: .*'read'; its keywords are {known}, "):
+        kind(read=3)
+
+
+def test_number_in_place_of_the_keywords_of_a_retry_policy_lists_them() -> None:
+    with pytest.raises(TypeError, match="its keywords are max_attempts, initial, "):
+        cast("Any", RetryPolicy)(3)
