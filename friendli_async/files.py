@@ -112,6 +112,17 @@ _SEND: Final = operation("file.upload", "POST (upload)", ANYTHING, repeatable=Tr
 _FETCH: Final = operation("file.download", "GET (download)", ANYTHING)
 
 
+def _is_folder(path: pathlib.Path) -> bool:
+    """Whether a path is that of a folder. Raises an error if no file can have it: its name is too long, say."""
+    try:
+        os.lstat(path)  # is_dir() hides the errors
+    except FileNotFoundError:
+        return False
+    except ValueError as error:  # a null character
+        raise ArgumentError(str(error), "to") from None
+    return path.is_dir()
+
+
 def _check_url(url: str, what: str) -> str:
     """Validates a URL from the server, and returns it without its fragment.
 
@@ -289,17 +300,15 @@ class Files(Resource):
 
         Raises:
             TypeError: ``to`` is no path, or ``progress`` is not a plain function. Nothing was sent.
-            ValueError: The path is that of a folder. Nothing was sent.
+            ValueError: The path is that of a folder, or has a null character. Nothing was sent.
             APIConnectionError: The download was interrupted, or, if its length was not announced, does not match the
                 uploaded file.
-            OSError: The file cannot be written.
+            OSError: The file cannot be written. If it cannot be created, nothing was sent.
         """
         check_plain(progress, "progress", "two numbers of bytes")
         destination = pathlib.Path(to)
-        if not destination.name or await in_thread(destination.is_dir):
+        if not destination.name or await in_thread(_is_folder, destination):
             raise ArgumentError(f"{os.fspath(to)!r} is a folder, not a file", "to")
-        found = await self.get_download_url(file_id)
-        url = _check_url(found.download_url, "download URL")
         unfinished = destination.with_name(f".{os.urandom(8).hex()}.part")
 
         def discard(file: BinaryIO) -> None:
@@ -309,6 +318,8 @@ class Files(Resource):
         file = await open_in_thread(lambda: cast("BinaryIO", open(unfinished, "xb")), discard)  # noqa: SIM115  # closed below
         try:
             with file:
+                found = await self.get_download_url(file_id)
+                url = _check_url(found.download_url, "download URL")
                 sink = _FileSink(file, progress)
                 await self._engine.receive(_FETCH, ForeignArguments(url=url), sink)
             if not sink.size:  # also 0, which a server may announce for what it does not have

@@ -28,6 +28,7 @@ import friendli_async
 from friendli_async import (
     APIConnectionError,
     APITimeoutError,
+    ArgumentError,
     AsyncFriendli,
     ConflictError,
     NotFoundError,
@@ -395,6 +396,18 @@ async def test_folder_as_a_download_target_is_rejected_before_sending(
     with pytest.raises(ValueError, match=r"^to: .* is a folder, not a file$"):
         await client.file.download("f", to)
     assert server.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("a\0b", ArgumentError), ("a" * 256, OSError), ("absent/a", FileNotFoundError)]
+)
+async def test_file_that_cannot_be_created_is_reported_before_sending(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path, name: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await client.file.download("f", tmp_path / name)
+    assert server.requests == []
+    assert list_folder(tmp_path) == []
 
 
 async def test_compressed_download_reports_no_total(
