@@ -479,6 +479,15 @@ def test_lifespan_takes_nothing_else_by_position() -> None:
         make(AsyncFriendli("t"))
 
 
+def test_unknown_keyword_of_the_lifespan_is_named_when_the_app_is_made() -> None:
+    make: Any = lifespan
+    with pytest.raises(TypeError, match=r"^lifespan\(\) got .*'drian'; did you mean 'drain'\?"):
+        make(drian=3)
+    with pytest.raises(TypeError, match=r"'api_key'; use token=") as caught:
+        make(api_key="secret")
+    assert "secret" not in repr([entry.frame.f_locals for entry in caught.traceback[1:]])
+
+
 async def test_client_is_found_if_the_server_passes_no_state_of_the_lifespan() -> None:
     app = FastAPI()
     async with lifespan(token="t")(app) as state:
@@ -693,7 +702,7 @@ def test_returning_an_sse_response_is_an_error_that_names_friendli_response(
 
 
 @pytest.mark.parametrize("method", ["stream", "parse_stream", "run", "text"])
-def test_stream_or_run_is_not_serialized_by_its_attributes(app: FastAPI, method: str) -> None:
+def test_returning_a_stream_or_run_is_an_error_that_names_friendli_response(app: FastAPI, method: str) -> None:
     @app.get("/wrong", response_model=None)
     async def wrong(client: Client) -> object:
         chat = client.serverless.chat
@@ -704,7 +713,7 @@ def test_stream_or_run_is_not_serialized_by_its_attributes(app: FastAPI, method:
             return chat.run(tools=[], **given)
         return chat.stream(**given).text() if method == "text" else chat.stream(**given)
 
-    with TestClient(app) as browser, pytest.raises(ValueError, match="not iterable"):
+    with TestClient(app) as browser, pytest.raises(TypeError, match="return FriendliResponse"):
         browser.get("/wrong")
 
 

@@ -20,12 +20,13 @@ import asyncio
 import logging
 import ssl as ssl_module
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast, overload
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts, UsageLimit
+from friendli_async._core.settings import unknown_option
 from friendli_async._hints import shortened
 from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._lazy import LazyModule
@@ -45,11 +46,26 @@ try:
 except ImportError as _missing:
     raise ImportError("this needs FastAPI, or Starlette: pip install 'friendli_async[fastapi]'") from _missing
 
+
+class _StreamType(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return type(instance).__module__.startswith("friendli_async.") and isinstance(instance, AsyncIterable)
+
+
+class _Stream(metaclass=_StreamType):
+    """Whatever in this library is iterated: a stream, a view of one, a run. Naming the classes would import them."""
+
+
+def _reject_stream(stream: object) -> object:
+    raise TypeError(f"a route cannot return {shortened(stream)}: return FriendliResponse(stream), or what it yields")
+
+
 with suppress(ImportError):  # Starlette alone
     from fastapi.encoders import encoders_by_class_tuples
 
     # Without a return type, FastAPI serializes by this table. It has no function for registering.
     encoders_by_class_tuples[as_json] = (PydanticField,)
+    encoders_by_class_tuples[_reject_stream] = (_Stream,)
 
 if TYPE_CHECKING:
     from friendli_async._core.net import transport
@@ -216,15 +232,19 @@ def lifespan(app: Starlette | None = None, /, *, drain: float | None = 5.0, **op
         app: The app. Starlette passes it in ``FastAPI(lifespan=lifespan)``, which has the default options.
         drain: Seconds for open calls, streams and runs to finish; None is no limit. The shutdown timeouts of the
             server, and of whatever kills it, have to be longer.
-        options: Keyword arguments of ``AsyncFriendli``, which checks them when the app starts.
+        options: Keyword arguments of ``AsyncFriendli``, which checks their values when the app starts.
 
     Returns:
         The lifespan, or the context manager for ``app``.
 
     Raises:
         ConfigurationError: ``drain`` is not a number of seconds.
-        TypeError: ``app`` is no app.
+        TypeError: ``app`` is no app, or an unknown keyword.
     """
+    known = ["drain", *LifespanOptions.__annotations__]
+    if unknowns := [name for name in options if name not in known]:
+        options = LifespanOptions()  # the values may be secrets: keep them out of tracebacks
+        raise unknown_option("lifespan", unknowns[0], known)
     drain = check_seconds("drain", drain)
     if app is not None and not isinstance(cast("object", app), Starlette):
         raise TypeError(f"lifespan takes keywords, as AsyncFriendli does, or the app, not {type(app).__name__}")
