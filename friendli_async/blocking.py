@@ -64,7 +64,8 @@ def iterate(source: AsyncIterable[T]) -> Generator[T]:
     """Iterates over a stream, a view of one, a run, or any other async iterable, in the background loop.
 
     All steps are taken in one task, in the caller's context at the first of them. If a timeout that an async generator
-    has entered expires between two steps, the next one raises ``concurrent.futures.CancelledError``.
+    has entered expires between two steps, or its task group fails, the generator ends then; the next step raises its
+    error.
 
     Leaving the loop closes it: at once if nothing else holds the iterator, else with its ``close()``. If the garbage
     collector finds the iterator, it is closed soon afterwards.
@@ -174,8 +175,18 @@ class _Steps:
     async def _next_step(self) -> Future[object] | None:
         while self._step is None and not self._is_closing:
             self._asked = asyncio.get_running_loop().create_future()
-            await self._asked
+            try:
+                await self._asked
+            except asyncio.CancelledError as error:
+                await self._throw(error)
+                raise
         return self._step
+
+    async def _throw(self, error: asyncio.CancelledError) -> None:
+        """Raises a cancellation in an async generator, which may have caused it: by a task group or a timeout."""
+        if hasattr(self._iterator, "athrow"):
+            with suppress(StopAsyncIteration):
+                await self._iterator.athrow(error)
 
     async def close(self) -> None:
         task = self._task

@@ -20,7 +20,7 @@ from collections.abc import (
 )
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import Any, Final, Self
 
 import anyio
@@ -327,7 +327,7 @@ def test_timeout_of_an_async_generator_ends_a_step() -> None:
         next(items)
 
 
-def test_timeout_of_an_async_generator_between_two_steps_cancels_the_iteration() -> None:
+def test_timeout_of_an_async_generator_between_two_steps_is_raised_by_the_next() -> None:
     limits: list[asyncio.Timeout] = []
     left: list[bool] = []
 
@@ -347,8 +347,32 @@ def test_timeout_of_an_async_generator_between_two_steps_cancels_the_iteration()
     assert next(items) == 1
     run(expire())
     assert left == [True]
-    with pytest.raises(futures.CancelledError):
+    with pytest.raises(TimeoutError):
         next(items)
+
+
+def test_error_in_a_task_group_of_an_async_generator_between_two_steps_is_raised_by_the_next() -> None:
+    async def grouped() -> AsyncIterator[int]:
+        async def fail() -> None:
+            raise ValueError("child")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            yield 1
+
+    with pytest.raises(ExceptionGroup) as caught:  # and not BaseExceptionGroup, with a GeneratorExit
+        second_of(grouped())
+    assert [repr(error) for error in caught.value.exceptions] == ["ValueError('child')"]
+
+
+def test_async_generator_that_ends_when_it_is_cancelled_between_two_steps_is_cancelled() -> None:
+    async def ending() -> AsyncIterator[int]:
+        cancel_soon()
+        with suppress(asyncio.CancelledError):
+            yield 1
+
+    with pytest.raises(futures.CancelledError):
+        second_of(ending())
 
 
 class Failing:
