@@ -228,8 +228,9 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
     """Wait until a test sets an event: synchronization without sleeping.
 
     Args:
-        event: The event: of asyncio if the test is a coroutine, of threading if it is not. Unless it is
-            one of asyncio in the server's own loop, it must stay set: it is looked at every few milliseconds.
+        event: The event: of asyncio if the test is a coroutine, of threading if it is not, or if another thread sets
+            it. Unless it is one of asyncio in the server's own loop, it must stay set: it is looked at every few
+            milliseconds.
     """
     loop: asyncio.AbstractEventLoop | None = None
     with suppress(RuntimeError):  # the test is no coroutine
