@@ -112,8 +112,9 @@ SOURCES: Final = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))
 
 
 def component(module: str) -> str:
-    """Returns the first name below the package, of a module or a subpackage."""
-    return module.removeprefix(NAME).removeprefix(".").partition(".")[0]
+    """Returns the first name below the package, of a module or a subpackage; entry points may import everything."""
+    first = module.removeprefix(NAME).removeprefix(".").partition(".")[0]
+    return "__main__" if module.endswith(".__main__") else first
 
 
 def layer_index(name: str, layers: tuple[set[str], ...]) -> int | None:

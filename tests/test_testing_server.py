@@ -162,11 +162,14 @@ async def _run_command() -> tuple[bytes, int | None, bytes]:
     return body[-14:], process.returncode, errors
 
 
-def test_command_reports_port_in_use_in_one_line() -> None:
+@pytest.mark.parametrize(
+    "command", [["friendli_async.cli", "serve"], ["friendli_async.testing"]], ids=["serve", "module"]
+)
+def test_command_reports_port_in_use_in_one_line(command: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [sys.executable, "-m", "friendli_async.cli", "serve", "--port", str(port)],
+            [sys.executable, "-m", *command, "--port", str(port)],
             capture_output=True,
             text=True,
             timeout=60,
