@@ -76,8 +76,9 @@ async def test_missing_message_stop_raises_interrupted_with_partial(
         await stream.result()
 
 
-async def test_stop_reason_alone_does_not_end_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(*named(SHORT[:-1])))
+async def test_body_may_end_after_the_stop_reason(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(*named(SHORT[:-1])), script(*named(SHORT[:-2])))
+    assert (await open_stream(client).result()).text == "Hello"
     error = await failure(open_stream(client), StreamInterruptedError)
     assert error.partial.text == "Hello"
 

@@ -176,7 +176,6 @@ class MessagesCollector:
     )
     add_texts: None = None
     mixes_choices: bool = False
-    may_end: bool = False  # the last event ends the stream at once, so nothing can end it later
 
     def __init__(self) -> None:
         self.usage: MessageUsage | None = None
@@ -192,6 +191,11 @@ class MessagesCollector:
     def begun(self) -> bool:
         """Whether content or a stop reason has arrived; an empty envelope and empty blocks of words do not count."""
         return bool(self.finish_reasons) or any(parts.has_content for parts in self._blocks)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the stop reason has arrived: only the final event may still follow."""
+        return bool(self._ending.stop_reason)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
