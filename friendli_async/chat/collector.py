@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.events.decoding import Dialect, is_finish_reason
+from friendli_async._core.events.decoding import Dialect, is_end_of_choice, is_finish_reason
 from friendli_async._core.lenient import latest_usage
 from friendli_async._core.text import join_text, join_up_to, missing_suffix
 from friendli_async._json import is_json_object
@@ -45,7 +45,7 @@ class ChoiceParts:
     """A partially received choice.
 
     Attributes:
-        may_end: Whether the finish reason has arrived.
+        may_end: Whether a finish reason has arrived that does not mean an error.
         ends: How many finish reasons have arrived.
     """
 
@@ -60,7 +60,7 @@ class ChoiceParts:
     def end(self, finish_reason: str, stop_reason: int | str | None) -> None:
         """Ends the choice, which may continue nevertheless."""
         self.finish_reason, self.stop_reason = finish_reason, stop_reason
-        self.may_end = True
+        self.may_end = is_end_of_choice(finish_reason)
         self.ends += 1
 
     @property
