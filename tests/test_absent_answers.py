@@ -117,7 +117,7 @@ OPERATIONS: dict[str, Callable[[AsyncFriendli], Awaitable[Any]]] = {
         ({"Error": {"Message": "no more", "Code": "X"}}, APIStatusError, "no more"),
         ({"exception": "ValueError: no more"}, APIStatusError, "ValueError: no more"),
         ({"err": "no more"}, APIStatusError, "no more"),
-        ({"problem": {"title": "no more"}}, APIStatusError, "no more"),
+        ({"fault": {"title": "no more"}}, APIStatusError, "no more"),
     ],
 )
 @pytest.mark.parametrize("operation", OPERATIONS)

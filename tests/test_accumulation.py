@@ -390,8 +390,9 @@ def test_error_event_is_reported_after_preceding_chunks(data: bytes, delivered: 
     assert [event.text for event in reader.ready] == delivered
 
 
-def test_message_that_is_not_utf8_is_an_error_beside_an_empty_chunk() -> None:
+def test_message_that_is_not_utf8_beside_an_empty_chunk_is_the_error_of_an_unfinished_stream() -> None:
     reader = read(delta(content="a"), b'{"choices":[],"detail":"refus\xe9"}')
+    reader.feed(b"")
     assert isinstance(reader.failure, APIStatusError)
     assert reader.failure.message == "refus\ufffd"
 
@@ -401,8 +402,10 @@ def test_message_that_is_not_utf8_is_an_error_beside_an_empty_chunk() -> None:
     [("no", "no"), ("ok", None), (None, None), ("", None)],
     ids=["error", "success", "null", "empty"],
 )
-def test_message_beside_a_text_is_an_error_after_the_text(message: str | None, error: str | None) -> None:
+def test_message_beside_a_text_is_the_error_of_an_unfinished_stream(message: str | None, error: str | None) -> None:
     reader = read(delta(content="a"), chunk([{"index": 0, "delta": {"content": "b"}}], message=message))
+    assert not reader.has_ended
+    reader.feed(b"data: [DONE]\n\n")
     assert [event.text for event in reader.ready] == ["a", "b"]
     assert (None if reader.failure is None else str(reader.failure)) == error
 

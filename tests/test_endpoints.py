@@ -130,7 +130,16 @@ async def test_created_endpoint_without_id_is_a_decode_error(client: AsyncFriend
         await client.dedicated.endpoint.wandb_artifact_create(wandb_artifact_version_name="e/p/a:v1")
 
 
-@pytest.mark.parametrize("data", [b"", b"null", b"{}", b'{"id": "ep_1"}', b"[]", b'"ok"', b"true", b"1"], ids=repr)
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"null", b"{}", b'{"id": "ep_1"}', b"[]", b'"ok"', b"true", b"1", b'"the endpoint was deleted"'),
+        *(b'{"message": "Endpoint deleted"}', b'{"deleted": true, "name": "my nice endpoint"}'),
+        *(b'{"detail": "the endpoint is being terminated"}', b'{"endpointId": "ep_1", "title": "my endpoint"}'),
+        *(b'{"status": "TERMINATING", "message": "it takes a minute"}', b'{"code": 200, "message": "gone"}'),
+    ],
+    ids=repr,
+)
 async def test_delete_accepts_any_success_body(client: AsyncFriendli, server: FriendliServer, data: bytes) -> None:
     server.enqueue(body(data, content_type="application/json"))
     await client.dedicated.endpoint.delete("ep_1")

@@ -88,7 +88,7 @@ of the first error. Every ``FriendliError`` of an open stream has ``partial`` an
   never open, it raises StreamInterruptedError.
 - ``truncated``: the connection broke, or the body ended, before that; or the sentinel came before any part of an
   answer. StreamInterruptedError, raised again by each read, also after the stream was closed. (``failed`` if an error
-  message came before, as an event of an unknown kind or outside of events.)
+  message came before: beside other fields, in an event of an unknown kind or outside of events.)
 - ``failed``: a timeout, a size limit, an error in the stream, an event that cannot be decoded, an answer that is not
   JSON (parsing), or the opening. APITimeoutError, APIStatusError or ResponseDecodeError, raised again. Another
   exception of the opening, or one of a function of ``stop_when()``, is raised once, and later StreamInterruptedError.

@@ -1,7 +1,12 @@
 """Detects errors in JSON values, and finds their messages, in all the shapes that servers use.
 
 Streams, plain replies and error bodies of every API are read here, so that they agree. No I/O. ``error_text`` reads
-what is not JSON.
+what is not JSON. Which function decides depends on what else the value has:
+
+- beside a field of the API: ``error_beside_reply``. Only ``error`` means an error, as the API may add any other field.
+- beside nothing of the API, where the value may still be a success: ``explicit_error``.
+- beside nothing of the API, where a reply was expected: ``is_error_alone``, also by a message under any name.
+- ``looks_like_error``: a message under any name. Beside a field of the API, it never makes an error by itself.
 """
 
 from __future__ import annotations
@@ -26,31 +31,31 @@ _MESSAGE_FIELDS: Final = (
     *("title", "description", "cause", "explanation"),
 )
 # Patterns of further names that hold a message.
-_MESSAGE_PATTERN: Final = (
-    r"^err(?!.*code$)|^fail|(message|msg|description|exception|error|fault|failure|blockreason)s?$"
-)
+_MESSAGE_PATTERN: Final = r"^err(?!.*code$)|(message|msg|description|exception|error|fault|failure)s?$"
 # Fields that may hold the error as an object, whose message takes precedence over its siblings.
 _NESTED_FIELDS: Final = ("error", "fault")
 # The fields for the HTTP status, the error code and the type of an error.
 STATUS_FIELDS: Final = ("statuscode", "httpstatuscode", "httpcode", "httpstatus")
 CODE_FIELDS: Final = ("code", "errorcode", "errcode")
 TYPE_FIELDS: Final = ("type", "errortype")
-_NUMERIC_FIELDS: Final = frozenset({*STATUS_FIELDS, *CODE_FIELDS, "status"})
+_CODES: Final = frozenset({*STATUS_FIELDS, *CODE_FIELDS})
+_NUMERIC_FIELDS: Final = _CODES | {"status"}
 # The fields that never hold a message about a parameter of the request.
 _NOT_PARAMETERS: Final = frozenset({*_NUMERIC_FIELDS, *TYPE_FIELDS, "error", "object", "requestid"})
 # The fields of a validation error that name the invalid parameter.
 _PARAMETER_FIELDS: Final = ("field", "param", "target")
-# The fields whose value may be a word for failure.
-_FLAG_FIELDS: Final = frozenset(
-    {"status", "state", "level", "severity", "result", "outcome", "type", "object", "event"}
-)
+# The fields whose value may be a word for failure: JSend and Ollama; Anthropic; vLLM and SGLang; the 2024 format.
+_FLAG_FIELDS: Final = frozenset({"status", "type", "object", "event"})
 _FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "rejected"})
 _SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "deleted", "done", "completed"})
-# The fields in which a gateway may wrap an upstream reply; a message alone in it may belong to a successful reply.
+# The fields that hold nothing but an error: GraphQL and Cloudflare; Apigee; Spring; AWS Lambda; Baidu and Tencent.
+_ERROR_FIELDS: Final = frozenset({"error", "errors", "fault", "exception", "errormessage", "errormsg", "errmsg", "err"})
+# The fields in which a gateway may wrap an upstream reply (``baseresp``: MiniMax; ``status``: gRPC gateways); a message
+# alone in it may belong to a successful reply.
 _ENVELOPE_FIELDS: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
+# Cloudflare, One API; Slack and Telegram.
 _SUCCESS_FIELDS: Final = frozenset({"success", "ok"})
 _MAX_CACHED_NAME: Final = 64
-_TELLING_FIELDS: Final = frozenset({*_NUMERIC_FIELDS, *_FLAG_FIELDS, *_SUCCESS_FIELDS, *_ENVELOPE_FIELDS})
 
 
 def _cached_by_name(function: Callable[[str], T]) -> Callable[[str], T]:
@@ -117,24 +122,41 @@ def is_success(value: object) -> bool:
     return is_blank(value) and any(map(is_success, as_list(value) or as_object(value).values()))
 
 
-def declares_error(value: object, own: Collection[str] = ()) -> bool:
-    """Whether a JSON value declares an error, whatever other fields it has.
+def error_beside_reply(fields: Fields, own: Collection[str] = ()) -> bool:
+    """Whether an object that has a field of the API also has an ``error`` that is not blank, its own or in a choice.
 
-    It does so with an ``error`` that is not blank, also in a choice, or with a failure flag such as
-    ``"status": "failed"``. Of a list, the first item counts. If ``status``, or an ``error`` that is an object, is among
-    ``own``, the fields that a reply of the API has, it does not mean that the call failed.
+    If ``error`` is among ``own``, the fields of the API, an object in it does not mean that the call failed.
     """
-    fields = as_object(_first_item(value))
-    flags = (_is_failure_flag(name, each) for name, each in fields.items() if not (name == "status" and name in own))
-    return carries_error(fields, own) or any(flags)
-
-
-def carries_error(fields: Fields, own: Collection[str] = ()) -> bool:
-    """Whether an object has an ``error`` that is not blank, also in a choice. For ``own`` see ``declares_error``."""
     error = fields.get("error")
     if not is_blank(error) and not ("error" in own and isinstance(error, dict)):
         return True
     return any(map(_is_failed_choice, items_of(fields.get("choices"))))
+
+
+def explicit_error(value: object) -> bool:
+    """Whether a JSON value without a field of the API says that it is an error. Of a list, the first item counts.
+
+    It does so by an ``error``, also if that is empty, by another field that only errors have, by a failure flag such as
+    ``"status": "failed"``, by an error status, or by an error code with a message; also in an envelope.
+    """
+    fields = as_object(_first_item(value))
+    if error_beside_reply(fields) or fields.get("error") == {} or _states_error(fields):
+        return True
+    envelopes = (each for name, each in fields.items() if normalize_name(name) in _ENVELOPE_FIELDS)
+    return any(map(_states_error, map(as_object, envelopes)))
+
+
+def _states_error(fields: Fields) -> bool:
+    """Whether an object has an error field, a failure flag, an error status, or an error code with a message."""
+    if any(_is_failure_flag(name, each) for name, each in fields.items()):
+        return True
+    codes = [each for name, each in fields.items() if normalize_name(name) in _CODES]
+    return any(map(_is_error_code, codes)) and looks_like_error(fields)
+
+
+def _is_error_code(code: object) -> bool:
+    is_success_status = isinstance(code, int) and 200 <= code < 300
+    return not (is_blank(code) or is_success(code) or is_success_status)
 
 
 def _first_item(value: object) -> object:
@@ -145,13 +167,17 @@ def _first_item(value: object) -> object:
 
 
 def _is_failure_flag(name: str, value: object) -> bool:
-    """Whether a field is like ``"success": false``, ``"type": "error"``, ``"status": "failed"``, ``"status": 500``."""
+    """Whether a field is like ``"errors": [...]``, ``"success": false``, ``"type": "error"``, ``"statusCode": 500``."""
     plain = normalize_name(name)
+    if plain in _ERROR_FIELDS:
+        return not is_blank(value)
     if plain in _SUCCESS_FIELDS:
         return value is False or (isinstance(value, str) and value.lower() == "false")
-    if plain in {"status", "state"} and isinstance(value, str) and value.isupper():
+    if plain in _NUMERIC_FIELDS and _is_error_status(value):
+        return True
+    if plain == "status" and isinstance(value, str) and value.isupper():
         return False  # the state of a resource, which the caller asked for
-    return plain in _FLAG_FIELDS and (is_error_name(value) or (plain == "status" and _is_error_status(value)))
+    return plain in _FLAG_FIELDS and is_error_name(value)
 
 
 def _is_error_status(value: object) -> bool:
@@ -166,33 +192,17 @@ def _is_failed_choice(choice: object) -> bool:
     return any(not is_blank(as_object(part).get("error")) for part in parts)
 
 
-def shows_error(fields: Fields) -> bool:
-    """Whether a JSON object has an error message, failure flag, error status or ``"error": {}``, or wraps an error."""
-    fields = {name: value for name, value in fields.items() if _may_show_error(name)}
-    for name, value in fields.items():
-        if _is_message_field(name, value) or _is_failure_flag(name, value):
-            return True
-        if normalize_name(name) in _NUMERIC_FIELDS and _is_error_status(value):
-            return True
-    return fields.get("error") == {} or wraps_error(fields)
-
-
-@_cached_by_name  # the last event of most streams, their usage, is searched for an error
-def _may_show_error(name: str) -> bool:
-    """Whether any value of a field can mean an error."""
-    plain = normalize_name(name)
-    return plain in _TELLING_FIELDS or _is_message_name(plain)
-
-
-def shows_error_beside(fields: Fields, own: Collection[str] = ()) -> bool:
-    """Like ``shows_error``, for an object that also has fields of the API, ``own``: a blank message is no error."""
-    return shows_error(
-        {
-            name: value
-            for name, value in fields.items()
-            if name not in own and not (_is_message_name(normalize_name(name)) and is_blank(value))
-        }
+def looks_like_error(fields: Fields) -> bool:
+    """Whether a field is named like ``detail`` or ``errorMsg``, and is neither blank nor a word for success."""
+    return any(
+        _is_message_name(name) and not is_blank(value) and not is_success(value) for name, value in fields.items()
     )
+
+
+@_cached_by_name  # the last event of most streams, their usage, is searched for a message
+def _is_message_name(name: str) -> bool:
+    plain = normalize_name(name)
+    return plain in _MESSAGE_FIELDS or re.search(_MESSAGE_PATTERN, plain) is not None
 
 
 # Fields inside of an answer that say nothing by themselves.
@@ -216,44 +226,16 @@ def holds_content(value: object, depth: int = 0) -> bool:
     return type(value) in {int, float} or (isinstance(value, str) and value != "")
 
 
-def _is_message_field(name: str, value: object) -> bool:
-    """Whether a field is named like ``detail`` or ``errorMsg``, and is neither empty nor a word for success."""
-    return bool(value) and _is_message_name(normalize_name(name)) and not is_success(value)
+def is_error_alone(value: object) -> bool:
+    """Whether a JSON value in the place of a reply, without a field of the API, is an error.
 
-
-@_cached_by_name
-def _is_message_name(plain: str) -> bool:
-    return plain in _MESSAGE_FIELDS or re.search(_MESSAGE_PATTERN, plain) is not None
-
-
-def wraps_error(fields: Fields) -> bool:
-    """Whether an object has an error in an envelope field, e.g. ``{"data": {"error": "..."}}``."""
-    return any(
-        _is_wrapped_error(as_object(value))
-        for name, value in fields.items()
-        if normalize_name(name) in _ENVELOPE_FIELDS
-    )
-
-
-def _is_wrapped_error(fields: Fields) -> bool:
-    """Whether the object in an envelope has an ``error``, a failure flag, or an error code with a message."""
-    if not is_blank(fields.get("error")) or any(_is_failure_flag(name, each) for name, each in fields.items()):
-        return True
-    codes = [each for name, each in fields.items() if normalize_name(name) in _NUMERIC_FIELDS]
-    has_error_code = any(code and code != 200 and not is_success(code) for code in codes)
-    return has_error_code and any(_is_message_field(name, each) for name, each in fields.items())
-
-
-def describes_error(value: object) -> bool:
-    """Whether a JSON value that is not a reply of the API is an error.
-
-    It is one if it declares an error, has a message or any text of several words, or is a text (but not ``ok``).
+    It is one if it says so, has a message or any text of several words, or is a text (but not ``ok``).
     """
     value = _first_item(value)
     if isinstance(value, str):
         return bool(value.strip()) and not is_success(value)
     fields = as_object(value)
-    return declares_error(fields) or shows_error(fields) or bool(_sentence_in(fields))
+    return explicit_error(fields) or looks_like_error(fields) or bool(_sentence_in(fields))
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -364,4 +346,4 @@ def _sentence_in(fields: Fields) -> str:
 def _embedded_error(text: str) -> object:
     """Parses a text that is an error in JSON, as forwarded by gateways, or returns None."""
     value = json_or_none(text) if text.lstrip()[:1] in {"{", "["} else None
-    return value if describes_error(value) else None
+    return value if is_error_alone(value) else None

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from friendli_async._core.error_json import holds_content, wraps_error
+from friendli_async._core.error_json import explicit_error, holds_content
 from friendli_async._core.status_errors import excerpt
 from friendli_async._json import (
     Fields,
@@ -395,7 +395,7 @@ def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
     if "array" in types:
         if name in _PART_TYPES and isinstance(value, str):
             return [{"type": _PART_TYPES[name], "text": value}]
-        if name not in _LIST_FIELDS or wraps_error({name: value}):  # an error is no item
+        if name not in _LIST_FIELDS or explicit_error({name: value}):  # an error is no item
             return None
         item = cast("object", value)
         return items_of(item) if item and is_object(item) else None

@@ -18,9 +18,9 @@ from friendli_async._core.error_json import (
     EXCERPT_LENGTH,
     STATUS_FIELDS,
     TYPE_FIELDS,
-    describes_error,
     find_message,
     first_value,
+    is_error_alone,
     normalize_name,
 )
 from friendli_async._core.error_text import decode_text, is_message, parse_body, sanitize
@@ -70,7 +70,7 @@ def parse_unframed(data: bytes, head: ReplyHead) -> tuple[APIStatusError | None,
     value = _first_error(parse_body(data))
     message = _parse(value).message
     is_text = not isinstance(value, str) or is_message(data) or json_or_none(data) == value
-    if describes_error(value) and is_text and data.lstrip()[:1] != b"<":
+    if is_error_alone(value) and is_text and data.lstrip()[:1] != b"<":
         return error_of_payload(value, data, head), message
     return None, message[:EXCERPT_LENGTH] or sanitize(excerpt(data))
 
@@ -107,7 +107,7 @@ def _build(message: str, parsed: _Parsed, status: int, body: str, headers: Heade
 
 def _first_error(values: Sequence[object]) -> object:
     """Returns the first value that is an error, or else the first that has a message, or else the first."""
-    errors = (value for value in values if describes_error(value))
+    errors = (value for value in values if is_error_alone(value))
     with_message = (value for value in values if _parse(value).message)
     return next(errors, None) or next(with_message, values[0] if values else None)
 

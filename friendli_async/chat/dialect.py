@@ -7,12 +7,12 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from friendli_async._core.error_json import is_blank
+from friendli_async._core.error_json import is_blank, looks_like_error
 from friendli_async._core.events.decoding import (
     NOT_DECODED,
     ChunkDialect,
+    has_answer,
     is_end_of_choice,
-    shows_error_without_content,
 )
 from friendli_async._core.lenient import correct_usage
 from friendli_async.chat.replies import reasoning_of
@@ -55,7 +55,7 @@ def _has_content(chunk: Any) -> bool:
 
 
 def _is_without_error(chunk: Any, payload: bytes, dialect: ChunkDialect[Any]) -> bool:
-    """Whether a chunk without content, or with a usage without counts, is one without an error. Corrects its usage."""
+    """Whether a chunk without content, or with a usage without counts, is one without a message. Corrects its usage."""
     if chunk.error is not None or chunk.message is not None:
         return False
     try:
@@ -69,8 +69,8 @@ def _is_without_error(chunk: Any, payload: bytes, dialect: ChunkDialect[Any]) ->
     except NOT_DECODED:
         return False
     correct_usage(chunk, fields)
-    is_chunk = chunk.choices or (chunk.usage is not None and not dialect.has_shape(fields))
-    return bool(is_chunk) and not shows_error_without_content(fields)
+    is_chunk = chunk.choices or (chunk.usage is not None and not dialect.is_further(fields))
+    return bool(is_chunk) and (has_answer(fields) or not looks_like_error(fields))
 
 
 class _ReportedUsage(msgspec.Struct):
@@ -80,7 +80,7 @@ class _ReportedUsage(msgspec.Struct):
 
 
 class _OwnFields(msgspec.Struct, forbid_unknown_fields=True):
-    """The fields of a chunk that cannot show an error: the first chunk of most streams and the last have no others."""
+    """The fields of a chunk that cannot hold a message: the first chunk of most streams and the last have no others."""
 
     usage: _ReportedUsage | None = None
     choices: msgspec.Raw = msgspec.Raw()

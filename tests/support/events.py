@@ -16,7 +16,7 @@ def decode_event(data: bytes, name: str | None = None, *, dialect: Dialect[Any] 
 def decoded(data: bytes) -> ChatChunk | None:
     """Decodes a chat event that is neither an error nor the end; None if it is ignored."""
     payload: ChatChunk | None
-    payload, error, is_end = decode_event(data)
+    payload, error, is_end, _ = decode_event(data)
     assert error is None
     assert not is_end
     return payload

@@ -12,14 +12,16 @@ An event is classified in this order:
    ``is_last``.)
 2. **Heartbeat**: empty data, ``null``, ``{}``, ``[]``, data that is itself a comment (``: ...``), one of
    ``HEARTBEATS`` in any spelling, or an object that holds one, without content and without an error message.
-3. **Error**: an event that declares an error (by its event name, a filled ``error``, also in a choice, or a type,
-   object or status that means an error), whatever other fields it has; or an unrecognized one, JSON or text, with an
-   error message (see ``error_json``). Content in the same event is delivered before the error. An empty ``error`` next
-   to content is ignored, and one that reports success in any event.
+3. **Error**: an event named an error; one of the API's own form with a filled ``error``, also in a choice; or an
+   unrecognized one, JSON or text, that says so in any way or has a message (see ``error_json``). Content in the same
+   event is delivered before the error. An ``error`` that is empty or reports success is ignored. Only a message, which
+   may be a note, is no error after the end of the answer (``Decoded.is_guess``).
 4. **Payload**: decoded by msgspec, or else by the lenient fallback (``lenient``).
 5. **Unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices. Under an event name that the API does
-   not use, data that is neither a JSON object nor a text of several words is skipped. If the stream then ends
-   unfinished, the message of the last such event is raised as the error: see ``is_possible_error``.
+   not use, data that is neither a JSON object nor a text of several words is skipped.
+
+A message beside fields of the API, or in an event of an unknown kind, does not make an error, because the API may add
+fields and kinds. If the stream then ends unfinished, the message of the last such event is raised as the error.
 """
 
 from __future__ import annotations
@@ -30,17 +32,16 @@ from typing import Any, Final, Generic, NamedTuple, TypeGuard, TypeVar, cast, ge
 import msgspec
 
 from friendli_async._core.error_json import (
-    carries_error,
-    declares_error,
-    describes_error,
+    error_beside_reply,
+    explicit_error,
     has_value,
     holds_content,
     is_blank,
+    is_error_alone,
     is_error_name,
     is_success,
+    looks_like_error,
     normalize_name,
-    shows_error,
-    shows_error_beside,
 )
 from friendli_async._core.error_text import is_message
 from friendli_async._core.lenient import convert, has_usage_without_counts
@@ -76,6 +77,8 @@ class Decoded(NamedTuple, Generic[E]):
     payload: E | None = None
     error: APIStatusError | None = None
     is_end: bool = False
+    is_guess: bool = False
+    """Whether only a message suggests an error: ``error``, or the payload if the stream ends unfinished."""
 
 
 def _no_failure(event: object, head: ReplyHead) -> None:
@@ -134,26 +137,16 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
         fields = as_object(value)
         if is_object(value) and not is_error:
             return self._decode_fields(name, fields, data, head)
-        if is_error or (name is None and _has_error_message(value, data)):
+        has_message = is_error_alone(value) or (value is None and is_message(data))
+        if is_error or (name is None and has_message):
             error = error_of_payload(value, data, head, is_named=is_error)
-            return Decoded(self._content_with_error(name, fields), error)
+            is_guess = not is_error and not explicit_error(value)
+            return Decoded(self._content_with_error(name, fields), error, is_guess=is_guess)
         if is_own_name:
             raise ResponseDecodeError("an event of the stream is not a JSON object", excerpt=excerpt(data))
         text: str = value if isinstance(value, str) else data.decode("utf-8", "replace")
-        return Decoded(self._build_unknown(name, {"data": text}) if " " in text else None)
-
-    def is_possible_error(self, event: E, data: bytes) -> bool:
-        """Whether an event of an unknown kind contains an error message.
-
-        It is delivered, since the reply may continue; if the stream then ends unfinished, it is raised as the error.
-        """
-        if not self._is_unknown(event):
-            return False
-        value: object = json_or_none(data)
-        fields = as_object(value)
-        if isinstance(kind := fields.get("type"), str) and _is_kind_name(kind):
-            return shows_error(fields)
-        return _has_error_message(value, data)
+        payload = self._build_unknown(name, {"data": text}) if " " in text else None
+        return Decoded(payload, is_guess=has_message)
 
     def _decode_fast(self, data: bytes) -> E | None:
         try:
@@ -171,16 +164,17 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
         if self.rewrite is not None:
             fields = self.rewrite(self._kind(name, fields), fields)
         if self._is_recognized(name, fields):
-            if self._shows_error_without_content(name, fields):
-                return Decoded(error=error_of_payload(fields, data, head))
+            is_guess = self._may_be_error(name, fields)
             try:
-                return Decoded(self._build_payload(name, fields))
+                return Decoded(self._build_payload(name, fields), is_guess=is_guess)
             except NOT_DECODED as error:
                 reason = str(error)
             raise ResponseDecodeError(f"an event of the stream could not be decoded: {reason}", excerpt=excerpt(data))
-        if shows_error(fields) and self._is_own_name(name):
-            return Decoded(error=error_of_payload(fields, data, head))
-        return Decoded(self._build_unknown(name, fields))
+        if looks_like_error(fields) and self._is_own_name(name) and not self._has_shape(name, fields):
+            return Decoded(error=error_of_payload(fields, data, head), is_guess=True)
+        kind = fields.get("type")
+        is_guess = looks_like_error(fields) if isinstance(kind, str) and _is_kind_name(kind) else is_error_alone(fields)
+        return Decoded(self._build_unknown(name, fields), is_guess=is_guess)
 
     def _content_with_error(self, name: str | None, fields: Fields) -> E | None:
         """Returns the content of an event that also carries an error, or None."""
@@ -195,16 +189,16 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
         return name
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
-        """Whether an event declares an error, whatever other fields it has."""
-        raise NotImplementedError
+        """Whether an event says that it is an error."""
+        return error_beside_reply(fields) if self._has_shape(name, fields) else explicit_error(fields)
 
-    def _shows_error_without_content(self, name: str | None, fields: Fields) -> bool:
-        """Whether an event has the form of the API's events, but an error in the place of the content."""
-        return False
+    def _has_shape(self, name: str | None, fields: Fields) -> bool:
+        """Whether an event has the form of the API's events, even if it holds nothing."""
+        return self._is_recognized(name, fields)
 
-    def _is_unknown(self, event: E) -> bool:
-        """Whether an event was built by ``_build_unknown``."""
-        return isinstance(event, UnknownEvent)
+    def _may_be_error(self, name: str | None, fields: Fields) -> bool:
+        """Whether a recognized event has a message that is raised if the stream ends unfinished."""
+        return not self._has_content(name, fields) and looks_like_error(fields)
 
     def _is_own_name(self, name: str | None) -> bool:
         """Whether the API's own events have this name (None: no name)."""
@@ -241,30 +235,29 @@ class ChunkDialect(Dialect[E], kw_only=True):
         """Returns the struct of an event: that of the further kind, or the chunk."""
         if self._has_content(name, fields):
             return self.events  # whatever its name
-        return self.further if name == self.further_name or self.has_shape(fields) else self.events
+        return self.further if name == self.further_name or self.is_further(fields) else self.events
 
-    def has_shape(self, fields: Fields) -> bool:
+    def is_further(self, fields: Fields) -> bool:
         """Whether an event without content has the fields of an event of the further kind."""
         return bool(self.shape) and self.shape <= fields.keys()
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
         struct = self._struct_of(name, fields)
         if struct is self.events:
-            # A chunk has no message: a message means an error, as in the vendor's own client.
-            message = fields.get("message")
-            has_message = name is None and bool(message) and not is_success(message)
-            is_declared = declares_error if not self._has_content(name, fields) else carries_error
-            return has_message or is_declared(fields)
+            return super()._is_error(name, fields)
         # A tool's status may have an error of its own while the reply continues.
         known = struct.__struct_encode_fields__
-        return declares_error(fields, known) and not self._is_nonfatal_error(name, fields, known)
+        return error_beside_reply(fields, known) and not self._is_nonfatal_error(name, fields, known)
 
-    def _shows_error_without_content(self, name: str | None, fields: Fields) -> bool:
-        return self._struct_of(name, fields) is self.events and shows_error_without_content(fields)
+    def _has_shape(self, name: str | None, fields: Fields) -> bool:
+        return isinstance(fields.get("choices"), list) or self._is_recognized(name, fields)
 
-    def _is_unknown(self, event: E) -> bool:
-        chunk: Any = event
-        return isinstance(event, self.events) and not chunk.choices and chunk.message is not None
+    def _may_be_error(self, name: str | None, fields: Fields) -> bool:
+        if self._struct_of(name, fields) is not self.events:
+            return False
+        if has_answer(fields):  # as on the fast path, which looks at no other field
+            fields = {"message": fields.get("message")}
+        return looks_like_error(fields)
 
     def _is_nonfatal_error(self, name: str | None, fields: Fields, known: Sequence[str]) -> bool:
         """Whether an error is only that of what a further event reports, such as a tool: the reply continues.
@@ -280,7 +273,7 @@ class ChunkDialect(Dialect[E], kw_only=True):
     def _is_recognized(self, name: str | None, fields: Fields) -> bool:
         if self._has_content(name, fields) or self._struct_of(name, fields) is not self.events:
             return True
-        return has_value(fields, _CHUNK_FIELDS) and not shows_error_beside(fields)
+        return has_value(fields, _CHUNK_FIELDS)
 
     def _has_content(self, name: str | None, fields: Fields) -> bool:
         return has_value(fields, ("choices",))
@@ -326,9 +319,10 @@ class TaggedDialect(Dialect[E], kw_only=True):
         return not any(has_usage_without_counts(event) or self.failure_of(event, head) for event in events)
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
-        # As on the fast path, which takes every event of a known type without an ``error``.
-        is_declared = carries_error if fields.get("type") in tuple(self._kinds) else declares_error
-        return is_declared(fields)
+        if fields.get("type") in tuple(self._kinds):  # as on the fast path
+            return error_beside_reply(fields)
+        is_named = is_error_name(fields.get("type")) or is_error_name(fields.get("object"))  # Anthropic; vLLM
+        return is_named or super()._is_error(name, fields)
 
     def _is_own_name(self, name: str | None) -> bool:
         return name is None or name in self._kinds
@@ -363,15 +357,9 @@ def _names_of_fields(fields: Fields) -> set[str]:
     return {name for name, value in fields.items() if name != "error" or (value and not is_success(value))}
 
 
-def _has_error_message(value: object, data: bytes) -> bool:
-    """Whether data contains an error message, as JSON or as plain text."""
-    return describes_error(value) or (value is None and is_message(data))
-
-
-def shows_error_without_content(fields: Fields) -> bool:
-    """Whether a chunk has an error message, flag or status, but no content: nothing in a choice, not even its end."""
-    choices = items_of(fields.get("choices"))
-    return not any(holds_content(choice) or _is_finished(choice) for choice in choices) and shows_error_beside(fields)
+def has_answer(fields: Fields) -> bool:
+    """Whether a choice of a chunk holds anything, or has finished."""
+    return any(holds_content(choice) or _is_finished(choice) for choice in items_of(fields.get("choices")))
 
 
 def _is_finished(choice: object) -> bool:
@@ -429,4 +417,4 @@ def _is_heartbeat(name: str | None, fields: Fields) -> bool:
         for key, value in fields.items()
         if not (_is_heartbeat_word(key) or (key in _HEARTBEAT_FIELDS and _is_heartbeat_word(value)))
     }
-    return (_is_heartbeat_word(name) or len(others) < len(fields)) and not describes_error(others)
+    return (_is_heartbeat_word(name) or len(others) < len(fields)) and not is_error_alone(others)

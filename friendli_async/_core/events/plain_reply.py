@@ -10,13 +10,12 @@ from typing import Any, Final, TypeVar, get_args, get_origin
 import msgspec
 
 from friendli_async._core.error_json import (
-    declares_error,
-    describes_error,
+    error_beside_reply,
+    explicit_error,
     has_value,
     holds_content,
+    is_error_alone,
     is_error_name,
-    shows_error_beside,
-    wraps_error,
 )
 from friendli_async._core.error_text import is_other_format
 from friendli_async._core.events.decoding import METADATA, NOT_DECODED
@@ -29,7 +28,7 @@ from friendli_async.replies import Partial, ReplyHead, partial_of
 T = TypeVar("T")
 
 # Fields that both replies and errors have.
-_AMBIGUOUS: Final = frozenset({"status", "name", "type", "role", "usage"})
+_AMBIGUOUS: Final = frozenset({"status", "type", "role", "usage"})
 
 
 def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead) -> T:
@@ -41,10 +40,9 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
     """
     kind: Any = decoder.type
     own = _own_fields(kind)
-    # A reply with content of its own that contains none of these does not declare an error, and is parsed only once.
-    if b'"error' in data or b'"fail' in data or b'"success"' in data:
+    if b'"error"' in data:  # most replies are parsed only once
         value: object = json_or_none(data)
-        if declares_error(value, own) or wraps_error(as_object(value)):
+        if error_beside_reply(as_object(value), own):
             raise _error_in_reply(value, data, decoder, head)
     try:
         reply = decode(data, decoder)
@@ -59,13 +57,8 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], head: ReplyHead)
         if is_certain and _has_content(reply):
             return reply
         value = json_or_none(data)
-        fields = as_object(value)
-        if is_certain:
-            if not _shows_error_without_answer(fields, kind):
-                _check_choices(reply, fields, data)
-                return reply
-        elif not _is_error_reply(value, kind):
-            _check_reply(reply, fields, data, own)
+        if is_certain or not _is_error_in_place_of(reply, value, kind):
+            _check_reply(reply, as_object(value), data, own)
             return reply
     raise _error_in_reply(value, data, decoder, head)
 
@@ -88,16 +81,17 @@ def _own_fields(kind: Any) -> frozenset[str]:
 
 
 def _check_reply(reply: object, fields: Fields, data: bytes, own: Collection[str]) -> None:
-    """Checks that a reply has a field of this API, and an answer.
+    """Checks that a reply has a field of this API, and an answer, also in each choice.
 
     Raises:
-        ResponseDecodeError: It lacks either.
+        ResponseDecodeError: It lacks any.
     """
     if own and fields and not fields.keys() & own:
         raise ResponseDecodeError("the server's reply has none of the fields of this API", excerpt=excerpt(data))
     if not _is_answered(reply):
         wanted = " and no ".join(getattr(reply, "_answered_by", ()))
         raise ResponseDecodeError(f"the server's reply contains no answer: it has no {wanted}", excerpt=excerpt(data))
+    _check_choices(reply, fields, data)
 
 
 @cache
@@ -121,12 +115,16 @@ def _has_content(reply: Any) -> bool:
     return not answers or any(getattr(reply, name) for name in answers)
 
 
-def _shows_error_without_answer(fields: Fields, kind: Any) -> bool:
-    """Whether a reply has an error message, flag or status next to fields of the API, but nothing in these."""
-    answers = _answers_of(kind)
-    if not answers or any(holds_content(fields.get(name)) for name in answers.values()):
-        return False
-    return shows_error_beside(fields, _own_fields(kind))
+def _is_error_in_place_of(reply: object, value: object, kind: Any) -> bool:
+    """Whether a reply that was decoded, but has no value of its own, is an error.
+
+    If its answer is empty, or may be anything, it must say so: a text in it may be about a success.
+    """
+    answers = (as_object(value).get(name) for name in _answers_of(kind).values())
+    is_empty_answer = _is_answered(reply) and any(isinstance(answer, str | list | dict) for answer in answers)
+    if is_empty_answer or not _own_fields(kind):
+        return explicit_error(value)
+    return _is_error_reply(value, kind)
 
 
 def _is_answered(reply: object) -> bool:
@@ -139,7 +137,7 @@ def _has_own_value(reply: Any) -> bool:
     """Whether a reply has a value that cannot be part of an error."""
     for name in reply.__struct_fields__ if isinstance(reply, msgspec.Struct) else ():
         value: object = getattr(reply, name)
-        if value in (None, (), [], {}, "") or name in METADATA:
+        if value in (None, (), [], {}, "", False) or name in METADATA:
             continue
         if name not in _AMBIGUOUS or (isinstance(value, str) and value in _literal_values(reply.__class__, name)):
             return True
@@ -193,13 +191,13 @@ def _lacks(choice: Fields, wanted: str) -> bool:
 
 
 def _is_error_reply(value: object, kind: Any) -> bool:
-    """Whether a reply declares or wraps an error, or has an error message and no content of the API."""
+    """Whether a value without an answer says that it is an error, or has a message and no content of the API."""
     if not is_object(value):
-        return describes_error(value)
+        return is_error_alone(value)
     fields = as_object(value)
-    if wraps_error(fields) or declares_error(fields) or _shows_error_without_answer(fields, kind):
+    if explicit_error(fields):
         return True
     own = _own_fields(kind)
     if has_value(fields, [name for name in own if name not in METADATA | _AMBIGUOUS and not is_error_name(name)]):
         return False
-    return describes_error({name: each for name, each in fields.items() if name not in own or is_error_name(name)})
+    return is_error_alone({name: each for name, each in fields.items() if name not in own or is_error_name(name)})

@@ -135,7 +135,7 @@ class EventReader(Generic[E]):
         self.excess = 0
         self.stop_conditions = stop_conditions
         self._limit = limit
-        self._possible_error_data = b""  # the data of the last event of an unknown kind that has an error message
+        self._possible_error_data = b""  # the data of the last event that may be an error: see ``Decoded``
         self._collector = collector
         self._add_texts = None if stop_conditions else collector.add_texts
         self._dialect = collector.dialect
@@ -246,12 +246,18 @@ class EventReader(Generic[E]):
         decoded: list[E] = []
         for event in events:
             try:
-                payload, error, is_end = dialect.decode(event.event, event.data, self._head)
+                payload, error, is_end, is_guess = dialect.decode(event.event, event.data, self._head)
             except FriendliError as problem:
                 clear_tracebacks(problem)  # from Python 3.12 on, they have the frames of the read, up to the user's own
-                payload, error, is_end = None, problem, False
-            if payload is not None and dialect.is_possible_error(payload, event.data):
+                payload, error, is_end, is_guess = None, problem, False, False
+            if is_guess:
                 self._possible_error_data = event.data
+                self._take(decoded)
+                decoded = []
+                if self.has_ended:
+                    return
+                if self._collector.may_end:
+                    error = None  # what follows the answer may be a note
             failure = None if payload is None else dialect.failure_of(payload, self._head)
             if error is not None or failure is not None or is_end:
                 self._take(decoded)
