@@ -13,12 +13,12 @@ from strategies import JSON as ANY_JSON
 from strategies import deterministic, fewer
 from support.whole_replies import JSON, REPLIES, STREAMS, USAGE
 
-from friendli_async import APIStatusError
+from friendli_async import APIStatusError, StreamInterruptedError
 from friendli_async._core.error_json import is_blank
 from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.lenient import structs_of
-from friendli_async.chat import ChatCollector
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import ReplyHead
 
@@ -37,8 +37,6 @@ VALUES: Final[tuple[object, ...]] = (
     *({"error": "x"}, {"code": 8, "message": "x"}, {"message": "quota exceeded"}, {"success": False}, [{"msg": "x"}]),
 )
 FIELDS: Final = st.tuples(st.sampled_from(NAMES) | st.text(max_size=8), st.sampled_from(VALUES) | ANY_JSON)
-# In place of a kind, and in the 2024 format of completions, these fields are of the API.
-OWN: Final[dict[str, set[str]]] = {"completions": {"event"}}
 
 
 def own_fields(kind: str, value: JSON) -> set[str]:
@@ -46,7 +44,7 @@ def own_fields(kind: str, value: JSON) -> set[str]:
     events = STREAMS[kind].collector().dialect.events
     names = {name for struct in structs_of(events) for name in struct.__struct_encode_fields__}
     is_chunk = "choices" in value
-    return (names - {"message"} if is_chunk else names | {"type"}) | OWN.get(kind, set()) | {*value, "error"}
+    return (names - {"message"} if is_chunk else names | {"type"}) | {*value, "error"}
 
 
 def read(kind: str, events: list[tuple[str | None, JSON]], *, at_once: bool) -> tuple[object, ...]:
@@ -119,6 +117,16 @@ def test_message_beside_the_role_is_quoted_if_the_stream_ends_without_content() 
         reader.feed(end)
         assert isinstance(reader.failure, APIStatusError)
         assert reader.failure.message == "full"
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b""])
+def test_message_beside_the_role_is_a_note_if_content_follows(end: bytes) -> None:
+    role = {"choices": [{"index": 0, "delta": {"role": "assistant"}}], "title": "a new field"}
+    reader = EventReader[Any](ChatCollector(), 1 << 20, ReplyHead(200))
+    for value in (role, {"choices": [{"index": 0, "delta": {"content": "hi"}}]}):
+        reader.feed(f"data: {json.dumps(value)}\n\n".encode())
+    reader.feed(end)
+    assert type(reader.failure) is (type(None) if end else StreamInterruptedError)
 
 
 def test_message_beside_the_usage_is_a_note() -> None:

@@ -136,6 +136,7 @@ class EventReader(Generic[E]):
         self.stop_conditions = stop_conditions
         self._limit = limit
         self._possible_error_data = b""  # the data of the last event that may be an error: see ``Decoded``
+        self._begun_at_possible_error = False  # whether the answer had begun by then
         self._collector = collector
         self._add_texts = None if stop_conditions else collector.add_texts
         self._dialect = collector.dialect
@@ -266,6 +267,10 @@ class EventReader(Generic[E]):
                 return
             if payload is not None:
                 decoded.append(payload)
+            if is_guess:
+                self._take(decoded)
+                decoded = []
+                self._begun_at_possible_error = self._collector.begun
         self._take(decoded)
 
     def _end_at(
@@ -314,6 +319,8 @@ class EventReader(Generic[E]):
         stray = self._sse.stray if stray is None else stray
         if collector.may_end:
             return
+        if collector.begun and not self._begun_at_possible_error:
+            possible_error = b""  # the answer has begun after it
         if possible_error and not stray:
             payload = json_or_none(possible_error)
             self._fail(error_of_payload(payload, possible_error, self._head))
