@@ -170,7 +170,7 @@ class _TranscriptCollector:
     )
     is_last: bool = False  # only the sentinel marks the end
     add_texts: None = None
-    mixes_choices: bool = False
+    splits_answer: bool = False
     finish_reasons: tuple[str, ...] = ()
     envelope: None = None  # a transcript has neither id nor model
 

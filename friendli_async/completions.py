@@ -207,8 +207,8 @@ class _ChoiceParts(ChoiceParts):
         self.logprobs: list[TextCompletionLogprobs] = []
 
     @property
-    def begun(self) -> bool:
-        return super().begun or bool(self.tokens)
+    def has_content(self) -> bool:
+        return bool(self.text or self.tokens)
 
     def add(self, choice: TextCompletionChunkChoice) -> None:
         if choice.text:

@@ -12,6 +12,7 @@ from friendli_async import ResponseDecodeError
 from friendli_async._core.events.reader import EventReader
 from friendli_async.chat import ChatChunk, ChatMessage
 from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.tool_assisted import _ToolAssistedCollector
 from friendli_async.chat.tool_calls import CompleteToolCalls
 from friendli_async.replies import PromptTokensDetails, ReplyHead, Usage
 
@@ -507,37 +508,43 @@ def test_choices_by_a_number_of_thousands_of_digits_are_read() -> None:
 
 
 A, B = delta(content="a"), delta(1, content="b")
-UNNUMBERED: Final = chunk({"index": None, "delta": {"content": "a"}}, {"index": "second", "delta": {"content": "b"}})
-UNNUMBERED_END: Final = chunk(*[{"delta": {}, "finish_reason": "stop"}] * 2)
 
 
 @pytest.mark.parametrize(
-    ("chunks", "n", "is_mixed"),
+    ("chunks", "n", "is_split"),
     [
-        ([A, A, finish(), finish()], 2, True),
-        ([A, A, finish(), A, finish()], 2, True),
-        ([A, B, A, finish(), finish()], 2, True),
-        ([A, B, finish(), finish(1), finish(1)], 3, True),
-        ([UNNUMBERED, UNNUMBERED, UNNUMBERED_END], 2, True),
         ([A, A, finish()], 2, False),
-        ([A, B, finish(), A, finish(1), finish()], 2, False),
-        ([A, B, finish(), finish(1)], 3, False),
-        ([A, B], 2, False),
+        ([A, A, finish(), finish()], 2, False),
+        ([A, B, finish(1)], 2, False),
         ([A, B, finish(2)], 1, True),
         ([B, delta(2, content="c"), finish(3)], 1, True),
+        ([delta(role="assistant"), B, finish(1)], 1, True),
+        ([A, A, finish(1)], 1, False),
+        ([B, B, finish(0)], 1, False),
         ([A, B, finish(), finish(1)], 1, False),
         ([A, B, finish()], 1, False),
         ([A, finish(), finish()], 1, False),
         ([A, B], 1, False),
     ],
 )
-def test_choices_whose_indexes_cannot_be_right_are_an_error(chunks: list[JSON], n: int, is_mixed: bool) -> None:
+def test_only_answer_that_is_split_into_choices_is_an_error(chunks: list[JSON], n: int, is_split: bool) -> None:
     reader = EventReader[ChatChunk](ChatCollector(n), 1 << 20, ReplyHead(200))
     for each in chunks:
         reader.feed(b"data: %b\n\n" % json.dumps(each).encode())
     assert reader.failure is None
     reader.feed(b"data: [DONE]\n\n")
-    assert isinstance(reader.failure, ResponseDecodeError) is is_mixed
+    assert isinstance(reader.failure, ResponseDecodeError) is is_split
+
+
+def test_finish_reason_before_a_built_in_tool_is_no_other_choice_of_a_server_that_ignores_n() -> None:
+    reader = EventReader[Any](_ToolAssistedCollector(2), 1 << 20, ReplyHead(200))
+    for each in (A, finish(reason="tool_calls"), None, A, finish()):
+        data = b'{"tool_call_id": "t", "name": "math:calculator", "status": "ENDED"}'
+        name = b"event: tool_status\n" if each is None else b""
+        reader.feed(b"%bdata: %b\n\n" % (name, data if each is None else json.dumps(each).encode()))
+    reader.feed(b"data: [DONE]\n\n")
+    assert reader.failure is None
+    assert len(reader.ready) == 5
 
 
 def test_indexes_are_kept_if_several_choices_were_requested() -> None:

@@ -46,7 +46,6 @@ class ChoiceParts:
 
     Attributes:
         may_end: Whether a finish reason has arrived that does not mean an error.
-        ends: How many finish reasons have arrived.
     """
 
     def __init__(self, index: int) -> None:
@@ -55,18 +54,21 @@ class ChoiceParts:
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.may_end: bool = False
-        self.ends: int = 0
 
     def end(self, finish_reason: str, stop_reason: int | str | None) -> None:
         """Ends the choice, which may continue nevertheless."""
         self.finish_reason, self.stop_reason = finish_reason, stop_reason
         self.may_end = is_end_of_choice(finish_reason)
-        self.ends += 1
+
+    @property
+    def has_content(self) -> bool:
+        """Whether any content has arrived. A role does not count."""
+        return bool(self.text)
 
     @property
     def begun(self) -> bool:
-        """Whether any content or a finish reason has arrived. A role alone does not count."""
-        return bool(self.text) or self.finish_reason is not None
+        """Whether any content or a finish reason has arrived."""
+        return self.has_content or self.finish_reason is not None
 
 
 _MAX_TEXTS: Final = 10_000
@@ -113,12 +115,11 @@ class ChoicesCollector(Generic[C, P]):
         return bool(self.choices) and len(self.choices) >= self._n
 
     @property
-    def mixes_choices(self) -> bool:
-        """Whether the server's indexes cannot be right: an answer is in several choices, or several are in one."""
-        ends = [parts.ends for parts in self.choices.values()]
-        if self._n == 1:  # some servers have counted the chunks of the answer there
-            return 0 in self.choices and not self.choices[0].ends and any(ends)
-        return self._n > len(ends) - ends.count(0) and max(ends, default=0) > 1
+    def splits_answer(self) -> bool:
+        """Whether the only answer is in several choices: TGI and Foundry Local have counted its chunks there."""
+        others = [parts for index, parts in self.choices.items() if index]
+        is_unfinished = self._n == 1 and 0 in self.choices and self.choices[0].finish_reason is None
+        return is_unfinished and any(each.finish_reason for each in others) and any(each.has_content for each in others)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
@@ -311,9 +312,9 @@ class _ChoiceParts(ChoiceParts):
         self._in_messages: set[str] = set()  # the fields whose text comes in messages only
 
     @property
-    def begun(self) -> bool:
+    def has_content(self) -> bool:
         thought = self.reasoning_content or self.reasoning or self.reasoning_details or self.thinking_blocks
-        return super().begun or bool(self.calls or self.refusal or thought or self.images or self.audio)
+        return bool(self.text or self.calls or self.refusal or thought or self.images or self.audio)
 
     def add(self, choice: ChunkChoice) -> None:
         if choice.message is not None or choice.text is not None:

@@ -175,7 +175,7 @@ class MessagesCollector:
         rewrite=_normalize_event,
     )
     add_texts: None = None
-    mixes_choices: bool = False
+    splits_answer: bool = False
 
     def __init__(self) -> None:
         self.usage: MessageUsage | None = None

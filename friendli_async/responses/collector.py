@@ -110,7 +110,7 @@ class ResponseCollector:
         failure_of=_failure_of,
     )
     add_texts: None = None
-    mixes_choices: bool = False
+    splits_answer: bool = False
     may_end: bool = False  # the last event ends the stream at once, so nothing can end it later
 
     def __init__(self) -> None:

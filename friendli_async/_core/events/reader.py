@@ -56,8 +56,8 @@ class Collector(Protocol[E, R_co, U_co]):
         ...
 
     @property
-    def mixes_choices(self) -> bool:
-        """Whether the parts of the choices cannot be told apart."""
+    def splits_answer(self) -> bool:
+        """Whether the only answer is in several choices, which no reader of choice 0 would notice."""
         ...
 
     @property
@@ -330,8 +330,10 @@ class EventReader(Generic[E]):
             self._fail(error)
             return
         if collector.begun and explicit:
-            if collector.mixes_choices:
-                self._fail(ResponseDecodeError("the server numbers its choices wrongly, which mixes up their texts"))
+            if collector.splits_answer:
+                self._fail(
+                    ResponseDecodeError("the server numbers its choices wrongly: parts of the answer are in others")
+                )
             return  # the sentinel vouches for an answer without a finish reason
         reason = f"the stream ended before {'it was complete' if collector.begun else 'any content came'}"
         self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason, excerpt=message))
