@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, Final
 
 import pytest
@@ -472,6 +473,26 @@ def test_last_event_that_lacks_what_was_streamed_loses_none_of_it(
     assert found == expected
     given = [each["delta"] for each in streamed(*items) if each["type"] == DELTA["type"]]
     assert "".join(map(_Wording("output_text").of, events)).startswith("".join(given))
+
+
+@pytest.mark.parametrize("item", [message("ab"), reasoning("ab"), function_call("", "{}"), search("")])
+def test_item_whose_events_have_no_index_and_another_id_each_is_in_the_result_once(item: Fields) -> None:
+    ids = (f"id{number}" for number in count())
+    begun = {**item, "content": []} | ({"arguments": ""} if "arguments" in item else {})
+    events: list[Fields] = [{"type": "response.output_item.added", "item": {**begun, "id": next(ids)}}]
+    for part in item.get("content", ()):
+        delta = {"type": f"response.{part['type']}.delta"}
+        events += [{**delta, "item_id": next(ids), "delta": piece} for piece in part["text"]]
+        events.append({"type": f"response.{part['type']}.done", "item_id": next(ids), "text": part["text"]})
+    events.append({"type": "response.output_item.done", "item": {**item, "id": next(ids)}})
+    collector, _ = read([*events, ended({**item, "id": next(ids)})])
+    [result] = collector.result().output
+    assert result == collector.envelope.output[0]
+    # Beside what the last event lacks.
+    lost = message("c") if item["type"] != "message" else search("")
+    added = {"type": "response.output_item.done", "item": {**lost, "id": next(ids)}}
+    collector, _ = read([*events, added, ended({**item, "id": next(ids)})])
+    assert [each.type for each in collector.result().output] == [item["type"], lost["type"]]
 
 
 @pytest.mark.parametrize("is_final", [True, False])

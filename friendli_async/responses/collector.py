@@ -159,7 +159,7 @@ class ResponseCollector:
         """Returns the response of the final event, with what was streamed and it lacks; see ``completed_items``."""
         output = tuple(parts.result() for parts in self._items.all)
         if self.is_last:
-            output = completed_items(self.envelope.output, output)
+            output = completed_items(self.envelope.output, output, may_repeat=self._items.may_repeat)
         return msgspec.structs.replace(self.envelope, output=output, usage=self.usage)
 
 

@@ -130,11 +130,13 @@ def has_content(item: OutputItem) -> bool:
     return item.type not in {"message", "reasoning"} or bool(_words_of(item))
 
 
-def completed_items(final: Sequence[OutputItem], streamed: Sequence[OutputItem]) -> tuple[OutputItem, ...]:
+def completed_items(
+    final: Sequence[OutputItem], streamed: Sequence[OutputItem], *, may_repeat: bool
+) -> tuple[OutputItem, ...]:
     """Returns the output of a response's last event, with the streamed words and items that it lacks.
 
     Items correspond by their words, since some engines send another id with each event. Other words in place of the
-    streamed ones are a correction.
+    streamed ones are a correction. If the streamed items ``may_repeat`` each other, it lacks none whose words it has.
     """
     if not final:
         return tuple(streamed)
@@ -145,13 +147,15 @@ def completed_items(final: Sequence[OutputItem], streamed: Sequence[OutputItem])
     taken = {index for index in found if index is not None}
     lacking: list[tuple[int, OutputItem]] = []
     for item, index in zip(streamed, found, strict=True):
-        if index is None and (index := _counterpart(item, final, taken)) is not None:
+        repeats = index is None and may_repeat and _is_among(item, final)
+        has_place = index is not None or (repeats and _words_of(item))
+        if not has_place and (index := _counterpart(item, final, taken)) is not None:
             taken.add(index)
             output[index] = _filled(final[index], item)
-        if index is None:
-            lacking.append((place, item))
-        else:
+        if index is not None:
             place = index + 1
+        elif not repeats:
+            lacking.append((place, item))
     for moved, (place, item) in enumerate(sorted(lacking, key=itemgetter(0))):
         output.insert(place + moved, item)
     return tuple(output)
@@ -170,6 +174,12 @@ def _find(item: OutputItem, final: Sequence[OutputItem], rests: list[str]) -> in
             rests[index] = ""
         return same[0]
     return None
+
+
+def _is_among(item: OutputItem, final: Sequence[OutputItem]) -> bool:
+    """Whether items have the words of a streamed one, or one of its type is there if it has none."""
+    same = [each for each in final if each.type == item.type]
+    return bool(same) and _words_of(item).strip() in join_text(map(_words_of, same))
 
 
 def _counterpart(item: OutputItem, final: Sequence[OutputItem], taken: set[int]) -> int | None:
@@ -199,10 +209,15 @@ class Items:
     An event belongs to the item of its type with its id, or else with its index: some gateways send another id with
     each event. Without an index, it belongs to the latest item of its type, unless their ids differ. If there is none,
     or it is complete, the event begins an item.
+
+    Attributes:
+        may_repeat: Whether an event without an index had another id than the item before: it is of the next item, or
+            the engine sends another id with each event, and what is one item has become several.
     """
 
     def __init__(self) -> None:
         self.all: list[_ItemParts] = []
+        self.may_repeat: bool = False
         self._known: dict[tuple[str | int | None, str], _ItemParts] = {}  # by id and type, and by index and type
         self._latest: dict[str, _ItemParts] = {}  # by type
 
@@ -280,6 +295,7 @@ class Items:
         else:
             found = self._latest.get(type)
             if found is not None and None not in (id, found.item.id):
+                self.may_repeat = True
                 return None
         return None if found is None or found.is_complete else found
 
