@@ -1805,6 +1805,29 @@ async def test_drain_timeout_counts_a_run_that_reads_a_later_answer_once(
     assert await with_timeout(client.drain(0.01)) == 1
 
 
+@pytest.mark.parametrize("tool_fails", [False, True])
+async def test_later_answer_that_has_begun_is_in_the_partial_of_a_run_that_fails_while_its_tool_runs(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, tool_fails: bool
+) -> None:
+    @tool
+    async def fail() -> str:
+        raise RuntimeError
+
+    name = "fail" if tool_fails else "wait"
+    calls = (call_delta(0, name, arguments="{}"), call_delta(1, name, arguments="{}"))
+    server.enqueue(turn(call_delta(0, "now")), script(chunk("a"), *calls, stall()))
+    run = start_run(client, now, waiter.wait, fail, on_tool_error="raise")
+    reading = asyncio.ensure_future(run.result())
+    if not tool_fails:
+        await with_timeout(waiter.started.wait())
+        await client.aclose()
+    with pytest.raises((ToolError, StreamInterruptedError)) as caught:
+        await with_timeout(reading)
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+    assert len(server.requests) == 2
+
+
 async def test_answer_that_has_arrived_when_the_client_is_closed_is_delivered_but_starts_no_tool(
     server: FriendliServer, waiter: Waiter
 ) -> None:

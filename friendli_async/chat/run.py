@@ -225,8 +225,6 @@ class Run:
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error."""
-        if isinstance(error, FriendliError) and error.partial is None and self._transcript.has_grown:
-            error.partial = Partial(usage=self.usage)  # so that a bulk run does not begin again: tools have effects
         self._state.raises = self._state.raises or self._state.outcome == "open"
         await self._close(error, _outcome_of(error))
 
@@ -251,13 +249,18 @@ class Run:
 
     def _error_for_later(self, error: BaseException) -> FriendliError:
         """Returns what later calls raise after an error."""
-        partial = None if self._stream is None else self._stream.partial
+        partial, has_grown = None if self._stream is None else self._stream.partial, self._transcript.has_grown
+        if has_grown and partial in (None, Partial()):
+            partial = Partial(usage=self.usage)
         if not isinstance(error, FriendliError):
             was_cancelled = isinstance(error, asyncio.CancelledError)
             message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
             return StreamInterruptedError(message, partial=partial, sent=self._may_have_been_sent())
-        if isinstance(error, StreamInterruptedError) and error.partial is None:
-            error.partial, error.sent = partial, error.sent and self._may_have_been_sent()
+        if error.partial is None:
+            if isinstance(error, StreamInterruptedError):
+                error.partial, error.sent = partial, error.sent and self._may_have_been_sent()
+            elif has_grown:  # a bulk run must not begin again: tools have effects
+                error.partial = partial
         return copy.copy(error)
 
     def _may_have_been_sent(self) -> bool:
