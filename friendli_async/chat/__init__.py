@@ -9,11 +9,13 @@ from friendli_async.chat.render import *
 from friendli_async.chat.replies import *
 from friendli_async.chat.resource import *
 from friendli_async.chat.tool_assisted import *
+from friendli_async.replies import FunctionCall, ToolCall, Usage
+from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
     from friendli_async.chat.structured import ItemView, ParsedChatStream, ParsedCompletion, SnapshotView, json_schema
 
-__all__: list[str] = []
+__all__ = ["FunctionCall", "TextView", "ToolCall", "Usage"]  # whose homes are elsewhere, but users have them from here
 __all__ += collector.__all__
 __all__ += inputs.__all__
 __all__ += render.__all__
