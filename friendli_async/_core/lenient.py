@@ -388,7 +388,7 @@ def _json_type_of(kind: Any) -> str:
 def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
     """Converts a value to one of the expected JSON types; returns None if that is impossible."""
     if name in _FINISH_REASONS:  # it may be in an object; anything else is none
-        fields = as_object(value)
+        fields = {} if "int" in types else as_object(value)  # what may be a token is no reason
         return next((word for word in fields.values() if isinstance(word, str)), "stop") if fields else None
     if "str" in types:
         return _coerce_to_text(holder, name, value)
