@@ -39,8 +39,8 @@ class UsageLimit:
         max_completion_tokens: Maximum number of tokens of answers, reasoning included.
 
     Attributes:
-        calls: Number of calls so far, including those in flight and those that failed, but not those that were refused
-            before their first attempt: by a limit, or by a rate limit that they could not wait for.
+        calls: Number of calls so far, including those in flight and those that failed, but not those that never began
+            their first attempt: a limit refused them, or they ended while they waited for a rate limit.
         usage: The usage so far, as far as the server has reported it.
         unreported: Number of answers whose usage is missing in ``usage``, all or part of it: of streams that were left
             early or broke, and of servers that report none. The first of a complete answer is logged as a WARNING. A
@@ -98,6 +98,12 @@ class UsageLimit:
                 self._check(limit, "calls", limit.calls)
             for limit in self._chain:
                 limit.calls += 1
+
+    def _take_call_back(self) -> None:
+        """Does not count a call any more, of which nothing was sent."""
+        with _lock:
+            for limit in self._chain:
+                limit.calls -= 1
 
     def _check_usage(self) -> None:
         """Checks the maxima of tokens: before anything is sent, as calls may wait.

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from support.clock import run_loop_iterations
+from support.recorder import Recorder
 from support.sockets import MESSAGES, client_of, complete, open_stream, slots_in_use, start_run
 
 from friendli_async import (
@@ -26,6 +27,7 @@ from friendli_async import (
     Connected,
     Observer,
     OutputInvalidError,
+    Pacing,
     RateLimitError,
     ResponseDecodeError,
     RetryPolicy,
@@ -216,6 +218,37 @@ async def test_call_that_a_rate_limit_of_another_one_refuses_does_not_count(
         with pytest.raises(RateLimitError):
             await complete(limited)
     assert (limit.calls, len(server.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("limit", [UsageLimit(max_calls=1), UsageLimit(max_total_tokens=1)], ids=["calls", "tokens"])
+async def test_reached_limit_refuses_a_call_before_it_waits_for_a_rate_limit(
+    client: AsyncFriendli, server: FriendliServer, limit: UsageLimit
+) -> None:
+    observer = Recorder()
+    limited = client.with_options(usage_limit=limit, observers=[observer])
+    await complete(limited)
+    server.enqueue(status(429, retry_after=20))
+    with pytest.raises(RateLimitError):
+        await complete(client.with_options(retry=None))
+    with pytest.raises(UsageLimitError) as caught:
+        await complete(limited)
+    assert "call_held" not in observer.methods
+    assert (caught.value.meta, limit.calls) == (None, 1)
+
+
+async def test_call_that_is_cancelled_while_it_waits_for_a_rate_limit_does_not_count(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    tenant = UsageLimit()
+    limited = client.with_options(usage_limit=UsageLimit(max_calls=1, within=tenant))
+    server.enqueue(status(429, retry_after=20))
+    with pytest.raises(RateLimitError):
+        await complete(client.with_options(retry=None))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(complete(limited), 0.05)
+    assert tenant.calls == 0
+    await complete(limited.with_options(pacing=Pacing(None)))
+    assert (tenant.calls, len(server.requests)) == (1, 2)
 
 
 async def test_each_maximum_limits_its_own_measure(client: AsyncFriendli, server: FriendliServer) -> None:

@@ -145,10 +145,10 @@ class Call(Generic[T]):
         try:
             self._report_start()
             runtime.begin(self)
-            if runtime.pace.holds:
-                await self._wait_for_hold()
             if self.reporter is not None:
                 self.reporter.begin_call()
+            if runtime.pace.holds:
+                await self._wait_for_hold()
             while True:
                 began, dial = self._start_attempt()
                 try:

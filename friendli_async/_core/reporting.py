@@ -165,6 +165,7 @@ class CallReporter:
         }
         self.attempt = 0
         self.attempting = False
+        self._is_counted = False
         self._ended = False
         if run_reporter is not None:
             run_reporter.start_call(call_id)
@@ -181,10 +182,12 @@ class CallReporter:
     def begin_call(self) -> None:
         """Raises UsageLimitError if the limit does not allow the call, and otherwise counts it.
 
-        ``check_usage`` asks again right before each attempt is sent, and ``end`` adds the usage.
+        ``check_usage`` asks again right before each attempt is sent. ``end`` adds the usage, or takes a call back that
+        a rate-limit hold has kept from its first attempt.
         """
         if self._limit is not None:
             self._limit._begin_call()  # pyright: ignore[reportPrivateUsage]  # not for users
+            self._is_counted = True
 
     def check_usage(self) -> None:
         """Raises UsageLimitError if other calls have reached the limit while this one waited."""
@@ -213,6 +216,8 @@ class CallReporter:
         self._ended = True
         if self._limit is not None and (usage is not None or 200 <= (meta.status or 0) < 300):
             self._limit._add_answer(usage, is_complete=is_complete)  # pyright: ignore[reportPrivateUsage]  # not for users
+        if self._limit is not None and self._is_counted and not self.attempt:
+            self._limit._take_call_back()  # pyright: ignore[reportPrivateUsage]  # not for users
         try:
             self.report("call_content", CallContent, request=self._request, reply=reply, finish_reasons=finish_reasons)
             self.report(
