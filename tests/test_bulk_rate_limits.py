@@ -27,6 +27,7 @@ from friendli_async import (
     Partial,
     RateLimitError,
     RetryPolicy,
+    Usage,
 )
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.engine import Engine
@@ -400,6 +401,21 @@ async def test_server_that_rejects_all_calls_for_minutes_ends_the_run(code: int,
     assert len(attempts) <= 4 * 4 + 10
     assert Counter(attempts.values())[6] >= 10
     assert 60.0 <= now() <= 1800.0
+
+
+@pytest.mark.parametrize("error", [limited(None), no_connection()], ids=["rejected", "no connection"])
+@in_virtual_time
+async def test_rejections_after_a_turn_of_each_run_end_the_run(error: Any) -> None:
+    error.partial = Partial(usage=Usage())
+    attempts: Counter[int] = Counter()
+
+    async def call(row: int) -> None:
+        attempts[row] += 1
+        raise error
+
+    with pytest.raises(RejectedError):
+        await collect(run_all(range(1000), call, concurrency=1))
+    assert attempts == dict.fromkeys(range(10), 1)
 
 
 @in_virtual_time

@@ -11,10 +11,11 @@ from typing import Final, Generic, TypeVar
 
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop, wait_done, wait_ended
+from friendli_async._core.pacing import is_rejected_by_load
 from friendli_async._core.work import Scope
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import plain_key
-from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, RejectedError, is_overload, is_rejection
+from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, RejectedError, is_rejection
 from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress, close_in_thread
 from friendli_async.bulk.rows import rows_of
@@ -241,7 +242,7 @@ class Job(Generic[Row, R]):
 
     def _judge(self, error: Exception | None) -> None:
         """Ends the run after too many rejections in a row."""
-        self._rejections = self._rejections + 1 if is_rejection(error) or is_overload(error) else 0
+        self._rejections = self._rejections + 1 if is_rejection(error) or is_rejected_by_load(error) else 0
         if self._rejections == self._max_rejections and not self.state.stopped:  # stopped rows do not wait
             failure = RejectedError(
                 f"{self._rejections} calls in a row were rejected, the last with {type(error).__name__}: {error}. "

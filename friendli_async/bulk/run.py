@@ -101,9 +101,10 @@ def run_all(
             if it was not cancelled, as the cause of a FriendliError; a ConfigurationError if it is a plain function, or
             returns a coroutine or a stream that was not read.
             After a 429 or 503, or without a connection (an APIConnectionError with ``sent`` False), it is called again
-            with the same row: up to five times, and unless the row's waits exceed an hour. The run pauses for the
-            ``Retry-After``, up to an hour. Without one, the row waits, longer each time, about a minute in all, and an
-            adaptive run pauses briefly; the client's own retries wait for its pauses, too, or are left to the run.
+            with the same row: up to five times, and unless the row's waits exceed an hour; but not once a run with
+            tools has ended a turn, which would be repeated. The run pauses for the ``Retry-After``, up to an hour.
+            Without one, the row waits, longer each time, about a minute in all, and an adaptive run pauses briefly; the
+            client's own retries wait for its pauses, too, or are left to the run.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that
