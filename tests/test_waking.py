@@ -125,14 +125,15 @@ async def test_endpoint_to_be_woken_is_asked_for_its_state_after_each_attempt(
     assert [len(list(group)) for path, group in groupby(paths(server)) if path == CHAT_PATH] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(("total", "seconds"), [(None, 5.0), (3, 3.0)], ids=["no total", "total"])
 @in_virtual_time
-async def test_error_does_not_wait_for_the_state_of_the_endpoint() -> None:
+async def test_error_does_not_wait_for_the_state_of_the_endpoint(total: float | None, seconds: float) -> None:
     transport = FakeTransport(response(b"{}", status=400), hanging())
     client = client_of("http://nowhere")
-    client._build(Runtime(transport, 10), Settings.from_options({"token": "t"}), owner=True)
+    client._build(Runtime(transport, 10), Settings.from_options({"token": "t", "timeout": total}), owner=True)
     with pytest.raises(BadRequestError):
         await client.dedicated.chat.complete(**REQUEST)
-    assert (now(), len(transport.requests)) == (5.0, 2)
+    assert (now(), len(transport.requests)) == (seconds, 2)
 
 
 @in_virtual_time

@@ -7,6 +7,7 @@ import copy
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
@@ -45,6 +46,7 @@ from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
     APIConnectionError,
     APIStatusError,
+    APITimeoutError,
     ConfigurationError,
     FriendliError,
     StreamInterruptedError,
@@ -177,7 +179,8 @@ class Call(Generic[T]):
                 wait = self._wait_after(failed)
                 self._report_attempt_ended(wait, failed.error)
                 if wait is None:
-                    await self._try_recovery(failed, is_last=True)
+                    with suppress(APITimeoutError):  # `total`: the call has failed with an answer, not for it
+                        await self._try_recovery(failed, is_last=True)
                     raise failed.take()
                 self._report_retry(failed, wait)
                 await self._between_attempts(partial(asyncio.sleep, wait))
