@@ -82,6 +82,8 @@ class _Meta(msgspec.StructMeta):
             try:
                 return super().__call__(*args, **kwargs)
             except TypeError as error:  # "Unexpected keyword argument 'read'"
+                if error.__traceback__.tb_next is not None:  # raised by `__post_init__` of a subclass
+                    raise
                 raise TypeError(
                     f"{cls.__name__}: {error}; its keywords are {', '.join(cls.__struct_fields__)}"
                 ) from None

@@ -232,6 +232,15 @@ def test_unknown_keyword_of_a_setting_lists_the_valid_ones(kind: Any, known: str
         kind(read=3)
 
 
+def test_error_of_a_subclass_of_a_setting_is_raised_as_it_is() -> None:
+    class Checked(Timeouts, frozen=True):
+        def __post_init__(self) -> None:
+            raise TypeError("not today")
+
+    with pytest.raises(TypeError, match=r"^not today$"):
+        Checked()
+
+
 def test_number_in_place_of_the_keywords_of_a_retry_policy_lists_them() -> None:
     with pytest.raises(TypeError, match="its keywords are max_attempts, initial, "):
         cast("Any", RetryPolicy)(3)
