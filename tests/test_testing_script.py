@@ -177,12 +177,13 @@ async def test_unused_replies_are_shown_with_their_path(server: FriendliServer, 
     def answer(request: ReceivedRequest) -> Script:
         return testing.status(503)
 
-    server.enqueue(testing.text("Hel", "lo"), path="/v1/a")
+    server.enqueue(testing.text("Hel", "lo", finish_reason="length"), path="/v1/a")
     server.enqueue(testing.status(503), testing.cut(), answer)
     await post(session)
-    for reply, shown in zip(server.unused_replies, ("'Hel', 'lo'", "cut", "<function "), strict=True):
+    written = "text('Hel', 'lo', finish_reason='length')"
+    for reply, shown in zip(server.unused_replies, (written, "cut", "<function "), strict=True):
         assert shown in reply
-        assert reply.endswith(" for /v1/a") == (shown == "'Hel', 'lo'")
+        assert reply.endswith(" for /v1/a") == (shown == written)
     server.clear_replies()
     assert server.unused_replies == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import takewhile
 from typing import cast
 
@@ -101,7 +101,9 @@ class _TextReply:
     prompt_tokens: int = 1
 
     def __repr__(self) -> str:
-        return f"text({', '.join(map(repr, self.pieces))})"  # as it was written: reports of unused replies show it
+        values = [(option.name, getattr(self, option.name), option.default) for option in fields(self)[1:]]
+        options = [f"{name}={value!r}" for name, value, default in values if value != default]
+        return f"text({', '.join([*map(repr, self.pieces), *options])})"  # reports of unused replies show it
 
     def __call__(self, request: ReceivedRequest) -> Script:
         """Build the script for one request, whose `stream` and `stream_options` determine its form."""
