@@ -27,8 +27,9 @@ The path of a request
       an error with a success status. So a reply that cannot be decoded is a failed attempt.
     - **Evaluate** a failure, in this order:
 
-        1. ``Call._try_recovery``, if the deployment has a recovery, for an ``APIStatusError``, until it has succeeded
-           once: if it repairs the cause, the next attempt follows at once, outside of ``max_attempts`` and the budget.
+        1. ``Call._try_recovery``, if the deployment has a recovery and the client's ``wake`` is true, for an
+           ``APIStatusError``, until it has succeeded once: if it repairs the cause, the next attempt follows at once,
+           outside of ``max_attempts`` and the budget. Without ``wake``, it only explains the error of the last attempt.
         2. ``Call._can_go_on`` and ``retry.is_retryable``: whether another attempt is possible and allowed.
         3. ``retry.wait_after``: whether attempts and time are left, and the seconds until the next one: the server's
            Retry-After with jitter, or else a backoff of tenacity's.
