@@ -64,8 +64,8 @@ def iterate(source: AsyncIterable[T]) -> Generator[T]:
     """Iterates over a stream, a view of one, a run, or any other async iterable, in the background loop.
 
     All steps are taken in one task, in the caller's context at the first of them. If a timeout that an async generator
-    has entered expires between two steps, or its task group fails, the generator ends then; the next step raises its
-    error.
+    has entered expires between two steps, or its task group fails, the generator is resumed then, as by a cancellation;
+    the next step raises its error, or returns what it yields.
 
     Leaving the loop closes it: at once if nothing else holds the iterator, else with its ``close()``. If the garbage
     collector finds the iterator, it is closed soon afterwards.
@@ -120,6 +120,8 @@ class _Steps:
         """The step to take, if one is asked for."""
         self._asked: asyncio.Future[None] | None = None
         """What the task waits for between two steps."""
+        self._early: list[object] = []
+        """The next item, or the end, if the generator has come to it between two steps."""
         self._is_closing = False
 
     def next(self) -> object:
@@ -150,7 +152,7 @@ class _Steps:
         try:
             try:
                 while step := self._step or await self._next_step():
-                    item = await _next_item(self._iterator)
+                    item = self._early.pop() if self._early else await _next_item(self._iterator)
                     self._step = None
                     if not step.set_running_or_notify_cancel():  # its caller was interrupted
                         return
@@ -179,14 +181,26 @@ class _Steps:
                 await self._asked
             except asyncio.CancelledError as error:
                 await self._throw(error)
-                raise
         return self._step
 
     async def _throw(self, error: asyncio.CancelledError) -> None:
-        """Raises a cancellation in an async generator, which may have caused it: by a task group or a timeout."""
-        if hasattr(self._iterator, "athrow"):
-            with suppress(StopAsyncIteration):
-                await self._iterator.athrow(error)
+        """Raises a cancellation in an async generator, which may have caused it, by a task group or a timeout.
+
+        Raises:
+            BaseException: What ends the generator; the cancellation if it comes from elsewhere, also if it is handled.
+        """
+        try:
+            if not hasattr(self._iterator, "athrow"):
+                raise error
+            try:
+                self._early = [await self._iterator.athrow(error)]
+            except StopAsyncIteration:
+                self._early = [_END]
+            assert self._task is not None
+            if self._task.cancelling():
+                raise error
+        finally:
+            del error  # its traceback has this frame
 
     async def close(self) -> None:
         task = self._task
@@ -198,8 +212,12 @@ class _Steps:
             task.cancel()
         self._is_closing = True
         await wait_done((task,))
-        if not task.cancelled():
-            task.result()
+        self._task = None  # it has its error, whose traceback has frames with this object
+        try:
+            with suppress(asyncio.CancelledError):
+                task.result()
+        finally:
+            del task  # as above
 
 
 async def _next_item(iterator: AsyncIterator[object]) -> object:

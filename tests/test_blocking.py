@@ -365,6 +365,25 @@ def test_error_in_a_task_group_of_an_async_generator_between_two_steps_is_raised
     assert [repr(error) for error in caught.value.exceptions] == ["ValueError('child')"]
 
 
+@pytest.mark.parametrize("last", [[], ["too late"], ["too late", "really"]], ids=["none", "one", "two"])
+def test_timeout_that_an_async_generator_handles_between_two_steps_is_no_error(last: list[str]) -> None:
+    expired = threading.Event()
+
+    async def bounded() -> AsyncIterator[str]:
+        try:
+            async with asyncio.timeout(0.01):
+                yield "first"
+        except TimeoutError:
+            asyncio.get_running_loop().call_soon(expired.set)
+            for item in last:
+                yield item
+
+    items = iterate(bounded())
+    assert next(items) == "first"
+    assert expired.wait(10)
+    assert list(items) == last
+
+
 def test_async_generator_that_ends_when_it_is_cancelled_between_two_steps_is_cancelled() -> None:
     async def ending() -> AsyncIterator[int]:
         cancel_soon()
@@ -373,6 +392,24 @@ def test_async_generator_that_ends_when_it_is_cancelled_between_two_steps_is_can
 
     with pytest.raises(futures.CancelledError):
         second_of(ending())
+
+
+@pytest.mark.parametrize("make", [cancelled_between_steps, lambda: Endless(cancel_soon)], ids=["generator", "iterator"])
+def test_cancelled_iteration_leaves_no_cycle(make: Callable[[], AsyncIterator[int]]) -> None:
+    source = make()
+    gone = weakref.ref(source)
+    gc.disable()
+    try:
+        items = iterate(source)
+        next(items)
+        run(run_loop_iterations(9))
+        del source
+        with suppress(futures.CancelledError):
+            next(items)
+        run(run_loop_iterations(9))
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 class Failing:
