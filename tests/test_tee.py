@@ -792,6 +792,22 @@ async def test_use_of_a_branch_in_another_loop_is_rejected(server: FriendliServe
         await with_timeout(reader)
 
 
+async def test_ending_the_stream_in_another_loop_is_rejected_and_loses_nothing(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    stream = open_stream(client)
+    left, right = stream.tee(2)
+    assert (await anext(left)).text == "a"
+    for end in (stream.stop, stream.aclose):
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, end())
+    assert (await with_timeout(anext(right))).text == "a"
+    assert stream.outcome == "open"
+    await left.aclose()
+    await right.aclose()
+
+
 async def test_dropping_last_branch_in_another_thread_cancels_stream(
     server: FriendliServer, client: AsyncFriendli, gc_disabled: None
 ) -> None:

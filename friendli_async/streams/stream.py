@@ -162,15 +162,15 @@ class EventStream(Generic[E]):
         self._stop("the stream was stopped", "stopped")
 
     def _stop(self, reason: str, outcome: Outcome = "cancelled") -> None:
+        opened = self._open
+        if opened is not None and opened.clock.running_loop() is not opened.clock.loop:
+            self._raise_wrong_loop()
         if self._fanout is not None and self.outcome == "open":  # else branches may still be reading its last events
             self._fanout.clear()
-        opened = self._open
         if opened is None:
             self._opening.stop(reason, outcome, waited_for=self._waiting)
-            return
-        if opened.clock.running_loop() is not opened.clock.loop:
-            self._raise_wrong_loop()
-        opened.stop(reason, outcome, waited_for=self._waiting)
+        else:
+            opened.stop(reason, outcome, waited_for=self._waiting)
 
     async def _ensure_open(self) -> Self:
         if self._open is None:
