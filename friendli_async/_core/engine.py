@@ -170,7 +170,7 @@ class StreamOpening(Generic[E, R, U]):
         state, call = self.state, self._call
         was_stopped = state.outcome != "open"
         if not was_stopped:
-            state.outcome, state.raises = call.outcome_of(error), True
+            state.outcome = call.outcome_of(error)
         if isinstance(error, FriendliError):
             state.error = copy.copy(error)
         elif not was_stopped:

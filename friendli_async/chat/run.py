@@ -215,17 +215,18 @@ class Run:
         Idempotent; may be called from any task of the run's event loop. A task that is waiting for an event gets
         StreamInterruptedError.
         """
-        self._state.on_close()
+        self._state.closed = True
         await self._leave()
 
     async def _leave(self) -> None:
+        if self._state.outcome == "open":
+            self._state.closed = True
         self._events.clear()
         message = "the run was closed before it was complete"
         await self._close(StreamInterruptedError(message, sent=self._may_have_been_sent()), "cancelled")
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error."""
-        self._state.raises = self._state.raises or self._state.outcome == "open"
         await self._close(error, _outcome_of(error))
 
     async def _close(self, error: BaseException, outcome: Outcome) -> None:
@@ -372,8 +373,7 @@ class Run:
             self._run_pending()
         else:
             await self._begin_next_turn()
-        if self._state.error is not None:  # closed by another task meanwhile
-            raise self._state.final_error()
+        self._state.raise_error()  # closed by another task meanwhile
 
     async def _begin_next_turn(self) -> None:
         turn = self._transcript.next_turn()

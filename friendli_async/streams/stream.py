@@ -145,8 +145,8 @@ class EventStream(Generic[E]):
 
         May be called from any task of the stream's loop, any number of times.
         """
-        self._state.on_close()
         self._stop("the stream was closed")
+        self._state.closed = True
 
     async def stop(self) -> None:
         """Ends the stream on purpose: closes the connection at once and sets ``outcome`` to ``stopped``.
@@ -158,15 +158,17 @@ class EventStream(Generic[E]):
 
         May be called from any task of the stream's loop, any number of times.
         """
-        self._state.on_close()
         self._stop("the stream was stopped", "stopped")
+        self._state.closed = True
 
     def _stop(self, reason: str, outcome: Outcome = "cancelled") -> None:
         opened = self._open
         if opened is not None and opened.clock.running_loop() is not opened.clock.loop:
             self._raise_wrong_loop()
-        if self._fanout is not None and self.outcome == "open":  # else branches may still be reading its last events
-            self._fanout.clear()
+        if self.outcome == "open":  # else branches may still be reading its last events
+            self._state.closed = True
+            if self._fanout is not None:
+                self._fanout.clear()
         if opened is None:
             self._opening.stop(reason, outcome, waited_for=self._waiting)
         else:

@@ -49,13 +49,13 @@ class StreamState(msgspec.Struct, eq=False):
         outcome: How it has ended.
         error: The error that ended it, without a traceback; None while it is open, and if it ended as ``done`` or
             ``stopped`` after it was opened.
-        raises: Whether later reads raise ``error``, so that a second loop does not look like an empty answer. They just
-            end after it was closed on purpose, unless it had failed before.
+        closed: Whether it was closed on purpose: by ``aclose()`` or ``stop()``, also after its end, or by leaving
+            ``async with`` while it was open.
     """
 
     outcome: Outcome = "open"
     error: FriendliError | None = None
-    raises: bool = False
+    closed: bool = False
 
     def final_error(self) -> FriendliError:
         """Returns a copy of the error that ended it, to be raised again."""
@@ -67,16 +67,21 @@ class StreamState(msgspec.Struct, eq=False):
         """Whether it ended before anybody closed it."""
         return self.outcome in {"truncated", "failed"}
 
-    def on_close(self) -> None:
-        """Lets later reads just end, as it is closed on purpose; a failure remains one.
+    @property
+    def raises(self) -> bool:
+        """Whether later reads raise ``error``, so that a second loop does not look like an empty answer.
 
-        Not called when ``async with`` is left, which the error itself may do.
+        They just end after it was closed on purpose, unless it had failed before.
         """
-        if not self.has_failed:
-            self.raises = False
+        return self.error is not None and (self.has_failed or not self.closed)
+
+    def raise_error(self) -> None:
+        """Raises the error that ended it, if it ended with one."""
+        if self.error is not None:
+            raise self.final_error()
 
     def check_readable(self) -> None:
-        """Raises the error that ended it, unless it was closed on purpose: it must not look complete."""
+        """Raises the error that ended it, if later reads do."""
         if self.raises:
             raise self.final_error()
 
@@ -180,8 +185,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if isinstance(error, Exception):
             self.stop(f"the stream failed: {type(error).__name__}", "failed")
         else:
-            if self.state.outcome == "open":  # else it was closed on purpose before
-                self.state.raises = True
             self.stop("a read of the stream was cancelled, which closed it")
         reject_stop_iteration(error)
 
@@ -275,7 +278,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if self.reader.ready or self.state.outcome != "open":
             return
         self._end_read()
-        self._raise_error()
+        self.state.raise_error()
 
     def _stop_watching(self) -> None:
         """Makes sure that neither a timeout nor an abort of the exchange ends the stream any more."""
@@ -303,7 +306,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         elif self.reader.ready or self.kept_bytes:
             return
         del error  # not raised itself: it would form a cycle with its traceback and this frame
-        self._raise_error()
+        self.state.raise_error()
 
     def _end_aborted(self, error: FriendliError) -> None:
         """Ends the stream after ``Exchange.abort_with``, although nobody may be reading it.
@@ -336,12 +339,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self._end("truncated", StreamInterruptedError(str(error)))
         else:
             self._end("cancelled" if isinstance(error, StreamInterruptedError) else "failed", error)
-        self.state.raises = self.state.error is not None
-
-    def _raise_error(self) -> None:
-        """Raises the error that ended the stream, if it ended with one."""
-        if self.state.error is not None:
-            raise self.state.final_error()
 
     def stop(self, error: FriendliError | str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
         """Ends the stream immediately, and discards undelivered events; synchronous, so that it cannot be cancelled.
@@ -366,8 +363,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             self.exchange.abort_with(error)
         else:
             self.exchange.abort()
-        if outcome == "failed":
-            self.state.raises = True
         self._end(outcome, None if outcome == "stopped" else error)
 
     def _read_arrived(self) -> bytes:
