@@ -77,8 +77,9 @@ The states of a stream
 ======================
 
 ``EventStream.outcome`` leaves ``open`` once, and never changes again. One ``events.stream.StreamState`` holds it, with
-the error: the ``StreamOpening`` sets it until the stream is open, then its ``OpenStream``. "Raised again" means a copy
-of the first error. Every ``FriendliError`` of an open stream has ``partial`` and ``meta``.
+the error: the ``StreamOpening`` sets it until the stream is open, then its ``OpenStream``. Unless somebody stops the
+stream, ``events.stream.judge_end`` decides. "Raised again" means a copy of the first error. Every ``FriendliError`` of
+an open stream has ``partial`` and ``meta``.
 
 - ``open``: created, being opened, or being read.
 - ``done``: by the read after the last event. That was the sentinel, the API's last event, or an end where ``may_end``

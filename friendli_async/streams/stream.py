@@ -172,7 +172,7 @@ class EventStream(Generic[E]):
         if opened is None:
             self._opening.stop(reason, outcome, waited_for=self._waiting)
         else:
-            opened.stop(reason, outcome, waited_for=self._waiting)
+            opened.stop(StreamInterruptedError(reason), outcome, waited_for=self._waiting)
 
     async def _ensure_open(self) -> Self:
         if self._open is None:

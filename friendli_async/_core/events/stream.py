@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from friendli_async._core.held import Held, reject_stop_iteration, weak_method
+from friendli_async._core.held import reject_stop_iteration, weak_method
 from friendli_async._core.loops import CallOnce, call_in_loop, call_once_soon
 from friendli_async._core.secret import Secret, mask_token
 from friendli_async.errors import APIConnectionError, FriendliError, StreamInterruptedError
@@ -86,13 +86,41 @@ class StreamState(msgspec.Struct, eq=False):
             raise self.final_error()
 
 
+def judge_end(
+    reader: EventReader[Any], collector: Collector[Any, Any, Any], broken: FriendliError | None = None
+) -> tuple[Outcome, FriendliError | None]:
+    """Decides how a stream has ended that nobody has stopped.
+
+    Args:
+        reader: Its reader.
+        collector: Its collector.
+        broken: What ended it, unless its end was read before.
+
+    Returns:
+        The outcome, and the error if there is one.
+    """
+    failure = reader.failure
+    if reader.has_ended and failure is None:
+        return ("stopped" if reader.stopped else "done"), None
+    if reader.has_ended:
+        return ("truncated" if isinstance(failure, StreamInterruptedError) else "failed"), failure
+    if isinstance(broken, APIConnectionError) and collector.may_end:
+        return "done", None  # nothing of the answer is missing
+    if isinstance(broken, StreamInterruptedError):  # ``abort_with``, by the end of the client or loop
+        return "cancelled", broken
+    if type(broken) is APIConnectionError:
+        return "truncated", StreamInterruptedError(str(broken))
+    return "failed", broken  # a timeout, or a reply that cannot be decompressed
+
+
 class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True):
     """The resources of an open stream: its connection, reader and limits.
 
     It does not reference the ``EventStream`` that wraps it: that is freed with the user's last reference, and then ends
     this stream. Nor does its timer reference it, only the exchange.
 
-    It ends in one of four ways, each of which lets go of the connection first and then calls ``_end``, once:
+    It ends in one of four ways, each of which lets go of the connection first and then calls ``_end``, once. ``stop``
+    is told the outcome, and ``judge_end`` decides on it in the others:
 
     - ``stop``: the user ends it, also by cancelling a read or by an exception of a stop condition; or the content is
       unusable (``OutputStream``). What was not delivered is discarded.
@@ -144,7 +172,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         """
         exchange, reader, clock = self.exchange, self.reader, self.clock
         ready = reader.ready
-        problem: Held[FriendliError] | None = None
         waiting = False
         try:
             while not ready and not reader.has_ended:
@@ -155,7 +182,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
                             clock.begin_wait()
                         await exchange.wait_readable()
                 except FriendliError as error:
-                    problem = Held(error)
+                    self._break(error)
                     break
                 reader.feed(data)
                 self.stopwatch.record_read(len(data), len(ready))
@@ -170,12 +197,12 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         finally:
             if waiting:
                 clock.end_wait()
-        if self.state.outcome != "open" and problem is None:  # bytes arrived in the same loop iteration as aclose()
-            ready.clear()
-            problem = Held(StreamInterruptedError("the stream was closed"))  # not raised: what closed it is
         data = None  # no frame of an error holds it: it may quote the token
-        if problem is not None:
-            self._break(problem)  # returns if it is complete, or was stopped
+        if self.state.outcome != "open":
+            if self.state.closed:
+                ready.clear()  # they arrived in the same loop iteration as aclose()
+            if not ready and not self.kept_bytes:  # else the read after those raises it
+                self.state.raise_error()
         elif reader.has_ended and self.kept_bytes is None:  # else ``read`` settles it
             self.settle()
         if self.stopwatch.first_text_at is None and self.collector.has_text:
@@ -183,9 +210,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
     def _fail_read(self, error: BaseException) -> None:
         if isinstance(error, Exception):
-            self.stop(f"the stream failed: {type(error).__name__}", "failed")
+            self.stop(StreamInterruptedError(f"the stream failed: {type(error).__name__}"), "failed")
         else:
-            self.stop("a read of the stream was cancelled, which closed it")
+            self.stop(StreamInterruptedError("a read of the stream was cancelled, which closed it"))
         reject_stop_iteration(error)
 
     async def read(self) -> bytes:
@@ -277,7 +304,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         self._release()
         if self.reader.ready or self.state.outcome != "open":
             return
-        self._end_read()
+        self._end(*judge_end(self.reader, self.collector))
         self.state.raise_error()
 
     def _stop_watching(self) -> None:
@@ -294,19 +321,11 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         else:
             self.exchange.abort()
 
-    def _break(self, problem: Held[FriendliError]) -> None:
-        """Ends the stream after a timeout, a lost connection or ``aclose``. Raises unless it is complete or stopped.
-
-        If it had ended before and some of what arrived is still unread, it returns: the read after that raises.
-        """
-        self._release()
-        error = problem.take()
+    def _break(self, error: FriendliError) -> None:
+        """Ends the stream after a failed read, unless something else has ended it, and made the read fail."""
         if self.state.outcome == "open":
-            self._end_read(error)
-        elif self.reader.ready or self.kept_bytes:
-            return
-        del error  # not raised itself: it would form a cycle with its traceback and this frame
-        self.state.raise_error()
+            self._release()
+            self._end(*judge_end(self.reader, self.collector, error))
 
     def _end_aborted(self, error: FriendliError) -> None:
         """Ends the stream after ``Exchange.abort_with``, although nobody may be reading it.
@@ -320,31 +339,13 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if self.kept_bytes is not None:
             self.kept_bytes += arrived
         del arrived  # an observer may raise, and the traceback must not have bytes that may quote the token
-        self._end_read(error)
+        self._end(*judge_end(self.reader, self.collector, error))
 
-    def _end_read(self, broken: FriendliError | None = None) -> None:
-        """Ends the stream as the reader has read it, or with the error that broke it off before.
-
-        If nothing of the answer is missing, a lost connection, a timeout and an abort are no errors.
-        """
-        reader = self.reader
-        error = reader.failure if reader.has_ended else broken
-        if error is None:
-            self._end("stopped" if reader.stopped else "done")
-        elif reader.has_ended:
-            self._end("truncated" if isinstance(error, StreamInterruptedError) else "failed", error)
-        elif isinstance(error, APIConnectionError) and self.collector.may_end:
-            self._end("done")
-        elif type(error) is APIConnectionError:
-            self._end("truncated", StreamInterruptedError(str(error)))
-        else:
-            self._end("cancelled" if isinstance(error, StreamInterruptedError) else "failed", error)
-
-    def stop(self, error: FriendliError | str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
+    def stop(self, error: FriendliError, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
         """Ends the stream immediately, and discards undelivered events; synchronous, so that it cannot be cancelled.
 
         Args:
-            error: What later reads raise, unless it was stopped; a text is that of a StreamInterruptedError.
+            error: What later reads raise, unless it was stopped.
             outcome: The outcome of the stream.
             waited_for: Whether another task is waiting for an event: the error is raised there.
         """
@@ -356,8 +357,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if outcome == "stopped":
             self._read_arrived()
             self.reader.ready.clear()
-        if isinstance(error, str):
-            error = StreamInterruptedError(error)
         self._stop_watching()
         if waited_for:
             self.exchange.abort_with(error)
