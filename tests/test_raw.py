@@ -5,6 +5,7 @@ import gc
 import gzip
 from collections.abc import AsyncIterable, Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from friendli_async import (
     APITimeoutError,
     AsyncFriendli,
     AuthenticationError,
+    ChatStream,
     FriendliError,
     Limits,
     ResponseDecodeError,
@@ -125,11 +127,8 @@ def test_chunk_boundaries_do_not_affect_bytes_or_result(cuts: list[int]) -> None
     pieces = [UNUSUAL[a:b] for a, b in pairwise(edges) if a < b]
 
     async def relay() -> tuple[bytes, str]:
-        opened = stream_of(FakeExchange(*pieces))
-        got = b""
-        while data := await opened.read():
-            got += data
-        return got, opened.collector.result().text
+        stream = stream_of(FakeExchange(*pieces))
+        return await read_all(stream.raw()), (await stream.result()).text
 
     got, text = run_in_virtual_time(relay())
     assert text == "abc"
@@ -203,54 +202,62 @@ async def test_stream_that_lacks_only_its_last_blank_line_is_read_without_waitin
 @in_virtual_time
 async def test_relay_waits_half_a_second_for_a_blank_line_that_never_comes() -> None:
     exchange = FakeExchange(delta("a", "stop"), DONE[:-1], NEVER_ENDS)
-    opened = stream_of(exchange)
-    assert [await opened.read() for _ in range(3)] == [delta("a", "stop"), DONE[:-1], b""]
+    stream = stream_of(exchange)
+    view = stream.raw()
+    assert [await anext(view, b"") for _ in range(3)] == [delta("a", "stop"), DONE[:-1], b""]
     assert now() == 0.5
-    assert (opened.state.outcome, exchange.ends) == ("done", ["finish"])
+    assert (stream.outcome, exchange.ends) == ("done", ["finish"])
 
 
 @in_virtual_time
 async def test_relay_waits_once_for_the_blank_line_of_a_server_that_goes_on_sending_comments() -> None:
     comments: list[Piece] = [0.2, b": x\n"]
     exchange = FakeExchange(delta("a", "stop"), DONE[:-1], *comments * 100)
-    opened = stream_of(exchange)
-    assert [await opened.read() for _ in range(4)] == [delta("a", "stop"), DONE[:-1], b": x\n: x\n", b""]
+    stream = stream_of(exchange)
+    view = stream.raw()
+    assert [await anext(view, b"") for _ in range(4)] == [delta("a", "stop"), DONE[:-1], b": x\n: x\n", b""]
     assert now() == 0.5
-    assert (opened.state.outcome, set(exchange.ends)) == ("done", {"finish"})
+    assert (stream.outcome, set(exchange.ends)) == ("done", {"finish"})
 
 
 @in_virtual_time
 async def test_relay_does_not_read_a_flood_of_comments_after_the_sentinel() -> None:
-    opened = stream_of(FakeExchange(delta("a", "stop"), DONE[:-1], *([b": x\n" * 256] * 100)))
-    got = [await opened.read() for _ in range(4)]
+    stream = stream_of(FakeExchange(delta("a", "stop"), DONE[:-1], *([b": x\n" * 256] * 100)))
+    view = stream.raw()
+    got = [await anext(view, b"") for _ in range(4)]
     assert [len(data) for data in got[2:]] == [4096, 0]
-    assert opened.state.outcome == "done"
+    assert stream.outcome == "done"
 
 
 @in_virtual_time
 async def test_reply_is_complete_although_the_wait_for_its_blank_line_is_cancelled() -> None:
     exchange = FakeExchange(delta("a", "stop"), DONE[:-1], NEVER_ENDS)
-    opened = stream_of(exchange)
-    await opened.read()
-    await opened.read()
+    stream = stream_of(exchange)
+    view = stream.raw()
+    await anext(view)
+    await anext(view)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(opened.read(), 0.1)
-    assert (opened.state.outcome, exchange.ends) == ("done", ["finish"])
+        await asyncio.wait_for(anext(view), 0.1)
+    assert (stream.outcome, exchange.ends) == ("done", ["finish"])
 
 
-def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
-    collector = ChatCollector()
+def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> ChatStream:
+    collector, state = ChatCollector(), StreamState()
     reader = EventReader(collector, 1 << 20, ReplyHead(200))
     clock = ReadClock(timeouts, timeouts.total, exchange.loop, exchange.abort_with)
-    return OpenStream(
-        StreamState(), exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", Secret()
+    opening: Any = SimpleNamespace(state=state)
+    stream = ChatStream(opening)
+    stream._open = OpenStream(
+        state, exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"", Secret()
     )
+    return stream
 
 
 @in_virtual_time
 async def test_connection_is_returned_with_the_last_bytes() -> None:
     exchange = FakeExchange(delta("a", "stop") + DONE)
-    assert await stream_of(exchange).read()
+    stream = stream_of(exchange)
+    assert await anext(stream.raw())
     assert exchange.ends == ["finish"]
 
 
@@ -497,14 +504,14 @@ async def test_raw_view_of_a_closed_stream_is_empty(server: FriendliServer, clie
 def test_idle_timeout_ignores_comments_and_time_between_reads(total: float | None) -> None:
     async def relay() -> tuple[float, bytes]:
         exchange = FakeExchange(delta("a"), 6.0, b": ping\n\n", b": ping\n\n", 3.0, b": ping\n\n", 100.0)
-        opened = stream_of(exchange, Timeouts(idle=10, total=total))
+        view = stream_of(exchange, Timeouts(idle=10, total=total)).raw()
         got = b""
         for _ in range(4):
-            got += await opened.read()
+            got += await anext(view)
             await asyncio.sleep(50)  # a slow consumer does not count against the server
         began = now()
         with pytest.raises(APITimeoutError) as caught:
-            await opened.read()
+            await anext(view)
         assert caught.value.limit == "idle"
         return now() - began, got
 
@@ -516,10 +523,7 @@ def test_idle_timeout_ignores_comments_and_time_between_reads(total: float | Non
 def test_each_event_resets_the_idle_timeout() -> None:
     async def relay() -> bytes:
         pieces = [piece for _ in range(5) for piece in (9.0, b": ping\n\n", delta("a"), 9.0, delta("b"))]
-        opened = stream_of(FakeExchange(*pieces, FINISH + DONE), Timeouts(idle=10))
-        got = b""
-        while data := await opened.read():
-            got += data
-        return got
+        stream = stream_of(FakeExchange(*pieces, FINISH + DONE), Timeouts(idle=10))
+        return b"".join([data async for data in stream.raw()])
 
     assert run_in_virtual_time(relay()) == (b": ping\n\n" + delta("a") + delta("b")) * 5 + FINISH + DONE

@@ -67,7 +67,7 @@ From a byte to an event
 5. The API's ``Collector`` accumulates the payloads, and knows whether the stream may end (``may_end``) or has ended
    (``is_last``). Deltas of only text or reasoning, most events of a chat, take a fast path (``add_texts``).
 6. ``EventStream.__anext__`` (in ``streams``) takes events from ``EventReader.ready``, and calls ``OpenStream.fill`` if
-   there are none. ``raw()`` calls ``OpenStream.read``, which does the same read by read, and discards the events.
+   there are none. The ``RawView`` of ``raw()`` does the same read by read, and discards the events.
 
 So in plain iteration, a read that waits passes through two coroutines, ``__anext__`` and ``OpenStream.fill``, and one
 that finds an event in ``ready`` through one.

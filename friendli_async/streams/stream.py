@@ -287,24 +287,7 @@ class EventStream(Generic[E]):
             RuntimeError: The stream is already being read.
         """
         self._set_read_mode("raw()")
-        return RawView(self, self._read_bytes)
-
-    async def _read_bytes(self) -> bytes:
-        """Returns the next bytes of the body; raises StopAsyncIteration at its end."""
-        self._begin_waiting()
-        try:
-            opened = self._open
-            if opened is None or opened.is_unread:
-                opened = await self._open_to_read()
-            if opened is not None and (self._state.outcome == "open" or opened.kept_bytes):
-                if data := await opened.read():
-                    return data
-            else:
-                self._reject_after_result()
-                self._state.check_readable()
-            raise StopAsyncIteration
-        finally:
-            self._waiting = False
+        return RawView(self)
 
     # --- responses -------------------------------------------------------------------------------------------------
 

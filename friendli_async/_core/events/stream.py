@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from friendli_async._core.reporting import CallReporter
     from friendli_async._core.timing import Stopwatch
 
-_LINE_END_SECONDS: Final = 0.5
-"""How long a relay waits for the rest of the last line ends, which some servers never send."""
-_MAX_LINE_END: Final = 4096
-"""How many bytes of comments and fields before the last blank line a relay reads after ``[DONE]``."""
-
 E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
 U_co = TypeVar("U_co", covariant=True)
@@ -132,8 +127,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     While a stream is being opened, ``Call.run`` ends it, and ``StreamOpening`` records that.
 
     Attributes:
-        kept_bytes: The bytes that have arrived, and that ``read`` has yet to return: before the first read, those up to
-            the first event. None if nobody will read bytes: events are read, or the stream was closed.
+        kept_bytes: The bytes that have arrived, and that a ``RawView`` has yet to return: before the first read, those
+            up to the first event. None if nobody will read bytes: events are read, or the stream was closed.
         token: The token of the request, which errors must not quote.
         on_abort: Called when the exchange is aborted, for waiters of something other than bytes.
         is_unread: Whether no read has begun, and it was not closed.
@@ -152,7 +147,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     on_abort: Callable[[], None] | None = None
     is_unread: bool = True
     _meta_is_final: bool = False
-    _line_end_read: bool = False
 
     def __post_init__(self) -> None:
         # The pool holds the exchange, and a stop condition may refer to the ``EventStream``.
@@ -187,7 +181,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
                 reader.feed(data)
                 self.stopwatch.record_read(len(data), len(ready))
                 if self.kept_bytes is not None:
-                    self.kept_bytes = data  # ``read`` has taken what was kept before
+                    self.kept_bytes = data  # a ``RawView`` has taken what was kept before
                     clock.carry_over(no_event=not ready, waited=waiting)
                     break
         except BaseException as error:  # cancelled, or raised by a stop condition, which may raise any class
@@ -203,7 +197,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
                 ready.clear()  # they arrived in the same loop iteration as aclose()
             if not ready and not self.kept_bytes:  # else the read after those raises it
                 self.state.raise_error()
-        elif reader.has_ended and self.kept_bytes is None:  # else ``read`` settles it
+        elif reader.has_ended and self.kept_bytes is None:  # else a ``RawView`` settles it
             self.settle()
         if self.stopwatch.first_text_at is None and self.collector.has_text:
             self.stopwatch.record_first_text()
@@ -214,58 +208,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         else:
             self.stop(StreamInterruptedError("a read of the stream was cancelled, which closed it"))
         reject_stop_iteration(error)
-
-    async def read(self) -> bytes:
-        """Reads the next bytes, unchanged. They are decoded, too, but their events are discarded.
-
-        An error among them is raised once all bytes have been returned.
-
-        Returns:
-            The bytes; b"" if the stream has ended.
-
-        Raises:
-            FriendliError: The stream failed.
-        """
-        reader = self.reader
-        if not self.kept_bytes:
-            if not reader.has_ended:
-                await self.fill()
-            elif self._lacks_line_end():
-                await self._read_line_end()
-        data, self.kept_bytes = self.kept_bytes or b"", b""
-        reader.ready.clear()
-        if not data:
-            self.settle()
-        elif reader.has_ended:
-            if self._lacks_line_end():
-                self._stop_watching()  # the reply is complete: nothing that happens while the rest arrives matters
-            else:
-                self._release()
-        return data[: len(data) - reader.excess] if reader.excess else data
-
-    def _lacks_line_end(self) -> bool:
-        return self.reader.lacks_line_end and not self._line_end_read
-
-    async def _read_line_end(self) -> None:
-        """Reads the rest of the line ends after the last event, or what arrives of it within a moment.
-
-        It waits once, not for each piece: no timeout applies any more to a server that goes on sending comments.
-        """
-        from friendli_async._core.net.clock import TimeLimit  # loads asyncio, which the import of the library does not
-
-        reader, data = self.reader, b""
-        self._line_end_read = True
-        try:
-            with suppress(TimeoutError, FriendliError), TimeLimit(_LINE_END_SECONDS):
-                while reader.lacks_line_end and len(data) < _MAX_LINE_END and (piece := await self.exchange.read()):
-                    data += piece
-                    reader.skip(piece)
-        except BaseException:  # cancelled: the reply is complete nevertheless
-            reader.ready.clear()
-            self.settle()
-            raise
-        self.stopwatch.record_read(len(data), 0)
-        self.kept_bytes = data
 
     def apply_stop_conditions(
         self, stop_conditions: Sequence[Callable[[E], object]], collector: Collector[E, R_co, U_co]
@@ -289,7 +231,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
             raise
         self.reader, self.collector = reader, collector
         if reader.has_ended and not reader.lacks_line_end:
-            self._release()
+            self.release()
 
     def settle(self) -> None:
         """Releases the connection when the reader has finished, and ends the stream when its events are consumed.
@@ -301,21 +243,21 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         """
         if not self.reader.has_ended:
             return
-        self._release()
+        self.release()
         if self.reader.ready or self.state.outcome != "open":
             return
         self._end(*judge_end(self.reader, self.collector))
         self.state.raise_error()
 
-    def _stop_watching(self) -> None:
+    def stop_watching(self) -> None:
         """Makes sure that neither a timeout nor an abort of the exchange ends the stream any more."""
         self.clock.stop()
         self.exchange.on_abort = None
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """Lets go of the connection, and keeps it for another call if the reply was read to its end."""
         reader = self.reader
-        self._stop_watching()
+        self.stop_watching()
         if reader.has_ended and reader.failure is None and not reader.stopped:
             self.exchange.finish()
         else:
@@ -324,7 +266,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
     def _break(self, error: FriendliError) -> None:
         """Ends the stream after a failed read, unless something else has ended it, and made the read fail."""
         if self.state.outcome == "open":
-            self._release()
+            self.release()
             self._end(*judge_end(self.reader, self.collector, error))
 
     def _end_aborted(self, error: FriendliError) -> None:
@@ -332,7 +274,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
 
         What has arrived is still delivered. The error is raised after that, by the read that waits, or by a later one.
         """
-        self._stop_watching()
+        self.stop_watching()
         if self.on_abort is not None:
             self.on_abort()
         arrived = self._read_arrived()
@@ -357,7 +299,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False, weakref=True)
         if outcome == "stopped":
             self._read_arrived()
             self.reader.ready.clear()
-        self._stop_watching()
+        self.stop_watching()
         if waited_for:
             self.exchange.abort_with(error)
         else:
