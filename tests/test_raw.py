@@ -527,3 +527,56 @@ def test_each_event_resets_the_idle_timeout() -> None:
         return b"".join([data async for data in stream.raw()])
 
     assert run_in_virtual_time(relay()) == (b": ping\n\n" + delta("a") + delta("b")) * 5 + FINISH + DONE
+
+
+# --- a stream that ends while a read waits ---------------------------------------------------------------------------
+
+
+class RacingExchange(FakeExchange):
+    """A reply that goes on, and part of which arrives in the same loop iteration in which something ends the stream.
+
+    Then `take` may return it: aborting an exchange whose body has ended changes nothing. Or `take_arrived` does.
+    """
+
+    arrived = b""
+
+    def abort_with(self, error: FriendliError) -> None:
+        if self.arrived:
+            super().abort_with(error)
+
+    def take_arrived(self) -> bytes:
+        data, self.arrived = self.arrived, b""
+        return data
+
+
+@in_virtual_time
+async def test_events_that_arrive_while_the_stream_is_closed_are_not_delivered() -> None:
+    stream = stream_of(RacingExchange(delta("a"), 1.0, delta("b") + FINISH + DONE))
+    assert (await anext(stream)).text == "a"
+    reader = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0.5)
+    await stream.aclose()
+    with pytest.raises(StreamInterruptedError, match="the stream was closed"):
+        await reader
+    assert [event async for event in stream] == []
+    assert stream.outcome == "cancelled"
+
+
+@pytest.mark.parametrize("arrived", [delta("b"), b": ping\n\n"], ids=["an event", "a comment"])
+def test_bytes_that_arrive_while_the_stream_is_aborted_are_returned_before_the_error(arrived: bytes) -> None:
+    async def relay() -> None:
+        exchange = RacingExchange(delta("a"), 1.0, b"")
+        stream = stream_of(exchange)
+        view = stream.raw()
+        assert await anext(view) == delta("a")
+        reader = asyncio.create_task(anext(view))
+        await asyncio.sleep(0.5)
+        exchange.arrived = arrived
+        exchange.abort_with(StreamInterruptedError("the client was closed"))
+        assert await reader == arrived
+        for _ in range(2):
+            with pytest.raises(StreamInterruptedError, match="the client was closed"):
+                await anext(view)
+        assert stream.outcome == "cancelled"
+
+    run_in_virtual_time(relay())
