@@ -432,6 +432,25 @@ async def test_custom_tool_class_runs(client: AsyncFriendli, server: FriendliSer
 # --- when tool calls start -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reason", ["error", "abort"])
+async def test_calls_of_an_answer_that_broke_off_are_not_made(
+    client: AsyncFriendli, server: FriendliServer, reason: str
+) -> None:
+    paid: list[int] = []
+
+    @tool
+    def pay(amount: int) -> None:
+        paid.append(amount)
+
+    server.enqueue(script(call_delta(0, "pay", '{"amount": 5}'), finish(reason), done()))
+    run = client.serverless.chat.run(model="m", messages=MESSAGES, tools=[pay])
+    with pytest.raises(StreamInterruptedError, match=reason) as caught:
+        await run.result()
+    assert caught.value.partial is not None
+    assert [call.function.name for call in caught.value.partial.tool_calls] == ["pay"]
+    assert (paid, len(server.requests)) == ([], 1)
+
+
 async def test_call_starts_when_the_next_one_begins_before_the_stream_ends(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:

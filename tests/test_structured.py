@@ -319,7 +319,9 @@ async def test_token_limit_raises_cut_off_error(client: AsyncFriendli, server: F
         await client.serverless.responses.parse(Invoice, model="m", input="Hi", max_output_tokens=2)
 
 
-@pytest.mark.parametrize(("reason", "message"), [("content_filter", "content filter"), ("abort", "the server aborted")])
+@pytest.mark.parametrize(
+    ("reason", "message"), [("content_filter", "content filter"), ("abort", "'abort'"), ("error", "'error'")]
+)
 async def test_answer_that_the_server_stopped_is_cut_off_and_not_asked_for_again(
     client: AsyncFriendli, server: FriendliServer, reason: str, message: str
 ) -> None:
@@ -332,6 +334,16 @@ async def test_answer_that_the_server_stopped_is_cut_off_and_not_asked_for_again
     with pytest.raises(OutputCutOffError, match=rf"incomplete \({reason}\)"):
         await client.serverless.responses.parse(Invoice, model="m", input="Hi", reask=3)
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", ["cancelled", "in_progress", "queued"])
+async def test_number_of_a_response_that_is_not_completed_may_be_truncated(
+    client: AsyncFriendli, server: FriendliServer, status: str
+) -> None:
+    content = [{"type": "output_text", "text": "12"}]
+    server.enqueue(json_body({"status": status, "output": [{"type": "message", "content": content}]}))
+    with pytest.raises(OutputCutOffError, match=f"'{status}'"):
+        await client.serverless.responses.parse(int, model="m", input="Hi")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, cast
 
 import msgspec
 
+from friendli_async._core.events.decoding import is_end_of_choice
 from friendli_async._core.events.stream import Outcome, StreamState
 from friendli_async._core.held import reject_stop_iteration, weak_method
 from friendli_async._core.loops import is_current, running_loop
@@ -461,6 +462,10 @@ class Run:
 
     async def _finish_stream(self, stream: ChatStream) -> None:
         reply = await stream.result()
+        reason = reply.choices[0].finish_reason if reply.choices else None
+        if reason is not None and not is_end_of_choice(reason):  # its calls are not to be made
+            message = f"the model's answer broke off: its finish reason is {reason!r}"
+            raise StreamInterruptedError(message, partial=stream.partial, meta=stream.meta)
         complete = reply.tool_calls
         for early, final in zip(self._runner.requested, complete, strict=False):
             if early.function.arguments.strip() != final.function.arguments.strip():

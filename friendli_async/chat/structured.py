@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
+from friendli_async._core.events.decoding import is_end_of_choice
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import COMPLETE, PARAMETERS, ChatOptions, requested_choices, stream_fields
 from friendli_async.chat.output import Answer, OutputAPI
@@ -34,7 +35,6 @@ class ParsedCompletion(ChatCompletion, HasValue, Generic[T], frozen=True, kw_onl
 _CUTS: Final = {
     "length": "the token limit was reached",
     "content_filter": "the content filter stopped it",
-    "abort": "the server aborted it",  # of vLLM
 }
 
 
@@ -51,7 +51,9 @@ class _ChatOutput(OutputAPI[ParsedCompletion[Any]]):
 
     def answer_of(self, reply: ChatCompletion, cut: str) -> Answer:
         reason = reply.choices[0].finish_reason if reply.choices else None
-        return Answer(reply, cut if reason is None else _CUTS.get(reason, cut), reply.message.refusal)
+        if reason is not None:
+            cut = _CUTS.get(reason, cut if is_end_of_choice(reason) else f"its finish reason is {reason!r}")
+        return Answer(reply, cut, reply.message.refusal)
 
     def next_request(self, required: Mapping[str, Any], reply: ChatCompletion, feedback: str) -> Mapping[str, object]:
         return {**required, "messages": [*required["messages"], reply.message, {"role": "user", "content": feedback}]}

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from friendli_async._core.events.decoding import is_finish_reason
+from friendli_async._core.events.decoding import is_end_of_choice, is_finish_reason
 from friendli_async._lazy import LazyModule
 from friendli_async.chat.replies import ChatChunk
 from friendli_async.replies import ToolCall
@@ -25,8 +25,8 @@ class CompleteToolCalls:
 
     A call is complete when its arguments are a JSON object and, in addition, the next call has begun or the choice has
     its finish reason. Neither alone is enough: deltas of several calls may be interleaved, and more text may follow an
-    object. Arguments that are not an object (a model may write anything, or nothing) are complete at the end of the
-    stream.
+    object. A finish reason that means an error completes none. Arguments that are not an object (a model may write
+    anything, or nothing) are complete at the end of the stream.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,8 @@ class CompleteToolCalls:
                 continue
             self.has_finished = is_finish_reason(choice.finish_reason)
             if self.has_finished or choice.delta.tool_calls:
-                for call in collector.whole_calls(self._yielded, with_last=self.has_finished):
+                with_last = is_end_of_choice(choice.finish_reason)
+                for call in collector.whole_calls(self._yielded, with_last=with_last):
                     self._yielded += 1
                     yield call
 

@@ -369,6 +369,8 @@ def _is_finished(choice: object) -> bool:
 
 _USUAL_REASONS: Final = frozenset({"stop", "length", "tool_calls"})
 """Finish reasons of nearly every choice, which need no closer look."""
+_ABORTED: Final = "abort"
+"""The finish reason with which vLLM and SGLang end a choice that they have not finished."""
 _NO_REASONS: Final = frozenset({"null", "None"})
 """Texts that some servers send as the finish reason of a choice that has not finished."""
 
@@ -379,8 +381,8 @@ def is_finish_reason(reason: str | None) -> TypeGuard[str]:
 
 
 def is_end_of_choice(reason: str | None) -> bool:
-    """Whether a finish reason says that a choice has its whole content."""
-    return reason in _USUAL_REASONS or (is_finish_reason(reason) and not is_error_name(reason))
+    """Whether a finish reason says that a choice has all that the model was to generate, and not that it failed."""
+    return reason in _USUAL_REASONS or (is_finish_reason(reason) and reason != _ABORTED and not is_error_name(reason))
 
 
 def _is_kind_name(name: str) -> bool:
