@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 from support.sockets import DONE, complete, delta, open_stream
-from support.whole_replies import JSON, REPLIES, STREAMS, USAGE
+from support.whole_replies import HEAD, JSON, REPLIES, STREAMS, USAGE
 
 from friendli_async import (
     APIStatusError,
@@ -524,6 +524,7 @@ BESIDE: Final[list[tuple[JSON, type[APIStatusError]]]] = [
     ({"errors": [{"message": MSG}]}, APIStatusError),
     ({"object": "error", "detail": MSG}, APIStatusError),
     ({"success": False, "reason": MSG}, APIStatusError),
+    ({"base_resp": {"status_code": 1004, "status_msg": MSG}}, APIStatusError),
 ]
 EMPTY_REPLIES: Final[list[tuple[str, JSON]]] = [
     ("chat", {"choices": [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": None}]}),
@@ -692,6 +693,30 @@ def test_message_beside_content_is_the_error_of_an_unfinished_stream(end: bytes)
 
 
 FLAGS: Final[list[JSON]] = [{"type": "error"}, {"success": False}, {"status": 500}, {"detail": MSG}, {"code": 429}]
+
+
+@pytest.mark.parametrize("flag", [*FLAGS, {"base_resp": {"status_code": 1027, "status_msg": MSG}}])
+@pytest.mark.parametrize("usage", [None, USAGE])
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b""])
+def test_failure_flag_without_content_is_the_error_of_a_stream_that_it_has_cut(
+    flag: JSON, usage: JSON | None, end: bytes
+) -> None:
+    for beside in ({"choices": []}, {"choices": [{"index": 0, "delta": {}}]}):
+        chunk = {**beside, "usage": usage, **flag}
+        reader = feed_reader("chat", delta("a"), f"data: {json.dumps(chunk)}\n\n".encode(), end, with_content=False)
+        assert isinstance(reader.failure, APIStatusError)
+
+
+@pytest.mark.parametrize("usage", [{"total_tokens": 0}, {"prompt_tokens": 0, "completion_tokens": 0}])
+@pytest.mark.parametrize("choices", [{}, {"choices": None}])
+@pytest.mark.parametrize("with_content", [False, True])
+def test_error_beside_a_usage_of_zeros_is_raised_at_once(usage: JSON, choices: JSON, with_content: bool) -> None:
+    # As MiniMax sends it.
+    chunk = {**HEAD, **choices, "usage": usage, "base_resp": {"status_code": 2056, "status_msg": MSG}}
+    content = len(feed_reader("chat", with_content=with_content).ready)
+    reader = feed_reader("chat", f"data: {json.dumps(chunk)}\n\n".encode(), with_content=with_content)
+    assert isinstance(reader.failure, APIStatusError)
+    assert (reader.failure.message, len(reader.ready)) == (MSG, content)
 
 
 @pytest.mark.parametrize("note", [*NOTES, *FLAGS])

@@ -6,7 +6,8 @@ what is not JSON. Which function decides depends on what else the value has:
 - beside a field of the API: ``error_beside_reply``. Only ``error`` means an error, as the API may add any other field.
 - beside nothing of the API, where the value may still be a success: ``explicit_error``.
 - beside nothing of the API, where a reply was expected: ``is_error_alone``, also by a message under any name.
-- ``looks_like_error``: a message under any name. Beside a field of the API, it never makes an error by itself.
+- ``looks_like_error``: a message under any name, or a flag. Beside a field of the API, it never makes an error by
+  itself, but is remembered.
 """
 
 from __future__ import annotations
@@ -140,18 +141,20 @@ def explicit_error(value: object) -> bool:
     ``"status": "failed"``, by an error status, or by an error code with a message; also in an envelope.
     """
     fields = as_object(_first_item(value))
-    if error_beside_reply(fields) or fields.get("error") == {} or _states_error(fields):
-        return True
-    envelopes = (each for name, each in fields.items() if normalize_name(name) in _ENVELOPE_FIELDS)
-    return any(map(_states_error, map(as_object, envelopes)))
+    return error_beside_reply(fields) or fields.get("error") == {} or _states_error(fields)
 
 
 def _states_error(fields: Fields) -> bool:
-    """Whether an object has an error field, a failure flag, an error status, or an error code with a message."""
+    """Whether an object, or one in an envelope, has an error field, a failure flag, or an error code with a message."""
+    envelopes = (as_object(each) for name, each in fields.items() if normalize_name(name) in _ENVELOPE_FIELDS)
+    return any(map(_has_error_field, (fields, *envelopes)))
+
+
+def _has_error_field(fields: Fields) -> bool:
     if any(_is_failure_flag(name, each) for name, each in fields.items()):
         return True
     codes = [each for name, each in fields.items() if normalize_name(name) in _CODES]
-    return any(map(_is_error_code, codes)) and looks_like_error(fields)
+    return any(map(_is_error_code, codes)) and _has_message(fields)
 
 
 def _is_error_code(code: object) -> bool:
@@ -193,6 +196,11 @@ def _is_failed_choice(choice: object) -> bool:
 
 
 def looks_like_error(fields: Fields) -> bool:
+    """Whether an object has a message, or says in another way than by ``error`` that it is an error."""
+    return _has_message(fields) or _states_error(fields)
+
+
+def _has_message(fields: Fields) -> bool:
     """Whether a field is named like ``detail`` or ``errorMsg``, and is neither blank nor a word for success."""
     return any(
         _is_message_name(name) and not is_blank(value) and not is_success(value) for name, value in fields.items()
@@ -235,7 +243,7 @@ def is_error_alone(value: object) -> bool:
     if isinstance(value, str):
         return bool(value.strip()) and not is_success(value)
     fields = as_object(value)
-    return explicit_error(fields) or looks_like_error(fields) or bool(_sentence_in(fields))
+    return explicit_error(fields) or _has_message(fields) or bool(_sentence_in(fields))
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ An event is classified in this order:
 5. **Unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices. Under an event name that the API does
    not use, data that is neither a JSON object nor a text of several words is skipped.
 
-A message beside fields of the API, or in an event of an unknown kind, does not make an error, because the API may add
-fields and kinds. If the stream then ends unfinished, the message of the last such event is raised as the error.
+A message or a failure flag beside fields of the API, or in an event of an unknown kind, does not make an error, because
+the API may add fields and kinds. If the stream then ends unfinished, the last such event is raised as the error.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
         return self._is_recognized(name, fields)
 
     def _may_be_error(self, name: str | None, fields: Fields) -> bool:
-        """Whether a recognized event has a message that is raised if the stream ends unfinished."""
+        """Whether a recognized event looks like an error, which is raised if the stream ends unfinished."""
         return not self._has_content(name, fields) and looks_like_error(fields)
 
     def _is_own_name(self, name: str | None) -> bool:
@@ -250,7 +250,9 @@ class ChunkDialect(Dialect[E], kw_only=True):
         return error_beside_reply(fields, known) and not self._is_nonfatal_error(name, fields, known)
 
     def _has_shape(self, name: str | None, fields: Fields) -> bool:
-        return isinstance(fields.get("choices"), list) or self._is_recognized(name, fields)
+        is_list = isinstance(fields.get("choices"), list)
+        # MiniMax sends zeros with an error in place of a reply.
+        return is_list or self._has_content(name, fields) or not is_blank(fields.get("usage"))
 
     def _may_be_error(self, name: str | None, fields: Fields) -> bool:
         if self._struct_of(name, fields) is not self.events:
