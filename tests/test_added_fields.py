@@ -147,3 +147,13 @@ def test_message_stream_may_end_after_its_stop_reason() -> None:
             reader.feed(f"event: {name}\ndata: {json.dumps(value)}\n\n".encode())
         reader.feed(b"")
         assert (reader.failure is None, collector.may_end) == (is_complete, is_complete)
+
+
+@pytest.mark.parametrize(("reason", "is_end"), [("new_reason", True), ("error", False)])
+def test_error_as_stop_reason_is_not_the_end_of_a_message(reason: str, is_end: bool) -> None:
+    reader = EventReader[Any](MessagesCollector(), 1 << 20, ReplyHead(200))
+    for _, value, _ in STREAMS["messages"].events[:4]:
+        reader.feed(f"data: {json.dumps(value)}\n\n".encode())
+    reader.feed(f'data: {{"type": "message_delta", "delta": {{"stop_reason": "{reason}"}}}}\n\n'.encode())
+    reader.feed(b"")
+    assert type(reader.failure) is (type(None) if is_end else StreamInterruptedError)

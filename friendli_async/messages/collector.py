@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from friendli_async._core.events.decoding import Dialect, TaggedDialect
+from friendli_async._core.events.decoding import Dialect, TaggedDialect, is_end_of_choice
 from friendli_async._core.lenient import latest_usage
 from friendli_async._core.text import join_text
 from friendli_async._json import is_object, json_or_none
@@ -194,8 +194,8 @@ class MessagesCollector:
 
     @property
     def may_end(self) -> bool:
-        """Whether the stop reason has arrived: only the final event may still follow."""
-        return bool(self._ending.stop_reason)
+        """Whether a stop reason has arrived that does not mean an error: only the final event may still follow."""
+        return is_end_of_choice(self._ending.stop_reason)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
