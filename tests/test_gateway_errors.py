@@ -209,6 +209,22 @@ def test_every_call_raises_error_in_successful_response(kind: str) -> None:
         assert MSG in str(caught.value), body
 
 
+@pytest.mark.parametrize(
+    "reply", [{"status": "fail", "data": {"title": MSG}}, {"success": False, "data": {"reason": MSG}}], ids=str
+)
+@pytest.mark.parametrize("kind", ["embeddings", "classification", "images", "models"])
+def test_object_in_place_of_a_list_without_a_field_of_its_items_is_no_item(kind: str, reply: JSON) -> None:
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(REPLIES[kind].kind)
+    with pytest.raises(APIStatusError, match=MSG):
+        decode_reply(json.dumps(reply).encode(), decoder, ReplyHead(200))
+    with pytest.raises(ResponseDecodeError):
+        decode_reply(json.dumps({"data": {"about": MSG}}).encode(), decoder, ReplyHead(200))
+    item = REPLIES[kind].value["data"][0]
+    for data in (item, {"0": item}):
+        reply = decode_reply(json.dumps({"data": data}).encode(), decoder, ReplyHead(200))
+        assert REPLIES[kind].content(reply)
+
+
 EVENTS: Final = f'event: x\ndata: {{"error": {{"message": "{MSG}", "code": 429}}}}\n\ndata: [DONE]\n\n'
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from friendli_async._core.error_json import explicit_error, holds_content
+from friendli_async._core.error_json import explicit_error, has_value, holds_content
 from friendli_async._core.status_errors import excerpt
 from friendli_async._json import (
     Fields,
@@ -285,17 +285,28 @@ def _repair_fields(holder: Fields, struct: Any) -> Fields:
 
 def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     """Converts a value to a type that it does not match. Raises ValueError if that is impossible."""
-    types = _json_types_of(kind)
+    types, item = _json_types_of(kind), _item_of(kind, list, tuple)
+    if name == "data" and is_object(value) and not _may_be_items(value, item):
+        raise ValueError("data has no item")
     if name == "reasoning_details" and isinstance(value, list):
         return _reasoning_details(cast("list[object]", value))
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
         return _repair(value, kind)
-    if name == "content" and isinstance(value, str) and not _has_text_field(_item_of(kind, list, tuple)):
+    if name == "content" and isinstance(value, str) and not _has_text_field(item):
         types.discard("array")
     coerced = None if value is None else _coerce(holder, name, value, types)
     if coerced is None:
         raise ValueError(f"{name} cannot be read")
     return coerced if _fits(coerced, kind) else _repair(coerced, kind)
+
+
+def _may_be_items(value: Fields, item: Any) -> bool:
+    """Whether an object may stand in the place of a list: as its only item, which fills a field of one, or by index.
+
+    Else it is about an error, which servers put into ``data``, too.
+    """
+    struct = None if item is None else _struct_of(item, value)
+    return struct is None or items_of(value) != [value] or has_value(value, struct.__struct_encode_fields__)
 
 
 def _reasoning_details(details: list[object]) -> list[object]:
