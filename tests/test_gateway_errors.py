@@ -840,6 +840,18 @@ def test_error_that_reports_success_alone_is_no_event(kind: str) -> None:
     assert (reader.failure, len(reader.ready)) == (None, ready)
 
 
+@pytest.mark.parametrize("error", [{}, {"message": ""}, {"message": "", "type": None, "code": 0}])
+@pytest.mark.parametrize("kind", STREAMS)
+def test_error_object_without_a_message_alone_is_an_error(kind: str, error: JSON) -> None:
+    data = json.dumps({"error": error}).encode()
+    for with_content in (False, True):
+        reader = feed_reader(kind, b"data: " + data + b"\n\n", b"data: [DONE]\n\n", with_content=with_content)
+        assert isinstance(reader.failure, APIStatusError)
+    for whole in REPLIES.values():
+        with pytest.raises(APIStatusError):
+            decode_reply(data, msgspec.json.Decoder(whole.kind), ReplyHead(200))
+
+
 @pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize(
     "head",

@@ -137,11 +137,14 @@ def error_beside_reply(fields: Fields, own: Collection[str] = ()) -> bool:
 def explicit_error(value: object) -> bool:
     """Whether a JSON value without a field of the API says that it is an error. Of a list, the first item counts.
 
-    It does so by an ``error``, also if that is empty, by another field that only errors have, by a failure flag such as
-    ``"status": "failed"``, by an error status, or by an error code with a message; also in an envelope.
+    It does so by an ``error``, also by an object without a message, by another field that only errors have, by a
+    failure flag such as ``"status": "failed"``, by an error status, or by an error code with a message; also in an
+    envelope.
     """
     fields = as_object(_first_item(value))
-    return error_beside_reply(fields) or fields.get("error") == {} or _states_error(fields)
+    error = fields.get("error")
+    is_object_of_error = is_object(error) and not is_success(error)  # the text of a TimeoutError is ""
+    return is_object_of_error or error_beside_reply(fields) or _states_error(fields)
 
 
 def _states_error(fields: Fields) -> bool:
