@@ -157,6 +157,12 @@ _REPLIES: Final = {
     "use reply.meta.status": "status_code",
     "use reply.meta.timing": "_response_ms elapsed",
 }
+# Attributes that the results of runs of agent frameworks have.
+_RESULTS: Final = {
+    "the text of the last answer is result.reply.text": "content final_output output text",
+    "the last answer is result.reply": "choices message response",
+    "only that of parse_run() has a value": "parsed value",
+}
 
 
 class Hinted:
@@ -180,7 +186,10 @@ class Explained:
     if not TYPE_CHECKING:  # to type checkers an unknown name is an error
 
         def __getattr__(self, name: str) -> Any:
-            hint = _lookup(name, _ERRORS if isinstance(self, Exception) else _REPLIES)
+            tables = (_ERRORS,) if isinstance(self, Exception) else (_REPLIES,)
+            if "turns" in getattr(type(self), "__struct_fields__", ()):
+                tables = (_RESULTS, _REPLIES)
+            hint = _lookup(name, *tables)
             if hint is None:
                 return object.__getattribute__(self, name)  # raises again: a property may have failed, such as ``meta``
             message = f"{type(self).__name__!r} object has no attribute {name!r}; {hint}"

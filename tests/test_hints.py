@@ -326,6 +326,9 @@ def test_attribute_of_another_clients_reply_is_explained(name: str, suggestion: 
         (ToolCall(), "model_dump", "use msgspec.to_builtins(reply)"),
         (Usage(), "model_dump", "use msgspec.to_builtins(reply)"),
         (RESULT, "request_id", "use reply.meta.request_id"),
+        (RESULT, "text", "the text of the last answer is result.reply.text"),
+        (RESULT, "message", "the last answer is result.reply"),
+        (RESULT, "value", "only that of parse_run() has a value"),
         (RESULT, "model_dump_json", "use msgspec.json.encode(reply)"),
     ],
 )
