@@ -45,7 +45,7 @@ _NUMERIC_FIELDS: Final = _CODES | {"status"}
 _NOT_PARAMETERS: Final = frozenset({*_NUMERIC_FIELDS, *TYPE_FIELDS, "error", "object", "requestid"})
 # The fields of a validation error that name the invalid parameter.
 _PARAMETER_FIELDS: Final = ("field", "param", "target")
-# The fields whose value may be a word for failure: JSend and Ollama; Anthropic; vLLM and SGLang; the 2024 format.
+# The fields whose value may be a word for failure: JSend and Ollama; Anthropic; vLLM and SGLang; Friendli until 2024.
 _FLAG_FIELDS: Final = frozenset({"status", "type", "object", "event"})
 _FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "rejected"})
 _SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "deleted", "done", "completed"})

@@ -78,7 +78,8 @@ class Decoded(NamedTuple, Generic[E]):
     error: APIStatusError | None = None
     is_end: bool = False
     is_guess: bool = False
-    """Whether only a message suggests an error: ``error``, or the payload if the stream ends unfinished."""
+    """Whether it may be no error: ``error`` counts only before the end of the answer, and without one, the payload is
+    raised as the error if the stream ends unfinished."""
 
 
 def _no_failure(event: object, head: ReplyHead) -> None:
