@@ -336,6 +336,27 @@ async def test_answer_that_the_server_stopped_is_cut_off_and_not_asked_for_again
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("reason", ["", "null", "None", None, "STOP", "COMPLETE", "end_turn", "eos"])
+async def test_answer_without_a_usual_finish_reason_is_not_cut_off(
+    client: AsyncFriendli, server: FriendliServer, reason: str | None
+) -> None:
+    for content in ("12", "12", "twelve", "12"):
+        choice = {"message": {"role": "assistant", "content": content}, "finish_reason": reason}
+        server.enqueue(json_body({"choices": [choice]}))
+    assert (await client.serverless.chat.parse(int, model="m", messages=ASK)).value == 12
+    assert (await client.serverless.chat.parse(int, model="m", messages=ASK, reask=1)).value == 12
+    assert (await client.serverless.chat.parse(int, model="m", messages=ASK, reask=1)).asked == 2
+
+
+@pytest.mark.parametrize("status", ["", "done", "succeeded", "COMPLETED"])
+async def test_response_with_an_unknown_status_is_not_cut_off(
+    client: AsyncFriendli, server: FriendliServer, status: str
+) -> None:
+    content = [{"type": "output_text", "text": "12"}]
+    server.enqueue(json_body({"status": status, "output": [{"type": "message", "content": content}]}))
+    assert (await client.serverless.responses.parse(int, model="m", input="Hi")).value == 12
+
+
 @pytest.mark.parametrize("status", ["cancelled", "in_progress", "queued"])
 async def test_number_of_a_response_that_is_not_completed_may_be_truncated(
     client: AsyncFriendli, server: FriendliServer, status: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
-from friendli_async._core.events.decoding import is_end_of_choice
+from friendli_async._core.events.decoding import is_end_of_choice, is_finish_reason
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import COMPLETE, PARAMETERS, ChatOptions, requested_choices, stream_fields
 from friendli_async.chat.output import Answer, OutputAPI
@@ -51,7 +51,7 @@ class _ChatOutput(OutputAPI[ParsedCompletion[Any]]):
 
     def answer_of(self, reply: ChatCompletion, cut: str) -> Answer:
         reason = reply.choices[0].finish_reason if reply.choices else None
-        if reason is not None:
+        if is_finish_reason(reason):
             cut = _CUTS.get(reason, cut if is_end_of_choice(reason) else f"its finish reason is {reason!r}")
         return Answer(reply, cut, reply.message.refusal)
 

@@ -33,6 +33,10 @@ def _user_message(text: str) -> dict[str, object]:
     return {"role": "user", "content": text}
 
 
+_UNFINISHED: Final = frozenset({"queued", "in_progress", "cancelled"})
+"""The statuses of a response whose text may be cut off, beside ``incomplete``; of ``failed`` an error is raised."""
+
+
 class _ResponseOutput(OutputAPI[ParsedResponse[Any]]):
     operation = CREATE
     parameters = PARAMETERS
@@ -49,7 +53,7 @@ class _ResponseOutput(OutputAPI[ParsedResponse[Any]]):
             reason = None if reply.incomplete_details is None else reply.incomplete_details.reason
             limit = reason is None or reason == "max_output_tokens"
             cut = "the token limit was reached" if limit else f"the response is incomplete ({reason})"
-        elif reply.status not in {None, "completed"} and not cut:
+        elif reply.status in _UNFINISHED and not cut:
             cut = f"the status of the response is {reply.status!r}"
         parts = [part for item in reply.output for part in item.content or ()]
         return Answer(reply, cut, " ".join(part.refusal or part.text for part in parts if part.type == "refusal"))
