@@ -385,6 +385,15 @@ async def test_truncated_number_is_no_answer(client: AsyncFriendli, server: Frie
         await result_of(start_run(client, int))
 
 
+@pytest.mark.parametrize("steps", [[chunk("12")], [chunk(json.dumps(RAIN))]], ids=["number", "object"])
+async def test_answer_that_broke_off_is_cut_off(client: AsyncFriendli, server: FriendliServer, steps: Any) -> None:
+    server.enqueue(script(*steps, finish("error"), done()))
+    with pytest.raises(OutputCutOffError, match="'error'") as caught:
+        await result_of(start_run(client, Any))
+    assert isinstance(caught.value.reply, ChatCompletion)
+    assert caught.value.text == caught.value.reply.text
+
+
 async def test_truncated_call_of_another_tool_is_reported_to_the_model(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:

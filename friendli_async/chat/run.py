@@ -27,6 +27,7 @@ from friendli_async.chat.tool_loop import RunEvent, ToolRunner, TurnEnded
 from friendli_async.chat.transcript import Transcript
 from friendli_async.errors import (
     FriendliError,
+    OutputCutOffError,
     OutputError,
     ResponseDecodeError,
     StreamInterruptedError,
@@ -464,8 +465,10 @@ class Run:
         reply = await stream.result()
         reason = reply.choices[0].finish_reason if reply.choices else None
         if reason is not None and not is_end_of_choice(reason):  # its calls are not to be made
-            message = f"the model's answer broke off: its finish reason is {reason!r}"
-            raise StreamInterruptedError(message, partial=stream.partial, meta=stream.meta)
+            message, partial = f"the model's answer broke off: its finish reason is {reason!r}", stream.partial
+            if self._answer is not None:
+                raise OutputCutOffError(message, reply=reply, text=reply.text, meta=stream.meta, partial=partial)
+            raise StreamInterruptedError(message, meta=stream.meta, partial=partial)
         complete = reply.tool_calls
         for early, final in zip(self._runner.requested, complete, strict=False):
             if early.function.arguments.strip() != final.function.arguments.strip():
