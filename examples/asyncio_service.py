@@ -25,7 +25,7 @@ async def main() -> None:
     async with AsyncFriendli(timeout=Timeouts(total=120)) as client:  # one client for all connections
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.closing(writer):
+            with contextlib.closing(writer), contextlib.suppress(ConnectionError):  # the peer may have gone
                 async for line in reader:
                     await answer(client, line.decode(), writer)
 
