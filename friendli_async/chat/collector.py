@@ -468,11 +468,15 @@ def _merge_audio(pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
     merged = {key: value for piece in pieces for key, value in piece.items() if value is not None}
     for key in {"data", "transcript"} & merged.keys():
         texts = [piece[key] for piece in pieces if isinstance(piece.get(key), str)]
-        merged[key] = "".join(texts) if key == "data" else join_text(texts)
-        if key == "data":
-            with suppress(ValueError):  # else a text that was cut anywhere
-                merged[key] = b64encode(b"".join([b64decode(text, validate=True) for text in texts])).decode()
+        merged[key] = _join_base64(texts) if key == "data" else join_text(texts)
     return merged
+
+
+def _join_base64(texts: Sequence[str]) -> str:
+    """Joins data in base64 whose pieces are each complete, or were cut anywhere."""
+    with suppress(ValueError):
+        return b64encode(b"".join([b64decode(text, validate=True) for text in texts])).decode()
+    return "".join(texts)
 
 
 class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):

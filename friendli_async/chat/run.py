@@ -227,10 +227,6 @@ class Run:
         message = "the run was closed before it was complete"
         await self._close(StreamInterruptedError(message, sent=self._may_have_been_sent()), "cancelled")
 
-    async def _abort(self, error: BaseException) -> None:
-        """Closes the run after an error."""
-        await self._close(error, _outcome_of(error))
-
     async def _close(self, error: BaseException, outcome: Outcome) -> None:
         """Closes the stream, cancels the tools and waits for them; an open run stores and reports the error."""
         state = self._state
@@ -342,7 +338,7 @@ class Run:
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not is_current(task):
                 raise  # destroyed with its event loop, as are the tools
-            await self._abort(error)
+            await self._close(error, _outcome_of(error))
             reject_stop_iteration(error)
             raise
         finally:
